@@ -17,8 +17,8 @@ import (
 )
 
 // adoptedTable holds, for each stream adopted from math_repo, the time up to
-// which math_repo has filled it, or 0. It is determined once, before tstatrepo
-// writes to the stream.
+// which math_repo has filled it, in seconds since the epoch, or 0. The time is
+// determined once, before tstatrepo writes to the stream.
 const adoptedTable = "tstatrepo_adopted"
 
 // readAdopted returns the content of adoptedTable.
@@ -39,13 +39,13 @@ func readAdopted(ctx context.Context, q pgdb.Querier) (map[string]int64, error) 
 }
 
 // Adopt adopts a stream of math_repo. math_repo stores one window after the
-// other. So it has stored all rows up to the end of the last window, and never
-// adds earlier rows, not even after a restart. From a file with rows on both
-// sides, the later rows are stored.
+// other, and never adds earlier rows, not even after a restart. So it has stored
+// all rows up to the end of the last window. If a file has earlier and later
+// rows, tstatrepo stores only the later ones.
 //
-// The end of the last window comes from its state or from the database,
-// whichever is later: math_repo may have been stopped before it wrote its
-// state.
+// The end of the last window is taken from math_repo's state or from the
+// database, whichever is later: math_repo may have been stopped before it wrote
+// its state.
 func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	name, err := s.streamName(a.Probe, a.Type)
 	if err != nil {
@@ -63,7 +63,7 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 		return fmt.Errorf("adopt stream %s: %w", name, err)
 	}
 	st := &stream{name: name, windows: map[int64]bool{}}
-	for _, start := range unlisted { // it was stopped between the two steps
+	for _, start := range unlisted { // math_repo was stopped before it updated the catalog
 		if err := s.ensureWindow(ctx, st, start); err != nil {
 			return err
 		}
@@ -75,8 +75,8 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	return nil
 }
 
-// adopt returns the entry of a stream in adoptedTable, which it adds if it is
-// missing, with the windows that the catalog does not list.
+// adopt returns the time of a stream in adoptedTable. If the stream is missing,
+// adopt adds it and also returns the windows that the catalog does not list.
 func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	adopted, err := readAdopted(ctx, tx)
 	if err != nil {
@@ -89,12 +89,12 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 		}
 		return until, nil, nil
 	}
-	until, unlisted, err = s.foreign(ctx, tx, name, a)
+	until, unlisted, err = s.filledUntil(ctx, tx, name, a)
 	if err != nil {
 		return 0, nil, err
 	}
 	if until > time.Now().Add(time.Hour).Unix() {
-		return 0, nil, hint.Add(fmt.Errorf("its last window ends in the future, %s: a row had a wrong time, and what is stored cannot be told", time.Unix(until, 0).UTC().Format(time.RFC3339)),
+		return 0, nil, hint.Add(fmt.Errorf("its last window ends in the future, %s: a row had a wrong time, so it is unknown which rows are stored", time.Unix(until, 0).UTC().Format(time.RFC3339)),
 			"drop the partitions of the future, with their rows in "+catalog+"."+viewPrefix+name+", and set lastOutputFileTime of math_repo's dbs_stat file to the end of the last one that is left")
 	}
 	table := pgdb.Quote(catalog, adoptedTable)
@@ -105,18 +105,18 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 	return until, unlisted, err
 }
 
-// foreign returns the time up to which math_repo filled a stream, and the
-// windows that the catalog does not list. 0 means that the stream is not in
-// this database.
-func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
+// filledUntil returns the time up to which math_repo filled a stream, and the
+// windows that the catalog does not list. It returns 0 if the stream is not in
+// this database or tstatrepo has already stored files in it.
+func (s *Store) filledUntil(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	if t, err := pgdb.FindTable(ctx, tx, pgdb.Ident{public, name}); err != nil || t == nil {
 		return 0, nil, err // another database
 	}
-	var ours bool
-	if err := tx.QueryRow(ctx, "select exists (select from "+pgdb.Quote(catalog, sqlstore.FilesTable)+" where location = $1)", name).Scan(&ours); err != nil {
+	var hasFiles bool
+	if err := tx.QueryRow(ctx, "select exists (select from "+pgdb.Quote(catalog, sqlstore.FilesTable)+" where location = $1)", name).Scan(&hasFiles); err != nil {
 		return 0, nil, err
 	}
-	if ours {
+	if hasFiles {
 		s.Log.Warn("stream not taken over from math_repo: it has files of tstatrepo already", "stream", name)
 		return 0, nil, nil
 	}
@@ -127,8 +127,8 @@ func (s *Store) foreign(ctx context.Context, tx pgx.Tx, name string, a store.Ado
 	return until, unlisted, err
 }
 
-// lastWindow returns the end of a stream's last window, or 0, and the
-// partitions that the catalog does not list.
+// lastWindow returns the end of a stream's last window, or 0, and the windows
+// that have a partition but are not in the catalog.
 func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int64, unlisted []int64, err error) {
 	view := pgdb.Ident{catalog, viewPrefix + name}
 	listed := map[int64]bool{}
@@ -165,12 +165,12 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 }
 
 // Accepts implements store.Store. It rejects files whose rows were all adopted.
-func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.holds(f) }
+func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.allAdopted(f) }
 
-// holds reports whether a file has only adopted rows: its folder ended more
-// than zones before the last adopted window, since folder names may be read in
-// another zone than the probe's.
-func (s *Store) holds(f store.FileInfo) bool {
+// allAdopted reports whether all rows of a file were adopted. The folder must
+// have ended more than maxZoneOffset before the end of the last adopted window,
+// because folder names may be read in another zone than the probe's.
+func (s *Store) allAdopted(f store.FileInfo) bool {
 	if len(s.adopted) == 0 || f.Next.IsZero() {
 		return false
 	}
@@ -180,5 +180,5 @@ func (s *Store) holds(f store.FileInfo) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return f.Next.Add(zones+time.Hour).Unix() < s.adopted[name]
+	return f.Next.Add(maxZoneOffset+time.Hour).Unix() < s.adopted[name]
 }

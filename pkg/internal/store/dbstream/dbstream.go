@@ -43,7 +43,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	streams map[string]*stream
-	adopted map[string]int64 // by stream, see Adopt
+	adopted map[string]int64 // content of adoptedTable
 
 	sched *scheduler // nil without a scheduler
 }
@@ -119,8 +119,8 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 // Properties implements store.Store.
 func (s *Store) Properties() store.Properties { return store.Properties{AppendOnly: true} }
 
-// Plan implements store.Store. The scheduler must learn of windows in their
-// order.
+// Plan implements store.Store. The scheduler needs the plan to announce windows
+// in their order.
 func (s *Store) Plan(files []store.FileInfo) {
 	if s.sched == nil {
 		return
@@ -135,7 +135,7 @@ func (s *Store) Plan(files []store.FileInfo) {
 		}
 	}
 	for name, files := range streams {
-		s.sched.of(name).expect(files)
+		s.sched.lookup(name).expect(files)
 	}
 }
 
@@ -145,22 +145,22 @@ func (s *Store) Done(f store.FileInfo) {
 		return
 	}
 	if name, err := s.streamName(f.Probe, f.Type.Name); err == nil {
-		s.sched.of(name).settled(f.Key)
+		s.sched.lookup(name).fileDone(f.Key)
 	}
 }
 
-// series returns the scheduler's series of a stream and registers it, or
-// returns nil without a scheduler.
+// series returns the scheduler's series of a stream. The first call registers
+// it. Without a scheduler, series returns nil.
 func (s *Store) series(ctx context.Context, st *stream) *series {
 	if s.sched == nil {
 		return nil
 	}
-	series := s.sched.of(st.name)
+	series := s.sched.lookup(st.name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !series.started {
-		last, open, err := s.announced(ctx, st)
-		if err != nil { // DBStream's jobs wait for the first new window
+		last, open, err := s.lastAnnounced(ctx, st)
+		if err != nil { // announce windows from the first new one on
 			last, open = -1, nil
 		}
 		series.start(catalog+"."+viewPrefix+st.name, last, open)
@@ -168,9 +168,9 @@ func (s *Store) series(ctx context.Context, st *stream) *series {
 	return series
 }
 
-// announced returns the last window of a stream that was announced to the
-// scheduler, according to its list, or -1, and the windows after it.
-func (s *Store) announced(ctx context.Context, st *stream) (last int64, open []int64, err error) {
+// lastAnnounced returns the last window of a stream that the scheduler has
+// listed as done, or -1. It also returns the later windows of the stream.
+func (s *Store) lastAnnounced(ctx context.Context, st *stream) (last int64, open []int64, err error) {
 	view := pgdb.Quote(catalog, viewPrefix+st.name)
 	err = s.Pool.QueryRow(ctx, "select coalesce(max(q.input_time), -1) from "+pgdb.Quote(catalog, "query_stats")+" q join "+view+
 		" v on v.serial_time = q.input_time where q.job_series = $1", st.name).Scan(&last)
@@ -182,8 +182,8 @@ func (s *Store) announced(ctx context.Context, st *stream) (last int64, open []i
 	return last, open, err
 }
 
-// Close closes all connections, after it has updated the statistics of the
-// written tables.
+// Close updates the statistics of the written tables, announces the remaining
+// windows to the scheduler, and closes all connections.
 func (s *Store) Close() error {
 	if s.cfg.analyze == "light" || s.cfg.analyze == "end" {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -197,9 +197,9 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// analyzeStreams updates the statistics of the written streams, without those
-// of their windows. Since PostgreSQL 18 that needs ONLY, which older servers do
-// not know.
+// analyzeStreams updates the statistics of the parent tables of written streams,
+// but not of their partitions. That needs ONLY since PostgreSQL 18; older
+// servers do not support ONLY here.
 func (s *Store) analyzeStreams(ctx context.Context) {
 	option := ""
 	for _, st := range s.streams {
@@ -217,8 +217,9 @@ func (s *Store) analyzeStreams(ctx context.Context) {
 	}
 }
 
-// analyze updates the statistics of a table. Without them queries are slower
-// but correct, and autovacuum updates them eventually.
+// analyze updates the statistics of a table. It only logs errors: without
+// statistics queries are slower but correct, and autovacuum updates them
+// eventually.
 func (s *Store) analyze(ctx context.Context, option string, table pgdb.Ident, columns string) {
 	if _, err := s.Pool.Exec(ctx, "analyze "+option+table.Sanitize()+columns); err != nil {
 		s.Log.Warn("analyze failed", "store", s.String(), "table", strings.Join(table, "."), "err", err)
@@ -257,17 +258,18 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 		return nil, err
 	}
 	x := &fileTx{Tx: tx, s: s, st: st, file: f, window: -1,
-		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - zones).Unix()}
-	// Limits the effect of a probe whose clock runs ahead on later rows.
+		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - maxZoneOffset).Unix()}
+	// latest limits how far a probe whose clock runs ahead can move later
+	// rows.
 	x.latest = time.Now().Add(time.Hour).Unix()
 	if !f.Next.IsZero() {
-		x.latest = min(x.latest, f.Next.Add(time.Hour+zones).Unix())
+		x.latest = min(x.latest, f.Next.Add(time.Hour+maxZoneOffset).Unix())
 	}
 	return x, nil
 }
 
-// forget makes the next file read its stream's state again: a retention job may
-// have dropped a partition.
+// forget discards the cached state of a stream: a retention job may have dropped
+// a partition.
 func (s *Store) forget(stream string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

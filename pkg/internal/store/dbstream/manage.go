@@ -22,13 +22,15 @@ func (s *Store) Count(context.Context, []store.Record) ([]int64, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// Prune implements store.Manager like DBStream's own retention. It drops the
-// partitions of windows that end before the given time, and their rows of the
-// catalog, in all streams with records and all streams adopted from math_repo.
+// Prune implements store.Manager. Like DBStream's own retention, it drops the
+// partitions of windows that end before the given time, and removes these
+// windows from the catalog. It prunes all streams with records and all streams
+// adopted from math_repo.
 //
-// Rows do not name their file. A record counts as pruned when no window is left
-// that can have a row of its file: none before the next folder of the stream,
-// plus the maximum difference of time zones.
+// Rows do not name their file. A record counts as pruned once all windows that
+// may have rows of its file are gone. The last such window starts at the time of
+// the stream's next folder, plus an hour and the maximum difference of time
+// zones.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -52,7 +54,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 		res.Rows += one.Rows
 		res.Bytes += one.Bytes
 		if err != nil {
-			return res, pgdb.Mark(fmt.Errorf("prune stream %s: %w", name, err))
+			return res, pgdb.Classify(fmt.Errorf("prune stream %s: %w", name, err))
 		}
 	}
 	return res, nil
@@ -65,8 +67,8 @@ type oldWindow struct {
 	bytes int64
 }
 
-// dropBatch is how many windows are dropped in one transaction. Each needs a
-// lock, of which a transaction has 64 by default.
+// dropBatch is the number of windows dropped in one transaction. Each needs a
+// lock, and by default a transaction can hold 64 locks.
 const dropBatch = 30
 
 func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, dryRun bool) (res store.PruneResult, err error) {
@@ -108,7 +110,7 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 		}
 		res.Bytes += bytes
 	}
-	var left *int64 // start of the first window that is kept
+	var left *int64 // start of the first window that remains
 	err = s.Pool.QueryRow(ctx, "select min(serial_time)::int8 from "+view.Sanitize()+" where serial_time::int8 + part_length > $1::int8", before.Unix()).Scan(&left)
 	if err != nil {
 		return res, err
@@ -116,7 +118,7 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 	condition, args := "r.location = $2", []any{name}
 	if left != nil {
 		condition += " and (select min(n.time) from " + s.RecordsTable() + " n where n.location = $2 and n.time > r.time) <= $3"
-		args = append(args, time.Unix(*left, 0).Add(-zones-time.Hour))
+		args = append(args, time.Unix(*left, 0).Add(-maxZoneOffset-time.Hour))
 	}
 	one, err := s.Prunable(ctx, s.Pool, before, condition, args...)
 	res.Files, res.Rows = one.Files, one.Rows
@@ -127,8 +129,8 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 }
 
 // oldWindows returns the windows of a stream that end before a time, oldest
-// first. Only a table that inherits from the stream's table is one of its
-// partitions, whatever the catalog says.
+// first. Tables in the catalog that do not inherit from the stream's table do
+// not count as its partitions.
 func (s *Store) oldWindows(ctx context.Context, view pgdb.Ident, name string, before time.Time) ([]oldWindow, error) {
 	rows, _ := s.Pool.Query(ctx, `select v.serial_time::int8, n.nspname::text, c.relname::text, coalesce(pg_total_relation_size(c.oid), 0)
 		from `+view.Sanitize()+` v

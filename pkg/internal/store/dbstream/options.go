@@ -20,7 +20,7 @@ var settings = []string{"schema", "window", "template", "columns", "copy", "anal
 // DefaultStream is the name of streams if Options.Stream is empty.
 const DefaultStream = "{probe}_{type}"
 
-// Options of a store.
+// Options configures Open.
 type Options struct {
 	pgdb.Options
 	// Stream names the parent table; {probe} and {type} are replaced by
@@ -29,7 +29,7 @@ type Options struct {
 	// StreamType, if set, is the log type whose rows go to Stream; rows of
 	// another type go to Stream_<type>.
 	StreamType string
-	// ReadOnly opens for Lookup only and creates nothing.
+	// ReadOnly makes Open create nothing. The store must not be changed.
 	ReadOnly bool
 }
 
@@ -86,11 +86,12 @@ func parseWindow(own dest.Options) (int64, error) {
 	return int64(d / time.Second), nil
 }
 
-// maxStream is the maximum length of a stream's name: PostgreSQL truncates
-// names to 63 bytes, and a partition appends '_' and ten digits.
+// maxStream is the maximum length of a stream's name. PostgreSQL truncates names
+// to 63 bytes, and the name of a partition adds '_' and ten digits.
 const maxStream = 63 - 1 - 10
 
-// StreamName expands a pattern to the name of a stream.
+// StreamName expands a pattern, see Options.Stream, to the name of a stream. It
+// returns a usage error if the name is not valid.
 func StreamName(pattern, probe, logType string) (string, error) {
 	if pattern == "" {
 		pattern = DefaultStream
@@ -101,7 +102,7 @@ func StreamName(pattern, probe, logType string) (string, error) {
 		if c >= 'a' && c <= 'z' || c == '_' || i > 0 && c >= '0' && c <= '9' {
 			continue
 		}
-		advice := "use letters, digits and '_', like `stream` " + fit(name)
+		advice := "use letters, digits and '_', like `stream` " + validName(name)
 		if strings.ContainsAny(pattern, "{}") {
 			advice += "; {probe} and {type} stand for those of the file"
 		}
@@ -128,8 +129,8 @@ func (s *Store) streamName(probe, logType string) (string, error) {
 	return StreamName(pattern, probe, logType)
 }
 
-// fit converts a text to a valid name of a table.
-func fit(name string) string {
+// validName converts a text to a valid name of a stream.
+func validName(name string) string {
 	name = strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c == '_' || c >= '0' && c <= '9' {
 			return c

@@ -12,9 +12,10 @@ import (
 	"time"
 )
 
-var errLost = errors.New("connection lost")
+var errDisconnected = errors.New("connection lost")
 
-// refusedError is a negative response of the scheduler.
+// refusedError reports that the scheduler refused a request or gave an invalid
+// answer.
 type refusedError struct{ reason string }
 
 func (e *refusedError) Error() string { return e.reason }
@@ -28,14 +29,16 @@ type peer struct {
 
 func newPeer(ctx context.Context, conn net.Conn) *peer {
 	w := &watchedConn{Conn: conn, gone: make(chan struct{})}
-	w.left.Store(maxAnswer)
+	w.remaining.Store(maxAnswer)
 	return &peer{ctx, w, rpc.NewClient(w)}
 }
 
 func (p *peer) close() { p.rpc.Close() }
 
+// call calls a method of the scheduler. It returns a refusedError if the
+// scheduler answers with an error.
 func (p *peer) call(method string, arg, reply any, timeout time.Duration) error {
-	p.conn.left.Store(maxAnswer)
+	p.conn.remaining.Store(maxAnswer)
 	p.conn.SetWriteDeadline(time.Now().Add(timeout))
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -57,26 +60,27 @@ func (p *peer) call(method string, arg, reply any, timeout time.Duration) error 
 	return nil
 }
 
-// printable shortens text of the peer for the log.
+// printable shortens a text of the peer for the log and escapes control
+// characters.
 func printable(text string) string {
 	q := strconv.QuoteToGraphic(text[:min(len(text), maxReason)])
 	return q[1 : len(q)-1]
 }
 
-// watchedConn detects that the other side has disconnected, even between calls,
-// and limits what it may send in one call.
+// watchedConn detects that the peer has disconnected, even between calls, and
+// limits how many bytes the peer may send in one call.
 type watchedConn struct {
 	net.Conn
-	left atomic.Int64
-	once sync.Once
-	gone chan struct{}
+	remaining atomic.Int64
+	once      sync.Once
+	gone      chan struct{} // closed when the peer has disconnected
 }
 
 func (c *watchedConn) Read(p []byte) (int, error) {
 	n, err := 0, errors.New("the answer is too long")
-	if left := c.left.Load(); left > 0 {
+	if left := c.remaining.Load(); left > 0 {
 		n, err = c.Conn.Read(p[:min(int64(len(p)), left)])
-		c.left.Add(-int64(n))
+		c.remaining.Add(-int64(n))
 	}
 	if err != nil {
 		c.once.Do(func() { close(c.gone) })

@@ -20,11 +20,11 @@ import (
 // DBStream's scheduler starts jobs when the windows of their input are
 // announced. A stream registers as a series of jobs without inputs. Then, for
 // each window in ascending order, it requests permission and reports that the
-// job is done. After that, other jobs rely on everything before the start of
-// this window.
+// job is done. After that, other jobs expect no more rows before the start of
+// the window.
 //
 // The import itself never waits for the scheduler: windows are announced in the
-// background, after they were stored.
+// background, after their rows are stored.
 
 const schedulerPort = "5323"
 
@@ -53,15 +53,15 @@ type timing struct {
 	close      time.Duration // maximum duration of Close
 }
 
-// A shorter ask would leave the question with the scheduler: it notices the end
-// of a connection only when its calls are answered.
+// With a shorter ask, the scheduler would keep abandoned requests: it notices
+// that a connection has ended only when it answers a call.
 var defaultTiming = timing{dial: 5 * time.Second, call: 30 * time.Second, ask: 10 * time.Minute,
 	minWait: time.Second, maxWait: time.Minute, close: 10 * time.Second}
 
 const (
 	maxAnswer = 64 << 10 // bytes for one call
 	maxToken  = 256
-	maxReason = 200 // of the text of an error
+	maxReason = 200 // bytes of an error text
 )
 
 // Messages of the protocol; gob matches the fields by name.
@@ -109,7 +109,7 @@ type scheduler struct {
 	window int64
 	ctx    context.Context
 	cancel context.CancelFunc
-	closed chan struct{} // closed after the last window
+	closed chan struct{} // closed once no more windows can be finished
 
 	mu     sync.Mutex
 	series map[string]*series
@@ -122,8 +122,9 @@ func newScheduler(addr string, window int64, log *slog.Logger, t timing) *schedu
 	return c
 }
 
-// of returns the series of a stream, which start registers.
-func (c *scheduler) of(name string) *series {
+// lookup returns the series of a stream. A new series is not registered until
+// series.start.
+func (c *scheduler) lookup(name string) *series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.series[name]
@@ -141,8 +142,8 @@ func (c *scheduler) all() []*series {
 	return slices.Collect(maps.Values(c.series))
 }
 
-// close announces the finished windows, for a limited time. A second call does
-// nothing.
+// close finishes and announces the remaining windows, for at most timing.close. A
+// second call does nothing.
 func (c *scheduler) close() {
 	if c.ctx.Err() != nil {
 		return
@@ -201,7 +202,7 @@ func (c *scheduler) report(s *series, err error) {
 
 func validToken(t string) bool { return t != "" && len(t) <= maxToken }
 
-// run connects to the scheduler, and reconnects if necessary.
+// run connects to the scheduler, and reconnects until the scheduler is closed.
 func (s *series) run() {
 	defer close(s.done)
 	t := s.c.timing
@@ -224,13 +225,14 @@ func (s *series) run() {
 		}
 		select {
 		case <-time.After(b.Next()):
-		case <-s.c.closed: // one last attempt for the rest
+		case <-s.c.closed: // make one last attempt
 		}
 	}
 }
 
-// connect registers and announces windows until Close or an error. worked
-// reports whether the scheduler accepted all windows.
+// connect registers and announces windows until close or an error. worked
+// reports whether the scheduler accepted the registration and the first waiting
+// window, if any.
 func (s *series) connect() (worked bool, err error) {
 	t := s.c.timing
 	d := net.Dialer{Timeout: t.dial}
@@ -250,7 +252,7 @@ func (s *series) connect() (worked bool, err error) {
 	case err != nil:
 		return false, err
 	case !reg.Success || reg.JobSeriesName != s.name || !validToken(reg.RegToken):
-		return false, &refusedError{"its answer to the registration makes no sense"}
+		return false, &refusedError{"invalid answer to the registration"}
 	}
 	for {
 		w, ok := s.next()
@@ -277,7 +279,7 @@ func (s *series) connect() (worked bool, err error) {
 		case <-s.wake:
 		case <-s.c.closed:
 		case <-p.conn.gone:
-			return true, errLost
+			return true, errDisconnected
 		case <-s.c.ctx.Done():
 			return true, s.c.ctx.Err()
 		}
@@ -287,13 +289,13 @@ func (s *series) connect() (worked bool, err error) {
 // announce requests permission for a window and reports that it is done.
 func (s *series) announce(p *peer, token string, w windowWork) error {
 	job := schedJob{Name: s.name + "_" + strconv.FormatInt(w.start, 10), InputTime: w.start}
-	var leave execReply
-	if err := p.call("WaitForJobExec", execRequest{s.name, token, job}, &leave, s.c.timing.ask); err != nil {
+	var grant execReply
+	if err := p.call("WaitForJobExec", execRequest{s.name, token, job}, &grant, s.c.timing.ask); err != nil {
 		return err
 	}
-	if !leave.Execute || leave.Job != job || !validToken(leave.JobToken) {
-		return &refusedError{"its answer for job " + job.Name + " makes no sense"}
+	if !grant.Execute || grant.Job != job || !validToken(grant.JobToken) {
+		return &refusedError{"invalid answer for job " + job.Name}
 	}
 	var ok bool
-	return p.call("JobDone", execStats{s.name, leave.JobToken, w.time, w.rows}, &ok, s.c.timing.call)
+	return p.call("JobDone", execStats{s.name, grant.JobToken, w.time, w.rows}, &ok, s.c.timing.call)
 }

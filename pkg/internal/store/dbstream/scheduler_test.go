@@ -257,7 +257,7 @@ func (w *warnings) count(text string) int {
 func newTestSeries(t *testing.T, addr string, tm timing) (*scheduler, *series, *warnings) {
 	w := &warnings{}
 	c := newScheduler(addr, 600, slog.New(slog.NewTextHandler(w, nil)), tm)
-	s := c.of("s")
+	s := c.lookup("s")
 	s.start("dbs.view_info_s", -1, nil)
 	t.Cleanup(c.cancel)
 	return c, s, w
@@ -350,17 +350,17 @@ func TestOrder(t *testing.T) {
 		"one is to come": {func(s *series) {
 			s.expect(coming(1, 2, 3))
 			storeFile(s, 1, 600)
-			s.settled(key(1))
+			s.fileDone(key(1))
 			s.begin(key(2), at(2))
 			storeFile(s, 3, 1800)
-			s.settled(key(3))
+			s.fileDone(key(3))
 			s.end(key(2)) // to be tried again
 		}, nil, nil},
 		"one was given up": {func(s *series) {
 			s.expect(coming(1, 2, 3))
 			storeFile(s, 1, 600)
 			storeFile(s, 3, 1800)
-			s.settled(key(2))
+			s.fileDone(key(2))
 		}, []int64{600}, nil},
 		"one is expected no more": {func(s *series) {
 			s.expect(coming(1, 2))
@@ -371,19 +371,19 @@ func TestOrder(t *testing.T) {
 		"one of two with the same name": {func(s *series) {
 			s.expect(coming(1, 2, 2, 3))
 			storeFile(s, 1, 600)
-			s.settled(key(1))
+			s.fileDone(key(1))
 			storeFile(s, 2, 1800)
-			s.settled(key(2))
+			s.fileDone(key(2))
 			s.begin(key(3), at(3))
 		}, nil, nil},
 		"two with the same name": {func(s *series) {
 			s.expect(coming(1, 2, 2, 3))
 			storeFile(s, 1, 600)
-			s.settled(key(1))
+			s.fileDone(key(1))
 			storeFile(s, 2, 1800)
-			s.settled(key(2))
+			s.fileDone(key(2))
 			storeFile(s, 2, 1200)
-			s.settled(key(2))
+			s.fileDone(key(2))
 			storeFile(s, 3, 2400)
 		}, []int64{600, 1200, 1800}, nil},
 		"no rows":   {func(s *series) { storeFile(s, 1, 600); storeFile(s, 2); storeFile(s, 3, 1200) }, []int64{600}, nil},

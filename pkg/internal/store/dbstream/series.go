@@ -14,7 +14,7 @@ import (
 // work describes the rows stored in a window.
 type work struct {
 	rows int64
-	time time.Duration
+	time time.Duration // spent on storing the rows
 }
 
 type windowWork struct {
@@ -29,8 +29,8 @@ type storedFile struct {
 	low     int64 // the earliest time of its rows; math.MaxInt64: unknown
 }
 
-// series determines the order in which the windows of a stream are finished,
-// and owns the connection that announces them.
+// series determines the order in which the windows of a stream are finished, and
+// owns the connection over which it announces them.
 type series struct {
 	c       *scheduler
 	name    string
@@ -39,16 +39,16 @@ type series struct {
 	refused bool // the refusal was logged; guarded by c.mu
 
 	mu sync.Mutex
-	// Files that are not stored yet: announced by the importer, or being
-	// imported.
+	// Files that are not stored yet: expected ones were announced by the
+	// importer, begun ones are being imported.
 	expected map[store.Key]*expectedFiles
 	begun    map[store.Key]time.Time
-	order    []store.Key    // the expected ones by time, and some no longer expected
-	stored   []storedFile   // files that earlier files may precede
+	order    []store.Key    // keys of expected by time, and some of stored files
+	stored   []storedFile   // stored files that wait for earlier files, by time
 	open     map[int64]work // windows with rows that are not finished
 	last     int64          // the last finished window
-	front    time.Time      // the latest folder whose file was moved out of stored
-	tail     int64          // the last window of that file
+	front    time.Time      // the latest folder that advance has processed
+	tail     int64          // the last window of the file in that folder
 	queue    []windowWork   // finished, not announced yet
 	input    int64          // the last announced window
 
@@ -56,12 +56,12 @@ type series struct {
 	done chan struct{} // closed when the connection has ended for good
 }
 
-// expectedFiles are the expected files of a key: one, or one of each Tstat
-// process that writes folders of the same name.
+// expectedFiles counts the expected files of a key. There are several if several
+// Tstat processes write folders of the same name.
 type expectedFiles struct {
-	time    time.Time // of their folder
-	left    int       // not stored yet
-	settled int       // stored, but not yet settled by the importer
+	time   time.Time // of their folder
+	left   int       // not stored yet
+	undone int       // stored, but fileDone has not been called yet
 }
 
 // start registers the stream. last is the last announced window, or -1 if
@@ -96,14 +96,15 @@ func (s *series) expect(files []store.FileInfo) {
 	s.advance()
 }
 
-// begin records that the import of a file has started, and end that it has
-// ended. An expected file stays expected until it is settled.
+// begin records that the import of a file has started.
 func (s *series) begin(k store.Key, t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begun[k] = t
 }
 
+// end records that the import of a file has ended without storing it. An expected
+// file stays expected until fileDone.
 func (s *series) end(k store.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,11 +112,12 @@ func (s *series) end(k store.Key) {
 	s.advance()
 }
 
-func (s *series) settled(k store.Key) {
+// fileDone records that an expected file was stored, skipped or abandoned.
+func (s *series) fileDone(k store.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.expected[k]; e != nil && e.settled > 0 {
-		e.settled--
+	if e := s.expected[k]; e != nil && e.undone > 0 {
+		e.undone--
 	} else if e != nil && e.left > 0 {
 		e.left--
 	}
@@ -129,17 +131,17 @@ func (s *series) commit(k store.Key, f storedFile) {
 	delete(s.begun, k)
 	if e := s.expected[k]; e != nil && e.left > 0 {
 		e.left--
-		e.settled++
+		e.undone++
 	}
 	i, _ := slices.BinarySearchFunc(s.stored, f.time, func(f storedFile, t time.Time) int { return cmp.Or(f.time.Compare(t), -1) })
 	s.stored = slices.Insert(s.stored, i, f)
 	s.advance()
 }
 
-// advance processes the stored files in the order of their folders, up to the
-// first missing one. A file finishes the windows that end before all its rows:
-// neighbors may share a window. Rows for windows that are already finished are
-// not announced.
+// advance processes the stored files in the order of their folders, until an
+// earlier file is missing. A file finishes the windows that end before its first
+// row; it may share later windows with its neighbors. Rows for windows that are
+// already finished are not announced.
 func (s *series) advance() {
 	for len(s.stored) > 0 && !s.missing(s.stored[0].time) {
 		f := s.stored[0]
@@ -159,8 +161,8 @@ func (s *series) advance() {
 	}
 }
 
-// missing reports whether a file of an earlier folder, or another file of the
-// same one, is not stored yet.
+// missing reports whether a file of an earlier folder or of the folder at t is
+// not stored yet.
 func (s *series) missing(t time.Time) bool {
 	for _, other := range s.begun {
 		if !other.After(t) {
@@ -176,6 +178,7 @@ func (s *series) missing(t time.Time) bool {
 	return false
 }
 
+// finishBefore queues all open windows that start before limit.
 func (s *series) finishBefore(limit int64) {
 	for _, start := range slices.Sorted(maps.Keys(s.open)) {
 		if start >= limit {
@@ -193,14 +196,15 @@ func (s *series) finishBefore(limit int64) {
 	}
 }
 
-// finish finishes all windows before the last one of the last file: the next
-// file may have rows in that window.
+// finish finishes all windows before the last window of the last file. The next
+// file may have rows in that last window.
 func (s *series) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.finishBefore(s.tail)
 }
 
+// next returns the next window to announce. ok is false if the queue is empty.
 func (s *series) next() (w windowWork, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,6 +214,7 @@ func (s *series) next() (w windowWork, ok bool) {
 	return s.queue[0], true
 }
 
+// announced removes the first window from the queue after its announcement.
 func (s *series) announced() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

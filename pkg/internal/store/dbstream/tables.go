@@ -18,7 +18,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// stream is the known state of a stream.
+// stream is the cached state of a stream.
 type stream struct {
 	name  string
 	table *pgdb.Table
@@ -28,13 +28,14 @@ type stream struct {
 	windows map[int64]bool
 	written bool
 
-	// adopted is the time before which all rows come from other importers.
+	// adopted is the time, in seconds since the epoch, before which all rows
+	// come from math_repo.
 	adopted int64
 }
 
-// zones is the maximum difference of clocks in two zones: the names of folders
-// may be read in another zone than the probe's.
-const zones = 26 * time.Hour
+// maxZoneOffset is the maximum difference between local times in two zones. The
+// names of folders may be read in another zone than the probe's.
+const maxZoneOffset = 26 * time.Hour
 
 // prepare creates the missing parts of a stream, and returns the names of the
 // file's columns in its table.
@@ -79,13 +80,13 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 	return st, cols, nil
 }
 
-// fits rejects rows of another probe or type, because nothing in a row
-// distinguishes them.
+// fits returns an error if k has another probe or type than the stream, because
+// rows name neither.
 func (st *stream) fits(k store.Key) error {
 	switch {
 	case k.Probe != st.key.Probe:
 		return hint.Usage(fmt.Sprintf("stream %s has the rows of probe %s; those of %s could not be told apart", st.name, st.key.Probe, k.Probe),
-			"name another stream: `stream` "+fit(st.name[:min(len(st.name), 40)]+"_2"))
+			"name another stream: `stream` "+validName(st.name[:min(len(st.name), 40)]+"_2"))
 	case k.File != st.key.File:
 		return hint.Usage(fmt.Sprintf("stream %s has the rows of %s, not of %s", st.name, st.key.File, k.File),
 			"import one log type with `type`, or let the stream's name have {type}")
@@ -119,7 +120,7 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 			return nil, nil, err
 		}
 		index := view[1] + "_serial_time_idx"
-		if len(index) > 63 { // truncated, it could be the name of another stream's index
+		if len(index) > 63 { // the truncated name could belong to another stream's index
 			index = ""
 		} else {
 			index = pgdb.Quote(index)
@@ -146,7 +147,7 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 		}
 	}
 	if t.Columns[colSerial] == "" {
-		return nil, nil, hint.Add(fmt.Errorf("table %s is there, and no stream: it has no column %s", parent.Sanitize(), colSerial), "use another name with `stream`")
+		return nil, nil, hint.Add(fmt.Errorf("table %s exists, but is not a stream: it has no column %s", parent.Sanitize(), colSerial), "use another name with `stream`")
 	}
 	cols := columnNames(f, s.cfg, t.Columns)
 	missing, err := s.cfg.columns.Missing(f, cols, t.Columns, ownColumns)
@@ -163,8 +164,8 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 }
 
 // ensureWindow creates the partition of a window and its row in the catalog. It
-// uses a separate transaction, because the parent table stays locked for others
-// until the commit. An empty window is harmless.
+// uses a separate transaction, because the parent table stays locked until the
+// commit. An empty window is harmless.
 func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -211,6 +212,7 @@ func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error
 	return nil
 }
 
+// part returns the name of the partition of a window.
 func (s *Store) part(st *stream, start int64) pgdb.Ident {
 	return pgdb.Ident{s.cfg.schema, st.name + "_" + strconv.FormatInt(start, 10)}
 }

@@ -21,7 +21,8 @@ import (
 //go:embed templates.tsv
 var templatesTSV string
 
-// allSuffix is the suffix of tstatrepo's template of a log type.
+// allSuffix is the suffix of tstatrepo's own templates, which have all columns
+// of a log type.
 const allSuffix = "_all"
 
 // templateOf returns the template for the streams of a log type.
@@ -77,8 +78,8 @@ var ownColumns = []string{colSerial}
 // older maps names of columns to the older names that DBStream uses.
 var older = map[string]string{"c_tls_sni": "c_ssl_sni", "s_tls_scn": "s_ssl_scn"}
 
-// columnNames returns the names that a file's columns have, or would get, in a
-// table.
+// columnNames returns the names that a file's columns have in a table, or would
+// get if added. The name is "" for a column that is not stored.
 func columnNames(f store.FileInfo, c config, table map[string]string) []string {
 	names := sqlstore.ColumnNames(f.Columns, ownColumns)
 	for i, n := range names {
@@ -120,8 +121,8 @@ func has(f store.FileInfo, name string) bool {
 	return i >= 0 && (f.Present == nil || f.Present[i])
 }
 
-// columnType returns the function that gives the type of a new column. In
-// DBStream's own tables times and flags are numbers, as Tstat writes them.
+// columnType returns a function that returns the type of a new column. In
+// DBStream's own tables, times and flags are numbers, as Tstat writes them.
 func columnType(c config, t *tstat.LogType) func(tstat.Column) string {
 	if strings.HasSuffix(templateOf(c, t), allSuffix) {
 		return pgdb.SQLType

@@ -28,7 +28,7 @@ type fileTx struct {
 	window  int64      // window being copied, or -1
 	to      *pgdb.Dest // table of the window
 	windows []windowRows
-	prefix  []byte // own column of the current row
+	prefix  []byte // the encoded own column of the current row
 
 	series   *series // may be nil
 	begun    time.Time
@@ -42,7 +42,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 		return err
 	}
 	if changed {
-		x.window = -1 // restart it with more columns
+		x.window = -1 // start a new COPY with more columns
 	}
 	batch := x.to.NewBatch()
 	for i, own := range b.Serials(x.file.Time) {
@@ -54,7 +54,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 		}
 		serial := max(own, x.last)
 		if serial < x.st.adopted && reason == "" {
-			continue // it exists
+			continue // the row is adopted
 		}
 		x.prefix = x.Begin(x.prefix[:0], pgdb.Value{Int: serial})
 		if !x.Append(batch, x.prefix, b, i, reason) {
@@ -68,7 +68,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 			x.low = min(x.low, own)
 		}
 		if window := serial - serial%x.s.cfg.window; window != x.window {
-			if batch, err = x.turn(ctx, window, batch); err != nil {
+			if batch, err = x.startWindow(ctx, window, batch); err != nil {
 				return err
 			}
 		}
@@ -82,20 +82,21 @@ type windowRows struct {
 	rows   *pgdb.Dest
 }
 
-// turn starts a window, whose first row is the last one of a batch, and sends
-// the rows before it. Within a file windows only increase.
-func (x *fileTx) turn(ctx context.Context, window int64, batch *pgdb.Batch) (*pgdb.Batch, error) {
+// startWindow switches to another window. The last row of batch is the first row
+// of the window: startWindow moves it to the batch that it returns, and sends
+// the rows before it. Windows only increase within a file.
+func (x *fileTx) startWindow(ctx context.Context, window int64, batch *pgdb.Batch) (*pgdb.Batch, error) {
 	if err := x.s.ensureWindow(ctx, x.st, window); err != nil {
 		return nil, err
 	}
-	x.window, x.to = window, x.Into(x.s.part(x.st, window))
+	x.window, x.to = window, x.NewDest(x.s.part(x.st, window))
 	x.windows = append(x.windows, windowRows{window, x.to})
 	next := batch.Split(x.to)
 	return next, x.Send(batch)
 }
 
-// touched returns how many rows of the file each window has received.
-func (x *fileTx) touched() map[int64]int64 {
+// rowsByWindow returns the number of rows of the file stored in each window.
+func (x *fileTx) rowsByWindow() map[int64]int64 {
 	rows := map[int64]int64{}
 	for _, w := range x.windows {
 		if n := w.rows.Stored(); n > 0 {
@@ -105,8 +106,9 @@ func (x *fileTx) touched() map[int64]int64 {
 	return rows
 }
 
-// checkReplace allows a log to replace its own prefix only: the rows of the
-// prefix remain, since they do not name their file.
+// checkReplace returns an error unless the file replaces only its own prefix.
+// The rows of other texts could not be removed, since rows do not name their
+// file.
 func (x *fileTx) checkReplace(r store.Record, replace []store.Record) error {
 	if len(replace) == 0 || x.file.Prefix != nil && slices.ContainsFunc(replace, x.file.Prefix.Same) {
 		return nil
@@ -126,17 +128,17 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	if err := x.Tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pgdb.Replaced) error { return nil }); err != nil {
 		return err
 	}
-	touched := x.touched()
+	byWindow := x.rowsByWindow()
 	if x.series != nil {
-		defer x.stored(touched)
+		defer x.reportStored(byWindow)
 	}
-	if len(touched) == 0 {
+	if len(byWindow) == 0 {
 		return nil
 	}
 	x.st.mu.Lock()
 	x.st.written = true
 	x.st.mu.Unlock()
-	for _, w := range slices.Sorted(maps.Keys(touched)) {
+	for _, w := range slices.Sorted(maps.Keys(byWindow)) {
 		switch x.s.cfg.analyze {
 		case "light":
 			x.s.analyze(ctx, "", x.s.part(x.st, w), " ("+pgdb.Quote(colSerial)+")")
@@ -147,14 +149,14 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	return nil
 }
 
-// stored reports the stored rows to the scheduler's series.
-func (x *fileTx) stored(touched map[int64]int64) {
+// reportStored reports the stored rows to the scheduler's series.
+func (x *fileTx) reportStored(byWindow map[int64]int64) {
 	f := storedFile{time: x.file.Time, low: x.low, windows: map[int64]work{}}
 	rows, took := int64(0), time.Since(x.begun)
-	for _, n := range touched {
+	for _, n := range byWindow {
 		rows += n
 	}
-	for start, n := range touched {
+	for start, n := range byWindow {
 		f.windows[start] = work{n, time.Duration(float64(took) * float64(n) / float64(rows))}
 	}
 	x.series.commit(x.file.Key, f)

@@ -10,9 +10,9 @@ import (
 )
 
 // Verify implements store.Manager. Rows do not name their file, so it compares
-// all rows of a stream with the sum of its records. Streams filled by
-// math_repo, and those with dropped windows, have other rows than records. Deep
-// reads all rows.
+// the number of rows in a stream with the sum of its records. It does not
+// compare streams adopted from math_repo. It does not report missing rows of a
+// stream whose oldest windows were dropped. Deep reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	names, err := s.Locations(ctx)
 	if err != nil {
@@ -22,14 +22,14 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		table := pgdb.Ident{public, name}
 		t, err := pgdb.FindTable(ctx, s.Pool, table)
 		if err != nil {
-			return pgdb.Mark(err)
+			return pgdb.Classify(err)
 		}
 		if t == nil {
 			opt.Fault(store.Fault{Kind: store.Unreadable, Path: table.Sanitize(), Reason: "the table of the stream is gone"})
 			continue
 		}
 		if err := s.verifyStream(ctx, name, t, opt); err != nil {
-			return pgdb.Mark(fmt.Errorf("verify stream %s: %w", name, err))
+			return pgdb.Classify(fmt.Errorf("verify stream %s: %w", name, err))
 		}
 	}
 	return nil
@@ -40,7 +40,7 @@ func (s *Store) verifyStream(ctx context.Context, name string, t *pgdb.Table, op
 	var rows, recorded int64
 	var first *int64
 	var oldest *time.Time
-	// One statement, so that rows and records are of the same moment.
+	// A single statement sees rows and records of the same moment.
 	err := s.Pool.QueryRow(ctx, `select (select count(*) from `+table+`),
 		(select coalesce(sum(r.rows), 0)::bigint from `+s.RecordsTable()+` r where r.location = $1),
 		(select min(r.time) from `+s.RecordsTable()+` r where r.location = $1 and r.rows > 0),
@@ -52,9 +52,9 @@ func (s *Store) verifyStream(ctx context.Context, name string, t *pgdb.Table, op
 	s.mu.Lock()
 	_, adopted := s.adopted[name]
 	s.mu.Unlock()
-	// A row may be in an earlier window than its folder's time, by up to
-	// zones.
-	dropped := oldest != nil && (first == nil || time.Unix(*first, 0).After(oldest.Add(zones)))
+	// A row may be in a window that starts up to maxZoneOffset before its
+	// folder's time.
+	dropped := oldest != nil && (first == nil || time.Unix(*first, 0).After(oldest.Add(maxZoneOffset)))
 	switch {
 	case adopted:
 	case rows > recorded:

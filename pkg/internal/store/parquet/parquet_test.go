@@ -340,7 +340,7 @@ func TestOtherKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Close()
-	if _, err := Open(context.Background(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "is that of a copy store, not of parquet") {
+	if _, err := Open(context.Background(), dir, Options{}); err == nil || !strings.Contains(err.Error(), "belongs to a copy store, not to a parquet store") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -16,11 +16,11 @@ import (
 )
 
 // Form is the form of values in COPY. The binary form saves the server from
-// parsing, a tenth of its work for 130 columns. But it is more than twice as
-// long as Tstat's text, which slow networks may outweigh.
+// parsing, which is a tenth of its work for 130 columns. But it is more than
+// twice as long as Tstat's text, so it may be slower over a slow network.
 type Form string
 
-// The forms.
+// The values of Form.
 const (
 	Auto     Form = "auto" // binary to a server on this machine, else text
 	AsBinary Form = "binary"
@@ -96,55 +96,56 @@ func (c *cell) prepareBinary(col tstat.Column) bool {
 	return true
 }
 
-// lane is the part of a cell that is needed to copy values from a vector bit by
-// bit. It fits into a cache line: each row visits all lanes.
+// lane is the part of a cell that is needed to copy values from a vector without
+// conversion. It fits into a cache line, because each row visits all lanes.
 type lane struct {
-	how   how
-	dense bool  // as of the cell
-	row   int32 // as of the cell
-	next  int32 // as of the cell
+	op    laneOp
+	dense bool  // see cell
+	row   int32 // see cell
+	next  int32 // see cell
 	bits  []uint64
 	def   []int16
 }
 
-type how uint8
+// laneOp selects how a lane encodes values.
+type laneOp uint8
 
 const (
-	asCell how = iota // the cell makes the value
+	asCell laneOp = iota // by appendCell
 	asInt2
 	asInt4
 	as8
 	asTime
 )
 
-// startBinary prepares a cell for the rows of a batch.
+// startBinary adds the lane of a cell for the rows of a batch.
 func (e *encoder) startBinary(c *cell) {
 	e.byField = e.byField || c.byField
 	l := lane{dense: c.dense, def: c.vec.Def}
 	switch {
 	case c.byField || !c.has:
 	case c.op == opTime:
-		l.how, l.bits = asTime, bitsOf(c.vec.Ints)
+		l.op, l.bits = asTime, bitsOf(c.vec.Ints)
 	case c.op == opFloat:
-		l.how, l.bits = as8, bitsOf(c.vec.Floats)
+		l.op, l.bits = as8, bitsOf(c.vec.Floats)
 	case c.op == opInt && c.size == 8:
-		l.how, l.bits = as8, bitsOf(c.vec.Ints)
+		l.op, l.bits = as8, bitsOf(c.vec.Ints)
 	case c.op == opInt && c.size == 4:
-		l.how, l.bits = asInt4, bitsOf(c.vec.Ints)
+		l.op, l.bits = asInt4, bitsOf(c.vec.Ints)
 	case c.op == opInt:
-		l.how, l.bits = asInt2, bitsOf(c.vec.Ints)
+		l.op, l.bits = asInt2, bitsOf(c.vec.Ints)
 	}
 	e.lanes = append(e.lanes, l)
 }
 
-// bitsOf returns numbers as their bits in memory.
+// bitsOf returns the numbers as bit patterns, without copying them.
 func bitsOf[T int64 | float64](x []T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
 }
 
-// at returns the index of the value of row i, or -1 for NULL. Rows must not
+// index returns the index of the value of row i, or -1 for NULL. Rows must not
 // decrease.
-func (l *lane) at(i int) int {
+func (l *lane) index(i int) int {
 	if l.def[i] == 0 {
 		return -1
 	}
@@ -157,12 +158,12 @@ func (l *lane) at(i int) int {
 // appendBinary appends the values of row i of the batch in binary form.
 func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	if e.byField {
-		e.line(i)
+		e.setLine(i)
 	}
 	dst = slices.Grow(dst, longest*len(e.lanes))
 	for j := range e.lanes {
 		l := &e.lanes[j]
-		if l.how == asCell {
+		if l.op == asCell {
 			var ok bool
 			if dst, ok = e.appendCell(dst, &e.cells[j], i); !ok {
 				return dst, e.rowError(j, i)
@@ -172,14 +173,14 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 		}
 		at := i
 		if !l.dense {
-			if at = l.at(i); at < 0 {
+			if at = l.index(i); at < 0 {
 				dst = appendNull(dst)
 				continue
 			}
 		}
 		x := l.bits[at]
-		n := len(dst) // there is room
-		switch l.how {
+		n := len(dst) // dst has room for the value
+		switch l.op {
 		case asInt4:
 			if int64(x) != int64(int32(x)) {
 				return dst, e.rowError(j, i)
@@ -192,7 +193,7 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 			}
 			dst = appendNumber(dst, x, 2)
 		default:
-			if l.how == asTime {
+			if l.op == asTime {
 				x -= epoch
 			}
 			dst = dst[:n+longest]
@@ -203,19 +204,20 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	return dst, nil
 }
 
-// rowError returns the error that row i has a value that the column of a cell
+// rowError returns an error for the value of a cell in row i, which the column
 // cannot hold.
 func (e *encoder) rowError(cell, i int) error {
 	c := &e.cells[cell]
-	e.line(i)
+	e.setLine(i)
 	return c.rowError(e.field(c))
 }
 
-// appendCell appends a value that cannot be copied.
+// appendCell appends a value that needs conversion. It returns false if the
+// column cannot hold the value.
 func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	at := i
 	if !c.dense {
-		at = c.at(i)
+		at = c.index(i)
 	}
 	switch {
 	case c.byField:
@@ -240,7 +242,8 @@ func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 // longest is the length of the longest value, except for addresses and texts.
 const longest = 4 + 8
 
-// appendField appends the value that the text form would give for a field.
+// appendField appends the value that the column would get in text form. It
+// returns false if the column cannot hold the value.
 func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 	field := e.field(c)
 	if c.op == opRawFloat {
@@ -278,7 +281,8 @@ func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 
 func appendNull(dst []byte) []byte { return append(dst, 0xff, 0xff, 0xff, 0xff) }
 
-// appendNumber appends the lower bytes of x, 1, 2, 4 or 8.
+// appendNumber appends a value of the given size, 1, 2, 4 or 8 bytes: its length
+// and the lowest bytes of x.
 func appendNumber(dst []byte, x uint64, size int) []byte {
 	switch size {
 	case 8:
@@ -296,8 +300,9 @@ func appendBytes(dst, t []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(t))), t...)
 }
 
-// appendInet appends an address: PostgreSQL's number of its family, its bits, a
-// flag that it is not a network, and its length in bytes.
+// appendInet appends an address: PostgreSQL's number of its family, the length
+// of its prefix in bits, 0 for not a network, its length in bytes, and its
+// bytes. It returns false if f is not an address.
 func appendInet(dst, f []byte) ([]byte, bool) {
 	if tstat.IsNull(f) {
 		return appendNull(dst), true

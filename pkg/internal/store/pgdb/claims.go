@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// Claims are not worth a flush to disk or a replica: if a crashing server
-// forgets them, two importers may do the same work, but no data is lost.
+// The table is unlogged: if a crash of the server loses the claims, two
+// importers may do the same work, but no data is lost.
 const createClaims = ` (
 	location text,
 	probe text,
@@ -27,16 +27,16 @@ const createClaims = ` (
 // cleanEvery is how often unreleased claims are removed.
 const cleanEvery = 10 * time.Minute
 
-// claims is the known state of the table of claims.
+// claims is the cached state of the table of claims.
 type claims struct {
 	denied  atomic.Bool  // the user may not use it
-	cleaned atomic.Int64 // when, in seconds since the epoch
+	cleaned atomic.Int64 // time of the last cleanup, in seconds since the epoch
 }
 
 func (d *DB) claimsTable() Ident { return Ident{d.records.table[0], sqlstore.ClaimsTable} }
 
-// Claim implements store.Claimer. Claims only avoid duplicate work: a user
-// without permission for the table is granted everything.
+// Claim implements store.Claimer. If the user has no permission for the table of
+// claims, Claim logs a warning once and returns all keys.
 func (d *DB) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	if len(keys) == 0 || d.claims.denied.Load() {
 		return keys, nil
@@ -57,7 +57,7 @@ func (d *DB) Claim(ctx context.Context, owner string, keys []store.Key, ttl time
 	if err == nil {
 		d.cleanClaims(ctx)
 	}
-	return got, Mark(err)
+	return got, Classify(err)
 }
 
 func (d *DB) createClaims(ctx context.Context) error {
@@ -75,10 +75,10 @@ func (d *DB) createClaims(ctx context.Context) error {
 	return nil
 }
 
-// claim adds rows, and takes those that are the owner's or expired. All clients
-// use the same order, which prevents deadlocks.
+// claim inserts claims, and updates claims that belong to the owner or have
+// expired. All clients use the same order, which prevents deadlocks.
 func (d *DB) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
-	l, p, f, n, got := d.columnsOf(keys) // of the others no one else will import the files
+	l, p, f, n, got := d.columnsOf(keys) // no importer can store files with invalid keys
 	rows, _ := d.Pool.Query(ctx, "insert into "+d.claimsTable().Sanitize()+` as c (location, probe, folder, file, owner, expires)
 		select location, probe, folder, file, $5::text, clock_timestamp() + make_interval(secs => $6::float8)
 		from (select distinct * from unnest($1::text[], $2::text[], $3::text[], $4::text[])) as k (location, probe, folder, file)
@@ -94,8 +94,8 @@ func (d *DB) claim(ctx context.Context, owner string, keys []store.Key, ttl time
 	return got, err
 }
 
-// cleanClaims occasionally removes expired claims, except those that another
-// client is just taking. After a failure it retries next time.
+// cleanClaims removes expired claims, at most once per cleanEvery. It skips
+// claims that another client is updating. Errors are only logged.
 func (d *DB) cleanClaims(ctx context.Context) {
 	last, now := d.claims.cleaned.Load(), time.Now().Unix()
 	if now-last < int64(cleanEvery/time.Second) || !d.claims.cleaned.CompareAndSwap(last, now) {
@@ -121,5 +121,5 @@ func (d *DB) Release(ctx context.Context, owner string, keys []store.Key) error 
 	if CodeOf(err) == "42P01" {
 		return nil
 	}
-	return Mark(err)
+	return Classify(err)
 }

@@ -17,29 +17,31 @@ import (
 )
 
 // A COPY that fails stores nothing, and the server names at most the first row
-// that it refuses. Servers hardly ever refuse a row: values are checked before,
-// so only constraints, triggers and encodings of a site's own do. The rows of a
-// table therefore go in one COPY, and none of them is kept. Once the server has
-// refused a row, the file is read once more, and from then on the DB copies in
-// chunks: each is a COPY behind a savepoint, and its rows are kept until the
-// server has taken them. Rows of a refused chunk are copied again without the
-// refused ones.
+// that it refuses. Refusals are rare: values are checked before, so only a
+// site's own constraints, triggers and encodings cause them. The rows of a table
+// are therefore sent in one COPY and not kept.
 //
-// Chunks cost 5 to 8 % of the speed, and memory. Larger ones take more memory.
-// Smaller ones make more subtransactions, which slow down queries that run at
-// the same time if a transaction has more than 64 of them.
+// Once the server has refused a row, the file is read again. From then on the DB
+// copies in chunks. Each chunk is a COPY after a savepoint, and its rows are
+// kept until the server has accepted them. The rows of a refused chunk are
+// copied again without the refused ones.
+//
+// Chunks cost 5 to 8 % of the speed, and memory. Larger chunks need more memory.
+// Smaller chunks create more subtransactions; more than 64 in one transaction
+// slow down concurrent queries.
 
-// chunkSize is how many bytes of the current file are kept.
+// chunkSize is the size in bytes at which a chunk ends.
 const chunkSize = 8 << 20
 
-// waitingBatches are prepared while the server works on the end of a chunk.
+// waitingBatches is the number of batches that may be prepared while the server
+// processes the end of a chunk.
 const waitingBatches = 8
 
-// maxRefused is how many rows of a file the server may refuse. If it refuses
-// more, the whole file fails.
+// maxRefused is the number of rows of a file that the server may refuse. If it
+// refuses more, the whole file fails.
 const maxRefused = 100
 
-// Dest is a table that receives rows, in a fixed list of columns.
+// Dest is a table that receives rows with a fixed list of columns.
 type Dest struct {
 	table   Ident
 	columns []sqlstore.Target
@@ -49,12 +51,12 @@ type Dest struct {
 	stored  int64  // rows
 }
 
-// Stored returns how many rows were copied. It must be called after Tx.Flush.
+// Stored returns the number of rows copied. Call it after Tx.Flush.
 func (d *Dest) Stored() int64 { return d.stored }
 
-// Batch holds rows for one table, and the lines from which they were made.
+// Batch holds encoded rows for one table, and their lines in the log.
 type Batch struct {
-	to    *Dest  // nil: only rejected rows
+	to    *Dest  // nil if all rows are rejected
 	data  []byte // the rows, encoded
 	lines []byte
 	rows  []row
@@ -67,20 +69,20 @@ type row struct {
 	reject    string // why it is not stored; a rejected row has no data
 }
 
-// batches have room for 256 rows of 130 columns.
+// batches recycles batches. A new batch has room for 256 rows of 130 columns.
 var batches = sync.Pool{New: func() any {
 	return &Batch{data: make([]byte, 0, 384<<10), lines: make([]byte, 0, 192<<10), rows: make([]row, 0, 256)}
 }}
 
-// NewBatch returns an empty batch of rows for d. If d is nil, it may get
-// rejected rows only.
+// NewBatch returns an empty batch of rows for d. If d is nil, only rejected rows
+// may be added to the batch.
 func (d *Dest) NewBatch() *Batch {
 	b := batches.Get().(*Batch)
 	b.to = d
 	return b
 }
 
-// add adds a row, whose data is at the end of the batch's.
+// add adds a row whose data has just been appended to b.data.
 func (b *Batch) add(number int64, line []byte, reject string) {
 	b.lines = append(b.lines, line...)
 	b.rows = append(b.rows, row{number, len(b.data), len(b.lines), reject})
@@ -112,7 +114,7 @@ type copier struct {
 	conn    *pgconn.PgConn
 	in      *sqlstore.Pipe[*Batch]
 	reject  func(line int64, reason string, text []byte)
-	chunks  bool  // copy in chunks; otherwise rows that the server refuses fail the file
+	chunks  bool  // copy in chunks; otherwise a refused row fails the file
 	refused int64 // rows
 	saved   bool  // a savepoint exists
 
@@ -121,7 +123,7 @@ type copier struct {
 	kept   []*Batch // without chunks, only the batch being sent
 	size   int
 	unread []byte // of the last batch
-	next   *Batch // the first of the next COPY
+	next   *Batch // the first batch of the next COPY
 }
 
 // run copies the rows from the pipe.
@@ -142,7 +144,7 @@ func (c *copier) run() error {
 		if len(b.data) > 0 {
 			err := c.copy(c)
 			if c.chunks && isRefusal(err) {
-				err = c.leaveOut(c.rows(), err)
+				err = c.skipRefused(c.rows(), err)
 			}
 			if err != nil {
 				return err
@@ -157,7 +159,8 @@ func (c *copier) keep(b *Batch) {
 	c.size += len(b.data) + len(b.lines)
 }
 
-// finish counts and frees the kept rows.
+// finish counts the kept rows as stored, reports rejected ones and frees their
+// batches.
 func (c *copier) finish() {
 	for _, b := range c.kept {
 		for _, r := range b.rows {
@@ -169,8 +172,8 @@ func (c *copier) finish() {
 	c.report()
 }
 
-// Read implements io.Reader for a COPY: it returns the rows of the first batch,
-// and of later ones for the same table; for a chunk, until it is large enough.
+// Read implements io.Reader for a COPY. It returns the rows of consecutive
+// batches for the same table. A chunk also ends when it reaches chunkSize.
 func (c *copier) Read(p []byte) (int, error) {
 	for len(c.unread) == 0 {
 		if c.next != nil || c.chunks && c.size >= chunkSize {
@@ -194,7 +197,7 @@ func (c *copier) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// copy copies rows, in chunks behind a new savepoint.
+// copy runs a COPY of rows. With chunks, it first sets a new savepoint.
 func (c *copier) copy(rows io.Reader) error {
 	sql := c.to.sql
 	if c.chunks {
@@ -210,8 +213,8 @@ func (c *copier) copy(rows io.Reader) error {
 	return err
 }
 
-// endingReader returns data until it is ended. When a connection breaks,
-// CopyFrom returns before its goroutine that reads the rows has finished.
+// endingReader reads from r until end is called. It is needed because CopyFrom,
+// when a connection breaks, returns while its goroutine may still read rows.
 type endingReader struct {
 	mu    sync.Mutex
 	r     io.Reader
@@ -227,7 +230,7 @@ func (e *endingReader) Read(p []byte) (int, error) {
 	return e.r.Read(p)
 }
 
-// end waits for a running Read.
+// end makes later Reads fail, and waits for a running Read.
 func (e *endingReader) end() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -240,7 +243,7 @@ type keptRow struct {
 	data []byte
 }
 
-// rows returns the rows of the chunk that must be stored.
+// rows returns the rows of the chunk that are not rejected.
 func (c *copier) rows() (rows []keptRow) {
 	for _, b := range c.kept {
 		from := 0
@@ -254,8 +257,8 @@ func (c *copier) rows() (rows []keptRow) {
 	return rows
 }
 
-// copyAgain copies rows of a refused chunk.
-func (c *copier) copyAgain(rows []keptRow) error {
+// copyRows copies rows of a refused chunk, except those that the server refuses.
+func (c *copier) copyRows(rows []keptRow) error {
 	if len(rows) == 0 {
 		return nil
 	}
@@ -265,14 +268,14 @@ func (c *copier) copyAgain(rows []keptRow) error {
 	}
 	err := c.copy(bytes.NewReader(data))
 	if isRefusal(err) {
-		return c.leaveOut(rows, err)
+		return c.skipRefused(rows, err)
 	}
 	return err
 }
 
-// leaveOut copies rows without those that the server refuses, after a COPY of
-// all of them failed.
-func (c *copier) leaveOut(rows []keptRow, err error) error {
+// skipRefused copies rows except those that the server refuses. err is the error
+// of a COPY of all the rows.
+func (c *copier) skipRefused(rows []keptRow, err error) error {
 	var pe *pgconn.PgError
 	errors.As(err, &pe)
 	bad := refusedRow(pe)
@@ -295,13 +298,14 @@ func (c *copier) leaveOut(rows []keptRow, err error) error {
 		c.refused++
 		before, after = rows[:bad], rows[bad+1:]
 	}
-	if err := c.copyAgain(before); err != nil {
+	if err := c.copyRows(before); err != nil {
 		return err
 	}
-	return c.copyAgain(after)
+	return c.copyRows(after)
 }
 
-// isRefusal reports whether an error concerns the values of a row.
+// isRefusal reports whether an error means that the server refused the values of
+// a row.
 func isRefusal(err error) bool {
 	code := CodeOf(err)
 	return len(code) == 5 && (code[:2] == "22" || code[:2] == "23") && code != wrongLength && !NoPartition(err)
@@ -319,8 +323,7 @@ func refusedRow(pe *pgconn.PgError) int {
 	return n - 1
 }
 
-// report reports the rejected rows among the kept ones, and frees their
-// batches.
+// report reports the rejected rows of the kept batches, and frees the batches.
 func (c *copier) report() {
 	for _, b := range c.kept {
 		from := 0

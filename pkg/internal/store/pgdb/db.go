@@ -31,7 +31,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// DB is a database for rows.
+// DB is a connection pool of a database for rows.
 type DB struct {
 	store.Defaults
 	Pool *pgxpool.Pool
@@ -84,8 +84,8 @@ func SplitURL(text string, own ...string) (dsn string, settings dest.Options, er
 	return dsn, settings, nil
 }
 
-// libpq are the settings of a connection. Any other setting would become a
-// parameter of the server's session, so that a typo would go unnoticed.
+// libpq lists the valid settings of a connection. pgx would turn any other
+// setting into a parameter of the server's session, so typos would go unnoticed.
 var libpq = set("host", "port", "dbname", "user", "password", "passfile", "connect_timeout", "sslmode", "sslkey",
 	"sslcert", "sslrootcert", "sslpassword", "sslsni", "service", "servicefile", "target_session_attrs", "options",
 	"application_name", "require_auth", "channel_binding", "sslnegotiation", "krbspn", "krbsrvname",
@@ -114,8 +114,8 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 	return nil, hint.Usage("not the URL of a database", advice)
 }
 
-// Open connects to the database at dsn, a result of SplitURL. name is its name
-// in messages; passwords in it are masked.
+// Open connects to the database at dsn, a result of SplitURL. Messages call it
+// name, with passwords masked.
 func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	cfg, err := parseConfig(dsn)
 	if err != nil {
@@ -171,27 +171,28 @@ func (d *DB) Close() {
 // String returns the URL of the database, without secrets.
 func (d *DB) String() string { return d.url }
 
-// Server returns host, port and database that a connection would use.
+// Server returns the host, port and database of the first connection attempt.
 func (d *DB) Server() (host string, port uint16, database string) {
 	c := d.Pool.Config().ConnConfig
 	return c.Host, c.Port, c.Database
 }
 
-// Retry calls f until it succeeds, its error is permanent, or the timeout of
-// the options has passed. Errors are marked, see Mark.
+// Retry calls f until it succeeds, its error is permanent, or
+// Options.RetryTimeout has passed. It passes errors through Classify.
 func (d *DB) Retry(ctx context.Context, f func() error) error {
 	return d.retryFor(ctx, d.retry, store.IsTransient, f)
 }
 
-func (d *DB) retryFor(ctx context.Context, timeout time.Duration, passes func(error) bool, f func() error) error {
-	p := retry.Policy{Transient: passes, Limit: timeout, Retrying: func(err error) {
+func (d *DB) retryFor(ctx context.Context, timeout time.Duration, retryable func(error) bool, f func() error) error {
+	p := retry.Policy{Transient: retryable, Limit: timeout, Retrying: func(err error) {
 		d.Log.Warn("statement failed, retrying", "store", d.url, "err", err)
 	}}
-	return p.Do(ctx, func() error { return Mark(f()) })
+	return p.Do(ctx, func() error { return Classify(f()) })
 }
 
-// Mark marks transient errors as store.ErrUnavailable and store.ErrTransient.
-func Mark(err error) error {
+// Classify marks transient errors as store.ErrUnavailable and
+// store.ErrTransient. It adds hints to some permanent errors.
+func Classify(err error) error {
 	switch {
 	case err == nil || errors.Is(err, store.ErrTransient):
 		return err
@@ -212,9 +213,10 @@ func Mark(err error) error {
 	return err
 }
 
-// lineError is an error of a connection. The text of pgx has a line for each
-// attempt: with sslmode=prefer, the default, two for each address. The first of
-// them says the same as the second, or only that the server has no TLS.
+// lineError shortens the text of a connection error to one line. The text of pgx
+// has a line for each attempt: with sslmode=prefer, the default, two for each
+// address. The first line of the two says the same as the second, or only that
+// the server has no TLS.
 type lineError struct{ err error }
 
 func (e *lineError) Error() string {
@@ -230,7 +232,7 @@ func (e *lineError) Error() string {
 			lines = append(lines, line)
 		}
 	}
-	if refused != "" && len(lines) < 2 { // without a following attempt without TLS
+	if refused != "" && len(lines) < 2 { // no attempt without TLS followed
 		lines = append(lines, refused)
 	}
 	return strings.Replace(strings.Join(lines, "; "), ":; ", ": ", 1)
@@ -290,17 +292,18 @@ func List(names []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// lockWait is how long a change of tables waits for a lock before it lets
-// others go first. The holder of the table's lock may be about to wait for the
-// advisory lock in a second session, a deadlock that the server cannot detect.
+// lockWait is how long a change of tables waits for a lock before it releases
+// its own locks and retries. The holder of the table's lock may be about to wait
+// for the advisory lock in a second session: a deadlock that the server cannot
+// detect.
 const lockWait = "1s"
 
-// changeWait is how long a change of tables is retried while others hold the
-// lock. After that the caller must retry.
+// changeWait is how long Change retries while other clients hold the locks.
+// After that the caller must retry.
 const changeWait = 30 * time.Second
 
-// lockNumber computes the number of an advisory lock from names. Two locks with
-// the same number only wait for each other needlessly.
+// lockNumber returns the number of the advisory lock for names. If two locks get
+// the same number, their clients only wait for each other needlessly.
 func lockNumber(names ...string) int64 {
 	h := fnv.New64a()
 	for _, n := range append([]string{"tstatrepo"}, names...) {
@@ -309,12 +312,12 @@ func lockNumber(names ...string) int64 {
 	return int64(h.Sum64())
 }
 
-// Change runs f in a short separate transaction, one at a time for all clients
-// that give the same name. It waits for other clients that hold locks; the
-// caller retries other transient errors.
+// Change runs f in a short separate transaction. Among all clients, only one
+// transaction with the same name runs at a time. Change waits for other clients
+// that hold locks; the caller must retry other transient errors.
 func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) error {
 	lock := lockNumber("table", name)
-	return d.retryFor(ctx, changeWait, inTheWay, func() error {
+	return d.retryFor(ctx, changeWait, isContention, func() error {
 		return pgx.BeginFunc(ctx, d.Pool, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "set local lock_timeout = '"+lockWait+"'"); err != nil {
 				return err
@@ -327,9 +330,9 @@ func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) erro
 	})
 }
 
-// inTheWay reports whether an error is caused by another client: no lock in
-// time, a deadlock or a serialization failure.
-func inTheWay(err error) bool {
+// isContention reports whether another client caused an error: a lock timeout, a
+// deadlock or a serialization failure.
+func isContention(err error) bool {
 	switch CodeOf(err) {
 	case "55P03", "40P01", "40001":
 		return true
@@ -344,14 +347,14 @@ type Table struct {
 	Columns     map[string]string // name -> pg_type.typname
 }
 
-// Querier is a connection or a transaction. An error of Query also appears in
-// its rows.
+// Querier is a connection or a transaction. Callers may ignore the error of
+// Query, because the rows report it too.
 type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// FindTable returns the description of a table, or nil.
+// FindTable returns the description of a table, or nil if it does not exist.
 func FindTable(ctx context.Context, q Querier, name Ident) (*Table, error) {
 	t := Table{Columns: map[string]string{}}
 	rows, _ := q.Query(ctx, `select c.oid, c.relkind = 'p', a.attname::text, y.typname::text
@@ -386,8 +389,8 @@ func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, colu
 	return err
 }
 
-// NoPartition reports whether a table lacks the partition of a row: someone has
-// dropped it since it was last read.
+// NoPartition reports whether err means that a table has no partition for a row:
+// someone has dropped the partition.
 func NoPartition(err error) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && pe.Code == "23514" && pe.ConstraintName == ""

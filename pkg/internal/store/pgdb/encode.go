@@ -14,24 +14,26 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// encoder writes rows for COPY, in binary form if requested and if all types of
-// the columns are supported. Otherwise it uses the text form, with the
-// separator of the log and "-" for NULL. There it copies numbers as Tstat wrote
-// them: formatting them again costs more than all the rest. Most rows are plain
-// numbers between a few texts; it copies whole runs of such fields.
+// encoder encodes rows for COPY. It uses the binary form if requested and if it
+// supports all types of the columns.
+//
+// Otherwise it uses the text form, with the separator of the log and "-" for
+// NULL. In text form it copies numbers as Tstat wrote them, because formatting
+// them again would cost more than everything else. Most rows are plain numbers
+// between a few texts, so it copies whole runs of such fields.
 type encoder struct {
 	cells   []cell   // in the order of the fields
-	idle    []cell   // of columns that no batch has had so far
+	idle    []cell   // of columns that occurred in no batch so far
 	sources []bool   // per column of the file: whether it has a target
 	inet    []string // the table's columns of addresses
 	sep     byte
 	batch   *tstat.Batch
 
-	of     *int   // identifies the layout: the first of the columns of the current line
-	row    []byte // the current line
-	fields tstat.Fields
-	plan   []step // for lines of this layout
-	odd    bool   // the batch has a number out of the range of its column
+	layout     *int   // identifies the layout of the current line: the address of its column list
+	row        []byte // the current line
+	fields     tstat.Fields
+	plan       []step // for lines of this layout
+	outOfRange bool   // the batch has a number outside the range of its column
 
 	binary  bool
 	lanes   []lane // of the cells
@@ -55,9 +57,9 @@ type cell struct {
 	vec      tstat.Vector
 	has      bool
 	dense    bool // no row of the batch is NULL
-	row      int  // row of the value next
-	next     int  // next value of vec
-	from     int  // field of the current line, or -1
+	row      int  // row to which next belongs
+	next     int  // index of the next value in vec
+	from     int  // index of the field in the current line, or -1
 	calendar tstat.Calendar
 
 	// For the binary form:
@@ -65,9 +67,9 @@ type cell struct {
 	byField bool // encode the text of the field instead of the vector's value
 }
 
-// at returns the index in the vector of the value of row i, or -1 for NULL.
+// index returns the index in the vector of the value of row i, or -1 for NULL.
 // Rows must not decrease.
-func (c *cell) at(i int) int {
+func (c *cell) index(i int) int {
 	if c.dense {
 		return i
 	}
@@ -89,15 +91,14 @@ const (
 	opTime            // from the vector: UTC
 	opFloat           // the field, if it is plain; otherwise from the vector
 	opInet            // from the vector, checked
-	// The others copy the field, whatever Tstat's kind of the column is.
+	// The others copy the field, regardless of Tstat's kind of the column.
 	opRawText
 	opRawInt
 	opRawFloat
 )
 
 // newEncoder returns an encoder of columns into targets, in binary form if
-// requested and possible. With asWritten a time remains the number that Tstat
-// wrote, and every text except "-" remains a text, as in DBStream's own tables.
+// requested and possible. For asWritten see RowOptions.AsWritten.
 func newEncoder(columns []tstat.Column, targets []sqlstore.Target, asWritten, binary bool) *encoder {
 	e := &encoder{binary: binary && canBinary(targets), sources: make([]bool, len(columns))}
 	for _, t := range targets {
@@ -159,9 +160,10 @@ func newEncoder(columns []tstat.Column, targets []sqlstore.Target, asWritten, bi
 // has reports whether a column of the file has a target.
 func (e *encoder) has(column int) bool { return e.sources[column] }
 
-// start prepares for the rows of b, and reports whether columns has changed. It
-// leaves out columns without values so far, since the server processes every
-// value of a COPY. The others are in the order of the fields.
+// start prepares for the rows of b, and reports whether the result of columns
+// has changed. It leaves out columns that had no values so far, since every
+// value in a COPY costs the server time. It sorts the other columns in the order
+// of the fields.
 func (e *encoder) start(b *tstat.Batch) (changed bool) {
 	e.batch = b
 	e.idle = slices.DeleteFunc(e.idle, func(c cell) bool {
@@ -172,7 +174,7 @@ func (e *encoder) start(b *tstat.Batch) (changed bool) {
 		return has
 	})
 	if changed {
-		e.of = nil
+		e.layout = nil
 		_, _, columns := b.Row(0)
 		field := map[int]int{}
 		for f, c := range columns {
@@ -186,7 +188,7 @@ func (e *encoder) start(b *tstat.Batch) (changed bool) {
 		}
 		slices.SortStableFunc(e.cells, func(a, b cell) int { return place(a) - place(b) })
 	}
-	e.odd, e.lanes = false, e.lanes[:0]
+	e.outOfRange, e.lanes = false, e.lanes[:0]
 	for i := range e.cells {
 		c := &e.cells[i]
 		c.vec, c.has = b.Column(c.target.Source)
@@ -197,23 +199,23 @@ func (e *encoder) start(b *tstat.Batch) (changed bool) {
 			continue
 		}
 		if run := c.numeric && !b.OddNulls(c.target.Source); run != c.run {
-			c.run, e.of = run, nil // needs another plan
+			c.run, e.layout = run, nil // needs another plan
 		}
 		if c.op == opInt && c.min != math.MinInt64 && c.has {
-			// The range from min to max is a power of two: any
-			// other number has a higher bit set.
+			// The size of the range from min to max is a power of
+			// two, so x-min has a higher bit set for any other x.
 			var beyond uint64
 			for _, x := range c.vec.Ints {
 				beyond |= uint64(x - c.min)
 			}
-			e.odd = e.odd || beyond > uint64(c.max-c.min)
+			e.outOfRange = e.outOfRange || beyond > uint64(c.max-c.min)
 		}
 	}
 	return changed
 }
 
-// columns returns the columns of the table in the order of the rows, see
-// start.
+// columns returns the columns of the table in the order of the encoded values,
+// see start.
 func (e *encoder) columns() []sqlstore.Target {
 	var cols []sqlstore.Target
 	for _, c := range e.cells {
@@ -222,13 +224,13 @@ func (e *encoder) columns() []sqlstore.Target {
 	return cols
 }
 
-// line makes row i of the batch the current line.
-func (e *encoder) line(i int) {
+// setLine makes row i of the batch the current line.
+func (e *encoder) setLine(i int) {
 	var columns []int
-	if e.row, e.fields, columns = e.batch.Row(i); e.of == &columns[0] {
+	if e.row, e.fields, columns = e.batch.Row(i); e.layout == &columns[0] {
 		return
 	}
-	e.of, e.plan = &columns[0], e.plan[:0]
+	e.layout, e.plan = &columns[0], e.plan[:0]
 	for i := range e.cells {
 		c := &e.cells[i]
 		c.from = slices.Index(columns, c.target.Source)
@@ -257,21 +259,21 @@ type rowError struct {
 	column string
 	value  []byte
 	reason string
-	text   bool // a text in place of an address, see isText
+	text   bool // the value is a text instead of an address, see isText
 }
 
 func (e *rowError) Error() string {
 	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value[:min(len(e.value), 80)])
 }
 
-// append appends the values of row i of the batch; in text form with a
-// separator before each. After an error the row is unfinished.
+// append appends the values of row i of the batch. In text form each value
+// follows a separator. After an error dst has an incomplete row.
 func (e *encoder) append(dst []byte, i int) ([]byte, error) {
 	if e.binary {
 		return e.appendBinary(dst, i)
 	}
-	e.line(i)
-	if e.batch.Plain(i) && !e.odd {
+	e.setLine(i)
+	if e.batch.Plain(i) && !e.outOfRange {
 		for _, s := range e.plan {
 			dst = append(dst, e.sep)
 			if s.cell < 0 {
@@ -299,7 +301,7 @@ func (e *encoder) append(dst []byte, i int) ([]byte, error) {
 func (e *encoder) appendCellText(dst []byte, cell, i int) ([]byte, error) {
 	c := &e.cells[cell]
 	field := e.field(c)
-	dst, ok := c.append(dst, field, c.at(i), e.sep)
+	dst, ok := c.append(dst, field, c.index(i), e.sep)
 	if !ok {
 		return dst, c.rowError(field)
 	}
@@ -310,10 +312,10 @@ func (c *cell) rowError(field []byte) error {
 	return &rowError{c.target.Name, bytes.Clone(field), c.reason(), c.op == opInet && isText(field)}
 }
 
-// isText reports whether a value of an address column was intentionally
+// isText reports whether an invalid value of an address column was intentionally
 // replaced by another text: a hash, a name, or an address with masked digits.
-// Otherwise it is a damaged address, which consists of digits and characters of
-// addresses, or contains bytes that are not valid in a text.
+// Otherwise the value is a damaged address: it has only digits and characters of
+// addresses, or bytes that are not valid in a text.
 func isText(field []byte) bool {
 	if !utf8.Valid(field) || bytes.ContainsFunc(field, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return false
@@ -328,6 +330,7 @@ func isText(field []byte) bool {
 	return len(bytes.Trim(field, hex+".:")) > 0
 }
 
+// reason returns why the column cannot hold a value.
 func (c *cell) reason() string {
 	switch c.op {
 	case opInet:
@@ -342,8 +345,9 @@ func (c *cell) reason() string {
 	}
 }
 
-// append appends one value: number at of the vector (-1 is NULL), or the field
-// raw.
+// append appends one value in text form: the value with index at in the vector,
+// or the field raw. An index of -1 is NULL. append returns false if the column
+// cannot hold the value.
 func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	switch c.op {
 	case opText:
@@ -416,7 +420,7 @@ func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	}
 }
 
-// appendDerived appends a value without a field in the line: the computed times
+// appendDerived appends a value that has no field in the line: a computed time
 // of Tstat 2.2 to 2.4.
 func (c *cell) appendDerived(dst []byte, at int, sep byte) ([]byte, bool) {
 	switch {

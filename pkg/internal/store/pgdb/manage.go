@@ -19,33 +19,34 @@ func (d *DB) Records(ctx context.Context, f func(store.Record) error) error {
 	if d.records.table == nil {
 		return nil
 	}
-	if err := d.lookForColumns(ctx); err != nil {
-		return Mark(err)
+	if err := d.refreshColumns(ctx); err != nil {
+		return Classify(err)
 	}
 	rows, _ := d.Pool.Query(ctx, "select "+d.recordColumns()+" from "+d.records.table.Sanitize()+" r")
-	return Mark(eachRecord(rows, f))
+	return Classify(eachRecord(rows, f))
 }
 
-// lookForColumns checks whether another process has added columns.
-func (d *DB) lookForColumns(ctx context.Context) error {
+// refreshColumns checks whether another process has added columns to the table
+// of records.
+func (d *DB) refreshColumns(ctx context.Context) error {
 	if d.records.pruned.Load() && d.records.hasAll() {
 		return nil
 	}
 	t, err := FindTable(ctx, d.Pool, d.records.table)
 	if err == nil && t != nil {
-		d.lookAt(t)
+		d.setColumns(t)
 	}
 	return err
 }
 
-// AddPruned adds the column that Prune needs to a table of records of an older
-// version. Only the table's owner can do so.
+// AddPruned adds the column that Prune needs, if the table of records was
+// created by an older version. It fails unless the user owns the table.
 func (d *DB) AddPruned(ctx context.Context) error {
 	if d.records.table == nil {
 		return nil
 	}
-	if err := d.lookForColumns(ctx); err != nil || d.records.pruned.Load() {
-		return Mark(err)
+	if err := d.refreshColumns(ctx); err != nil || d.records.pruned.Load() {
+		return Classify(err)
 	}
 	table := d.records.table.Sanitize()
 	err := d.Change(ctx, table, func(tx pgx.Tx) error {
@@ -59,9 +60,9 @@ func (d *DB) AddPruned(ctx context.Context) error {
 	return nil
 }
 
-// Prunable returns the sums of the records before a time whose rows are still
-// stored. condition, if not empty, is SQL about the table of records r, with
-// further arguments from $2 on.
+// Prunable returns the totals of the records before a time whose rows are still
+// stored. condition, if not empty, is an additional SQL condition on the table
+// of records r. Its arguments start at $2.
 func (d *DB) Prunable(ctx context.Context, q Querier, before time.Time, condition string, args ...any) (store.PruneResult, error) {
 	var res store.PruneResult
 	if d.records.table == nil {
@@ -72,7 +73,7 @@ func (d *DB) Prunable(ctx context.Context, q Querier, before time.Time, conditio
 	return res, err
 }
 
-// MarkPruned records that the rows of these records were removed, see Prunable.
+// MarkPruned marks the records that Prunable selects as pruned.
 func (d *DB) MarkPruned(ctx context.Context, tx pgx.Tx, before time.Time, condition string, args ...any) error {
 	_, err := tx.Exec(ctx, "update "+d.records.table.Sanitize()+" r set "+colPruned+" = now() where "+d.prunable(condition), append([]any{before}, args...)...)
 	return err
@@ -96,7 +97,7 @@ func (d *DB) Locations(ctx context.Context) ([]string, error) {
 	}
 	rows, _ := d.Pool.Query(ctx, "select distinct location from "+d.records.table.Sanitize()+" order by 1")
 	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	return list, Mark(err)
+	return list, Classify(err)
 }
 
 // RecordsTable returns the table of records as SQL text, or "".

@@ -80,7 +80,7 @@ func TestMark(t *testing.T) {
 		"40001": true, "40P01": true, "53100": true, "53300": true, "57P01": true, "57P02": true, "57P03": true, "08006": true, "55P03": true,
 		"22003": false, "23505": false, "42P01": false, "28P01": false, "3D000": false, "57014": false,
 	} {
-		err := Mark(fmt.Errorf("x: %w", &pgconn.PgError{Code: code, Message: "m"}))
+		err := Classify(fmt.Errorf("x: %w", &pgconn.PgError{Code: code, Message: "m"}))
 		if got := errors.Is(err, store.ErrTransient); got != want || errors.Is(err, store.ErrUnavailable) != want {
 			t.Errorf("%s: transient %v, want %v", code, got, want)
 		}

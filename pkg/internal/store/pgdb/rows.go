@@ -24,21 +24,22 @@ type Rows struct {
 	rejected int64
 	rows     int64 // passed to Start
 	texts    int   // rows with a text instead of an address
-	text     error // error of the first of them
+	textErr  error // the error of the first such row
 }
 
 // RowOptions configures the contents of rows.
 type RowOptions struct {
-	Table   Ident             // the name that the user knows, for hints
+	Table   Ident             // the table's name for hints
 	Own     []sqlstore.Target // columns beside those of the log; Source is ignored
 	Targets []sqlstore.Target
 	Columns sqlstore.Columns
-	// Skip is how many lines of the file the table already has.
+	// Skip is the number of lines of the file that the table already has.
 	Skip int64
 	// AsWritten keeps times as the numbers that Tstat wrote, and every text
 	// except "-" as a text, as in DBStream's own tables.
 	AsWritten bool
-	// Forget is called when an error shows that the table has changed.
+	// Forget is called when an error shows that the table has changed. It
+	// discards the cached state of the table.
 	Forget func()
 	// binary requests the binary form of COPY. Unsupported types use the
 	// text form.
@@ -87,8 +88,9 @@ func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 	return dst
 }
 
-// Start prepares for the rows of b, see encoder.start. It fails if b has a
-// column that the table did not get: a later header may add columns.
+// Start prepares for the rows of b, and reports whether the list of columns has
+// changed, see encoder.start. It returns an error if a later header has added a
+// column that is not stored, see sqlstore.Columns.CheckLater.
 func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	if err := r.opt.Columns.CheckLater(r.file, b, r.enc.has); err != nil {
 		return false, err
@@ -97,19 +99,20 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	return r.enc.start(b), nil
 }
 
-// manyTexts is the number of rows with texts instead of addresses above which a
-// log is rejected early, if they are most of the rows so far.
+// manyTexts is the minimum number of rows with texts instead of addresses for
+// which checkAddresses fails before the end of the log.
 const manyTexts = 100
 
-// checkAddresses fails if more than 1 % of the rows have texts where the table
-// has addresses, as in anonymized logs: storing only the other rows would be
-// wrong. If there are fewer, they are damaged lines and become rejects. final
-// marks the end of the log; before that, checkAddresses fails only if the
-// result can hardly change.
+// checkAddresses returns an error if more than 1 % of the rows have texts where
+// the table has addresses, as in anonymized logs. Storing only the other rows
+// would be wrong. Fewer such rows are damaged lines and become rejects.
+//
+// final is set at the end of the log. Before that, checkAddresses returns an
+// error only if most rows have texts.
 func (r *Rows) checkAddresses(final bool) error {
 	texts := int64(r.texts)
 	if final && texts*100 > r.rows || texts >= manyTexts && texts*2 > r.rows {
-		return r.text
+		return r.textErr
 	}
 	return nil
 }
@@ -120,14 +123,14 @@ func (r *Rows) countText(line int64, err error) {
 	if !errors.As(err, &re) || !re.text {
 		return
 	}
-	if r.texts++; r.text != nil {
+	if r.texts++; r.textErr != nil {
 		return
 	}
 	var alter []string
 	for _, name := range r.enc.inet {
 		alter = append(alter, fmt.Sprintf("alter %s type text using host(%[1]s)", Quote(name)))
 	}
-	r.text = hint.New(fmt.Sprintf("line %d: column %s: %.80q is a text, not an address: no row of the log is stored", line, re.column, re.value),
+	r.textErr = hint.New(fmt.Sprintf("line %d: column %s: %.80q is a text, not an address: no row of the log is stored", line, re.column, re.value),
 		"addresses in the log are anonymized; to store them as texts: alter table "+r.opt.Table.Sanitize()+" "+strings.Join(alter, ", "))
 }
 
@@ -136,8 +139,9 @@ func (r *Rows) columns() []sqlstore.Target {
 	return append(slices.Clone(r.opt.Own), r.enc.columns()...)
 }
 
-// Append appends row i of b to a batch, after the output of Begin, unless there
-// is a reason to reject it or the table cannot hold its values. It reports
+// Append appends begin, the output of Begin, and row i of b to a batch. It
+// rejects the row if reason is not empty or the table cannot hold the values. It
+// skips a row that the table already has, see RowOptions.Skip. It reports
 // whether it appended the row.
 func (r *Rows) Append(to *Batch, begin []byte, b *tstat.Batch, i int, reason string) bool {
 	from := len(to.data)

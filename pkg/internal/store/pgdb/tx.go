@@ -16,7 +16,7 @@ import (
 // Tx is the transaction of one file: rows by COPY, and the record.
 type Tx struct {
 	*Rows
-	// ID is the id that the record will have.
+	// ID is the id of the record that Commit writes.
 	ID int64
 
 	db      *DB
@@ -31,11 +31,11 @@ type Tx struct {
 	copied  map[string]*Dest // tables with values in binary form
 }
 
-// Begin starts the transaction of a file, which ends with ctx at the latest.
+// Begin starts the transaction of a file. It ends with ctx at the latest.
 func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, error) {
 	conn, err := d.Pool.Acquire(ctx)
 	if err != nil {
-		return nil, Mark(err)
+		return nil, Classify(err)
 	}
 	pc := conn.Conn().PgConn()
 	opt.binary = d.form == AsBinary || d.form == Auto && onThisMachine(pc.Conn())
@@ -50,7 +50,7 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 	}
 	if err != nil {
 		t.Abort()
-		return nil, Mark(err)
+		return nil, Classify(err)
 	}
 	t.in = sqlstore.Start(t.ctx, waitingBatches, func(in *sqlstore.Pipe[*Batch]) error {
 		c := &copier{ctx: t.ctx, conn: pc, in: in, reject: f.Reject, chunks: f.ReadOnce || d.chunks.Load()}
@@ -68,8 +68,9 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 	return t, nil
 }
 
-// Into returns a table for the following rows, with their columns, see Start.
-func (t *Tx) Into(table Ident) *Dest {
+// NewDest returns a table as the destination of the following rows, with the
+// columns that they have after the last Start.
+func (t *Tx) NewDest(table Ident) *Dest {
 	d := &Dest{table: table, columns: t.columns()}
 	var names []string
 	for _, c := range d.columns {
@@ -86,7 +87,7 @@ func (t *Tx) Into(table Ident) *Dest {
 	return d
 }
 
-// Send sends rows to the server. From then on the transaction owns the batch.
+// Send queues rows for the server. The transaction then owns the batch.
 func (t *Tx) Send(b *Batch) error {
 	if len(b.rows) == 0 {
 		b.free()
@@ -107,10 +108,10 @@ func (t *Tx) Flush(context.Context) (rejected int64, err error) {
 	return t.rejected + t.refused, t.err
 }
 
-// check marks an error, see Mark. If it shows that the table has changed, the
-// next transaction reads the table's state again.
+// check passes an error through Classify. If the error shows that the table has
+// changed, check calls RowOptions.Forget.
 func (t *Tx) check(err error) error {
-	err = Mark(err)
+	err = Classify(err)
 	if code := CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" || errors.Is(err, ErrChanged) {
 		t.opt.Forget()
 		if code == "42P01" || NoPartition(err) { // pruned meanwhile: the next attempt recreates it
@@ -123,7 +124,7 @@ func (t *Tx) check(err error) error {
 const wrongLength = "22P03" // SQLSTATE of a value in binary form with the wrong length for its type
 
 // Commit makes the rows visible together with the record, see store.FileTx.
-// remove removes the rows of the records in replace, by their ids.
+// remove must remove the rows of the replaced records.
 func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record, remove func(ctx context.Context, tx pgx.Tx, gone Replaced) error) error {
 	defer t.Abort()
 	if _, err := t.Flush(ctx); err != nil {
@@ -152,21 +153,21 @@ func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 }
 
 // ErrChanged reports that the type of a table's column has changed since the
-// store read it. The file can be stored after the table is read again.
+// store read it. A retry reads the table's columns again.
 var ErrChanged = changedError{}
 
 type changedError struct{}
 
 func (changedError) Error() string { return "the columns of the table changed meanwhile" }
 
-// Is makes the import retry.
+// Is reports that the error is transient, so that the import retries.
 func (changedError) Is(err error) bool {
 	return err == store.ErrTransient || err == store.ErrUnavailable
 }
 
-// checkTypes makes sure that the server decoded the binary values correctly:
-// eight bytes can be an integer or a float. Since the COPY nobody can have
-// changed the table.
+// checkTypes returns ErrChanged if the server may have decoded binary values
+// with another type: eight bytes can be an integer or a float. The lock of the
+// COPY prevents later changes of the table.
 func (t *Tx) checkTypes(ctx context.Context) error {
 	for _, d := range t.copied {
 		found, err := FindTable(ctx, t.tx, d.table)
@@ -182,7 +183,7 @@ func (t *Tx) checkTypes(ctx context.Context) error {
 	return nil
 }
 
-// Abort rolls back. It does nothing after the end.
+// Abort rolls back. It does nothing after Commit or Abort.
 func (t *Tx) Abort() error {
 	if t.conn == nil {
 		return nil

@@ -8,8 +8,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
+// null is NULL in the text form of COPY.
 const null = "-"
 
+// appendRawInt appends a field as an integer. It returns false if the field is
+// not an integer in the range of the column.
 func (c *cell) appendRawInt(dst, f []byte) ([]byte, bool) {
 	if tstat.IsNull(f) {
 		return append(dst, null...), true
@@ -92,8 +95,8 @@ func AppendTime(dst []byte, t time.Time) []byte {
 }
 
 // appendTime appends microseconds since the epoch as
-// 2006-01-02T15:04:05.000000+00, whole seconds without the decimals. It
-// contains no space, since that may be the separator.
+// 2006-01-02T15:04:05.000000+00, or without decimals for whole seconds. The text
+// contains no space, because a space may be the separator.
 func appendTime(dst []byte, c *tstat.Calendar, us int64) []byte {
 	dst = c.Append(dst, us)
 	if us%1e6 == 0 {

@@ -24,13 +24,13 @@ func (d *DB) ReadAll(ctx context.Context, table Ident, fault func(store.Fault)) 
 		return nil
 	}
 	if err != nil {
-		return Mark(fmt.Errorf("read %s: %w", table.Sanitize(), err))
+		return Classify(fmt.Errorf("read %s: %w", table.Sanitize(), err))
 	}
 	return nil
 }
 
-// EndsInCR returns the condition for rows of a table t with a text that ends in
-// CR, or "" if the table has no texts.
+// EndsInCR returns the SQL condition for rows with a text that ends in CR, or ""
+// if the table has no texts. The condition calls the table t.
 func (t *Table) EndsInCR() string {
 	var any []string
 	for _, name := range slices.Sorted(maps.Keys(t.Columns)) {

@@ -17,13 +17,13 @@ import (
 var _ store.Manager = (*Store)(nil)
 
 // Prune implements store.Manager. It drops partitions whose range ends before
-// the given time. Each is dropped in a separate transaction, which also marks
-// its records. In partitions made by others, and in tables without partitions,
-// it deletes rows.
+// the given time. It drops each partition in a separate transaction, which also
+// marks the records of the partition's rows. From partitions that the user may
+// not drop, and from tables without partitions, it deletes rows.
 //
 // Dropping needs an exclusive lock for a moment. Prune waits for running
-// imports and queries for one second at a time, so that later ones do not wait
-// for long.
+// imports and queries for one second at a time, so that it does not block later
+// ones for long.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -31,7 +31,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 			return res, err
 		}
 	}
-	// The rows of a log type have its name as their location.
+	// The location of rows is the name of their log type.
 	types, err := s.Locations(ctx)
 	if err != nil {
 		return res, err
@@ -42,7 +42,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 		res.Rows += one.Rows
 		res.Bytes += one.Bytes
 		if err != nil {
-			return res, pgdb.Mark(fmt.Errorf("prune table %s: %w", pgdb.Quote(s.schema, name), err))
+			return res, pgdb.Classify(fmt.Errorf("prune table %s: %w", pgdb.Quote(s.schema, name), err))
 		}
 	}
 	return res, nil
@@ -51,7 +51,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 // partition is a daily partition of a table.
 type partition struct {
 	name     pgdb.Ident
-	from, to time.Time // from is zero without a lower end
+	from, to time.Time // from is zero if there is no lower bound
 	bytes    int64
 }
 
@@ -112,7 +112,7 @@ func (s *Store) pruneTable(ctx context.Context, name string, before time.Time, d
 	return res, prune(before, rest, "r.location = $2", name)
 }
 
-// bounds matches the ends of a partition's range.
+// bounds matches the SQL text of a partition's range.
 var bounds = regexp.MustCompile(`^FOR VALUES FROM \((?:MINVALUE|'([^']+)')\) TO \('([^']+)'\)$`)
 
 // droppable returns the partitions of a table that end before a time and that
@@ -128,7 +128,7 @@ func (s *Store) droppable(ctx context.Context, t *pgdb.Table, before time.Time) 
 	_, err := pgx.ForEachRow(rows, []any{&schema, &name, &bound, &bytes}, func() error {
 		m := bounds.FindStringSubmatch(bound)
 		if m == nil {
-			return nil // the default partition, or one without an upper end
+			return nil // the default partition, or a range without an upper bound
 		}
 		const layout = "2006-01-02 15:04:05Z07" // the sessions use UTC
 		p := partition{name: pgdb.Ident{schema, name}, bytes: bytes}
@@ -169,7 +169,7 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	for g, indexes := range days {
 		table := pgdb.Ident{s.schema, g.table}
 		if t, err := pgdb.FindTable(ctx, s.Pool, table); err != nil {
-			return nil, pgdb.Mark(err)
+			return nil, pgdb.Classify(err)
 		} else if t == nil {
 			continue
 		}
@@ -190,7 +190,7 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 			return nil
 		})
 		if err != nil {
-			return nil, pgdb.Mark(fmt.Errorf("count rows of %s: %w", table.Sanitize(), err))
+			return nil, pgdb.Classify(fmt.Errorf("count rows of %s: %w", table.Sanitize(), err))
 		}
 	}
 	return counts, nil

@@ -27,10 +27,10 @@ import (
 // settings are the options of the URL that this package interprets.
 var settings = []string{"schema", "columns", "copy"}
 
-// Options of a store.
+// Options configures Open.
 type Options struct {
 	pgdb.Options
-	// ReadOnly opens for Lookup only and creates nothing.
+	// ReadOnly makes Open create nothing. The store must not be changed.
 	ReadOnly bool
 }
 
@@ -47,10 +47,10 @@ type Store struct {
 // Several importers share the store, see pgdb.DB.
 var _ store.Claimer = (*Store)(nil)
 
-// table is the known state of a table.
+// table is the cached state of a table.
 type table struct {
 	*pgdb.Table
-	days map[string]bool
+	days map[string]bool // YYYYMMDD of the partitions known to exist
 }
 
 // Check returns an error if a URL is invalid. It does not connect.
@@ -196,8 +196,8 @@ func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*
 	return found, nil
 }
 
-// forget makes the next file read its table's state again, because someone
-// changed it.
+// forget discards the cached state of a table, because someone changed the
+// table.
 func (s *Store) forget(logType string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,8 +210,8 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pgdb.Ident, f s
 		return nil, err
 	}
 	if t == nil {
-		// The columns of every Tstat version, and further ones of this
-		// file if it may widen a table.
+		// The table gets the columns of every Tstat version. If the file
+		// may widen tables, it also gets the file's other columns.
 		if _, err := s.columns.Missing(f, cols, nil, ownColumns); err != nil {
 			return nil, err
 		}
@@ -233,7 +233,7 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pgdb.Ident, f s
 	}
 	for _, own := range ownColumns {
 		if t.Columns[own] == "" {
-			return nil, hint.Add(fmt.Errorf("it is there, but has no column %s", own), "import into another schema: ?schema=NAME")
+			return nil, hint.Add(fmt.Errorf("the table exists, but has no column %s", own), "import into another schema: ?schema=NAME")
 		}
 	}
 	missing, err := s.columns.Missing(f, cols, t.Columns, ownColumns)
@@ -283,7 +283,7 @@ type fileTx struct {
 	table  pgdb.Ident
 	to     *pgdb.Dest // nil before the first row
 	own    []pgdb.Value
-	prefix []byte // own columns, the same in every row
+	prefix []byte // the encoded own columns, the same in every row
 }
 
 func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
@@ -292,7 +292,7 @@ func (x *fileTx) Write(_ context.Context, b *tstat.Batch) error {
 		return err
 	}
 	if changed || x.to == nil {
-		x.to = x.Into(x.table)
+		x.to = x.NewDest(x.table)
 		x.prefix = x.Begin(nil, x.own...)
 	}
 	batch := x.to.NewBatch()

@@ -22,13 +22,13 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		table := pgdb.Ident{s.schema, name}
 		t, err := pgdb.FindTable(ctx, s.Pool, table)
 		if err != nil {
-			return pgdb.Mark(err)
+			return pgdb.Classify(err)
 		}
 		if t == nil {
 			continue // Count reports the missing rows
 		}
 		if err := s.verifyTable(ctx, name, t, opt); err != nil {
-			return pgdb.Mark(fmt.Errorf("verify table %s: %w", table.Sanitize(), err))
+			return pgdb.Classify(fmt.Errorf("verify table %s: %w", table.Sanitize(), err))
 		}
 	}
 	return nil
@@ -37,7 +37,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 func (s *Store) verifyTable(ctx context.Context, name string, t *pgdb.Table, opt store.VerifyOptions) error {
 	table := pgdb.Ident{s.schema, name}.Sanitize()
 	var files, rows int64
-	// One statement, so that rows and records are of the same moment.
+	// A single statement sees rows and records of the same moment.
 	orphans := ` from ` + table + ` t where not exists (select from ` + s.RecordsTable() + ` r where r.id = t.` + colFile + ` and r.location = '` + strings.ReplaceAll(name, "'", "''") + `')`
 	err := s.Pool.QueryRow(ctx, `select count(distinct t.`+colFile+`), count(*)`+orphans).Scan(&files, &rows)
 	if err != nil {
