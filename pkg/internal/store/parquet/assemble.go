@@ -30,7 +30,8 @@ type stored struct {
 	columns []tstat.Column
 }
 
-// openStored opens a file that tstatrepo wrote. It returns an error for any other.
+// openStored opens a file that tstatrepo wrote. It returns an error for files of
+// other programs.
 func openStored(path string) (*stored, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -52,7 +53,8 @@ func openStored(path string) (*stored, error) {
 
 func (s *stored) close() { s.f.Close() }
 
-// columnsOf returns the columns of a file with a schema of this package.
+// columnsOf returns the columns of a schema. It returns an error unless this
+// package writes files with exactly that schema.
 func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
 	var columns []tstat.Column
 	for i := range sc.NumColumns() {
@@ -73,18 +75,18 @@ func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
 		}
 		columns = append(columns, c)
 	}
-	ours, err := emptyFile(columns, nil)
+	expected, err := emptyFile(columns, nil)
 	if err != nil {
 		return nil, err
 	}
-	if !ours.Schema.Root().Equals(sc.Root()) {
+	if !expected.Schema.Root().Equals(sc.Root()) {
 		return nil, errors.New("its columns are not those that tstatrepo writes")
 	}
 	return columns, nil
 }
 
-// widen returns the columns of a and then those that only b has. It returns nil
-// if a column has another type in a than in b.
+// widen returns the columns of a, followed by the columns that only b has. It
+// returns nil if a column has different types in a and b.
 func widen(a, b []tstat.Column) []tstat.Column {
 	all := slices.Clone(a)
 	for _, c := range b {
@@ -102,15 +104,16 @@ func widen(a, b []tstat.Column) []tstat.Column {
 // span is a range of rows.
 type span struct{ from, to int64 }
 
-// Neighboring row groups of fewer than minCopied rows are merged: a year of
-// them would make footers larger than the rows. Larger ones are copied
-// unchanged.
+// minCopied is the minimum number of rows of a row group that is copied
+// unchanged. Smaller neighboring row groups are merged, because the footer of
+// many small row groups would be larger than the rows.
 const minCopied = 4 << 10
 
-// scratchSize is how many bytes of new row groups are collected in memory.
+// scratchSize is the size in bytes of new row groups at which they are moved from
+// memory to the file.
 const scratchSize = 32 << 20
 
-// assembly writes a Parquet file from parts of others, one after the other.
+// assembly writes a Parquet file that consists of parts of other files.
 type assembly struct {
 	ctx     context.Context
 	store   *Store
@@ -122,7 +125,7 @@ type assembly struct {
 
 	w       *writer // of scratch
 	scratch *bytes.Buffer
-	held    *group // a small row group that may be merged with the next one
+	pending *group // a small row group that may be merged with the next one
 	current *stored
 }
 
@@ -144,12 +147,13 @@ func (s *Store) assemble(ctx context.Context, out *os.File, columns []tstat.Colu
 	return a, err
 }
 
-// add adds rows of a file (all if keep is nil), and eventually closes it.
+// add appends the given rows of a file, or all rows if keep is nil. The assembly
+// closes s when it no longer needs the file.
 func (a *assembly) add(s *stored, keep []span) error {
 	a.current = s
 	defer func() {
 		a.current = nil
-		if a.held == nil || a.held.s != s {
+		if a.pending == nil || a.pending.s != s {
 			s.close()
 		}
 	}()
@@ -172,13 +176,13 @@ func (a *assembly) add(s *stored, keep []span) error {
 			var err error
 			switch {
 			case whole && all.to >= minCopied:
-				if err = a.settle(); err == nil {
+				if err = a.flushAll(); err == nil {
 					err = a.copy(s.f, s.r.MetaData(), i)
 				}
-			case whole && a.scratch == nil && a.held == nil:
-				a.held = g
+			case whole && a.scratch == nil && a.pending == nil:
+				a.pending = g
 			default:
-				if err = a.decodeHeld(); err == nil {
+				if err = a.decodePending(); err == nil {
 					err = a.decode(g)
 				}
 			}
@@ -191,30 +195,31 @@ func (a *assembly) add(s *stored, keep []span) error {
 	return nil
 }
 
-// settle writes the collected rows. A small row group without neighbors is
-// copied unchanged.
-func (a *assembly) settle() error {
-	if h := a.held; h != nil {
-		a.held = nil
+// flushAll writes the pending and the collected rows. It copies a small row group
+// without neighbors unchanged.
+func (a *assembly) flushAll() error {
+	if h := a.pending; h != nil {
+		a.pending = nil
 		err := a.copy(h.s.f, h.s.r.MetaData(), h.index)
-		a.letGo(h)
+		a.closeUnused(h)
 		return err
 	}
 	return a.flush()
 }
 
-func (a *assembly) decodeHeld() error {
-	h := a.held
+// decodePending adds the pending row group to the row group being collected.
+func (a *assembly) decodePending() error {
+	h := a.pending
 	if h == nil {
 		return nil
 	}
-	a.held = nil
-	defer a.letGo(h)
+	a.pending = nil
+	defer a.closeUnused(h)
 	return a.decode(h)
 }
 
-// letGo closes a file that was only open for its held group.
-func (a *assembly) letGo(h *group) {
+// closeUnused closes the file of a pending group, unless add still reads it.
+func (a *assembly) closeUnused(h *group) {
 	if h.s != a.current {
 		h.s.close()
 	}
@@ -246,8 +251,8 @@ func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	return from, to, sum
 }
 
-// copy copies a row group byte for byte. It omits indexes and Bloom filters,
-// which are elsewhere in a file and which tstatrepo does not write.
+// copy copies a row group byte for byte. It omits indexes and Bloom filters:
+// they are elsewhere in the file, and tstatrepo does not write any.
 func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) error {
 	from, to, _ := extent(m, index)
 	n, err := io.Copy(a.out, io.NewSectionReader(in, from, to-from))
@@ -272,7 +277,7 @@ func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) err
 		md.DataPageOffset += shift
 		md.DictionaryPageOffset, md.IndexPageOffset = moved(md.DictionaryPageOffset), nil
 		md.BloomFilterOffset, md.BloomFilterLength = nil, nil
-		if c.FileOffset > 0 { // an old field, which some writers omit
+		if c.FileOffset > 0 { // a deprecated field that some writers leave 0
 			c.FileOffset += shift
 		}
 		c.OffsetIndexOffset, c.OffsetIndexLength, c.ColumnIndexOffset, c.ColumnIndexLength = nil, nil, nil, nil
@@ -332,16 +337,16 @@ func (a *assembly) flush() error {
 // drop discards the collected rows.
 func (a *assembly) drop() {
 	if a.scratch != nil {
-		a.store.done(a.w)
+		a.store.releaseWriter(a.w)
 		a.scratch, a.w = nil, nil
 	}
 }
 
 // discard aborts an unfinished assembly.
 func (a *assembly) discard() {
-	if a.held != nil {
-		a.held.s.close()
-		a.held = nil
+	if a.pending != nil {
+		a.pending.s.close()
+		a.pending = nil
 	}
 	a.drop()
 }
@@ -350,7 +355,7 @@ func (a *assembly) discard() {
 // the order of their rows.
 func (a *assembly) finish(records []store.Record, replaces []string) error {
 	defer a.discard()
-	if err := a.settle(); err != nil {
+	if err := a.flushAll(); err != nil {
 		return err
 	}
 	want := int64(0)
@@ -359,9 +364,9 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 		records[i].Location = ""
 	}
 	if want != a.rows {
-		return fmt.Errorf("%d rows of records that have %d", a.rows, want)
+		return fmt.Errorf("%d rows, but the records have %d", a.rows, want)
 	}
-	meta, err := ourMetadata(records, replaces)
+	meta, err := footerMetadata(records, replaces)
 	if err != nil {
 		return err
 	}
@@ -384,8 +389,8 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 	return durable.Sync(a.out)
 }
 
-// ourMetadata returns tstatrepo's metadata for a footer.
-func ourMetadata(records []store.Record, replaces []string) ([][2]string, error) {
+// footerMetadata returns tstatrepo's metadata for a footer.
+func footerMetadata(records []store.Record, replaces []string) ([][2]string, error) {
 	js, err := losslessjson.Marshal(records)
 	if err != nil {
 		return nil, err

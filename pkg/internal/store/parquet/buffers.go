@@ -6,12 +6,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/parquetfile"
 )
 
-// buffers shares row groups, which take most of the memory, among the open files.
-// Each file has one. While there are fewer files than cores, files get extra ones,
-// which they fill while others are encoded.
+// buffers shares row groups, which use most of the memory, among the open files.
+// Each file has one row group. While fewer files than cores are open, a file can
+// get extra row groups, to fill one while others are encoded.
 type buffers struct {
-	memory int64 // bytes of a row group
-	most   int   // row groups of all files, unless more files are open
+	memory    int64 // bytes of a row group
+	maxGroups int   // row groups of all files, unless more files are open
 
 	mu    sync.Mutex
 	open  int // files being written
@@ -19,20 +19,20 @@ type buffers struct {
 	idle  []*parquetfile.RowGroup
 }
 
-// maxParallel bounds the row groups of one file: one core parses as fast as two
-// others encode.
+// maxParallel is the maximum number of row groups of one file: one core parses as
+// fast as two others encode.
 const maxParallel = 3
 
-// newBuffers returns buffers for the given number of files of memory bytes each,
-// which that many cores encode.
+// newBuffers returns buffers for the given number of files, each with memory
+// bytes, and for the given number of cores that encode them.
 func newBuffers(memory int64, files, cores int) *buffers {
 	groups := max(files, min(cores, files*maxParallel))
-	return &buffers{memory: memory * int64(files) / int64(groups), most: min(groups, cores)}
+	return &buffers{memory: memory * int64(files) / int64(groups), maxGroups: min(groups, cores)}
 }
 
-// limits returns how many rows and how many bytes of text a row group of that many
-// columns may have. A value takes up to 8 bytes, 8 more once it is encoded, and 2
-// for its NULL mark. The rest of the 24 bytes is for growing buffers and texts.
+// limits returns the maximum rows and bytes of text of a row group with the given
+// number of columns. A value needs up to 8 bytes, 8 more once it is encoded, and
+// 2 for its NULL mark. The rest of the 24 bytes is for growing buffers and texts.
 func (b *buffers) limits(columns int) (rows, text int) {
 	rows = int(min(max(b.memory/int64(max(columns, 1)*24), minRowGroup), maxRowGroup))
 	return rows, int(min(b.memory/4, maxText))
@@ -49,10 +49,11 @@ func (b *buffers) begin() *parquetfile.RowGroup {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.open++
-	return b.take()
+	return b.idleGroup()
 }
 
-// end ends a file with that many extra row groups, and recycles all of them.
+// end ends a file that had the given number of extra row groups, and recycles all
+// its row groups.
 func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -61,35 +62,36 @@ func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.idle = append(b.idle, groups...)
 }
 
-// more returns an extra row group for a file that has some already, or nil if
-// the file must not have one more.
-func (b *buffers) more(extra int) *parquetfile.RowGroup {
+// extraGroup returns an extra row group for a file that has extra of them, or nil
+// if the file must not get another one.
+func (b *buffers) extraGroup(extra int) *parquetfile.RowGroup {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.open+b.extra >= b.most || extra+1 >= maxParallel {
+	if b.open+b.extra >= b.maxGroups || extra+1 >= maxParallel {
 		return nil
 	}
 	b.extra++
-	return b.take()
+	return b.idleGroup()
 }
 
-// scarce reports whether files must return extra row groups, because others
+// scarce reports whether files must release extra row groups, because more files
 // were opened.
 func (b *buffers) scarce() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.open+b.extra > b.most
+	return b.open+b.extra > b.maxGroups
 }
 
-// giveBack returns an extra row group.
-func (b *buffers) giveBack(g *parquetfile.RowGroup) {
+// release recycles an extra row group.
+func (b *buffers) release(g *parquetfile.RowGroup) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.extra--
 	b.idle = append(b.idle, g)
 }
 
-func (b *buffers) take() *parquetfile.RowGroup {
+// idleGroup returns a recycled or new row group.
+func (b *buffers) idleGroup() *parquetfile.RowGroup {
 	n := len(b.idle) - 1
 	if n < 0 {
 		return new(parquetfile.RowGroup)

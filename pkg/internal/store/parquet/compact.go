@@ -27,8 +27,8 @@ import (
 
 var _ store.Manager = (*Store)(nil)
 
-// compactDir is the folder below manifest.Dir for the work of compaction;
-// compactLock is the lock for it.
+// compactDir is the folder below manifest.Dir in which Compact builds new
+// folders. compactLock is its lock file.
 const (
 	compactDir  = "compact"
 	compactLock = "compact.lock"
@@ -36,15 +36,15 @@ const (
 
 // Compact implements store.Manager.
 //
-// The new folder of a day is built elsewhere, with the large files and links to
-// the other files of the day. Then it is exchanged with the day's folder in one
-// step. So a reader that lists the folder sees all old files or all new ones.
-// Only unchanged files have a name in both: a reader that listed the old folder
-// finds a file unchanged, or not at all. Large files always get a new name.
+// Compact builds the new folder of a day in compactDir, with the merged files and
+// hard links to the other files of the day. Then it exchanges this folder with
+// the day's folder in one step. So a reader that lists the folder sees either all
+// old files or all new ones. Merged files always get a new name, so a reader that
+// listed the old folder finds a file unchanged, or not at all.
 //
-// The manifest is updated under the same lock. After a crash in between,
-// reconcile finds the large files by their footers, which have the records of
-// all their source files, and removeStale removes the rest.
+// Compact updates the manifest under the same lock. After a crash in between,
+// reconcile finds the merged files by their footers, which have the records of
+// all their source files, and removeStale removes the old folder.
 func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.CompactResult, error) {
 	var res store.CompactResult
 	opt.TargetSize = cmp.Or(opt.TargetSize, store.DefaultTargetSize)
@@ -117,7 +117,8 @@ func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.Co
 	return res, store.Unavailable(s.manifest.Rewrite(ctx))
 }
 
-// lockCompact prevents concurrent compactions of the store.
+// lockCompact locks the store against concurrent compactions. It returns
+// state.ErrLocked if another compaction is running.
 func (s *Store) lockCompact() (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, manifest.Dir, compactLock), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o666)
 	if err != nil {
@@ -133,15 +134,14 @@ func (s *Store) lockCompact() (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// removeStale removes the remains of a killed compaction; the caller has the
-// lock. A day's folder in there is the old one, or a new one that was not
-// exchanged.
+// removeStale removes what a killed compaction has left. The caller must hold the
+// lock. compactDir has only old folders, and new folders that were not exchanged.
 func (s *Store) removeStale() error {
 	return os.RemoveAll(filepath.Join(s.dir, manifest.Dir, compactDir))
 }
 
-// tidy is removeStale unless a compaction is running.
-func (s *Store) tidy() error {
+// removeStaleUnlocked calls removeStale unless a compaction is running.
+func (s *Store) removeStaleUnlocked() error {
 	if _, err := os.Stat(filepath.Join(s.dir, manifest.Dir, compactDir)); err != nil {
 		return nil
 	}
@@ -150,21 +150,21 @@ func (s *Store) tidy() error {
 		defer unlock()
 		err = s.removeStale()
 	}
-	if errors.Is(err, state.ErrLocked) || errors.Is(err, fs.ErrPermission) { // running, or of another user
+	if errors.Is(err, state.ErrLocked) || errors.Is(err, fs.ErrPermission) { // running, or another user's
 		return nil
 	}
 	return err
 }
 
-// work creates a folder for one day of compaction.
-func (s *Store) work() (string, error) {
+// workDir creates a folder in compactDir for the new folder of a day.
+func (s *Store) workDir() (string, error) {
 	dir := filepath.Join(s.dir, manifest.Dir, compactDir, rand.Text())
 	return dir, os.MkdirAll(dir, 0o777)
 }
 
-// canExchange tests whether the file system supports exchange.
+// canExchange returns an error if the file system does not support exchange.
 func (s *Store) canExchange() error {
-	dir, err := s.work()
+	dir, err := s.workDir()
 	if err != nil {
 		return store.Unavailable(err)
 	}
@@ -184,17 +184,17 @@ func (s *Store) canExchange() error {
 
 // day is the folder of a log type, probe and day.
 type day struct {
-	dir   string     // below the store
-	files []smallOne // candidates for merging, by time
+	dir   string       // below the store
+	files []storedFile // candidates for merging, by time
 }
 
-// smallOne is a file of the store with its entries in the manifest.
-type smallOne struct {
+// storedFile is a file of the store with its entries in the manifest.
+type storedFile struct {
 	loc     string
 	entries []manifest.Entry
 }
 
-func (f *smallOne) size() int64 { return f.entries[0].StoredSize }
+func (f *storedFile) size() int64 { return f.entries[0].StoredSize }
 
 // closedDays returns the past days with files to merge, oldest first, and
 // counts the other days in res.
@@ -230,7 +230,7 @@ func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) (
 		if days[dir] == nil {
 			days[dir] = &day{dir: dir}
 		}
-		days[dir].files = append(days[dir].files, smallOne{loc, es})
+		days[dir].files = append(days[dir].files, storedFile{loc, es})
 	}
 	var list []*day
 	for _, dir := range slices.SortedFunc(maps.Keys(days), compareDays) {
@@ -238,7 +238,7 @@ func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) (
 		if open[dir] || len(d.files) < 2 {
 			continue
 		}
-		slices.SortFunc(d.files, func(a, b smallOne) int {
+		slices.SortFunc(d.files, func(a, b storedFile) int {
 			return cmp.Or(a.entries[0].Time.Compare(b.entries[0].Time), strings.Compare(a.loc, b.loc))
 		})
 		list = append(list, d)
@@ -251,17 +251,17 @@ func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) (
 // errChanged reports that a day's folder has changed since it was examined.
 var errChanged = errors.New("its files changed meanwhile")
 
-// large is a merged file.
+// large is a merged file and its sources.
 type large struct {
 	columns []tstat.Column
-	from    []smallOne
-	bytes   int64 // of from
+	from    []storedFile
+	bytes   int64 // total size of from
 	rows    int64
 	out     *os.File
 }
 
-// plan selects the files of a day to merge. It only merges files with the same
-// columns, and skips files of other programs.
+// plan selects the files of a day to merge into files of about target bytes. It
+// merges only files with the same columns, and skips files of other programs.
 func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error) {
 	var list []*large
 	for _, f := range d.files {
@@ -305,14 +305,17 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 		return res, err
 	}
 	if !opt.DryRun {
-		work, err := s.work()
+		work, err := s.workDir()
 		if err != nil {
 			return res, err
 		}
 		exchanged := false
 		defer func() {
-			if err == nil || !exchanged { // otherwise a power cut may still undo the exchange
-				os.RemoveAll(work) // the new folder, or the old one
+			// After a failed exchange work is the new folder, after a
+			// successful one the old folder. If an error follows the
+			// exchange, keep it: a power cut may still undo the exchange.
+			if err == nil || !exchanged {
+				os.RemoveAll(work)
 			}
 		}()
 		for _, l := range list {
@@ -326,7 +329,7 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 			return err
 		})
 		if exchanged = old != nil; exchanged {
-			err = errors.Join(err, s.rescue(d, work, old))
+			err = errors.Join(err, s.moveNewFiles(d, work, old))
 		}
 		if err != nil {
 			return res, err
@@ -344,7 +347,7 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 
 // write writes a large file to the folder work.
 func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt store.CompactOptions) (err error) {
-	// The name must be new.
+	// The name must not occur in the old folder.
 	name := strings.TrimPrefix(filepath.Base(d.dir), "date=") + "." + strings.ToLower(rand.Text()[:10]) + ".parquet"
 	if l.out, err = os.OpenFile(filepath.Join(work, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
 		return err
@@ -378,8 +381,8 @@ func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt st
 	return a.finish(records, nil)
 }
 
-// recordsOf returns the records of a file in its order, from the manifest's
-// entries, or nil if the entries do not match the file.
+// recordsOf returns the records of a file in the order of its rows, as in the
+// manifest's entries. It returns nil if the entries do not match the file.
 func (s *stored) recordsOf(entries []manifest.Entry) []store.Record {
 	info, err := s.f.Stat()
 	if err != nil || len(entries) != len(s.Records) {

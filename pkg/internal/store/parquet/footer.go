@@ -14,18 +14,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// RecordsKey is the key of the footer's metadata with the records of the source
-// files of the rows: a JSON array of store.Record.
+// RecordsKey is the key in the footer's metadata for the records of the source
+// files: a JSON array of store.Record.
 const RecordsKey = "tstatrepo.records"
 
-// replacesKey is the key of the texts whose rows a file replaces. It is needed
-// when both files exist after a crash; see store.Record.Text.
+// replacesKey is the key in the footer's metadata for the texts whose rows the
+// file replaces, see store.Record.Text. It shows which file is newer if both
+// exist after a crash.
 const replacesKey = "tstatrepo.replaces"
 
 // footer is tstatrepo's metadata in a file's footer.
 type footer struct {
 	Records  []store.Record // in the order of their rows
-	Replaces []string       // the texts whose rows the rows of the last record replace, see store.Record.Text
+	Replaces []string       // texts that the last record replaces, see store.Record.Text
 	Rows     int64          // of the whole file
 }
 
@@ -41,8 +42,8 @@ func textsOf(records []store.Record) []string {
 // errNoRecords reports a file of another program.
 var errNoRecords = errors.New("its footer has no " + RecordsKey)
 
-// isReadError reports whether a file could not be read, or not by this version.
-// Other errors concern its content.
+// isReadError reports whether the file system or a newer format kept a file from
+// being read. Other errors mean that its content is invalid.
 func isReadError(err error) bool {
 	var e *fs.PathError
 	return errors.As(err, &e) || errors.Is(err, state.ErrNewer)

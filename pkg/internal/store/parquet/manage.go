@@ -18,11 +18,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Prune implements store.Manager, one day's folder after the other.
+// Prune implements store.Manager. It prunes one day's folder at a time.
 //
-// Only the manifest records pruned files. So Prune first records durably that
-// the rows will be removed. Then it removes them, and then their locations.
-// settle completes this after a crash.
+// Only the manifest records pruned files. So Prune first marks the entries as
+// pruned, durably. Then removePruned removes the rows and clears the locations of
+// the entries. After a crash the next call of removePruned completes this.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -72,12 +72,13 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 	return res, store.Unavailable(errors.Join(append(errs, s.manifest.Rewrite(ctx))...))
 }
 
-// compareDays orders folders of days, oldest first.
+// compareDays compares the folders of two days by date, then by path.
 func compareDays(a, b string) int {
 	return cmp.Or(strings.Compare(filepath.Base(a), filepath.Base(b)), strings.Compare(a, b))
 }
 
-// pruneFiles prunes the entries that still exist, and returns them.
+// pruneFiles prunes those of the entries that the manifest still has, and returns
+// the pruned ones.
 func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before time.Time) ([]manifest.Entry, error) {
 	var gone []manifest.Entry
 	for _, old := range entries {
@@ -90,14 +91,14 @@ func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before tim
 	if err := tx.Sync(); err != nil {
 		return nil, err
 	}
-	kept, err := s.settle(tx, gone)
+	kept, err := s.removePruned(tx, gone)
 	return slices.DeleteFunc(gone, func(e manifest.Entry) bool { return kept[e.Location] }), err
 }
 
-// settle removes the rows of files that are pruned or replaced according to the
-// manifest, and folders that become empty. It returns the locations of files
-// that cannot be changed, whose logs are not pruned.
-func (s *Store) settle(tx *manifest.Tx, pruned []manifest.Entry) (kept map[string]bool, err error) {
+// removePruned removes the rows of pruned or replaced entries, and folders that
+// become empty. It returns the locations of files that cannot be changed. Their
+// logs do not count as pruned.
+func (s *Store) removePruned(tx *manifest.Tx, pruned []manifest.Entry) (kept map[string]bool, err error) {
 	kept = map[string]bool{}
 	var errs []error
 	at := map[string][]manifest.Entry{}
@@ -168,9 +169,9 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	return counts, nil
 }
 
-// rowsOf returns the number of rows of each record in the file: the rows are in
-// the order of the records. Missing and superfluous rows are attributed to the
-// last records.
+// rowsOf returns the number of rows of each record in the file. The rows are in
+// the order of the records; the last records lack the missing rows, and the last
+// record has the superfluous ones.
 func (f *footer) rowsOf() []int64 {
 	counts := make([]int64, len(f.Records))
 	left := f.Rows
@@ -184,11 +185,11 @@ func (f *footer) rowsOf() []int64 {
 	return counts
 }
 
-// dropRows removes the rows of entries from their file at a location. It keeps
-// rows of other logs in the file, which may be missing.
+// dropRows removes the rows of entries from the file at their location. It keeps
+// the rows of other logs in the file. The file may be missing.
 func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) error {
 	path := filepath.Join(s.dir, loc)
-	here := 0 // of entries, for the manifest
+	here := 0 // number of entries still at loc in the manifest
 	for _, e := range entries {
 		if now, ok := tx.Find(e.Record); ok && now.Location == loc {
 			here++
@@ -201,14 +202,14 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 		}
 		switch {
 		case err == nil:
-			keep, rest := old.where(func(r store.Record) bool { return !about(entries, r) })
+			keep, rest := old.selectRows(func(r store.Record) bool { return !containsRecord(entries, r) })
 			if len(rest) > 0 {
 				return s.rewrite(tx, loc, old, keep, rest)
 			}
 			old.close()
 		case isReadError(err) || tx.CountAt(loc) > here:
 			return err
-		} // else it is damaged, and no other log is known to be in it
+		} // otherwise the file is damaged, and no other log is known to be in it
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -216,7 +217,8 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 	return nil
 }
 
-// rewrite keeps only the rows of some records in the file at a location.
+// rewrite replaces the file at a location with one that has only the rows keep of
+// the records rest. It closes old.
 func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, rest []store.Record) error {
 	tmp, err := tx.Temp(0o666)
 	if err != nil {
@@ -236,16 +238,15 @@ func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, r
 		os.Remove(tmp.Name())
 		return err
 	}
-	for _, e := range current(tx, rest, loc) {
+	for _, e := range entriesAt(tx, rest, loc) {
 		e.StoredSize, e.StoredModTime, e.FileRecords = info.Size(), info.ModTime(), len(rest)
 		tx.Put(e)
 	}
 	return nil
 }
 
-// where returns the rows of the records for which keep returns true, and these
-// records.
-func (s *stored) where(keep func(store.Record) bool) (rows []span, records []store.Record) {
+// selectRows returns the records for which keep returns true, and their rows.
+func (s *stored) selectRows(keep func(store.Record) bool) (rows []span, records []store.Record) {
 	from := int64(0)
 	for i, n := range s.rowsOf() {
 		if r := s.Records[i]; keep(r) {
@@ -256,13 +257,13 @@ func (s *stored) where(keep func(store.Record) bool) (rows []span, records []sto
 	return rows, records
 }
 
-// about reports whether one of the entries belongs to a record.
-func about(entries []manifest.Entry, r store.Record) bool {
+// containsRecord reports whether one of the entries has the same record as r.
+func containsRecord(entries []manifest.Entry, r store.Record) bool {
 	return slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Same(r) })
 }
 
-// current returns the manifest's entries for records at a location.
-func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
+// entriesAt returns the manifest's entries for records at a location.
+func entriesAt(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
 	var list []manifest.Entry
 	for _, r := range records {
 		if e, ok := tx.Find(r); ok && e.Location == loc {
@@ -272,11 +273,11 @@ func current(tx *manifest.Tx, records []store.Record, loc string) []manifest.Ent
 	return list
 }
 
-// join adds the rows of other logs in the file at a location to the new file,
-// which then replaces it, and returns the entries of these logs. It leaves out
-// rows that are in another file according to the manifest. ok is false if a
-// column has different types in the two files, since one file cannot have both.
-func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
+// mergeOthers adds the rows of other logs in the file at loc to the new file, so
+// that the new file can replace it. It returns the entries of these logs. It
+// leaves out rows that are in another file according to the manifest. ok is false
+// if a column has different types in the two files.
+func (t *tx) mergeOthers(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
 	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
 	if here[0].FileRecords == len(here) {
 		return nil, true, nil
@@ -284,7 +285,7 @@ func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []ma
 	old, err := openStored(filepath.Join(t.s.dir, loc))
 	if err != nil {
 		if !isReadError(err) && m.CountAt(loc) == len(here) {
-			err = nil // it is damaged, and has no other logs as far as is known
+			err = nil // the file is damaged, and no other log is known to be in it
 		}
 		return nil, true, err
 	}
@@ -293,8 +294,8 @@ func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []ma
 		old.close()
 		return nil, false, err
 	}
-	others = slices.DeleteFunc(current(m, old.Records, loc), func(e manifest.Entry) bool { return e.Replaced || about(replaced, e.Record) })
-	keep, rest := old.where(func(r store.Record) bool { return about(others, r) })
+	others = slices.DeleteFunc(entriesAt(m, old.Records, loc), func(e manifest.Entry) bool { return e.Replaced || containsRecord(replaced, e.Record) })
+	keep, rest := old.selectRows(func(r store.Record) bool { return containsRecord(others, r) })
 	columns := widen(old.columns, mine.columns)
 	var tmp *os.File
 	if len(others) > 0 && columns != nil {
@@ -316,14 +317,14 @@ func (t *tx) join(ctx context.Context, m *manifest.Tx, loc string, replaced []ma
 	return others, true, nil
 }
 
-// part is a range of rows of a file; nil rows stand for all.
+// part is a file and the ranges of its rows to keep; nil keeps all rows.
 type part struct {
 	*stored
 	keep []span
 }
 
-// concat writes the parts one after the other, with the given records, and
-// closes them.
+// concat writes the rows of the parts to out, with the given records. It closes
+// the parts, but not out.
 func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
 	a, err := s.assemble(ctx, out, columns)
 	for i, p := range parts {

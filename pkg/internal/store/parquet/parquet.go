@@ -1,9 +1,9 @@
 // Package parquet stores rows as Parquet files in a folder: one file per log,
 // below type=<log type>/probe=<probe>/date=<YYYY-MM-DD, UTC>/. All files of a
-// log type have one schema, whatever Tstat wrote them, so that the folder is
-// one dataset for every tool that reads Hive style partitions.
+// log type have the same schema, regardless of the version of Tstat, so that the
+// folder is one dataset for every tool that reads Hive style partitions.
 //
-// A whole file appears by a rename, with the record of its source in its
+// A rename makes a whole file visible, with the record of its source in its
 // footer. The manifest beside the files is an index; see package manifest.
 package parquet
 
@@ -29,24 +29,25 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// formatKey is the key of the format number, which counts for all keys of tstatrepo.
-// Files without a number have format 1.
+// formatKey is the key of the format number, which applies to all keys of
+// tstatrepo. Files without a number have format 1.
 const (
 	formatKey = "tstatrepo.format"
 	format    = 1
 )
 
-// Options of a store.
+// Options configures Open.
 type Options struct {
 	// Memory limits the buffers of one open file, in bytes. It determines
 	// the size of the row groups. 0 means 200 MiB.
 	Memory int64
-	// Files is how many files are open at once, if known. If fewer are open, these
-	// use the memory of the others. 0 means 1.
+	// Files is the expected number of files open at once. If fewer are open,
+	// they share the memory of the others. 0 means 1.
 	Files int
-	// Cores is how many cores encode rows. 0 means all that this process may use.
+	// Cores is the number of cores that encode rows. 0 means all that this
+	// process may use.
 	Cores int
-	// ReadOnly opens for Lookup only and creates nothing.
+	// ReadOnly makes Open create nothing. The store must not be changed.
 	ReadOnly bool
 	Log      *slog.Logger // warnings; may be nil
 }
@@ -59,8 +60,8 @@ type Store struct {
 	opt      Options
 	manifest *manifest.Manifest
 
-	// doubled are the entries of further files with the rows of a text. It
-	// changes only while the manifest is updated.
+	// doubled has the entries of additional files with the rows of a text.
+	// Access requires the lock of the manifest.
 	doubled map[logText][]manifest.Entry
 
 	buffers *buffers
@@ -68,8 +69,9 @@ type Store struct {
 	idle    []*writer
 }
 
-// Open opens the store in dir, or creates it. It makes the manifest match the
-// existing files, and removes the remains of killed processes.
+// Open opens the store in dir, or creates it. Unless opt.ReadOnly is set, it makes
+// the manifest match the existing files, and removes temporary files of killed
+// processes.
 func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if opt.Memory == 0 {
 		opt.Memory = 200 << 20
@@ -87,7 +89,7 @@ func Open(ctx context.Context, dir string, opt Options) (*Store, error) {
 	if !opt.ReadOnly {
 		err = m.RemoveStale(ctx)
 		if err == nil {
-			err = s.tidy()
+			err = s.removeStaleUnlocked()
 		}
 		if err == nil {
 			err = m.Update(ctx, s.reconcile)
@@ -120,7 +122,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	return tx, nil
 }
 
-// writer returns an unused writer.
+// writer returns an idle or new writer.
 func (s *Store) writer() *writer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,8 +134,8 @@ func (s *Store) writer() *writer {
 	return &writer{buffers: s.buffers}
 }
 
-// done ends the file of a writer and keeps the writer for another.
-func (s *Store) done(w *writer) {
+// releaseWriter ends the file of a writer and keeps the writer for another file.
+func (s *Store) releaseWriter(w *writer) {
 	w.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,14 +171,14 @@ func (t *tx) Abort() error {
 
 func (t *tx) end() {
 	t.tmp = nil
-	t.s.done(t.w)
+	t.s.releaseWriter(t.w)
 	t.w = nil
 }
 
 func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record) error {
 	defer t.Abort()
 	r.Location = ""
-	meta, err := ourMetadata([]store.Record{r}, textsOf(replace))
+	meta, err := footerMetadata([]store.Record{r}, textsOf(replace))
 	if err != nil {
 		return err
 	}
@@ -192,8 +194,8 @@ func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(ctx, m, r, known, replace) }))
 }
 
-// publish makes the file visible by one rename, which may replace another file.
-// So a reader sees either the old rows or the new.
+// publish makes the file visible with a rename, which may replace another file.
+// So a reader sees either the old rows or the new ones.
 func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known, replace []store.Record) error {
 	replaced, err := m.Replaced(r, known, replace)
 	if err != nil {
@@ -210,14 +212,14 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		}
 	}
 	entry := manifest.Entry{Record: r}
-	var others []manifest.Entry // in the same file
+	var others []manifest.Entry // of other logs in the same file
 	if t.rows > 0 {
 		for _, e := range replaced {
 			if e.Location == "" {
 				continue
 			}
 			var ok bool
-			if others, ok, err = t.join(ctx, m, e.Location, replaced, replace); err != nil {
+			if others, ok, err = t.mergeOthers(ctx, m, e.Location, replaced, replace); err != nil {
 				return err
 			}
 			if ok {
@@ -226,7 +228,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 			}
 		}
 		if entry.Location == "" {
-			if entry.Location, err = t.s.free(t.f, 1+len(m.Lookup(r.Key))-len(replaced)); err != nil {
+			if entry.Location, err = t.s.freeLocation(t.f, 1+len(m.Lookup(r.Key))-len(replaced)); err != nil {
 				return err
 			}
 		}
@@ -246,7 +248,8 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		t.tmp.Close()
 		t.end()
 	}
-	// The rows are visible now, so the record is written even if a later step fails.
+	// The rows are visible now, so write the record even if a later step
+	// fails.
 	var errs []error
 	if entry.Location != "" {
 		errs = append(errs, durable.SyncDir(filepath.Join(t.s.dir, filepath.Dir(entry.Location))))
@@ -260,8 +263,9 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	return errors.Join(errs...)
 }
 
-// remove removes replaced entries and, except from the file that replaced them,
-// their rows. Entries whose rows cannot be removed stay, for settle.
+// remove removes replaced entries and their rows. It does not touch the file at
+// the location by, which replaced them. Entries whose rows cannot be removed stay
+// marked as replaced, and removePruned retries.
 func (s *Store) remove(tx *manifest.Tx, replaced []manifest.Entry, by string) error {
 	at := map[string][]manifest.Entry{}
 	for _, e := range replaced {
@@ -305,11 +309,11 @@ func (s *Store) isCurrent(m *manifest.Tx, entries []manifest.Entry) bool {
 	})
 }
 
-// free returns an unused location for a file. Further content of the same key
-// is beside the first, with a number from n on. n is greater than 1 if there is
-// other content elsewhere: a reader that listed the first name must not find
-// other rows there.
-func (s *Store) free(f store.FileInfo, n int) (string, error) {
+// freeLocation returns an unused location for a file. A second text of the same
+// key is stored beside the first, with a number in its name. Numbers start at n. n
+// is greater than 1 if another text is stored: a reader that has listed the first
+// name must not find other rows under it.
+func (s *Store) freeLocation(f store.FileInfo, n int) (string, error) {
 	for ; ; n++ {
 		loc := entryLocation(f, n)
 		_, err := os.Lstat(filepath.Join(s.dir, loc))
@@ -322,7 +326,7 @@ func (s *Store) free(f store.FileInfo, n int) (string, error) {
 	}
 }
 
-// entryLocation returns the location of the n-th content of a file's key.
+// entryLocation returns the location of the n-th text of a file's key.
 func entryLocation(f store.FileInfo, n int) string {
 	name := strings.TrimSuffix(f.Folder, ".out") + ".parquet"
 	if n > 1 {

@@ -446,7 +446,7 @@ func TestRowGroups(t *testing.T) {
 			})
 		}
 	})
-	if b := s.buffers; b.open != 0 || b.extra != 0 || len(b.idle) > max(logs, b.most) {
+	if b := s.buffers; b.open != 0 || b.extra != 0 || len(b.idle) > max(logs, b.maxGroups) {
 		t.Errorf("after all files: %d open, %d further row groups, %d idle", b.open, b.extra, len(b.idle))
 	}
 	paths, err := filepath.Glob(filepath.Join(dir, "type=*", "probe=*", "date=*", "*.parquet"))
@@ -506,36 +506,36 @@ func TestBuffers(t *testing.T) {
 		{16, 6, 16, 225},
 	} {
 		b := newBuffers(600, c.files, c.cores)
-		if b.most != c.most || b.memory != c.memory {
-			t.Errorf("%d cores, %d files: %d row groups of %d bytes, want %d of %d", c.cores, c.files, b.most, b.memory, c.most, c.memory)
+		if b.maxGroups != c.most || b.memory != c.memory {
+			t.Errorf("%d cores, %d files: %d row groups of %d bytes, want %d of %d", c.cores, c.files, b.maxGroups, b.memory, c.most, c.memory)
 		}
 	}
-	b := &buffers{most: 3}
+	b := &buffers{maxGroups: 3}
 	first := b.begin()
-	second, third := b.more(0), b.more(1)
-	if second == nil || third == nil || b.more(0) != nil || b.scarce() {
+	second, third := b.extraGroup(0), b.extraGroup(1)
+	if second == nil || third == nil || b.extraGroup(0) != nil || b.scarce() {
 		t.Fatal("not two further row groups")
 	}
 	b.begin() // of another file
-	if !b.scarce() || b.more(0) != nil {
+	if !b.scarce() || b.extraGroup(0) != nil {
 		t.Error("no row group has to be given back")
 	}
-	b.giveBack(third)
-	if b.scarce() || b.more(0) != nil {
+	b.release(third)
+	if b.scarce() || b.extraGroup(0) != nil {
 		t.Error("still scarce")
 	}
 	b.end(1, []*parquetfile.RowGroup{first, second})
-	if g := b.more(0); g == nil || len(b.idle) != 2 {
+	if g := b.extraGroup(0); g == nil || len(b.idle) != 2 {
 		t.Error("the row groups of a file that ended are not used")
 	}
-	many := &buffers{most: 16}
+	many := &buffers{maxGroups: 16}
 	many.begin()
 	for extra := range maxParallel - 1 {
-		if many.more(extra) == nil {
+		if many.extraGroup(extra) == nil {
 			t.Errorf("a file gets no more than %d extra row groups", extra)
 		}
 	}
-	if many.more(maxParallel-1) != nil {
+	if many.extraGroup(maxParallel-1) != nil {
 		t.Errorf("a file gets more than %d row groups", maxParallel)
 	}
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// addGroup adds rows of a row group, which may lack columns.
+// addGroup adds the rows keep of a row group. Columns that the file lacks become
+// NULL.
 func (w *writer) addGroup(s *stored, index int, keep span) error {
 	n := int(keep.to - keep.from)
 	if w.group.Rows > 0 && w.group.Rows+n > w.max {
@@ -47,7 +48,7 @@ func (w *writer) addGroup(s *stored, index int, keep span) error {
 	return nil
 }
 
-// batchSize is how many rows are decoded at once.
+// batchSize is the maximum number of rows decoded at once.
 const batchSize = 4 << 10
 
 // input holds decoded values of a column.
@@ -63,8 +64,8 @@ func newInput() *input {
 	return &input{make([]int16, batchSize), nil, make([]int64, batchSize), make([]float64, batchSize), make([]bool, batchSize), make([]parquet.ByteArray, batchSize)}
 }
 
-// read decodes up to n rows of one page. values is how many of them are not
-// NULL.
+// read decodes up to n rows of one page. values is the number of rows that are
+// not NULL.
 func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values int, err error) {
 	switch cr := cr.(type) {
 	case *file.Int64ColumnChunkReader:
@@ -79,7 +80,7 @@ func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values in
 	return 0, 0, fmt.Errorf("cannot read a column of %T", cr)
 }
 
-// addColumn adds the values of rows in a column chunk.
+// addColumn adds the values of the rows keep of a column chunk.
 func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, keep span) error {
 	in := &w.in
 	if in.def == nil {
@@ -91,7 +92,7 @@ func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, kee
 		if !cr.HasNext() {
 			return errors.Join(io.ErrUnexpectedEOF, cr.Err())
 		}
-		// Texts are only valid while their page is.
+		// Texts are valid only until the next page is read.
 		n := min(batchSize, keep.to-pos)
 		rows, read, err := in.read(cr, n)
 		if err != nil {
@@ -125,7 +126,8 @@ func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, kee
 	return nil
 }
 
-// define records which of further rows have a value.
+// define records which of the added rows have a value: def has 1 for these rows,
+// and values is their number.
 func (w *writer) define(c *parquetfile.Values, def []int16, values int) {
 	if values == len(def) && c.Nulls == 0 {
 		return

@@ -13,11 +13,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// reconcile compares the manifest with the files. A process may have been
-// killed between renaming a file and writing its lines, or while writing them,
-// and people move and remove files. The manifest only counts for a file that is
-// unchanged and whose records are all there. For every other file, and for all
-// files if lines were lost, the footer decides.
+// reconcile makes the manifest match the files. They may differ if a process was
+// killed before it had written its entries, or if people moved or removed files.
+// reconcile trusts the manifest for a file that is unchanged and has all its
+// entries. For every other file, and for all files if lines of the manifest were
+// lost, it reads the footer.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.opt.Log.Warn("manifest is damaged: rebuilding it from the stored files; pruned logs may be imported again", "store", s.String())
@@ -28,7 +28,7 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 			pruned = append(pruned, e)
 		}
 	})
-	if _, err := s.settle(tx, pruned); err != nil {
+	if _, err := s.removePruned(tx, pruned); err != nil {
 		s.opt.Log.Warn("rows not removed", "store", s.String(), "err", err)
 	}
 	v, err := s.survey(tx)
@@ -38,8 +38,8 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	for _, e := range v.gone {
 		tx.Delete(e.Record)
 	}
-	// The process that wrote them may have been killed before it synced
-	// their names.
+	// The process that wrote these files may have been killed before it
+	// synced their names.
 	if err := durable.SyncNames(s.dir, v.unknown); err != nil {
 		return err
 	}
@@ -69,10 +69,10 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 
 // survey holds the differences between the files and the manifest.
 type survey struct {
-	gone       []manifest.Entry             // whose file was removed, moved or replaced
-	found      []manifest.Entry             // of files with entries missing in the manifest
-	unknown    []string                     // locations of those of found that are not in the manifest
-	doubled    map[logText][]manifest.Entry // of logs that another file has too
+	gone       []manifest.Entry             // entries whose file was removed, moved or replaced
+	found      []manifest.Entry             // entries from the footers of files that were read
+	unknown    []string                     // locations of files whose names may not be synced yet
+	doubled    map[logText][]manifest.Entry // entries of logs whose rows are also in another file
 	replacedBy map[logText]store.Record     // texts that the last record of a file replaces
 }
 
@@ -86,7 +86,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 	})
 	locs, err := s.files()
 	if err != nil {
-		return nil, err // what cannot be read may be there
+		return nil, err // an unreadable folder may contain stored files
 	}
 	v := &survey{doubled: map[logText][]manifest.Entry{}, replacedBy: map[logText]store.Record{}}
 	var found []manifest.Entry
@@ -108,7 +108,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 		}
 		f, err := readFooter(path)
 		if isReadError(err) {
-			return nil, err // its logs may be there
+			return nil, err // the file may hold logs of the manifest
 		}
 		if err != nil {
 			s.opt.Log.Warn("parquet file skipped: damaged or not written by tstatrepo", "file", path, "err", err)
@@ -123,7 +123,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 				if now.Location == loc {
 					homes[textOf(r)] = loc
 				}
-				if now.Pruned.IsZero() || now.Replaced { // it may have more details of the source
+				if now.Pruned.IsZero() || now.Replaced { // the entry may have newer details of the source
 					e = now
 				}
 			}
@@ -162,12 +162,13 @@ type logText struct {
 	text string // see store.Record.Text
 }
 
+// textOf returns the logText of a record.
 func textOf(r store.Record) logText { return logText{r.Key, r.Text()} }
 
-// levels are the prefixes of the names in a location.
+// levels are the prefixes of the path elements of a location.
 var levels = []string{"type=", "probe=", "date=", ""}
 
-// inDataset reports whether a file at a location belongs to the dataset.
+// inDataset reports whether a location has the form of entryLocation.
 func inDataset(loc string) bool {
 	names := strings.Split(loc, string(filepath.Separator))
 	if len(names) != len(levels) || !strings.HasSuffix(loc, ".parquet") {

@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// swap replaces files by the large files merged from them. It returns the names
+// swap replaces files with the large files merged from them. It returns the names
 // in the old folder, or nil if it did not exchange the folders.
 func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
 	dir := filepath.Join(s.dir, d.dir)
@@ -47,13 +47,13 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 			continue
 		}
 		if n.IsDir() {
-			return nil, fmt.Errorf("there is a folder in it: %s", n.Name())
+			return nil, fmt.Errorf("it contains a folder: %s", n.Name())
 		}
 		if err := os.Link(filepath.Join(dir, n.Name()), filepath.Join(work, n.Name())); err != nil {
 			return nil, err
 		}
 	}
-	if err := like(work, info); err != nil {
+	if err := copyOwner(work, info); err != nil {
 		return nil, err
 	}
 	if err := durable.SyncDir(work); err != nil {
@@ -62,8 +62,8 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 	if err := exchange(work, dir); err != nil {
 		return nil, fmt.Errorf("exchange folders: %w", err)
 	}
-	// The rows are in the new place now, so the records are written even if a
-	// later step fails.
+	// The rows are in the new place now, so write the records even if a later
+	// step fails.
 	for _, l := range done {
 		loc := filepath.Join(d.dir, filepath.Base(l.out.Name()))
 		info, err := os.Stat(filepath.Join(s.dir, loc))
@@ -84,12 +84,12 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 			}
 		}
 	}
-	// The old files are removed next.
+	// The caller removes the old files next, so make the changes durable.
 	return known, errors.Join(tx.Sync(), durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(work)))
 }
 
-// like gives a folder the mode and owner of another.
-func like(dir string, info fs.FileInfo) error {
+// copyOwner gives a folder the mode and owner in info.
+func copyOwner(dir string, info fs.FileInfo) error {
 	if err := os.Chmod(dir, info.Mode()); err != nil {
 		return err
 	}
@@ -104,9 +104,10 @@ func like(dir string, info fs.FileInfo) error {
 	return nil
 }
 
-// rescue moves files into a day's new folder that programs without the lock
-// created in the old one at the last moment.
-func (s *Store) rescue(d *day, old string, known []string) error {
+// moveNewFiles moves files from a day's old folder to the new one, unless their
+// names are known. Programs that do not use the lock may have created these files
+// just before the exchange.
+func (s *Store) moveNewFiles(d *day, old string, known []string) error {
 	names, err := os.ReadDir(old)
 	if err != nil {
 		return err
@@ -117,7 +118,7 @@ func (s *Store) rescue(d *day, old string, known []string) error {
 		}
 		to := filepath.Join(s.dir, d.dir, n.Name())
 		if _, err := os.Lstat(to); err == nil {
-			return fmt.Errorf("%s is there twice", to)
+			return fmt.Errorf("%s exists in the old and in the new folder", to)
 		}
 		if err := durable.Rename(filepath.Join(old, n.Name()), to); err != nil {
 			return err

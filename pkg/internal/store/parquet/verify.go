@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// Verify implements store.Manager. It compares the footers of all files with
-// the manifest. It checks apparent faults again while no other process changes
-// the store.
+// Verify implements store.Manager. It compares the footers of all files with the
+// manifest. It then checks suspicious files again under a lock, so that no other
+// process changes the store.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if _, err := s.manifest.All(); err != nil {
 		return err
@@ -66,10 +66,10 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 			s.readAll(ctx, loc, opt)
 		}
 	}
-	return s.strangers(locs, opt)
+	return s.reportForeign(locs, opt)
 }
 
-// known returns the entries with rows, by location.
+// known returns the manifest's entries with rows, by location.
 func (s *Store) known() (map[string][]manifest.Entry, error) {
 	entries, err := s.manifest.All()
 	known := map[string][]manifest.Entry{}
@@ -81,7 +81,8 @@ func (s *Store) known() (map[string][]manifest.Entry, error) {
 	return known, err
 }
 
-// verifyFile compares the footer of a file with the manifest.
+// verifyFile compares the footer of a file with the manifest, and reports
+// differences as faults.
 func (s *Store) verifyFile(tx *manifest.Tx, loc string, opt store.VerifyOptions) {
 	fault := func(kind string, key store.Key, format string, args ...any) {
 		opt.Fault(store.Fault{Kind: kind, Key: key, Path: loc, Reason: fmt.Sprintf(format, args...)})
@@ -107,7 +108,7 @@ func (s *Store) verifyFile(tx *manifest.Tx, loc string, opt store.VerifyOptions)
 		case !has.Pruned.IsZero():
 			fault(store.Unrecorded, r.Key, "%d rows of a log that was pruned or replaced", r.Rows)
 		case has.Location == loc:
-		case has.Location != "" && s.holds(has.Location, r):
+		case has.Location != "" && s.hasRowsOf(has.Location, r):
 			fault(store.Doubled, r.Key, "its %d rows are also in %s", r.Rows, has.Location)
 		default:
 			fault(store.Unrecorded, r.Key, "%d rows that are in %q for the manifest", r.Rows, has.Location)
@@ -115,19 +116,19 @@ func (s *Store) verifyFile(tx *manifest.Tx, loc string, opt store.VerifyOptions)
 	}
 }
 
-// holds reports whether the file at a location has the rows of a record.
-func (s *Store) holds(loc string, r store.Record) bool {
+// hasRowsOf reports whether the file at a location has the rows of a record.
+func (s *Store) hasRowsOf(loc string, r store.Record) bool {
 	f, err := readFooter(filepath.Join(s.dir, loc))
 	return err == nil && slices.ContainsFunc(f.Records, r.Same)
 }
 
-// strangers reports files of other programs, among the files of the dataset or
-// with a name that readers of the dataset accept. locs are the files of the
-// dataset.
-func (s *Store) strangers(locs []string, opt store.VerifyOptions) error {
-	ours := map[string]bool{}
+// reportForeign reports files of other programs that are in the folders of the
+// dataset or have a name that readers of the dataset accept. locs are the
+// locations of the dataset's files.
+func (s *Store) reportForeign(locs []string, opt store.VerifyOptions) error {
+	inLocs := map[string]bool{}
 	for _, loc := range locs {
-		ours[loc] = true
+		inLocs[loc] = true
 	}
 	return filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
@@ -148,7 +149,7 @@ func (s *Store) strangers(locs []string, opt store.VerifyOptions) error {
 		}
 		isParquet := strings.HasSuffix(d.Name(), ".parquet")
 		hidden := strings.HasPrefix(d.Name(), ".") || strings.HasPrefix(d.Name(), "_")
-		if ours[loc] || !isParquet && (hidden || !strings.HasPrefix(loc, "type=")) {
+		if inLocs[loc] || !isParquet && (hidden || !strings.HasPrefix(loc, "type=")) {
 			return nil
 		}
 		if inDataset(loc) {
@@ -159,8 +160,8 @@ func (s *Store) strangers(locs []string, opt store.VerifyOptions) error {
 	})
 }
 
-// readAll reads all values of a file, and reports unreadable ones, and logs
-// with texts that end in CR.
+// readAll reads all values of a file. It reports damage, and logs with texts that
+// end in CR.
 func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions) {
 	in, err := openStored(filepath.Join(s.dir, loc))
 	if err != nil {
@@ -186,7 +187,7 @@ func (s *stored) readAll(ctx context.Context, carriage map[int]int64) (err error
 			err = fmt.Errorf("%v", p)
 		}
 	}()
-	var ends []int64 // of the rows of each record
+	var ends []int64 // row number after the last row of each record
 	sum := int64(0)
 	for _, n := range s.rowsOf() {
 		sum += n
@@ -247,8 +248,8 @@ func readColumn(cr file.ColumnChunkReader, rows int64, carriage func(row int64))
 	return nil
 }
 
-// Repair implements store.Manager. The manifest determines which of the files
-// keeps the rows.
+// Repair implements store.Manager. If the rows of a log are in several files, the
+// file that the manifest names keeps them.
 func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult, err error) {
 	if dryRun {
 		err = s.manifest.View(ctx, func(tx *manifest.Tx) error {
@@ -275,7 +276,8 @@ func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult
 	return res, store.Unavailable(err)
 }
 
-// repairs returns the expected result of Repair, and the locations.
+// repairs returns the expected result of Repair, and by location the entries
+// whose rows it removes.
 func repairs(doubled map[logText][]manifest.Entry) (res store.RepairResult, at map[string][]manifest.Entry) {
 	at = map[string][]manifest.Entry{}
 	for _, entries := range doubled {

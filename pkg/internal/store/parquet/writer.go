@@ -13,11 +13,11 @@ import (
 )
 
 // writer collects the rows of a row group, column by column, and writes them to a
-// Parquet file. It is reused for one file after the other.
+// Parquet file. It can be reused for another file.
 type writer struct {
 	buffers *buffers
 	columns []tstat.Column
-	source  []int // indexes of columns in batches; nil: the same
+	source  []int // indexes of columns in batches; nil: as in columns
 	file    *parquetfile.Writer
 	group   *parquetfile.RowGroup // being filled; nil after an error
 	extra   int                   // row groups besides the first
@@ -37,7 +37,7 @@ var fileTypes = map[tstat.Kind]parquetfile.Type{
 	tstat.Text:  parquetfile.String,
 }
 
-// newFile starts a file.
+// newFile starts a Parquet file with the given columns.
 func newFile(out io.Writer, columns []tstat.Column) *parquetfile.Writer {
 	sc := parquetfile.Schema{Name: "tstat", CreatedBy: "tstatrepo"}
 	for _, c := range columns {
@@ -142,9 +142,9 @@ func (w *writer) write(b *tstat.Batch) error {
 	return nil
 }
 
-// grow makes room for n more values. Most logs are short. A long one gets room
-// for a whole row group at once: copying growing buffers took a third of the
-// time.
+// grow makes room for n more values. Once s has longLog values, it makes room for
+// a whole row group of the given rows: copying growing buffers took a third of
+// the time.
 func grow[T any](s []T, n, rows int) []T {
 	if cap(s)-len(s) >= n {
 		return s
@@ -155,10 +155,11 @@ func grow[T any](s []T, n, rows int) []T {
 	return slices.Grow(s, n)
 }
 
-// longLog is the number of rows above which a log is long.
+// longLog is the number of rows from which grow treats a log as long. Most logs
+// are shorter.
 const longLog = 4 << 10
 
-// bytes returns the size of the collected texts.
+// bytes returns the size in bytes of the collected texts.
 func (w *writer) bytes() int {
 	n := 0
 	for i := range w.columns {
@@ -167,10 +168,10 @@ func (w *writer) bytes() int {
 	return n
 }
 
-// flush passes the collected rows to the file. Another goroutine encodes them
-// if an extra row group can be filled meanwhile.
+// flush passes the collected rows to the file. If an extra row group is available
+// to be filled meanwhile, another goroutine encodes them.
 func (w *writer) flush() error {
-	next := w.buffers.more(w.extra)
+	next := w.buffers.extraGroup(w.extra)
 	w.file.Add(w.group, next != nil || w.file.Pending() > 0)
 	w.group = next
 	if next != nil {
@@ -179,7 +180,7 @@ func (w *writer) flush() error {
 		return err
 	}
 	for w.extra > 0 && w.buffers.scarce() {
-		w.giveBack()
+		w.release()
 		if err := w.finish(); err != nil {
 			return err
 		}
@@ -188,16 +189,16 @@ func (w *writer) flush() error {
 	return nil
 }
 
-// finish writes the oldest row group that was passed to the file, and recycles
-// it.
+// finish writes the oldest row group that was passed to the file, and makes it
+// w.group.
 func (w *writer) finish() (err error) {
 	w.group, err = w.file.Finish()
 	return err
 }
 
-// giveBack returns w.group to the buffers. The file must have other row groups.
-func (w *writer) giveBack() {
-	w.buffers.giveBack(w.group)
+// release returns w.group to the buffers. The file must have other row groups.
+func (w *writer) release() {
+	w.buffers.release(w.group)
 	w.group = nil
 	w.extra--
 }
@@ -210,7 +211,7 @@ func (w *writer) close(metadata [][2]string) error {
 	}
 	for w.file.Pending() > 0 {
 		if w.group != nil {
-			w.giveBack()
+			w.release()
 		}
 		if err := w.finish(); err != nil {
 			return err
