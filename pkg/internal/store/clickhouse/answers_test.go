@@ -91,7 +91,7 @@ func FuzzAnswer(f *testing.F) {
 		if !utf8.ValidString(e.text) || len(e.text) > 520 || strings.IndexFunc(e.Error(), func(r rune) bool { return !unicode.IsPrint(r) }) >= 0 {
 			t.Fatalf("%q", e.Error())
 		}
-		if err := mark(e); codeOf(err) != e.code || errors.Is(err, store.ErrTransient) != errors.Is(err, store.ErrUnavailable) {
+		if err := classify(e); codeOf(err) != e.code || errors.Is(err, store.ErrTransient) != errors.Is(err, store.ErrUnavailable) {
 			t.Fatalf("%v", err)
 		}
 	})

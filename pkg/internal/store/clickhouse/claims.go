@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// The table of claims only grows: a renewed claim is another row with the same
-// number, and an ended claim is another row with until 0. Prune drops the
+// The table of claims only grows. Renewing a claim inserts a row with the same
+// number; ending a claim inserts a row whose until is 0. Prune drops the
 // partitions of past days.
 const (
 	claimsOrder  = "(file, folder, probe, owner)"
@@ -36,10 +36,10 @@ type claim struct {
 	version int64 // of its latest row
 }
 
-// Claim implements store.Claimer. The server's clock counts seconds, so a claim
-// may be valid for up to two seconds longer. On a cluster two owners may get
-// the same file if they ask nodes that have not replicated each other's claims
-// yet.
+// Claim implements store.Claimer. It uses the server's clock in whole seconds, so
+// a claim may be valid for up to two seconds longer than ttl. On a cluster, two
+// owners may get the same file if they ask nodes that have not yet replicated
+// each other's claims.
 func (s *Store) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !sqlstore.ValidKey(k) })
 	var out []store.Key
@@ -53,11 +53,11 @@ func (s *Store) Claim(ctx context.Context, owner string, keys []store.Key, ttl t
 	return out, nil
 }
 
-// claimKeys is how many keys are claimed at once.
+// claimKeys is the maximum number of keys in one statement.
 const claimKeys = 500
 
 func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
-	host, err := s.live(ctx)
+	host, err := s.liveHost(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -91,11 +91,11 @@ func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl t
 	for k := range renewed {
 		delete(own, k)
 	}
-	// Of two concurrent claims, the one with the larger number loses,
-	// unless it did not see the other.
+	// Of two concurrent claims, the one with the larger number is ended,
+	// unless its owner did not see the other one.
 	lost := map[store.Key]claim{}
-	for end := time.Now().Add(settleTime); len(own) > 0; {
-		held, err := s.claims(ctx, host, keysOf(own))
+	for end := time.Now().Add(conflictWait); len(own) > 0; {
+		held, err := s.claims(ctx, host, claimedKeys(own))
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +123,7 @@ func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl t
 		}
 		if len(own) > 0 {
 			select {
-			case <-time.After(settleTime / 50):
+			case <-time.After(conflictWait / 50):
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
@@ -132,7 +132,7 @@ func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl t
 	return granted, nil
 }
 
-func keysOf(m map[store.Key]claim) []store.Key {
+func claimedKeys(m map[store.Key]claim) []store.Key {
 	var keys []store.Key
 	for k := range m {
 		keys = append(keys, k)
@@ -144,7 +144,7 @@ func keysOf(m map[store.Key]claim) []store.Key {
 func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) error {
 	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !sqlstore.ValidKey(k) })
 	for chunk := range slices.Chunk(keys, claimKeys) {
-		host, err := s.live(ctx)
+		host, err := s.liveHost(ctx)
 		if err != nil {
 			return err
 		}
@@ -167,9 +167,9 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 	return nil
 }
 
-// insertClaims inserts claims for a number of seconds; 0 ends them. Clients
-// only know the server's time roughly, so the row of a claim follows the rows
-// that were read.
+// insertClaims inserts claims that expire after the given seconds; 0 ends them.
+// Clients know the server's time only roughly, so the version of a row is also
+// greater than the versions that were read for its claim.
 func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
 	if len(claims) == 0 {
 		return nil
@@ -188,7 +188,7 @@ func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map
 		" (probe, folder, file, owner, claim, until, version, at) select c.1, c.2, c.3, "+text(owner)+", c.4, "+until+", c.5, now() from (select arrayJoin(["+strings.Join(parts, ", ")+"]) as c)")
 }
 
-// claims returns the claims of keys that are valid now.
+// claims returns the claims of keys that are valid now, of all owners.
 func (s *Store) claims(ctx context.Context, host string, keys []store.Key) (map[store.Key][]claim, error) {
 	var parts []string
 	for _, k := range keys {

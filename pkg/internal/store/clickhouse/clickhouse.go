@@ -22,13 +22,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// Options of a store.
+// Options configures Open.
 type Options struct {
 	// RetryTimeout is how long an unreachable server is retried; 0 disables
 	// retries.
 	RetryTimeout time.Duration
 	Log          *slog.Logger // warnings; may be nil
-	// ReadOnly opens for reading only and creates nothing.
+	// ReadOnly makes Open create nothing. The store must not be changed.
 	ReadOnly bool
 }
 
@@ -37,15 +37,15 @@ type Store struct {
 	store.Defaults
 	*client
 	cluster   bool
-	empty     bool          // opened for reading, without records
-	absent    []string      // the columns in addedColumns that the table of records lacks: when opened for writing, only colTransform
-	offset    time.Duration // of the server's clock
+	empty     bool          // opened with ReadOnly, and the table of records does not exist
+	absent    []string      // addedColumns that the table of records lacks: without ReadOnly, at most colTransform
+	offset    time.Duration // of the server's clock to this machine's
 	dateTime  string        // type of times: DateTime or DateTime64
 	shortText string        // type of texts with few different values
 
 	mu     sync.Mutex
 	tables map[string]map[string]string // per log type: column -> type
-	behind map[string]time.Time         // replicas with the time until which they are not waited for
+	behind map[string]time.Time         // by replica: do not wait for the replica until this time
 }
 
 // Open connects to the database at a URL, clickhouse://USER@HOST/DATABASE.
@@ -66,12 +66,12 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	return s, nil
 }
 
-// open examines the server, and creates the tables that do not belong to a log
-// type.
+// open queries what the server supports, and creates the tables that do not
+// belong to a log type.
 func (s *Store) open(ctx context.Context, readOnly bool) error {
 	asked := time.Now()
 	has := map[string]bool{}
-	// LowCardinality is experimental in the first servers that have it.
+	// LowCardinality was experimental in its first versions.
 	err := s.query(ctx, "", noDatabase, "select toString(toUnixTimestamp(now())) union all select toString(name) from system.data_type_families where name in ('DateTime64', 'LowCardinality')"+
 		" union all select concat(toString(name), '=', toString(value)) from system.settings where name = 'allow_experimental_low_cardinality_type'", func(row []string) error {
 		if sec, err := strconv.ParseInt(row[0], 10, 64); err == nil {
@@ -110,20 +110,21 @@ func (s *Store) Close() error {
 // String returns the URL of the database, without secrets.
 func (s *Store) String() string { return s.url }
 
-// An attempt's number has the hour of its start, by the server's clock, in its
-// upper 20 bits; the other bits are random. So it shows the age of an attempt
-// that never got a record.
+// The number of an attempt has the hour of its start, by the server's clock, in
+// its upper 20 bits. The lower randomBits are random. So the number shows the age
+// of an attempt that never got a record.
 const randomBits = 44
 
+// newAttempt returns the number of a new attempt.
 func (s *Store) newAttempt() uint64 {
 	return uint64(time.Now().Add(s.offset).Unix()/3600)<<randomBits | rand.Uint64()>>(64-randomBits)
 }
 
-// begun returns when an attempt started, at most an hour too early.
-func begun(id uint64) time.Time { return time.Unix(int64(id>>randomBits)*3600, 0).UTC() }
+// startOf returns the start of an attempt, rounded down to the hour.
+func startOf(id uint64) time.Time { return time.Unix(int64(id>>randomBits)*3600, 0).UTC() }
 
-// An attempt that takes longer than maxAttempt is aborted. So rows that have no
-// record after abandoned can be removed.
+// An attempt that takes longer than maxAttempt is aborted. So rows without a
+// record can be removed once their attempt is older than abandoned.
 const (
 	maxAttempt = 24 * time.Hour
 	abandoned  = 48 * time.Hour
@@ -137,7 +138,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	if at := f.Time.Unix(); at < 0 || at > maxSeconds {
 		return nil, fmt.Errorf("folder %s: its time is out of the range of DateTime", f.Folder)
 	}
-	host, err := s.live(ctx)
+	host, err := s.liveHost(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ type client struct {
 	log            *slog.Logger
 
 	mu   sync.Mutex
-	host string // the last that responded, HOST:PORT
+	host string // the last host that responded, HOST:PORT
 
 	dialer       *peer.Dialer
 	stall, whole time.Duration // stallTimeout, wholeTimeout
@@ -43,9 +43,10 @@ const (
 	maxLine   = 1 << 20
 )
 
-// Limits of a server's delays: to start a response (an INSERT responds only at
-// its end, and ON CLUSTER waits for all nodes), to accept or send the next
-// bytes, and to send a whole response.
+// Timeouts for a server. answerTimeout limits the wait for the start of a
+// response: an INSERT responds only at its end, and ON CLUSTER waits for all
+// nodes. stallTimeout limits the wait to send or receive the next bytes.
+// wholeTimeout limits the wait for a whole response.
 const (
 	connectTimeout = 10 * time.Second
 	answerTimeout  = 5 * time.Minute
@@ -65,7 +66,7 @@ func newClient(text string, cfg *config, opt Options) (*client, error) {
 	}
 	if cfg.secure {
 		if _, err := cfg.tls.Client(); err != nil {
-			return nil, err // an error in the files, which waiting does not cure
+			return nil, err // invalid files: a retry would not help
 		}
 	}
 	t := c.dialer.Transport()
@@ -82,11 +83,12 @@ func (c *client) close() { c.http.CloseIdleConnections() }
 // params are settings of one request.
 type params map[string]string
 
-// noDatabase is the setting for statements about a database that may be missing.
+// noDatabase makes post omit the database, which may not exist yet.
 var noDatabase = params{"database": ""}
 
-// post sends a request to a host, and returns the body of a successful
-// response. The caller must close it.
+// post sends a request to a host, and returns the body of a successful response.
+// The caller must close the body. length is the length of the request's body, or
+// -1 if unknown. Errors are passed through classify.
 func (c *client) post(ctx context.Context, host string, p params, body io.Reader, length int64) (io.ReadCloser, error) {
 	q := url.Values{"database": {c.cfg.database}}
 	for name, v := range p {
@@ -113,7 +115,7 @@ func (c *client) post(ctx context.Context, host string, p params, body io.Reader
 		if errors.As(err, &ue) { // the error would contain the whole query
 			err = ue.Err
 		}
-		return nil, mark(fmt.Errorf("%s: %w", host, err))
+		return nil, classify(fmt.Errorf("%s: %w", host, err))
 	}
 	answer := &answer{ctx: ctx, cancel: cancel, body: resp.Body, stall: c.stall, left: c.whole}
 	if resp.StatusCode == http.StatusOK && resp.Header.Get("X-ClickHouse-Exception-Code") == "" {
@@ -122,31 +124,31 @@ func (c *client) post(ctx context.Context, host string, p params, body io.Reader
 	defer answer.Close()
 	text, err := io.ReadAll(io.LimitReader(answer, maxError))
 	if len(text) == 0 && err != nil {
-		return nil, mark(fmt.Errorf("%s: %w", host, err))
+		return nil, classify(fmt.Errorf("%s: %w", host, err))
 	}
-	return nil, mark(answerError(host, resp.StatusCode, resp.Header.Get("X-ClickHouse-Exception-Code"), string(text)))
+	return nil, classify(answerError(host, resp.StatusCode, resp.Header.Get("X-ClickHouse-Exception-Code"), string(text)))
 }
 
-// answer is the body of a response with limited delays. The time that its
-// reader needs in between does not count.
+// answer is the body of a response, with timeouts for reading it. The time
+// between two Reads does not count.
 type answer struct {
 	ctx    context.Context // of the request
 	cancel context.CancelCauseFunc
 	body   io.ReadCloser
-	stall  time.Duration // for the next bytes
-	left   time.Duration // for the rest
+	stall  time.Duration // timeout of one Read
+	left   time.Duration // timeout of all further Reads
 }
 
-var errSlow = errors.New("it takes too long")
+var errTimeout = errors.New("it takes too long")
 
 func (a *answer) Read(p []byte) (int, error) {
 	begin := time.Now()
-	timer := time.AfterFunc(min(a.stall, a.left), func() { a.cancel(errSlow) })
+	timer := time.AfterFunc(min(a.stall, a.left), func() { a.cancel(errTimeout) })
 	n, err := a.body.Read(p)
 	timer.Stop()
 	a.left -= time.Since(begin)
-	if err != nil && err != io.EOF && errors.Is(context.Cause(a.ctx), errSlow) {
-		err = errSlow
+	if err != nil && err != io.EOF && errors.Is(context.Cause(a.ctx), errTimeout) {
+		err = errTimeout
 	}
 	return n, err
 }
@@ -165,8 +167,8 @@ func (c *client) retry(ctx context.Context, f func() error) error {
 	return p.Do(ctx, f)
 }
 
-// order returns the hosts to try, starting with the last that responded.
-func (c *client) order() []string {
+// hostOrder returns the hosts to try, starting with the last one that responded.
+func (c *client) hostOrder() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	hosts := []string{c.host}
@@ -185,10 +187,11 @@ func (c *client) prefer(host string) {
 	c.host = host
 }
 
-// each calls f with one host after the other until one is available.
-func (c *client) each(f func(host string) error) error {
+// tryHosts calls f with one host after the other until f succeeds or returns a
+// permanent error. If all hosts fail, it returns the first error.
+func (c *client) tryHosts(f func(host string) error) error {
 	var first error
-	for _, h := range c.order() {
+	for _, h := range c.hostOrder() {
 		err := f(h)
 		if err == nil || !errors.Is(err, store.ErrTransient) {
 			c.prefer(h)
@@ -201,30 +204,32 @@ func (c *client) each(f func(host string) error) error {
 	return first
 }
 
-// live returns a host that responds, if there are several.
-func (c *client) live(ctx context.Context) (host string, err error) {
+// liveHost returns a host that responds. If there is only one host, it returns
+// that host without a request.
+func (c *client) liveHost(ctx context.Context) (host string, err error) {
 	if len(c.cfg.hosts) == 1 {
 		return c.cfg.hosts[0], nil
 	}
-	err = c.each(func(h string) error {
+	err = c.tryHosts(func(h string) error {
 		host = h
 		return c.query(ctx, h, noDatabase, "select 1", func([]string) error { return nil })
 	})
 	return host, err
 }
 
-// exec runs a statement on a host; "" stands for any available one.
+// exec runs a statement without a result. host is "" for any available host.
 func (c *client) exec(ctx context.Context, host string, p params, sql string) error {
 	return c.query(ctx, host, p, sql, func([]string) error { return errors.New("unexpected answer") })
 }
 
-// query runs a statement and calls f with each row of the response: the
-// unescaped fields of TabSeparated. host is "" for any available host.
+// query runs a statement and calls f with the unescaped fields of each row of the
+// response. host is "" for any available host.
 func (c *client) query(ctx context.Context, host string, p params, sql string, f func(row []string) error) error {
 	if host == "" {
-		return c.each(func(h string) error { return c.query(ctx, h, p, sql, f) })
+		return c.tryHosts(func(h string) error { return c.query(ctx, h, p, sql, f) })
 	}
-	// Errors come before the response, not in the middle of it.
+	// With this setting, servers report errors before the response instead of
+	// in the middle.
 	all := params{"wait_end_of_query": "1"}
 	for name, v := range p {
 		all[name] = v
@@ -237,7 +242,8 @@ func (c *client) query(ctx context.Context, host string, p params, sql string, f
 	return readRows(host, body, maxAnswer, f)
 }
 
-// readRows calls f with each row of a host's response, of at most limit bytes.
+// readRows calls f with each row of a host's response. A response of more than
+// limit bytes is an error.
 func readRows(host string, body io.Reader, limit int64, f func(row []string) error) error {
 	bounded := &io.LimitedReader{R: body, N: limit + 1}
 	in := bufio.NewScanner(bounded)
@@ -246,7 +252,7 @@ func readRows(host string, body io.Reader, limit int64, f func(row []string) err
 	for n := 1; in.Scan(); n++ {
 		line := in.Bytes()
 		if bytes.HasPrefix(line, []byte("Code: ")) && exception.Match(line) {
-			return mark(answerError(host, http.StatusOK, "", string(line)))
+			return classify(answerError(host, http.StatusOK, "", string(line)))
 		}
 		if err := f(splitRow(line)); err != nil {
 			return fmt.Errorf("%s: answer, line %d: %w", host, n, err)
@@ -254,18 +260,18 @@ func readRows(host string, body io.Reader, limit int64, f func(row []string) err
 	}
 	err := in.Err()
 	switch {
-	case bounded.N == 0: // otherwise the response would look complete
+	case bounded.N == 0: // the limit would look like the end of the response
 		err = errors.New("it is too long")
 	case errors.Is(err, bufio.ErrTooLong):
 		err = errors.New("a line is too long")
 	case err == nil:
 		return nil
 	}
-	return mark(fmt.Errorf("%s: answer: %w", host, err))
+	return classify(fmt.Errorf("%s: answer: %w", host, err))
 }
 
-// wholeLines is bufio.ScanLines for text whose last line must have a newline:
-// without it, the answer was cut.
+// wholeLines is like bufio.ScanLines, but returns io.ErrUnexpectedEOF if the last
+// line has no newline, because then the response is incomplete.
 func wholeLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
 	if i := bytes.IndexByte(data, '\n'); i >= 0 {
 		return i + 1, data[:i], nil
@@ -278,7 +284,7 @@ func wholeLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
 
 var unescape = strings.NewReplacer(`\\`, `\`, `\t`, "\t", `\n`, "\n", `\r`, "\r", `\0`, "\x00", `\'`, "'", `\b`, "\b", `\f`, "\f")
 
-// splitRow splits a line of TabSeparated.
+// splitRow splits a line in the format TabSeparated into unescaped fields.
 func splitRow(line []byte) []string {
 	row := strings.Split(string(line), "\t")
 	for i, f := range row {
@@ -289,7 +295,7 @@ func splitRow(line []byte) []string {
 	return row
 }
 
-// quoter escapes the characters that end a literal or a quoted name.
+// quoter escapes a literal or a quoted name.
 var quoter = strings.NewReplacer(`\`, `\\`, `'`, `\'`, "`", "\\`", "\n", `\n`, "\t", `\t`, "\r", `\r`, "\x00", `\0`, "\b", `\b`, "\f", `\f`)
 
 // name quotes the name of a table, column, database or cluster.

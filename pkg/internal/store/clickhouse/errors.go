@@ -19,8 +19,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// serverError is an error from a server. Code is ClickHouse's, or 0 if the
-// error does not come from ClickHouse.
+// serverError is an error response of a server. code is the code of ClickHouse's
+// exception, or 0 if the error does not come from ClickHouse.
 type serverError struct {
 	host   string
 	status int
@@ -39,20 +39,21 @@ var exception = regexp.MustCompile(`(?s)^Code: (\d+)[,.](?: e\.displayText\(\) =
 
 var nodeException = regexp.MustCompile(`(?s)^There was an error on \[[^\]]*\]: .*?Code: (\d+)[,.]`)
 
-// answerError parses the text of an exception.
+// answerError returns the error of a response: code is that of its header, and
+// text its body.
 func answerError(host string, status int, code, text string) *serverError {
 	e := &serverError{host: host, status: status}
-	e.code, _ = strconv.Atoi(code) // not a number: not from ClickHouse
+	e.code, _ = strconv.Atoi(code) // 0 if not from ClickHouse
 	if m := exception.FindStringSubmatch(text); m != nil {
 		e.code, _ = strconv.Atoi(m[1])
 		text = m[2]
 	}
-	// For a statement on a cluster, the error of the node counts.
+	// For a statement on a cluster, the code of the node's error counts.
 	if m := nodeException.FindStringSubmatch(text); m != nil {
 		e.code, _ = strconv.Atoi(m[1])
 	}
 	text, _, _ = strings.Cut(text, ", e.what() = ")
-	// One printable line, because any server may have sent it.
+	// Make it one printable line, because any server may have sent the text.
 	text = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
@@ -66,8 +67,7 @@ func answerError(host string, status int, code, text string) *serverError {
 	return e
 }
 
-// Codes of ClickHouse's exceptions that the package interprets, from
-// dbms/src/Common/ErrorCodes.cpp.
+// Codes of ClickHouse's exceptions, from dbms/src/Common/ErrorCodes.cpp.
 const (
 	codeNoSuchColumn    = 16
 	codeDuplicateColumn = 15
@@ -86,8 +86,8 @@ const (
 	codeKeeper          = 999
 )
 
-// passing are the codes of transient exceptions.
-var passing = map[int]bool{
+// transientCodes are the codes of transient exceptions.
+var transientCodes = map[int]bool{
 	3:   true, // UNEXPECTED_END_OF_FILE, of a node that disconnected
 	32:  true, // ATTEMPT_TO_READ_AFTER_EOF
 	74:  true, // CANNOT_READ_FROM_FILE_DESCRIPTOR
@@ -136,8 +136,8 @@ var passing = map[int]bool{
 	999: true, // KEEPER_EXCEPTION
 }
 
-// fileCodes are the codes of exceptions that mean a full or failed disk, or a
-// lack of memory or descriptors, depending on the error of the system.
+// fileCodes are the codes of exceptions that are transient if their text matches
+// transientSystem: a full or failed disk, or a lack of memory or descriptors.
 var fileCodes = map[int]bool{
 	76:   true, // CANNOT_OPEN_FILE
 	77:   true, // CANNOT_CLOSE_FILE
@@ -149,7 +149,7 @@ var fileCodes = map[int]bool{
 	1002: true, // UNKNOWN_EXCEPTION
 }
 
-var systemPasses = regexp.MustCompile(`No space left|Disk quota exceeded|Read-only file system|Too many open files|Cannot allocate memory|bad_alloc|Input/output error`)
+var transientSystem = regexp.MustCompile(`No space left|Disk quota exceeded|Read-only file system|Too many open files|Cannot allocate memory|bad_alloc|Input/output error`)
 
 // codeOf returns the code of ClickHouse's exception in err, or 0.
 func codeOf(err error) int {
@@ -160,17 +160,17 @@ func codeOf(err error) int {
 	return 0
 }
 
-// mark marks transient errors as store.ErrUnavailable and store.ErrTransient,
-// and adds a hint to others.
-func mark(err error) error {
+// classify marks transient errors as store.ErrUnavailable and
+// store.ErrTransient. It adds hints to some permanent errors.
+func classify(err error) error {
 	if err == nil || errors.Is(err, store.ErrTransient) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	var se *serverError
 	if errors.As(err, &se) {
 		switch {
-		case passing[se.code], se.code == 0 && (se.status >= 502 && se.status <= 504 || se.status == http.StatusTooManyRequests),
-			fileCodes[se.code] && systemPasses.MatchString(se.text), se.code == 1000 && strings.Contains(se.text, "Timeout"):
+		case transientCodes[se.code], se.code == 0 && (se.status >= 502 && se.status <= 504 || se.status == http.StatusTooManyRequests),
+			fileCodes[se.code] && transientSystem.MatchString(se.text), se.code == 1000 && strings.Contains(se.text, "Timeout"):
 			return sqlstore.Transient(err)
 		case se.code == codeUnknownUser, se.code == codeWrongPassword, se.code == codeRequired, se.code == codeAuthentication:
 			return hint.Add(err, "give the password in CLICKHOUSE_PASSWORD or ?password-file=FILE, not on the command line")
@@ -199,12 +199,12 @@ func mark(err error) error {
 	}
 	var ne net.Error
 	if errors.As(err, &ne) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSlow) || strings.Contains(err.Error(), "server closed idle connection") {
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errTimeout) || strings.Contains(err.Error(), "server closed idle connection") {
 		return sqlstore.Transient(err)
 	}
 	return err
 }
 
-// refusal matches TLS alerts of a server that requires a certificate, or
-// another one; crypto/tls has no types for them.
+// refusal matches TLS alerts of a server that requires a certificate or rejects
+// the client's certificate. crypto/tls has no types for these alerts.
 var refusal = regexp.MustCompile(`certificate|access denied|handshake failure|protocol version|insufficient security`)

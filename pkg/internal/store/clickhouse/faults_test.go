@@ -69,7 +69,7 @@ func TestPassingErrors(t *testing.T) {
 		{500, "Code: 193, e.displayText() = DB::Exception: Wrong password, e.what() = DB::Exception", false},
 		{404, "not found", false},
 	} {
-		err := mark(answerError("host", c.status, "", c.answer))
+		err := classify(answerError("host", c.status, "", c.answer))
 		if got := errors.Is(err, store.ErrTransient); got != c.passes || errors.Is(err, store.ErrUnavailable) != got {
 			t.Errorf("tried again: %v: %v", got, err)
 		}

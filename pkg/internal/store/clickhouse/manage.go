@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// logTypes returns the log types of the records.
+// logTypes returns the log types that have records.
 func (s *Store) logTypes(ctx context.Context) ([]string, error) {
 	if s.empty {
 		return nil, nil
@@ -70,7 +70,7 @@ func (s *Store) Records(ctx context.Context, f func(store.Record) error) error {
 	return nil
 }
 
-// countRecords is how many records are counted at once.
+// countRecords is the maximum number of records counted in one statement.
 const countRecords = 1000
 
 // Count implements store.Manager.
@@ -96,10 +96,10 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	return counts, nil
 }
 
-// countOf counts the rows of the records with the given indexes, which have one
-// log type and are ordered by time.
+// countOf stores in counts the number of rows of the records with the given
+// indexes. These records must have the same log type and be ordered by time.
 func (s *Store) countOf(ctx context.Context, logType string, records []store.Record, indexes []int, counts []int64) error {
-	of := map[uint64]int{}
+	indexOf := map[uint64]int{}
 	var keys []store.Key
 	for _, i := range indexes {
 		keys = append(keys, records[i].Key)
@@ -113,7 +113,7 @@ func (s *Store) countOf(ctx context.Context, logType string, records []store.Rec
 		i := slices.IndexFunc(indexes, func(i int) bool { return records[i].Same(r) })
 		id, err := strconv.ParseUint(r.Location, 10, 64)
 		if i >= 0 && err == nil && r.Pruned.IsZero() {
-			of[id] = indexes[i]
+			indexOf[id] = indexes[i]
 			ids = append(ids, r.Location)
 		}
 	}
@@ -131,17 +131,17 @@ func (s *Store) countOf(ctx context.Context, logType string, records []store.Rec
 		if err != nil {
 			return err
 		}
-		if i, ok := of[id]; ok {
+		if i, ok := indexOf[id]; ok {
 			counts[i], err = strconv.ParseInt(row[1], 10, 64)
 		}
 		return err
 	})
 }
 
-// Prune implements store.Manager. It first hides all files at once, by their
-// records, and then drops the partitions of their days. It also removes
-// invisible rows: those of replaced files, and those of imports that ended
-// without a record at least two days ago.
+// Prune implements store.Manager. It first marks all records of a log type as
+// pruned, which hides their rows, and then drops the partitions of their days. It
+// also removes invisible rows of replaced files, and of imports that started at
+// least two days ago and have no record.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	types, err := s.logTypes(ctx)
@@ -161,8 +161,8 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 
 func (s *Store) pruneType(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) error {
 	for {
-		// If an import of such an old log ends while partitions are
-		// dropped, another round is needed.
+		// An import of such an old log may end while partitions are
+		// dropped. Repeat until no record was marked.
 		marked, err := s.markPruned(ctx, logType, before, dryRun, res)
 		if err != nil || dryRun {
 			return err
@@ -180,11 +180,11 @@ func (s *Store) pruneType(ctx context.Context, logType string, before time.Time,
 	}
 }
 
-// markPruned hides the files of a log type before a time, and reports whether
-// there were any.
+// markPruned marks the records of a log type before a time as pruned, and adds
+// them to res. It reports whether it marked any.
 func (s *Store) markPruned(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) (bool, error) {
-	// The name of a folder is its time in some zone; names of old Tstat
-	// versions begin with the hour.
+	// The name of a folder is its time in some zone, so allow two days. Names
+	// of old Tstat versions begin with the hour.
 	old := "file = " + text(logType) + " and (folder < " + text(before.UTC().AddDate(0, 0, 2).Format("2006_01_02")) + " or not match(folder, '^[0-9]{4}_'))"
 	var body strings.Builder
 	body.WriteString("insert into " + s.filesTable() + " (file_id, event, probe, folder, file, sha256, pruned_us) format TabSeparated\n")
@@ -212,7 +212,7 @@ func (s *Store) markPruned(ctx context.Context, logType string, before time.Time
 	return true, s.exec(ctx, "", params{"insert_deduplicate": "0"}, body.String())
 }
 
-// dropBefore drops the partitions of a table's days before a time.
+// dropBefore drops the daily partitions of a table that end before a time.
 func (s *Store) dropBefore(ctx context.Context, table string, before time.Time) error {
 	parts := "system.parts"
 	if s.cluster {
@@ -237,10 +237,10 @@ func (s *Store) dropBefore(ctx context.Context, table string, before time.Time) 
 	return nil
 }
 
-// sweepRows limits how many attempts one statement removes.
+// sweepRows is the maximum number of attempts whose rows one statement removes.
 const sweepRows = 5000
 
-// sweep removes the rows of invisible attempts.
+// sweep removes the rows of attempts that were replaced, withdrawn or abandoned.
 func (s *Store) sweep(ctx context.Context, logType string) error {
 	where := "file = " + text(logType)
 	known := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventCommit) + ")"
@@ -256,7 +256,7 @@ func (s *Store) sweep(ctx context.Context, logType string) error {
 			return errFields
 		}
 		id, err := strconv.ParseUint(row[0], 10, 64)
-		if err == nil && (row[1] == "1" || begun(id).Before(oldest)) {
+		if err == nil && (row[1] == "1" || startOf(id).Before(oldest)) {
 			dead = append(dead, row[0])
 		}
 		return err

@@ -10,7 +10,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// form is how the values of a table's column are written in a Native block.
+// form is the encoding of a column's values in a Native block.
 type form uint8
 
 const (
@@ -24,8 +24,8 @@ const (
 	formTime                // DateTime64(6): microseconds since the epoch, Int64
 )
 
-// formOf returns the form of a column's type, as given by system.columns, for
-// values of a kind.
+// formOf returns the form in which a column of type typ, as in system.columns,
+// stores values of a kind. ok is false if the column cannot store them.
 func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
 	plain := unwrap(typ, "LowCardinality")
 	inner := unwrap(plain, "Nullable")
@@ -51,7 +51,7 @@ func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
 	return f, nullable, ok
 }
 
-// unwrap returns X of OUTER(X), else typ.
+// unwrap returns X if typ is OUTER(X), else typ.
 func unwrap(typ, outer string) string {
 	if rest, ok := strings.CutPrefix(typ, outer+"("); ok && strings.HasSuffix(rest, ")") {
 		return rest[:len(rest)-1]
@@ -59,7 +59,7 @@ func unwrap(typ, outer string) string {
 	return typ
 }
 
-// target is a column of a table, and where its values come from.
+// target is a column of a table, and the source of its values.
 type target struct {
 	name     string
 	typ      string // on the server
@@ -68,16 +68,17 @@ type target struct {
 	source   int // index into store.FileInfo.Columns
 }
 
-// column is a target during the building of blocks.
+// column is a target with the values for the current block.
 type column struct {
 	target
-	head  []byte // name and type, in the form of a block
-	nulls []byte // one byte a row
+	head  []byte // name and type, encoded
+	nulls []byte // a byte per row: 1 for NULL
 	data  []byte
 }
 
-// blockRows is the number of rows of a full block. Each column of a block has a
-// cost at the server; at 130 columns a block takes about 10 MiB.
+// blockRows is the number of rows at which a block is sent. Each column of a
+// block costs the server time, so blocks should not be small. With 130 columns a
+// block has about 10 MiB.
 const blockRows = 8192
 
 // block collects rows by column in ClickHouse's format Native: the number of
@@ -93,15 +94,15 @@ type block struct {
 	types         [4]string // of the store's own columns
 }
 
-// Limits of times. A DateTime ends in 2106. DateTime64(6) can store more than
-// servers can show, which is the years 1900 to 2299.
+// Limits of times. A DateTime ends in 2106. DateTime64(6) is limited to the years
+// 1900 to 2299, because servers cannot show other times.
 const (
 	maxSeconds = math.MaxUint32
 	minTime    = -2208988800 * 1e6
 	maxTime    = 10413792000 * 1e6
 )
 
-// add appends the rows of b except those in skip.
+// add appends the rows of b except those marked in skip; skipped is their number.
 func (k *block) add(b *tstat.Batch, skip []bool, skipped int) {
 	for i := range k.columns {
 		k.columns[i].add(b, skip)
@@ -151,7 +152,7 @@ func (c *column) add(b *tstat.Batch, skip []bool) {
 	}
 }
 
-// addWritten appends the fields of the rows of b.
+// addWritten appends the fields of the rows of b, as Tstat wrote them.
 func (c *column) addWritten(b *tstat.Batch, skip []bool) {
 	v, ok := b.Column(c.source)
 	for i := range b.Len() {
@@ -220,7 +221,7 @@ func (c *column) addAll(v tstat.Vector) {
 	c.data = d
 }
 
-// value appends value number i of a vector.
+// value appends the value with index i of a vector.
 func (c *column) value(v tstat.Vector, i int) {
 	switch c.form {
 	case formInt, formTime:
@@ -245,7 +246,8 @@ func bit(x bool) byte {
 	return 0
 }
 
-// fits reports whether a column can hold a time.
+// fits reports whether the column can hold a time, in microseconds since the
+// epoch.
 func (c *column) fits(us int64) bool {
 	if c.form == formTime {
 		return us >= minTime && us < maxTime
@@ -253,9 +255,10 @@ func (c *column) fits(us int64) bool {
 	return us >= 0 && us/1e6 <= maxSeconds
 }
 
-// unfit finds rows with a time that a column cannot hold. It returns them in
-// skip, if there are any, with a reason for each.
-func (k *block) unfit(b *tstat.Batch) (skip []bool, reasons map[int]string) {
+// findUnfit finds the rows with a time that a column cannot hold. skip has an
+// element per row, or is nil if all rows fit. reasons has the reason for each
+// unfit row.
+func (k *block) findUnfit(b *tstat.Batch) (skip []bool, reasons map[int]string) {
 	for i := range k.columns {
 		c := &k.columns[i]
 		if c.form != formSeconds && c.form != formTime {
@@ -280,8 +283,8 @@ func (k *block) unfit(b *tstat.Batch) (skip []bool, reasons map[int]string) {
 	return skip, reasons
 }
 
-// take appends the block to out and empties it.
-func (k *block) take(out []byte) []byte {
+// appendTo appends the block to out and empties it.
+func (k *block) appendTo(out []byte) []byte {
 	out = binary.AppendUvarint(out, uint64(len(k.types)+len(k.columns)))
 	out = binary.AppendUvarint(out, uint64(k.rows))
 	for i, own := range ownColumns {
@@ -309,8 +312,8 @@ func (k *block) take(out []byte) []byte {
 }
 
 func appendHead(out []byte, name, typ string) []byte {
-	// LowCardinality is sent as the type inside, which every server
-	// accepts.
+	// Values of LowCardinality are sent as the inner type, which every
+	// server accepts.
 	return appendString(appendString(out, name), unwrap(typ, "LowCardinality"))
 }
 

@@ -16,20 +16,20 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// The table of records is a list of events that only grows. Rows carry the
-// number of the attempt that stored them; they are visible if it is among the
-// records.
+// The table of records is a list of events that only grows. Each row carries the
+// number of the attempt that stored it. A row is visible if its attempt has a
+// record.
 //
-// An attempt is live from its commit on, until its withdraw, or until another
-// one's commit, itself not withdrawn, lists it in replaces. Of several live
-// attempts with the same key and content, which two importers can make at the
-// same time, the one with the smallest number counts. Content is the text and
-// its place. Every reader comes to
-// the same result, in whatever order and however late it sees the events.
+// An attempt is live once it has a commit event. It is no longer live once it has
+// a withdraw event, or once the commit of another attempt that was not withdrawn
+// lists it in replaces. Two importers can create live attempts with the same key,
+// text and place at the same time. Then only the attempt with the smallest number
+// has a record. So the result does not depend on the order in which a reader sees
+// the events.
 const (
 	eventCommit   = "commit"
 	eventRefresh  = "refresh"  // new size, mtime and path
-	eventWithdraw = "withdraw" // of an attempt that lost to another
+	eventWithdraw = "withdraw" // the attempt conflicted with another one
 	eventPrune    = "prune"    // the rows were removed
 )
 
@@ -66,17 +66,18 @@ var addedColumns = []string{"place String", "head String", "damaged UInt8", colT
 
 const colTransform = "transform"
 
-// filesOrder is the order of the table of records: by log type, then by time.
+// filesOrder is the sorting key of the table of records. Folder names sort by
+// time.
 const filesOrder = "(file, folder, probe, file_id, version)"
 
 // fileColumns are the columns of the table of records, in order.
 var fileColumns = []string{"file_id", "event", "version", "replaces", "probe", "folder", "file", "sha256", "length", "size", "mtime_ns",
 	"path", "type", "layout", "time", "rows", "rejects", "cut", "imported_us", "pruned_us", "place", "head", "damaged", colTransform}
 
-// noTime is the number of an unset time in the columns of times.
+// noTime is the value of an unset time in a column of microseconds.
 const noTime = 0
 
-// microsOf returns the number of a time in the columns.
+// microsOf returns a time in microseconds since the epoch, or noTime.
 func microsOf(t time.Time) int64 {
 	if t.IsZero() {
 		return noTime
@@ -84,6 +85,7 @@ func microsOf(t time.Time) int64 {
 	return t.UnixMicro()
 }
 
+// timeOf is the inverse of microsOf.
 func timeOf(us int64) time.Time {
 	if us == noTime {
 		return time.Time{}
@@ -100,10 +102,12 @@ type event struct {
 	rec      store.Record
 }
 
-// eventFields are the fields that readEvent expects, without addedColumns.
+// eventFields are the fields that readEvent expects, in order, followed by
+// addedColumns.
 const eventFields = "file_id, event, version, arrayStringConcat(arrayMap(x -> toString(x), replaces), ','), probe, folder, file, sha256, length, size, " +
 	"mtime_ns, path, type, layout, toUnixTimestamp(time), rows, rejects, cut, imported_us, pruned_us"
 
+// readEvent parses a row of the table of records.
 func readEvent(row []string) (e event, err error) {
 	if len(row) != len(fileColumns) {
 		return e, fmt.Errorf("%d fields, not %d", len(row), len(fileColumns))
@@ -115,9 +119,9 @@ func readEvent(row []string) (e event, err error) {
 		}
 		return x
 	}
-	// within parses a number that must be at most most, because larger
-	// times have no text.
-	within := func(i int, most int64) int64 {
+	// limited parses a number from 0 to most: times beyond that cannot be
+	// formatted.
+	limited := func(i int, most int64) int64 {
 		x := number(i)
 		if err == nil && (x < 0 || x > most) {
 			err = fmt.Errorf("%s: %d is out of range", fileColumns[i], x)
@@ -140,19 +144,19 @@ func readEvent(row []string) (e event, err error) {
 	r := &e.rec
 	r.Probe, r.Folder, r.File, r.SHA256 = row[4], row[5], row[6], row[7]
 	r.Length, r.Size, r.ModTime, r.Path = number(8), number(9), time.Unix(0, number(10)).UTC(), losslessjson.Unescape(row[11])
-	r.Type, r.Layout, r.Time = row[12], row[13], time.Unix(within(14, maxSeconds), 0).UTC()
+	r.Type, r.Layout, r.Time = row[12], row[13], time.Unix(limited(14, maxSeconds), 0).UTC()
 	r.Rows, r.Rejects, r.Cut = number(15), number(16), number(17)
-	r.Imported, r.Pruned = timeOf(within(18, maxTime)), timeOf(within(19, maxTime))
+	r.Imported, r.Pruned = timeOf(limited(18, maxTime)), timeOf(limited(19, maxTime))
 	r.Place, r.Head, r.Damaged = losslessjson.Unescape(row[20]), row[21], row[22] == "1"
 	r.Transform = row[23]
 	r.Location = row[0]
 	return e, err
 }
 
-// attempt is the state of one attempt, according to the events.
+// attempt is the state of one attempt after all its events.
 type attempt struct {
-	event            // its commit, with later changes
-	changed   uint64 // version of the last change
+	event            // the commit, updated by later events
+	changed   uint64 // version of the last refresh
 	committed bool
 	withdrawn bool
 	replaced  bool
@@ -161,7 +165,7 @@ type attempt struct {
 // history holds the attempts of one key, by number.
 type history map[uint64]*attempt
 
-// add adds an event.
+// add updates the history with an event. Events may be added in any order.
 func (h history) add(e event) {
 	a := h[e.id]
 	if a == nil {
@@ -188,7 +192,7 @@ func (h history) add(e event) {
 	}
 }
 
-// live returns the live attempts, by number.
+// live returns the live attempts, ordered by number.
 func (h history) live() []*attempt {
 	for _, a := range h {
 		if a.committed && !a.withdrawn {
@@ -208,7 +212,7 @@ func (h history) live() []*attempt {
 	return out
 }
 
-// records returns the records: for each content the first live attempt.
+// records returns the records: the first live attempt of each text and place.
 func (h history) records() []store.Record {
 	var out []store.Record
 	for _, a := range h.live() {
@@ -261,7 +265,8 @@ func (s *Store) history(ctx context.Context, host string, k store.Key) (history,
 	return h, err
 }
 
-// maxQuery limits the text of a query. Servers accept 256 KiB.
+// maxQuery limits the list of keys in a query, in bytes. Servers accept queries
+// of 256 KiB.
 const maxQuery = 128 << 10
 
 // Lookup implements store.Store.
@@ -281,7 +286,8 @@ func (s *Store) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Reco
 	return slices.DeleteFunc(rs, func(r store.Record) bool { return own[r.Key] }), err
 }
 
-// lookup returns the records whose columns have the values of one of the keys.
+// lookup returns the records for which columns, a tuple in SQL, equals the values
+// of one of the keys.
 func (s *Store) lookup(ctx context.Context, keys []store.Key, columns string, values func(store.Key) string) ([]store.Record, error) {
 	if s.empty {
 		return nil, nil
@@ -331,7 +337,7 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 	if !sqlstore.ValidKey(r.Key) || s.empty {
 		return nil
 	}
-	// The version is one above that of the last change.
+	// The version is one greater than that of the previous refresh.
 	sql := "insert into " + s.filesTable() + " (file_id, event, version, probe, folder, file, sha256, place, size, mtime_ns, path)" +
 		" select file_id, " + text(eventRefresh) + ", max(version) + 1, probe, folder, file, sha256, place, " +
 		literals(r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path)) + " from " + s.filesTable() + " where " + isKey(r.Key) + " and sha256 = " + text(r.SHA256) +
@@ -339,7 +345,7 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 	return s.exec(ctx, "", params{"insert_deduplicate": "0"}, sql)
 }
 
-// literals returns values as SQL text, separated by commas.
+// literals returns strings and integers as SQL text, separated by commas.
 func literals(values ...any) string {
 	var b strings.Builder
 	for i, v := range values {
@@ -356,7 +362,8 @@ func literals(values ...any) string {
 	return b.String()
 }
 
-// list returns texts of records as a list for IN, which is never empty.
+// list returns Text identifiers of records as a list for IN. The list has an
+// additional empty text, because IN requires an element.
 func list(texts []string) string {
 	quoted := []string{"''"}
 	for _, t := range texts {
@@ -365,8 +372,8 @@ func list(texts []string) string {
 	return "(" + strings.Join(quoted, ",") + ")"
 }
 
-// liveOnly returns the condition (HAVING) for the live attempts among those
-// selected by where, grouped by file_id. It is history.live in SQL.
+// liveOnly returns history.live in SQL: a HAVING condition for rows selected by
+// where and grouped by file_id.
 func (s *Store) liveOnly(where string) string {
 	withdrawn := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventWithdraw) + ")"
 	return "countIf(event = " + text(eventCommit) + ") > 0 and file_id not in " + withdrawn +
@@ -374,8 +381,8 @@ func (s *Store) liveOnly(where string) string {
 		" and event = " + text(eventCommit) + " and file_id not in " + withdrawn + ")"
 }
 
-// visible returns the query for the attempts of a log type whose rows are
-// visible.
+// visible returns the query for the numbers of the attempts of a log type whose
+// rows are visible.
 func (s *Store) visible(logType string) string {
 	place := ", place"
 	if slices.Contains(s.absent, addedColumns[0]) {
@@ -390,13 +397,14 @@ func (s *Store) visible(logType string) string {
 		" and file_id not in " + withdrawn + ") group by probe, folder, sha256" + place
 }
 
-// settleTime is how long a commit waits for a concurrent commit of the same
-// file to withdraw.
-const settleTime = 2 * time.Second
+// conflictWait is how long a commit or claim waits for a concurrent one of the
+// same file to withdraw.
+const conflictWait = 2 * time.Second
 
-// commit adds the record of attempt id, see store.FileTx. If two importers do
-// so concurrently, each checks the events again. The one with the larger number
-// withdraws, unless it did not see the other; then the other one does.
+// commit adds the record of attempt id, see store.FileTx. Afterwards it reads the
+// events again, in case another importer has committed the same file at the same
+// time. The attempt with the larger number is then withdrawn. If its importer did
+// not see the other attempt, the other importer withdraws.
 func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Record, known, replace []store.Record) error {
 	texts := func(rs []store.Record) (out []string) {
 		for _, k := range rs {
@@ -427,34 +435,34 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 	if err := s.exec(ctx, host, params{"insert_deduplicate": "0"}, sql); err != nil {
 		return err
 	}
-	for end := time.Now().Add(settleTime); ; {
+	for end := time.Now().Add(conflictWait); ; {
 		h, err := s.history(ctx, host, r.Key)
 		if err != nil {
 			return err
 		}
-		verdict, wait := h.judge(id, &r, allowed)
+		outcome, wait := h.judge(id, &r, allowed)
 		if wait && time.Now().Before(end) {
 			select {
-			case <-time.After(settleTime / 20):
+			case <-time.After(conflictWait / 20):
 				continue
 			case <-ctx.Done():
 			}
 		}
-		if verdict != nil && h[id] != nil {
-			return errors.Join(verdict, s.withdraw(ctx, host, id, r))
+		if outcome != nil && h[id] != nil {
+			return errors.Join(outcome, s.withdraw(ctx, host, id, r))
 		}
-		return verdict
+		return outcome
 	}
 }
 
 // judge returns the outcome of the commit of attempt id with record r: nil,
-// store.ErrDuplicate or ErrConflict. wait means that the outcome may still
-// become nil. allowed are the texts that may exist.
-func (h history) judge(id uint64, r *store.Record, allowed []string) (verdict error, wait bool) {
+// store.ErrDuplicate or store.ErrConflict. wait means that the outcome may still
+// become nil. allowed lists the Text identifiers of records that may exist.
+func (h history) judge(id uint64, r *store.Record, allowed []string) (outcome error, wait bool) {
 	live := h.live()
-	own := h[id] // nil: refused
+	own := h[id] // nil if the server inserted no commit
 	if own != nil && own.replaced {
-		return nil, false // by an attempt that saw it
+		return nil, false // by a later attempt that saw the commit
 	}
 	wait = own != nil
 	for _, a := range live {
@@ -467,17 +475,17 @@ func (h history) judge(id uint64, r *store.Record, allowed []string) (verdict er
 			return store.ErrDuplicate, false
 		case same:
 		default:
-			verdict = store.ErrConflict
+			outcome = store.ErrConflict
 			wait = wait && a.id > id
 		}
 	}
-	if own == nil && verdict == nil {
-		verdict = store.ErrConflict // the conflicting attempt was withdrawn
+	if own == nil && outcome == nil {
+		outcome = store.ErrConflict // the conflicting attempt was withdrawn
 	}
-	return verdict, wait && verdict != nil
+	return outcome, wait && outcome != nil
 }
 
-// withdraw withdraws a commit that was not reported to anybody.
+// withdraw withdraws the commit of attempt id, even if ctx has ended.
 func (s *Store) withdraw(ctx context.Context, host string, id uint64, r store.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()

@@ -12,23 +12,23 @@ import (
 )
 
 const (
-	// replicaPatience is how long an import waits for a replica. After that
-	// it does not wait for the replica for replicaBehind.
+	// replicaPatience is how long an import waits for a replica. If the
+	// replica is still behind, imports do not wait for it for replicaBehind.
 	replicaPatience = time.Minute
 	replicaBehind   = 5 * time.Minute
 )
 
-// replicated waits until all live replicas of a log type's table have the
-// inserted rows. The server acknowledges an insert as soon as one replica has
-// it. If that replica is lost forever, rows are lost that the records list as
-// stored. The setting insert_quorum does not help: a server without
-// insert_quorum_parallel refuses a second such insert into a table while one is
-// running.
+// awaitReplicas waits until all active replicas of a log type's table have the
+// inserted rows. The server acknowledges an INSERT as soon as one replica has the
+// rows. If that replica were then lost forever, recorded rows would be lost.
 //
-// ZooKeeper shows on any node what a replica has done and has still to do: the
-// table's log, the position up to which each replica has copied the log to its
-// queue, and the rest of that queue.
-func (s *Store) replicated(ctx context.Context, host, logType string) error {
+// The setting insert_quorum does not help: without insert_quorum_parallel, a
+// server refuses a second such INSERT into a table while one is running.
+//
+// ZooKeeper shows the progress of each replica, on any node: the table's log, the
+// position up to which each replica has copied the log to its queue, and the
+// remaining entries of that queue.
+func (s *Store) awaitReplicas(ctx context.Context, host, logType string) error {
 	var paths []string
 	err := s.query(ctx, host, params{"skip_unavailable_shards": "1"}, "select distinct zookeeper_path from cluster("+name(s.cfg.cluster)+", system.replicas) where database = "+
 		text(s.cfg.database)+" and table = "+text(localTable(logType)), func(row []string) error {
@@ -62,10 +62,9 @@ func (s *Store) replicated(ctx context.Context, host, logType string) error {
 	return nil
 }
 
-// awaitReplica waits until a replica has the parts of the log's entries up to
-// number last, or is not alive. It does not wait forever for a replica that is
-// far behind: the replica eventually gets all rows, as long as another one has
-// them.
+// awaitReplica waits until a replica has the rows of the log's entries up to
+// number last, or is not active. It gives up after replicaPatience: the replica
+// eventually gets all rows as long as another replica has them.
 func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64) error {
 	s.mu.Lock()
 	behind := time.Now().Before(s.behind[path])
@@ -74,7 +73,7 @@ func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64)
 		return nil
 	}
 	end := time.Now().Add(replicaPatience)
-	var missing map[string]string // parts; nil: unknown yet
+	var missing map[string]string // queue entries to wait for; nil if not read yet
 	for b := retry.New(5*time.Millisecond, 250*time.Millisecond); ; {
 		replica, err := s.keeper(ctx, host, path)
 		if err != nil {
@@ -112,8 +111,8 @@ func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64)
 	}
 }
 
-// keeper returns the nodes below a path of ZooKeeper, with their values. The
-// path may be missing.
+// keeper returns the nodes below a path of ZooKeeper, with their values. It
+// returns nil if the path does not exist.
 func (s *Store) keeper(ctx context.Context, host, path string) (map[string]string, error) {
 	nodes := map[string]string{}
 	err := s.query(ctx, host, nil, "select name, value from system.zookeeper where path = "+text(path), func(row []string) error {
@@ -127,7 +126,7 @@ func (s *Store) keeper(ctx context.Context, host, path string) (map[string]strin
 		return nil, nil
 	}
 	if err != nil {
-		err = fmt.Errorf("look into ZooKeeper: %w", err)
+		err = fmt.Errorf("read ZooKeeper: %w", err)
 	}
 	return nodes, err
 }

@@ -26,12 +26,12 @@ const (
 
 var ownColumns = []struct{ name, typ string }{{colProbe, "String"}, {colFolder, "String"}, {colTime, "DateTime"}, {colFile, "UInt64"}}
 
-// micros is the suffix of the column with the microseconds of a time, on
-// servers whose times have none.
+// micros is the suffix of the column with the microseconds of a time, on servers
+// without DateTime64.
 const micros = "_us"
 
-// names returns the names of a file's columns in the table. They are the same
-// as in PostgreSQL, so that queries are alike.
+// names returns the names of a file's columns in the table. They are the same as
+// in PostgreSQL, so that the same queries work.
 func names(f store.FileInfo) []string { return sqlstore.ColumnNames(f.Columns, ownNames(f.Type)) }
 
 // ownNames returns the names of the store's own columns.
@@ -47,9 +47,9 @@ func ownNames(typ *tstat.LogType) (own []string) {
 	return own
 }
 
-// Names of the tables of a log type. The view has the name of the log type. On
-// a cluster each node has its part of the rows in the local table, and the
-// table of rows represents all parts.
+// Names of the tables of a log type. The view has the name of the log type. On a
+// cluster, the local table holds the rows of one node, and the table of rows
+// distributes over all local tables.
 func rowsTable(logType string) string  { return logType + "_rows" }
 func localTable(logType string) string { return logType + "_local" }
 
@@ -69,11 +69,12 @@ func (s *Store) onCluster() string {
 	return ""
 }
 
-// ddlTimeout is how long to wait for the nodes of a cluster, in seconds. A node
-// that is down executes the statement when it is back.
+// ddlTimeout is how long DDL waits for the nodes of a cluster, in seconds. A node
+// that is down executes the statement after its restart.
 const ddlTimeout = "20"
 
-// change runs DDL.
+// change runs DDL. It only logs a warning if nodes of the cluster do not respond
+// within ddlTimeout.
 func (s *Store) change(ctx context.Context, host string, p params, sql string) error {
 	all := params{"distributed_ddl_task_timeout": ddlTimeout}
 	maps.Copy(all, p)
@@ -85,8 +86,8 @@ func (s *Store) change(ctx context.Context, host string, p params, sql string) e
 	return err
 }
 
-// columns returns the types of a table's columns by name; empty if the table
-// does not exist.
+// columns returns the types of a table's columns by name. The map is empty if the
+// table does not exist.
 func (s *Store) columns(ctx context.Context, host, table string) (map[string]string, error) {
 	cols := map[string]string{}
 	err := s.query(ctx, host, nil, "select name, type from system.columns where database = "+text(s.cfg.database)+" and table = "+text(table), func(row []string) error {
@@ -99,10 +100,10 @@ func (s *Store) columns(ctx context.Context, host, table string) (map[string]str
 	return cols, err
 }
 
-var errFields = errors.New("another number of fields than asked for")
+var errFields = errors.New("unexpected number of fields")
 
-// serviceEngine returns the engine of a service table, with the rest of its
-// definition. All nodes have all of its rows.
+// serviceEngine returns the engine of a table of records or claims, followed by
+// the rest of its definition. On a cluster all nodes have all rows of the table.
 func (s *Store) serviceEngine(table, rest string) string {
 	if !s.cluster {
 		return " engine = MergeTree " + rest
@@ -130,13 +131,13 @@ func (s *Store) createService(ctx context.Context) error {
 		{sqlstore.FilesTable, createFiles, "order by " + filesOrder},
 		{sqlstore.ClaimsTable, createClaims, "partition by toDate(at) order by " + claimsOrder},
 	} {
-		have, err := s.columns(ctx, "", t.name)
+		existing, err := s.columns(ctx, "", t.name)
 		if err != nil {
 			return err
 		}
-		if len(have) > 0 {
+		if len(existing) > 0 {
 			if t.name == sqlstore.FilesTable {
-				if err := s.addColumns(ctx, absent(have)); errors.Is(err, errNoTransform) {
+				if err := s.addColumns(ctx, absent(existing)); errors.Is(err, errNoTransform) {
 					s.absent = addedColumns[len(addedColumns)-1:]
 				} else if err != nil {
 					return fmt.Errorf("add columns to table %s, which an older version made: %w", name(s.cfg.database, t.name), err)
@@ -152,20 +153,21 @@ func (s *Store) createService(ctx context.Context) error {
 	return nil
 }
 
-// absent returns the columns in addedColumns that the table of records lacks.
-func absent(have map[string]string) []string {
+// absent returns the addedColumns that a table of records with the existing
+// columns lacks.
+func absent(existing map[string]string) []string {
 	return slices.DeleteFunc(slices.Clone(addedColumns), func(def string) bool {
 		name, _, _ := strings.Cut(def, " ")
-		return have[name] != ""
+		return existing[name] != ""
 	})
 }
 
 // errNoTransform reports that the user may not add colTransform.
 var errNoTransform = errors.New("column " + colTransform + " was not added")
 
-// addColumns adds columns to the table of records. On a cluster all nodes have
-// the same table, and the node that gets the statement forwards it to the
-// others.
+// addColumns adds columns to the table of records. On a cluster the table is
+// replicated, and the node that gets the statement forwards it to the others. It
+// returns errNoTransform if the user has no permission to add colTransform.
 func (s *Store) addColumns(ctx context.Context, defs []string) error {
 	for _, def := range defs {
 		p := params{"replication_alter_partitions_sync": "2"}
@@ -180,8 +182,8 @@ func (s *Store) addColumns(ctx context.Context, defs []string) error {
 	return nil
 }
 
-// maxChanges bounds how often tables are read again after a change, since other
-// clients may change them too.
+// maxChanges is the maximum number of times that prepare reads the tables again
+// after a change by itself or by other clients.
 const maxChanges = 10
 
 // prepare creates or widens the tables of a file's log type, and returns the
@@ -208,36 +210,36 @@ func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols
 			return t, nil
 		}
 	}
-	return nil, fmt.Errorf("prepare table %s: others change it all the time", name(s.cfg.database, f.Type.Name))
+	return nil, fmt.Errorf("prepare table %s: other clients keep changing it", name(s.cfg.database, f.Type.Name))
 }
 
-// forget makes the next file read its table's columns again, because someone
-// changed them.
+// forget discards the cached columns of a log type's table, because someone
+// changed the table.
 func (s *Store) forget(logType string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tables, logType)
 }
 
-// ensure performs the next change that the tables of a log type need, and
-// reports whether there was any.
+// ensure makes the next change that the tables of a log type need, and reports
+// whether it changed any. Otherwise it returns the types of the columns by name.
 func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols []string) (_ map[string]string, changed bool, err error) {
 	typ := f.Type.Name
 	data := s.dataTable(typ)
-	have, err := s.columns(ctx, host, data)
+	existing, err := s.columns(ctx, host, data)
 	if err != nil {
 		return nil, false, err
 	}
-	missing, err := s.cfg.columns.Missing(f, cols, have, ownNames(f.Type))
+	missing, err := s.cfg.columns.Missing(f, cols, existing, ownNames(f.Type))
 	if err != nil {
 		return nil, false, err
 	}
-	if len(have) == 0 {
+	if len(existing) == 0 {
 		return nil, true, s.change(ctx, host, nil, "create table if not exists "+name(s.cfg.database, data)+s.onCluster()+s.definition(f, cols)+s.dataEngine(data))
 	}
 	for _, own := range ownColumns {
-		if base, _, _ := strings.Cut(unwrap(have[own.name], "LowCardinality"), "("); base != own.typ {
-			return nil, false, hint.Add(fmt.Errorf("%s is there, but has no column %s of type %s", name(data), own.name, own.typ), "import into another database")
+		if base, _, _ := strings.Cut(unwrap(existing[own.name], "LowCardinality"), "("); base != own.typ {
+			return nil, false, hint.Add(fmt.Errorf("%s exists, but has no column %s of type %s", name(data), own.name, own.typ), "import into another database")
 		}
 	}
 	var add []string
@@ -250,7 +252,7 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 		return nil, true, s.change(ctx, host, nil, "alter table "+name(s.cfg.database, data)+s.onCluster()+" "+strings.Join(add, ", "))
 	}
 	if s.cluster {
-		changed, err := s.follow(ctx, host, rowsTable(typ), "Distributed", have, func(table string) string {
+		changed, err := s.ensureDerived(ctx, host, rowsTable(typ), "Distributed", existing, func(table string) string {
 			return "create table if not exists " + name(s.cfg.database, table) + s.onCluster() + " as " + name(s.cfg.database, data) +
 				fmt.Sprintf(" engine = Distributed(%s, %s, %s, %s)", name(s.cfg.cluster), name(s.cfg.database), name(data), colFile)
 		})
@@ -258,27 +260,27 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 			return nil, changed, err
 		}
 	}
-	changed, err = s.follow(ctx, host, typ, "View", have, func(view string) string {
+	changed, err = s.ensureDerived(ctx, host, typ, "View", existing, func(view string) string {
 		in := " in "
 		if s.cluster {
 			in = " global in "
 		}
-		return "create view if not exists " + name(s.cfg.database, view) + s.onCluster() + " as select " + strings.Join(s.ordered(have), ", ") +
+		return "create view if not exists " + name(s.cfg.database, view) + s.onCluster() + " as select " + strings.Join(s.orderedNames(existing), ", ") +
 			" from " + name(s.cfg.database, rowsTable(typ)) + " where " + colFile + in + "(" + s.visible(typ) + ")"
 	})
-	return have, changed, err
+	return existing, changed, err
 }
 
-// follow creates a view or table without own rows, or replaces one that lacks
-// some of the columns. It reports whether it did.
-func (s *Store) follow(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
-	have, err := s.columns(ctx, host, table)
+// ensureDerived creates a view, or a table without rows of its own, or replaces
+// one that lacks some of the columns. It reports whether it changed anything.
+func (s *Store) ensureDerived(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
+	existing, err := s.columns(ctx, host, table)
 	if err != nil {
 		return false, err
 	}
 	lacks := false
 	for n := range columns {
-		lacks = lacks || have[n] == ""
+		lacks = lacks || existing[n] == ""
 	}
 	if !lacks && engine == "View" {
 		lacks, err = s.lacksPlaces(ctx, host, table)
@@ -286,12 +288,12 @@ func (s *Store) follow(ctx context.Context, host, table, engine string, columns 
 	switch {
 	case !lacks:
 		return false, err
-	case len(have) == 0:
+	case len(existing) == 0:
 		return true, s.change(ctx, host, nil, create(table))
 	}
 	err = s.query(ctx, host, nil, "select engine from system.tables where database = "+text(s.cfg.database)+" and name = "+text(table), func(row []string) error {
 		if row[0] != engine {
-			return hint.Add(fmt.Errorf("%s is there, but is no %s", name(table), engine), "import into another database")
+			return hint.Add(fmt.Errorf("%s exists, but its engine is not %s", name(table), engine), "import into another database")
 		}
 		return nil
 	})
@@ -312,11 +314,11 @@ func (s *Store) follow(ctx context.Context, host, table, engine string, columns 
 	return true, errors.Join(err, s.change(ctx, host, nil, "drop table if exists "+name(s.cfg.database, next)+s.onCluster()))
 }
 
-// wordPlace finds the column of the table of records in a definition.
+// wordPlace finds the column place of the table of records in a view's definition.
 var wordPlace = regexp.MustCompile(`\bplace\b`)
 
-// lacksPlaces reports whether a view was created by one of the first versions,
-// which show the rows of a text only once even if it is stored at several
+// lacksPlaces reports whether one of the first versions created a view. Such a
+// view shows the rows of a text only once, even if the text is stored at several
 // places.
 func (s *Store) lacksPlaces(ctx context.Context, host, view string) (bool, error) {
 	var def string
@@ -327,7 +329,8 @@ func (s *Store) lacksPlaces(ctx context.Context, host, view string) (bool, error
 	return err == nil && !wordPlace.MatchString(def), err
 }
 
-// columnDefs returns the definitions of the columns for values of c.
+// columnDefs returns the definitions of the columns for the values of c. n is the
+// name of the column.
 func (s *Store) columnDefs(n string, c tstat.Column) []string {
 	typ := map[tstat.Kind]string{tstat.Int: "Int64", tstat.Float: "Float64", tstat.Bool: "UInt8", tstat.Text: "String"}[c.Kind]
 	if c.Kind != tstat.Time {
@@ -339,8 +342,9 @@ func (s *Store) columnDefs(n string, c tstat.Column) []string {
 	return []string{name(n) + " Nullable(DateTime('UTC'))", name(n+micros) + " Nullable(UInt32)"}
 }
 
-// definition returns the columns of a new table: those of every Tstat version,
-// and further ones of this file if it may widen a table.
+// definition returns the columns of a new table. The table gets the columns of
+// every Tstat version. If the file may widen tables, it also gets the file's
+// other columns.
 func (s *Store) definition(f store.FileInfo, cols []string) string {
 	all := f.Columns
 	if !s.cfg.columns.Widens() {
@@ -356,8 +360,8 @@ func (s *Store) definition(f store.FileInfo, cols []string) string {
 	return " (" + strings.Join(defs, ", ") + ")"
 }
 
-// dataEngine returns the engine of the table of rows. The rows of a file are
-// stored together, and all rows of a day can be dropped at once.
+// dataEngine returns the engine of the table of rows. Its sorting key stores the
+// rows of a file together. Its partitions are days, which can be dropped at once.
 func (s *Store) dataEngine(table string) string {
 	const rest = "partition by toDate(" + colTime + ") order by (" + colTime + ", " + colProbe + ", " + colFile + ")"
 	if !s.cluster {
@@ -366,9 +370,9 @@ func (s *Store) dataEngine(table string) string {
 	return " engine = ReplicatedMergeTree(" + text("/clickhouse/tables/{shard}/"+s.cfg.database+"/"+table) + ", '{replica}') " + rest
 }
 
-// ordered returns the quoted names of columns: the store's own first, the
-// others sorted.
-func (s *Store) ordered(columns map[string]string) []string {
+// orderedNames returns the quoted names of columns: first the store's own, then
+// the others in alphabetical order.
+func (s *Store) orderedNames(columns map[string]string) []string {
 	var out []string
 	for _, own := range ownColumns {
 		out = append(out, name(own.name))

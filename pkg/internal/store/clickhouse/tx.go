@@ -17,8 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// tx is the import of one file. All of it goes to one host, because other hosts
-// may not have the rows yet.
+// tx is the import of one file. It sends everything to one host, because other
+// hosts may not have the rows yet.
 type tx struct {
 	s       *Store
 	ctx     context.Context
@@ -28,7 +28,7 @@ type tx struct {
 	id      uint64
 	started time.Time
 	block   block
-	idle    []target // of columns that no batch has had so far
+	idle    []target // of columns that occurred in no batch so far
 	insert  *insert  // nil if none is running
 	rows    bool     // at least one row was written
 	ended   bool
@@ -59,8 +59,8 @@ func (x *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return nil
 }
 
-// start prepares for the columns of b. It leaves out columns that no row has
-// had so far, since the server processes every value.
+// start prepares for the columns of b. It leaves out columns that had no values so
+// far, since every value costs the server time.
 func (x *tx) start(b *tstat.Batch) error {
 	if err := x.s.cfg.columns.CheckLater(x.file, b, x.hasTarget); err != nil {
 		return err
@@ -90,9 +90,10 @@ func (x *tx) hasTarget(source int) bool {
 		slices.ContainsFunc(x.idle, func(t target) bool { return t.source == source })
 }
 
-// reject reports the rows that the store cannot hold.
+// reject reports the rows that the store cannot hold. It returns skip as
+// block.add expects it.
 func (x *tx) reject(b *tstat.Batch) (skip []bool, skipped int) {
-	skip, reasons := x.block.unfit(b)
+	skip, reasons := x.block.findUnfit(b)
 	for i, bad := range skip {
 		if bad {
 			x.rejected++
@@ -110,14 +111,14 @@ func (x *tx) Flush(context.Context) (int64, error) {
 	return x.rejected, err
 }
 
-// From each INSERT the server builds parts of at most about this many bytes and
-// rows, which limits its memory.
+// partRows and partBytes limit the parts that the server builds from an INSERT,
+// and so the server's memory.
 const (
 	partRows  = 1 << 20
 	partBytes = 256 << 20
 )
 
-// flush passes the block to the INSERT.
+// flush passes the block to the INSERT, which it starts if none is running.
 func (x *tx) flush() error {
 	if x.block.rows == 0 {
 		return nil
@@ -134,11 +135,11 @@ func (x *tx) flush() error {
 		x.insert = x.s.startInsert(x.ctx, x.host, "insert into "+name(x.s.cfg.database, rowsTable(x.file.Type.Name))+" ("+strings.Join(cols, ", ")+") format Native\n")
 	}
 	block := blocks.Get().(*[]byte)
-	*block = x.block.take((*block)[:0])
+	*block = x.block.appendTo((*block)[:0])
 	return x.check(x.insert.Send(block))
 }
 
-// endInsert waits until the server has all rows.
+// endInsert sends the last block and waits until the server has all rows.
 func (x *tx) endInsert() error {
 	if err := x.flush(); err != nil {
 		return err
@@ -151,7 +152,8 @@ func (x *tx) endInsert() error {
 	return x.check(err)
 }
 
-// check finds out whether an error means that the table has changed.
+// check discards the cached columns of the table if err means that the table has
+// changed. It returns err.
 func (x *tx) check(err error) error {
 	switch codeOf(err) {
 	case codeNoSuchColumn, codeUnknownTable, codeNotInBlock, codeUnknownDatabase:
@@ -170,7 +172,7 @@ func (x *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 		return err
 	}
 	if x.s.cluster && x.rows {
-		if err := x.s.replicated(ctx, x.host, x.file.Type.Name); err != nil {
+		if err := x.s.awaitReplicas(ctx, x.host, x.file.Type.Name); err != nil {
 			return err
 		}
 	}
@@ -180,7 +182,7 @@ func (x *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	return x.s.commit(ctx, x.host, x.id, r, known, replace)
 }
 
-// Abort implements store.FileTx. Rows at the server remain invisible until
+// Abort implements store.FileTx. Rows on the server remain there, invisible, until
 // Prune removes them.
 func (x *tx) Abort() error {
 	if x.ended {
@@ -195,13 +197,13 @@ func (x *tx) Abort() error {
 	return nil
 }
 
-// blocks are buffers of blocks.
+// blocks recycles the buffers of encoded blocks.
 var blocks = sync.Pool{New: func() any { return new([]byte) }}
 
 // insert is a running INSERT.
 type insert = sqlstore.Pipe[*[]byte]
 
-// startInsert starts an INSERT, whose rows follow its text in the request.
+// startInsert starts an INSERT. In the request the rows follow the text sql.
 func (s *Store) startInsert(ctx context.Context, host, sql string) *insert {
 	p := params{
 		// Every row contains the number of the attempt, so duplicates
@@ -227,20 +229,20 @@ func (c *client) upload(ctx context.Context, host string, p params, in *insertBo
 	answer, err := io.ReadAll(io.LimitReader(body, maxError))
 	switch {
 	case err != nil:
-		return mark(fmt.Errorf("%s: answer: %w", host, err))
+		return classify(fmt.Errorf("%s: answer: %w", host, err))
 	case len(answer) > 0:
-		return mark(answerError(host, http.StatusOK, "", string(answer)))
+		return classify(answerError(host, http.StatusOK, "", string(answer)))
 	case !in.sent.Load():
-		return sqlstore.Transient(fmt.Errorf("%s: it answered before it had all rows", host))
+		return sqlstore.Transient(fmt.Errorf("%s: it responded before it had received all rows", host))
 	}
 	return nil
 }
 
-// insertBody is the body of the request of an INSERT.
+// insertBody is the body of an INSERT request.
 type insertBody struct {
 	blocks *insert
-	unread []byte  // of the current text or block
-	block  *[]byte // nil: the text
+	unread []byte  // rest of the SQL text or of the current block
+	block  *[]byte // the current block; nil before the first one
 	sent   atomic.Bool
 }
 

@@ -109,8 +109,8 @@ func (c *config) parseTLS(o dest.Options) error {
 	return nil
 }
 
-// secret returns user and password: those of the URL, else those of the file or
-// the environment.
+// secret returns the user and the password. If the URL has no password, secret
+// reads it from the password file or the environment.
 func (c *config) secret() (user, password string, err error) {
 	user, password = c.user, c.password
 	if !c.hasPassword {
