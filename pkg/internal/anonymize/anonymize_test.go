@@ -519,6 +519,14 @@ func TestKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused(path, false, false, "others can read it")
+		// systemd's credentials are readable for the group if they have an ACL.
+		t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(path)+"/")
+		if mode != 0o640 {
+			refused(path, false, false, "others can read it")
+		} else if _, err := readKey(path, false, false); err != nil {
+			t.Error(err)
+		}
+		t.Setenv("CREDENTIALS_DIRECTORY", "")
 	}
 }
 

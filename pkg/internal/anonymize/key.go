@@ -9,7 +9,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
@@ -33,7 +35,11 @@ func readKey(path string, encoded, pad bool) (*[keySize]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}
-	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
+	others := fs.FileMode(0o077)
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" && filepath.Dir(path) == filepath.Clean(dir) {
+		others = 0o037 // systemd admits the account of the service by an ACL, which shows as the group
+	}
+	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&others != 0 {
 		return nil, hint.Usage(fmt.Sprintf("key file %s: others can read it (mode %04o)", path, mode.Perm()), "chmod 600 "+path)
 	}
 	line, err := bufio.NewReader(io.LimitReader(f, maxKeyLine)).ReadBytes('\n')
