@@ -402,7 +402,8 @@ func lens(list []map[int64]float64) (n []int) {
 // link is a network between two processes that can be cut.
 type link struct {
 	net.Listener
-	to string
+	to   string
+	seen io.Writer // what passes; may be nil
 
 	mu  sync.Mutex
 	cut chan struct{} // nil, or closed by the repair
@@ -410,12 +411,19 @@ type link struct {
 
 func newLink(t *testing.T, to string) *link {
 	t.Helper()
+	return newTap(t, to, nil)
+}
+
+// newTap returns a link that writes what passes, in both directions, to seen, unless
+// it is nil.
+func newTap(t *testing.T, to string, seen io.Writer) *link {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	k := &link{Listener: l, to: to}
+	k := &link{Listener: l, to: to, seen: seen}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -454,6 +462,9 @@ func (k *link) carry(to, from net.Conn) {
 	defer from.Close()
 	for b := make([]byte, 32<<10); ; {
 		n, err := from.Read(b)
+		if k.seen != nil {
+			k.seen.Write(b[:n])
+		}
 		k.whole()
 		if _, werr := to.Write(b[:n]); err != nil || werr != nil {
 			return

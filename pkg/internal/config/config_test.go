@@ -87,11 +87,21 @@ func TestUnreadableKeyIsAProblem(t *testing.T) {
 			c.Stream.Anonymize, c.Stream.SourceIs, c.Stream.Follow = mode, "clear", []string{t.TempDir()}
 			c.Stream.Options(p)
 		},
+		"serve": func(c *Config, p *Problems) {
+			c.StateDir, c.Probe.LogFolder, c.Probe.Anonymize, c.Probe.SourceIs = t.TempDir(), t.TempDir(), mode, "clear"
+			if opt := c.Service(p, service.NewShared(slog.DiscardHandler)); opt.Probe != nil {
+				t.Error("the probe would export clear addresses")
+			}
+		},
 	} {
 		c := New()
 		p := c.Problems(command)
 		options(c, p)
-		if err := p.Err(""); err == nil || !strings.HasPrefix(err.Error(), "--anonymize: key file") {
+		want := "--anonymize: key file"
+		if command == "serve" {
+			want = "[probe] anonymize: key file"
+		}
+		if err := p.Err(""); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v", command, err)
 		}
 	}

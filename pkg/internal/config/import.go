@@ -11,7 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/completion"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
@@ -34,8 +33,7 @@ type Import struct {
 	Poll         Duration
 	RetryTimeout Duration
 
-	Anonymize string
-	SourceIs  string
+	Anonymization
 
 	Jobs       int
 	Memory     Size
@@ -110,48 +108,6 @@ func (b *Import) retention() []*Setting {
 	}
 }
 
-// transform are the settings of what is done to logs before they are stored.
-func (b *Import) transform() []*Setting {
-	return []*Setting{
-		{Name: "anonymize", Group: groupTransform, Value: &b.Anonymize, Empty: "addresses and names are stored as they are",
-			Usage: "replace addresses and names by `MODE`[,OPTION...], like tstat,key-file=FILE: tstat, cryptopan, truncate=/24,/48 or drop, with options; see tstatrepo-transform(7)"},
-		{Name: "source-is", Group: groupTransform, Value: &b.SourceIs, Complete: "clear anonymized", Empty: "as log_tcp_complete of the same folder says",
-			Usage: "with --anonymize: treat addresses as `clear|anonymized` in logs that do not say it"},
-	}
-}
-
-// checkTransform checks what is done to logs before they are stored.
-func (b *Import) checkTransform(p *Problems, opt *bulk.Options) {
-	opt.Anonymize, opt.SourceIs = anonymizer(p, b.Anonymize, b.SourceIs)
-}
-
-// anonymizer checks the settings anonymize and source-is and returns them; a is nil
-// only without a mode, or after a problem.
-func anonymizer(p *Problems, mode, sourceIs string) (a *anonymize.Anonymizer, source anonymize.Source) {
-	switch sourceIs {
-	case "":
-	case "clear":
-		source = anonymize.Clear
-	case "anonymized":
-		source = anonymize.Anonymized
-	default:
-		p.add("source-is", "%q is neither clear nor anonymized", sourceIs)
-	}
-	if mode == "" {
-		p.refuse("is for `anonymize` only", given{sourceIs != "", "source-is"})
-		return nil, source
-	}
-	opt, err := anonymize.Parse(mode)
-	if err == nil {
-		a, err = anonymize.New(*opt)
-	}
-	if err != nil {
-		// Of any kind: without a, addresses would be stored as they are.
-		p.usage("anonymize", hint.AsUsage(err))
-	}
-	return a, source
-}
-
 // limits are the settings of the resources and errors of an import.
 func (b *Import) limits() []*Setting {
 	return []*Setting{
@@ -209,7 +165,7 @@ func (b *Import) check(p *Problems) bulk.Options {
 	opt := b.Selection.check(p)
 	opt.Layout, opt.Poll, opt.Rate, opt.MaxRejects = b.Layout, time.Duration(b.Poll), b.Rate, b.MaxRejects
 	opt.RetryTimeout = time.Duration(b.RetryTimeout)
-	b.checkTransform(p, &opt)
+	opt.Anonymize, opt.SourceIs = b.Anonymization.check(p)
 	atLeast(p, "retry-timeout", b.RetryTimeout, 0)
 	atLeast(p, "poll", b.Poll, Duration(100*time.Millisecond))
 	atLeast(p, "memory", b.Memory, 64<<20)

@@ -83,7 +83,9 @@ func (b *ImportBulk) settings() []*Setting {
 		{Name: "follow", Group: groupSource, Value: &b.Follow,
 			Usage: "continue with new folders until interrupted"},
 		b.poll(),
-	}, b.transform(), b.Rows.settings(), b.retention(), b.limits(), []*Setting{
+	}, b.Anonymization.settings(anonymizationTexts{
+		off: "addresses and names are stored as they are", unknown: "as log_tcp_complete of the same folder says",
+	}), b.Rows.settings(), b.retention(), b.limits(), []*Setting{
 		b.json("print the summary as JSON on stdout"),
 		b.metricsFile(),
 		b.progressInterval(),

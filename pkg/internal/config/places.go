@@ -137,6 +137,8 @@ func absolute(p *Problems, sec Section) {
 			switch {
 			case s.Name == "to" || s.Name == "to-optional":
 				path = cmp.Or(relativeFile(v), folderOf(v))
+			case s.Name == "anonymize":
+				path = relativeKey(v)
 			case s.Complete != "file" && s.Complete != "dir":
 				path = ""
 			}

@@ -27,6 +27,7 @@ type Probe struct {
 	Types     []string
 	Settle    Duration
 	Timezone  string
+	Anonymization
 }
 
 // exporterLabels are the words of tls-for.
@@ -49,7 +50,7 @@ func defaultProbe() Probe {
 }
 
 func (s *Probe) settings() []*Setting {
-	return []*Setting{
+	return append([]*Setting{
 		{Name: "name", Value: &s.Name, Empty: "host name up to the first dot",
 			Usage: "name this probe; the name is stored with everything that the probe sends"},
 		{Name: "system-id", Value: &s.SystemID, Empty: "the capabilities lack the parameter",
@@ -80,7 +81,9 @@ func (s *Probe) settings() []*Setting {
 			Usage: "offer the logs of the newest folder once nothing in it has changed for this long"},
 		{Name: "timezone", Value: &s.Timezone,
 			Usage: "read folder names in this time zone: Local, UTC or like Europe/Rome"},
-	}
+	}, s.Anonymization.settings(anonymizationTexts{
+		where: " in the logs and lines that this probe exports", off: "they are exported as they are",
+	})...)
 }
 
 // options checks the settings and returns the options of the probe, or nil if
@@ -122,6 +125,11 @@ func (s *Probe) options(cfg *Config, p *Problems, n Network) *exporter.Options {
 	}
 	if s.Advertise != "" && len(s.Listen) > 1 {
 		p.add("advertise", "is one address, and cannot lead to each of the %d of listen", len(s.Listen))
+	}
+	opt.Anonymize, opt.SourceIs = s.Anonymization.check(p)
+	s.needSource(p)
+	if s.Anonymize != "" && s.LogFolder == "" {
+		p.add("anonymize", "is for log-folder only: RRDs hold no addresses")
 	}
 	atLeast(p, "every", s.Every, Duration(time.Second))
 	atLeast(p, "settle", s.Settle, Duration(time.Second))

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
@@ -27,7 +28,11 @@ func (p *Problems) add(name, format string, args ...any) {
 			set = s
 		}
 	}
-	p.Add("%s: %s", set.label(p.section), fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	if p.section != "" { // its keys have no flags, which would replace names in backticks
+		text = strings.ReplaceAll(text, "`", "")
+	}
+	p.Add("%s: %s", set.label(p.section), text)
 }
 
 // Add adds a problem that does not concern a setting.

@@ -32,8 +32,7 @@ type Stream struct {
 	Poll     Duration
 	Timezone string
 
-	Anonymize string
-	SourceIs  string
+	Anonymization
 
 	Window Size
 	Name   string
@@ -84,11 +83,9 @@ func (s *Stream) settings() []*Setting {
 			Usage: "check folders when the kernel reports a change, and every `DURATION`"},
 		{Name: "timezone", Group: folders, Value: &s.Timezone, Complete: completion.Zones,
 			Usage: "read folder names in time zone `ZONE`: Local, UTC or like Europe/Rome"},
-		{Name: "anonymize", Group: folders, Value: &s.Anonymize, Empty: "lines stay as they are",
-			Usage: "replace addresses and names in followed logs by `MODE`[,OPTION...], as import-bulk does; see tstatrepo-transform(7)"},
-		{Name: "source-is", Group: folders, Value: &s.SourceIs, Complete: "clear anonymized", Empty: "must be given with --anonymize",
-			Usage: "with --anonymize: addresses in logs without a flag for them are `clear|anonymized`"},
-
+	}, s.Anonymization.settings(anonymizationTexts{
+		where: " in followed logs", off: "lines stay as they are",
+	}), []*Setting{
 		{Name: "window", Group: groupLimits, Value: &s.Window,
 			Usage: "after a crash, repeat at most `SIZE` of followed lines, and of the lines of each broker"},
 		s.queue(),
@@ -113,14 +110,10 @@ func (s *Stream) Options(p *Problems) stream.Options {
 	opt.From, opt.Types, opt.Start, opt.Poll = s.From, s.Types, stream.Start(s.Start), time.Duration(s.Poll)
 	opt.Location, opt.Window, opt.Name = location(p, s.Timezone), int64(s.Window), s.Name
 	s.checkSources(p)
-	opt.Anonymize, opt.SourceIs = anonymizer(p, s.Anonymize, s.SourceIs)
-	if s.Anonymize != "" {
-		if s.SourceIs == "" {
-			p.add("source-is", "must be given with `anonymize`")
-		}
-		if len(s.Follow) == 0 || len(s.Listen)+len(s.From) > 0 {
-			p.add("anonymize", "is for `follow` only, without `listen` and `from`")
-		}
+	opt.Anonymize, opt.SourceIs = s.Anonymization.check(p)
+	s.needSource(p)
+	if s.Anonymize != "" && (len(s.Follow) == 0 || len(s.Listen)+len(s.From) > 0) {
+		p.add("anonymize", "is for `follow` only, without `listen` and `from`")
 	}
 	for _, text := range s.Follow {
 		root := s.root(text)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,7 +62,7 @@ func (p *Exporter) run(label string, do func(context.Context, *export) error) fu
 		for {
 			e, err := p.accept(ctx, label, spec)
 			if err == nil {
-				log.Info("export started", "repository", e.repository, "folder", e.folder)
+				log.Info("export started", "repository", e.repository, "folder", e.folder, "transform", p.transform(label))
 				if ctx.Err() == nil {
 					err = do(ctx, e)
 				}
@@ -84,6 +85,14 @@ func (p *Exporter) run(label string, do func(context.Context, *export) error) fu
 			retry.Sleep(ctx, p.again) // the next round checks ctx
 		}
 	}
+}
+
+// transform describes what is done to what an exporter sends.
+func (p *Exporter) transform(label string) string {
+	if p.Anonymize == nil || label == RRD { // RRDs hold no addresses
+		return "none"
+	}
+	return p.Anonymize.String()
 }
 
 // exportRRD sends the points of RRDs until ctx ends.
@@ -175,6 +184,7 @@ func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 	key := sha256.Sum256([]byte(strings.Join([]string{e.folder, e.logType, sink}, "\n")))
 	s, err := stream.New(stream.Options{
 		Follow: []stream.Root{{Probe: p.Name, Dir: e.folder}}, Confined: true, Types: []string{e.logType}, To: []string{sink},
+		Anonymize: p.Anonymize, SourceIs: p.SourceIs,
 		Location: p.Location, Drain: p.drain, TLS: p.TLS, Peers: p.Peers,
 		Name: "probe-" + hex.EncodeToString(key[:8]), StateDir: p.StateDir, Log: p.log,
 	})
@@ -239,6 +249,7 @@ func (p *Exporter) exportLogs(ctx context.Context, e *export) error {
 		Dir: e.folder, Repository: mathproto.URL{Addr: e.repository, TLS: p.secure(Log)}, Peers: p.Peers, TLS: p.TLS,
 		Listen: []peer.Options{p.Listen[e.listen]}, Advertise: p.Advertise, Stream: p.Stream, Probe: p.Name,
 		Location: p.Location, Since: e.since, Settle: p.Settle, Log: p.log,
+		Anonymize: p.Anonymize, SourceIs: p.SourceIs, Spool: filepath.Join(p.StateDir, "math"),
 		Wants: func(logType string, _ time.Time) bool { return p.wants(logType) },
 	})
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -76,6 +77,12 @@ type Options struct {
 	Stream    string   // see mathproto.ExporterOptions; "": {probe}_{type}
 	Types     []string // globs over the logs of tstat-exporter_log; empty: all
 	Settle    time.Duration
+
+	// Anonymize rewrites logs and lines before they leave the probe; nil: they are
+	// exported as they are. SourceIs then says whether addresses without a flag are
+	// anonymized already, and must not be Unknown.
+	Anonymize *anonymize.Anonymizer
+	SourceIs  anonymize.Source
 
 	Location *time.Location // zone of folder names; nil: time.Local
 	StateDir string
@@ -137,6 +144,9 @@ func (o *Options) check() error {
 		if _, err := path.Match(glob, ""); err != nil {
 			errs = append(errs, fmt.Errorf("%q is not a glob", glob))
 		}
+	}
+	if o.Anonymize != nil && o.SourceIs == anonymize.Unknown {
+		errs = append(errs, errors.New("anonymize needs to know whether addresses are clear: a log that grows cannot tell"))
 	}
 	if o.Advertise != "" {
 		errs = append(errs, mathproto.CheckAdvertise(o.Advertise))

@@ -1,0 +1,80 @@
+package config
+
+import (
+	"cmp"
+	"path/filepath"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+)
+
+// Anonymization holds the settings that replace addresses and names in logs.
+type Anonymization struct {
+	Anonymize string // MODE[,OPTION...], see anonymize.Parse
+	SourceIs  string // clear, anonymized or ""
+}
+
+// anonymizationTexts describe the settings of one section.
+type anonymizationTexts struct {
+	where   string // where addresses and names are replaced, like " in followed logs"
+	off     string // what happens without anonymize
+	unknown string // what happens without source-is; "": it must be given
+}
+
+func (a *Anonymization) settings(t anonymizationTexts) []*Setting {
+	return []*Setting{
+		{Name: "anonymize", Group: groupTransform, Value: &a.Anonymize, Empty: t.off,
+			Usage: "replace addresses and names" + t.where + " by `MODE`[,OPTION...], like tstat,key-file=FILE: tstat, cryptopan, truncate=/24,/48 or drop, with options; see tstatrepo-transform(7)"},
+		{Name: "source-is", Group: groupTransform, Value: &a.SourceIs, Complete: "clear anonymized", Empty: cmp.Or(t.unknown, "must be given with --anonymize"),
+			Usage: "with --anonymize: treat addresses as `clear|anonymized` in logs that do not say it"},
+	}
+}
+
+// check checks the settings and returns them; by is nil only without a mode, or after
+// a problem.
+func (a *Anonymization) check(p *Problems) (by *anonymize.Anonymizer, source anonymize.Source) {
+	switch a.SourceIs {
+	case "":
+	case "clear":
+		source = anonymize.Clear
+	case "anonymized":
+		source = anonymize.Anonymized
+	default:
+		p.add("source-is", "%q is neither clear nor anonymized", a.SourceIs)
+	}
+	if a.Anonymize == "" {
+		p.refuse("is for `anonymize` only", given{a.SourceIs != "", "source-is"})
+		return nil, source
+	}
+	opt, err := anonymize.Parse(a.Anonymize)
+	if err == nil {
+		by, err = anonymize.New(*opt)
+	}
+	if err != nil {
+		// Of any kind: without by, addresses would be stored as they are.
+		p.usage("anonymize", hint.AsUsage(err))
+	}
+	return by, source
+}
+
+// needSource adds a problem if the addresses may be of either kind: a log that grows
+// cannot tell.
+func (a *Anonymization) needSource(p *Problems) {
+	if a.Anonymize != "" && a.SourceIs == "" {
+		p.add("source-is", "must be given with `anonymize`")
+	}
+}
+
+// relativeKey returns a relative path in the value of anonymize, or "".
+func relativeKey(mode string) string {
+	opt, err := anonymize.Parse(mode)
+	if err != nil {
+		return "" // reported by check
+	}
+	for _, path := range []string{opt.KeyFile, opt.KeyBase64, opt.Networks, opt.Except} {
+		if path != "" && !filepath.IsAbs(path) {
+			return path
+		}
+	}
+	return ""
+}
