@@ -1,5 +1,5 @@
-// Package client is the mPlane client: it sends HTTP requests to a supervisor
-// or component to use capabilities.
+// Package client is the mPlane client: it sends HTTP requests to a supervisor or
+// component to use its capabilities.
 package client
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// maxCapabilities limits the capabilities of one server that a client reads,
+// maxCapabilities limits the capabilities that a client reads from one server,
 // including pages of links. The client skips the rest.
 const maxCapabilities = 50000
 
@@ -26,10 +26,10 @@ const maxCapabilities = 50000
 type Client struct {
 	conn       *wire.Conn
 	registries *mplane.Registries
-	max        int // limit of requested pages and capabilities
+	max        int // maximum number of requested pages and capabilities
 }
 
-// Open returns a client; nothing is sent yet.
+// Open returns a client. It does not send anything yet.
 func Open(d wire.Dialer, registries *mplane.Registries) (*Client, error) {
 	conn, err := d.Open()
 	if err != nil {
@@ -53,10 +53,10 @@ func noMessage(request string, resp *wire.Response) error {
 	return hint.New(reason, "is that URL the root of a supervisor's port for clients, like http://127.0.0.1:8890/?")
 }
 
-// Capabilities returns the peer's capabilities, in its order. It follows the
-// links of pages from the root, but not to other servers. unread reports
-// skipped capabilities: unreadable ones, and those beyond the limits of their
-// number and of a page.
+// Capabilities returns the peer's capabilities, in its order. It follows the links of
+// pages from the root, but not to other servers. unread describes the capabilities that
+// were skipped because they are unreadable, or because the peer has too many or a page
+// is too long.
 func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, unread error, err error) {
 	var problems []error
 	seen := map[string]bool{"/": true}
@@ -68,7 +68,7 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 			return nil, nil, err
 		}
 		switch {
-		case resp.Status == http.StatusNotFound && i > 1: // removed since it was listed
+		case resp.Status == http.StatusNotFound && i > 1: // the capability was removed after it was listed
 		case resp.Status != http.StatusOK:
 			return nil, nil, noMessage("GET "+c.Root()+strings.TrimPrefix(todo[i], "/"), resp)
 		case resp.Type == wire.ContentType:
@@ -82,7 +82,7 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 			}
 		case wire.IsPage(resp.Type):
 			if resp.Cut {
-				problems = append(problems, fmt.Errorf("%s: what is behind the first %d bytes of the page", todo[i], mplane.MaxMessage))
+				problems = append(problems, fmt.Errorf("%s: everything after the first %d bytes of the page", todo[i], mplane.MaxMessage))
 			}
 			for path := range links(resp.Body, todo[i]) {
 				switch {
@@ -106,32 +106,31 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 
 var anchor = regexp.MustCompile(`(?i)<a\s+href\s*=\s*(?:'([^']*)'|"([^"]*)")`)
 
-// links returns the escaped paths that a page links to, without those of other
-// servers.
+// links returns the escaped paths of a page's links. It omits links to other servers.
 func links(page []byte, base string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		from, err := url.Parse(base)
 		if err != nil {
 			return
 		}
-		for at := anchor.FindSubmatchIndex(page); at != nil; at = anchor.FindSubmatchIndex(page) {
+		for match := anchor.FindSubmatchIndex(page); match != nil; match = anchor.FindSubmatchIndex(page) {
 			target := ""
-			for _, group := range []int{2, 4} { // one of the two kinds of quotes
-				if at[group] >= 0 {
-					target = string(page[at[group]:at[group+1]])
+			for _, group := range []int{2, 4} { // single or double quotes
+				if match[group] >= 0 {
+					target = string(page[match[group]:match[group+1]])
 				}
 			}
 			u, err := from.Parse(target)
 			if err == nil && u.Host == "" && u.Scheme == "" && strings.HasPrefix(u.Path, "/") && !yield(u.EscapedPath()) {
 				return
 			}
-			page = page[at[1]:]
+			page = page[match[1]:]
 		}
 	}
 }
 
-// Send posts a message to the root of the peer, regardless of the capability's
-// link, and returns the response.
+// Send posts a message to the root of the peer and returns the response. It ignores the
+// capability's link.
 func (c *Client) Send(ctx context.Context, m mplane.Message) (mplane.Message, error) {
 	resp, err := c.conn.Do(ctx, http.MethodPost, "/", m)
 	if err != nil {

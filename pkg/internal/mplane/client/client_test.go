@@ -12,7 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// serve answers with a function and returns a client of it.
+// serve starts a server with handler h and returns its client.
 func serve(t *testing.T, h http.HandlerFunc) *Client {
 	t.Helper()
 	reg, err := mplane.NewRegistries()
@@ -29,9 +29,9 @@ func serve(t *testing.T, h http.HandlerFunc) *Client {
 	return c
 }
 
-// TestCapabilities follows the pages of a hostile server no further than to
-// itself, and leaves out what cannot be read.
-func TestCapabilities(t *testing.T) {
+// TestCapabilitiesOfHostileServer checks that the client follows no links to other
+// servers, and skips unreadable capabilities.
+func TestCapabilitiesOfHostileServer(t *testing.T) {
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("went to %s", r.Host) }))
 	defer elsewhere.Close()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -56,14 +56,15 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
-// TestAnswers: what is no message of mPlane is an error that says so.
-func TestAnswers(t *testing.T) {
+// TestSendRejectsOtherResponses checks the errors for responses that are not mPlane
+// messages.
+func TestSendRejectsOtherResponses(t *testing.T) {
 	const receipt = `{"receipt": "measure", "registry": "` + mplane.CoreRegistry + `", "when": "now"}`
 	for name, a := range map[string]struct {
 		status      int
 		contentType string
 		body        string
-		want        string // in the error; "" for none
+		want        string // part of the error; "" if none is expected
 	}{
 		"receipt":        {200, wire.ContentType, receipt, ""},
 		"exception":      {400, wire.ContentType, `{"exception": null, "message": "x"}`, ""},
@@ -91,8 +92,9 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestCapabilitiesBeyondLimits: of a server that offers too many, and on too
-// long a page, those that fit are returned, and it is said what is left out.
+// TestCapabilitiesBeyondLimits checks that the client returns the capabilities within
+// the limits, and reports the rest, if a server has too many capabilities or too long a
+// page.
 func TestCapabilitiesBeyondLimits(t *testing.T) {
 	var page strings.Builder
 	for i := 0; page.Len() <= mplane.MaxMessage; i++ {

@@ -29,12 +29,12 @@ func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	return nil
 }
 
-// immediate is how long a client waits for the result before it gets a receipt,
-// as in the RI.
-const immediate = 5 * time.Second
+// resultTimeout is how long a client waits for the result before it gets a receipt, as
+// in the RI.
+const resultTimeout = 5 * time.Second
 
-// Answer handles a message of the client-initiated workflow. Jobs is the
-// backend of a wire.Server.
+// Answer handles a message of the client-initiated workflow. It makes Jobs the backend
+// of a wire.Server.
 func (j *Jobs) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
 	s, ok := m.(*mplane.Statement)
 	if !ok {
@@ -47,7 +47,7 @@ func (j *Jobs) Answer(ctx context.Context, identity string, m mplane.Message) mp
 		if _, refused := reply.(*mplane.Exception); refused {
 			return reply
 		}
-		limit, cancel := context.WithTimeout(ctx, immediate)
+		limit, cancel := context.WithTimeout(ctx, resultTimeout)
 		defer cancel()
 		j.Wait(limit, token)
 		return j.State(token, identity)

@@ -27,58 +27,58 @@ type Options struct {
 	Services   []Service
 	Registries *mplane.Registries
 	Supervisor wire.Dialer
-	// Roles restricts what the supervisor may use; nil allows everything.
+	// Roles restricts the capabilities that the supervisor may use; nil allows all.
 	Roles  *mplane.Roles
 	Limits Limits
-	// Poll is the interval of polls for specifications. It must be below 10
-	// s, after which supervisors drop a component; 0: 5s.
+	// Poll is the interval of polls for specifications; 0 means 5 s. It must be below
+	// 10 s, after which supervisors drop a silent component.
 	Poll time.Duration
-	// StateFile keeps specifications and results across restarts, see
-	// Jobs.Restore; "" disables it.
+	// StateFile is the file that preserves specifications and results across restarts;
+	// see Jobs.Restore. "" disables it.
 	StateFile string
 	Log       *slog.Logger // may be nil
 }
 
-// gone is the silence after which a supervisor drops a component.
-const gone = 10 * time.Second
+// maxSilence is the silence after which a supervisor drops a component.
+const maxSilence = 10 * time.Second
 
-// callbackLabel is the label of the capability by which a supervisor sets when
-// the component calls again.
+// callbackLabel is the label of the callback capability. Its specifications set the
+// time of the component's next poll.
 const callbackLabel = "callback"
 
-// maxCallback limits how long a supervisor can postpone the next poll.
+// maxCallback is the maximum time by which a supervisor can postpone the next poll.
 const maxCallback = time.Hour
 
-// Envelopes wait, at most for maxAhead, if the supervisor's clock is behind
-// ours. A clock that is further behind was probably never set, and is ignored.
-// A difference of warnAhead is reported.
+// If the supervisor's clock is behind ours, envelopes are delayed by the difference, at
+// most maxAhead. A larger difference is ignored, because that clock was probably never
+// set. A difference of at least warnAhead causes a warning.
 const (
 	maxAhead  = 24 * time.Hour
 	warnAhead = time.Minute
 )
 
-// maxOutbox limits the messages waiting for the supervisor.
+// maxOutbox is the maximum number of messages that wait for delivery to the supervisor.
 const maxOutbox = 10000
 
-// Stats is the state of a component at its supervisor.
+// Stats is the state of a component's connection to its supervisor.
 type Stats struct {
 	Registered bool
 	Since      time.Time        // when Registered last changed
 	Err        string           // error of the last poll, or ""
-	Refused    map[string]int64 // refused specifications, by reason
+	Refused    map[string]int64 // number of refused specifications by reason
 }
 
-// reasons are the keys of Stats.Refused, by the texts of exceptions, and one
-// for all others.
+// reasons maps the texts of exceptions to keys of Stats.Refused. All other texts have
+// the key otherReason.
 var reasons = map[string]string{NoService: "unknown capability", NoPermission: "permission"}
 
 const otherReason = "other"
 
-// New returns a component; nothing is sent yet. It fails only if the options
+// New returns a component. It does not send anything yet. It fails only if the options
 // are invalid.
 func New(opt Options) (*Component, error) {
-	if opt.Poll = cmp.Or(opt.Poll, 5*time.Second); opt.Poll >= gone {
-		return nil, fmt.Errorf("poll every %v: must be below %v", opt.Poll, gone)
+	if opt.Poll = cmp.Or(opt.Poll, 5*time.Second); opt.Poll >= maxSilence {
+		return nil, fmt.Errorf("poll every %v: must be below %v", opt.Poll, maxSilence)
 	}
 	conn, err := opt.Supervisor.Open()
 	if err != nil {
@@ -93,15 +93,15 @@ func New(opt Options) (*Component, error) {
 		queued:  make(chan struct{}, 1),
 		unknown: rate.Sometimes{First: 1, Interval: time.Minute},
 		clock:   rate.Sometimes{First: 1, Interval: time.Hour},
-		// Zeros, so that the first refusal is an increase for Prometheus.
+		// Start with zeros, so that Prometheus sees the first refusal as an increase.
 		stats: Stats{Since: time.Now(), Refused: map[string]int64{reasons[NoService]: 0, reasons[NoPermission]: 0, otherReason: 0}},
 	}, nil
 }
 
-// Run registers at the supervisor and serves its specifications until ctx ends.
-// Then it stops the jobs, delivers their results and withdraws the
-// capabilities. It waits for an unavailable supervisor. An error concerns the
-// state file.
+// Run registers at the supervisor and serves its specifications until ctx ends. Then it
+// stops the jobs, delivers their results and withdraws the capabilities. While the
+// supervisor is unavailable, Run retries. It returns an error only if the state file
+// cannot be read or written.
 func (c *Component) Run(ctx context.Context) error {
 	defer c.conn.Close()
 	if c.StateFile != "" {
@@ -127,7 +127,7 @@ func (c *Component) Run(ctx context.Context) error {
 // Jobs returns the jobs of the component.
 func (c *Component) Jobs() *Jobs { return c.jobs }
 
-// Stats returns the state of the component at its supervisor.
+// Stats returns the state of the component's connection to its supervisor.
 func (c *Component) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -136,8 +136,8 @@ func (c *Component) Stats() Stats {
 	return s
 }
 
-// polled records the result of a poll.
-func (c *Component) polled(registered bool, err error) {
+// recordPoll records the result of a poll.
+func (c *Component) recordPoll(registered bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if registered != c.stats.Registered {
@@ -154,23 +154,23 @@ type Component struct {
 	Options
 	conn  *wire.Conn
 	jobs  *Jobs
-	token string // of the callback capability
+	token string // token of the callback capability
 
-	supervisor string              // its identity
-	registered bool                // since the start or the last 428
+	supervisor string              // identity of the supervisor
+	registered bool                // false at the start and after a response with status 428
 	offered    []*mplane.Statement // registered capabilities
 	since      time.Time           // when they were registered
 	seen       time.Time           // when the supervisor last responded to a poll
-	next       time.Duration
+	next       time.Duration       // time to the next poll
 
 	unknown rate.Sometimes // limits warnings about unknown capabilities
-	clock   rate.Sometimes // and about the supervisor's clock
+	clock   rate.Sometimes // limits warnings about the supervisor's clock
 
 	mu     sync.Mutex
 	stats  Stats
 	outbox []mplane.Message
-	queued chan struct{} // holds a token when outbox may have changed
-	ahead  time.Duration // how far our clock may be ahead of the supervisor's
+	queued chan struct{} // has an element if outbox may have changed
+	ahead  time.Duration // by how much our clock may be ahead of the supervisor's
 }
 
 // serve polls until ctx ends.
@@ -178,14 +178,14 @@ func (c *Component) serve(ctx context.Context) {
 	var failures int
 	for ctx.Err() == nil {
 		c.next = c.Poll
-		err := c.turn(ctx)
+		err := c.pollOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		c.polled(c.registered && err == nil, err)
+		c.recordPoll(c.registered && err == nil, err)
 		switch {
 		case err != nil:
-			if failures++; failures == 1 { // an outage must not fill the log
+			if failures++; failures == 1 { // only log the first failure of an outage
 				c.Log.Warn("request to supervisor failed, retrying", append([]any{"supervisor", c.conn.Root(), "err", err}, hint.Attrs(err)...)...)
 			}
 		case failures > 0:
@@ -196,22 +196,22 @@ func (c *Component) serve(ctx context.Context) {
 	}
 }
 
-// turn registers if necessary, and polls once.
-func (c *Component) turn(ctx context.Context) error {
-	if !c.registered || time.Since(c.seen) > gone {
+// pollOnce registers if necessary, and polls once.
+func (c *Component) pollOnce(ctx context.Context) error {
+	if !c.registered || time.Since(c.seen) > maxSilence {
 		if err := c.register(ctx); err != nil {
 			return err
 		}
-	} else if err := c.follow(ctx); err != nil {
+	} else if err := c.applyRoles(ctx); err != nil {
 		return err
 	}
-	resp, err := c.do(ctx, http.MethodGet, wire.SpecificationPath, nil)
+	resp, err := c.request(ctx, http.MethodGet, wire.SpecificationPath, nil)
 	if err != nil {
 		return err
 	}
 	switch {
 	case resp.Status == http.StatusPreconditionRequired:
-		// The supervisor was restarted, or had dropped this component.
+		// The supervisor was restarted, or it dropped this component.
 		c.registered = false
 		if time.Since(c.since) > c.Poll {
 			c.next = 0
@@ -264,21 +264,21 @@ func (c *Component) register(ctx context.Context) error {
 	return nil
 }
 
-// offer returns a capability in the form in which it is registered.
+// offer returns a capability in the form used for registration.
 func offer(capability *mplane.Statement) *mplane.Statement {
 	o, here := *capability, ""
 	o.Link, o.Token = &here, o.ID()
 	return &o
 }
 
-// follow applies changes of the roles: it registers what they allow the
-// supervisor, and withdraws what they no longer allow.
-func (c *Component) follow(ctx context.Context) error {
+// applyRoles applies changes of the roles: it registers capabilities that the
+// supervisor may now use, and withdraws those that it may no longer use.
+func (c *Component) applyRoles(ctx context.Context) error {
 	offers := c.jobs.Capabilities(c.supervisor)
 	switch {
 	case slices.Equal(offers, c.offered):
 		return nil
-	case len(c.offered) == 0: // with the last capability the supervisor dropped this component
+	case len(c.offered) == 0: // the supervisor drops a component with its last capability
 		return c.register(ctx)
 	}
 	envelope := &mplane.Envelope{}
@@ -300,12 +300,12 @@ func (c *Component) follow(ctx context.Context) error {
 	return nil
 }
 
-// announced is a supervisor's response to a capability or withdrawal.
+// announced is a supervisor's response to one capability or withdrawal.
 type announced struct{ Registered, Reason string }
 
-// announce sends capabilities or withdrawals.
+// announce sends capabilities or withdrawals. It returns the responses by label.
 func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
-	resp, err := c.do(ctx, http.MethodPost, wire.CapabilityPath, e)
+	resp, err := c.request(ctx, http.MethodPost, wire.CapabilityPath, e)
 	if err != nil {
 		return nil, err
 	}
@@ -319,7 +319,7 @@ func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[strin
 	return answer, nil
 }
 
-// withdraw withdraws the capabilities, so that clients notice at once.
+// withdraw withdraws all capabilities, so that clients notice immediately.
 func (c *Component) withdraw(ctx context.Context) {
 	if !c.registered || len(c.offered) == 0 {
 		return
@@ -343,13 +343,13 @@ func (c *Component) receive(m mplane.Message) {
 	case *mplane.Statement:
 		switch {
 		case m.Kind == mplane.Specification && m.Label == callbackLabel:
-			// Nobody waits for a response to it.
+			// The supervisor does not expect a response.
 			d := m.When.Delays(time.Now())
 			c.next = min(d.End, maxCallback)
 		case m.Kind == mplane.Specification:
 			answer := c.jobs.Submit(m, c.supervisor, c.send, c.send)
 			if e, refused := answer.(*mplane.Exception); refused {
-				c.refused(m, e.Message)
+				c.recordRefusal(m, e.Message)
 			}
 		case m.Kind == mplane.Interrupt:
 			c.send(c.jobs.Interrupt(m.ID(), c.supervisor))
@@ -359,8 +359,8 @@ func (c *Component) receive(m mplane.Message) {
 	}
 }
 
-// refused reports a specification that was refused.
-func (c *Component) refused(spec *mplane.Statement, reason string) {
+// recordRefusal counts a refused specification and warns if its capability is unknown.
+func (c *Component) recordRefusal(spec *mplane.Statement, reason string) {
 	c.mu.Lock()
 	c.stats.Refused[cmp.Or(reasons[reason], otherReason)]++
 	c.mu.Unlock()
@@ -373,8 +373,8 @@ func (c *Component) refused(spec *mplane.Statement, reason string) {
 	})
 }
 
-// send puts a reply into the outbox. The reply goes to this component's
-// supervisor, whatever the specification's link.
+// send queues a reply. The reply goes to this component's supervisor, regardless of the
+// specification's link.
 func (c *Component) send(m mplane.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -389,7 +389,7 @@ func (c *Component) send(m mplane.Message) {
 	}
 }
 
-// deliver sends replies in their order until ctx ends.
+// deliver sends the queued replies until ctx ends.
 func (c *Component) deliver(ctx context.Context) {
 	back := retry.New(100*time.Millisecond, 5*time.Second)
 	for ctx.Err() == nil {
@@ -404,14 +404,14 @@ func (c *Component) deliver(ctx context.Context) {
 		}
 		err := c.post(ctx, m)
 		if err != nil && !errors.Is(err, errRefused) {
-			// The supervisor is unavailable; replies wait.
+			// The supervisor is unavailable: keep the reply and retry.
 			back.Wait(ctx)
 			continue
 		}
 		if err != nil {
 			c.Log.Error("supervisor refused a reply", "err", err)
 		}
-		c.jobs.Told(m)
+		c.jobs.MarkDelivered(m)
 		back.Reset()
 		c.mu.Lock()
 		if i := slices.Index(c.outbox, m); i >= 0 {
@@ -421,13 +421,13 @@ func (c *Component) deliver(ctx context.Context) {
 	}
 }
 
-// due returns the first reply that can be sent at the time now, or nil and how
-// long to wait for one. An envelope must wait until its end has passed by the
-// supervisor's clock: RI supervisors drop it before.
+// due returns the first reply that can be sent at time now. If there is none, it
+// returns nil and the time to wait. An envelope must wait until its end has passed by
+// the supervisor's clock, because RI supervisors drop it before that.
 func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	wait := time.Hour // nothing to send: queued ends the wait
+	wait := time.Hour // a new reply ends the wait through c.queued
 	for _, m := range c.outbox {
 		e, ok := m.(*mplane.Envelope)
 		if !ok {
@@ -443,8 +443,8 @@ func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	return nil, wait
 }
 
-// do sends a request and compares the supervisor's clock with ours.
-func (c *Component) do(ctx context.Context, method, path string, m mplane.Message) (*wire.Response, error) {
+// request sends a request and compares the supervisor's clock with ours.
+func (c *Component) request(ctx context.Context, method, path string, m mplane.Message) (*wire.Response, error) {
 	resp, err := c.conn.Do(ctx, method, path, m)
 	if err == nil && !resp.Date.IsZero() {
 		ahead := max(0, time.Since(resp.Date))
@@ -464,11 +464,11 @@ func (c *Component) do(ctx context.Context, method, path string, m mplane.Messag
 	return resp, err
 }
 
-// errRefused reports a reply that must not be resent.
+// errRefused reports that the supervisor refused a reply, which must not be resent.
 var errRefused = errors.New("refused")
 
 func (c *Component) post(ctx context.Context, m mplane.Message) error {
-	resp, err := c.do(ctx, http.MethodPost, wire.ResultPath, m)
+	resp, err := c.request(ctx, http.MethodPost, wire.ResultPath, m)
 	if err != nil {
 		return err
 	}

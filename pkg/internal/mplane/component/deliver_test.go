@@ -16,9 +16,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// TestPost: a reply that a proxy takes for a supervisor that is away is sent
-// again, one that the supervisor refuses is not.
-func TestPost(t *testing.T) {
+// TestPostRetriesAfterProxyError checks that a reply is retried if a proxy reports that
+// the supervisor is unavailable, but not if the supervisor refuses the reply.
+func TestPostRetriesAfterProxyError(t *testing.T) {
 	for status, refused := range map[int]bool{
 		http.StatusBadRequest: true, http.StatusInternalServerError: true,
 		http.StatusBadGateway: false, http.StatusServiceUnavailable: false, http.StatusGatewayTimeout: false,
@@ -37,9 +37,10 @@ func TestPost(t *testing.T) {
 	}
 }
 
-// TestWrongClock: a supervisor whose clock is behind gets an envelope later, one
-// whose clock was never set gets it at once. A warning reports both.
-func TestWrongClock(t *testing.T) {
+// TestEnvelopeWaitsForSupervisorClock checks that an envelope is delayed if the
+// supervisor's clock is behind, but not if that clock was never set. Both cases cause a
+// warning.
+func TestEnvelopeWaitsForSupervisorClock(t *testing.T) {
 	for date, tt := range map[string]struct {
 		waits, warns bool
 	}{
@@ -59,7 +60,7 @@ func TestWrongClock(t *testing.T) {
 		c := &Component{conn: conn, clock: rate.Sometimes{First: 1}}
 		c.Log = slog.New(slog.NewTextHandler(&log, nil))
 		for range 2 {
-			if _, err := c.do(t.Context(), http.MethodGet, wire.SpecificationPath, nil); err != nil {
+			if _, err := c.request(t.Context(), http.MethodGet, wire.SpecificationPath, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

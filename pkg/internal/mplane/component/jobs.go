@@ -1,5 +1,5 @@
-// Package component runs the capabilities of a component: it schedules the jobs
-// of specifications, and offers the capabilities in both workflows.
+// Package component runs the capabilities of a component: it schedules the jobs of
+// specifications, and offers the capabilities in both workflows.
 package component
 
 import (
@@ -19,16 +19,15 @@ import (
 // Service is a capability with its implementation.
 type Service struct {
 	Capability *mplane.Statement
-	// Run performs a specification and returns the rows of the result, in
-	// the order of spec.Results. ctx ends with the scope, with an
-	// interrupt, or when the component stops. All three are normal, and Run
-	// then returns the rows so far. With the scope "now" ctx has ended at
-	// the start. context.Cause returns ErrScopeEnd, ErrInterrupted or
-	// ErrStopped.
+	// Run performs a specification and returns the rows of the result, with columns in
+	// the order of spec.Results. ctx ends at the end of the scope, on an interrupt, or
+	// when the component stops; context.Cause then returns ErrScopeEnd, ErrInterrupted
+	// or ErrStopped. These are not failures: Run returns the rows so far. With the
+	// scope "now", ctx has already ended when Run starts.
 	Run func(ctx context.Context, spec *mplane.Statement) (rows [][]string, err error)
 }
 
-// Causes of the end of a job's context.
+// Causes for the end of a job's context.
 var (
 	ErrScopeEnd    = errors.New("the scope has ended")
 	ErrInterrupted = errors.New("interrupted")
@@ -43,12 +42,12 @@ const (
 	Unexpected   = "Unexpected message type"
 )
 
-// Limits of jobs; zero values stand for the defaults.
+// Limits limits the jobs. Zero fields have defaults.
 type Limits struct {
-	Jobs     int           // running or scheduled; 0: 100
-	Keep     time.Duration // how long a finished job is kept; 0: 1h
-	Finished int           // kept finished jobs, the last ones; 0: 1000
-	Results  int           // kept results of a repeated specification; 0: 1000
+	Jobs     int           // maximum number of running and scheduled jobs; 0 means 100
+	Keep     time.Duration // how long a finished job is kept; 0 means 1h
+	Finished int           // maximum number of finished jobs kept; 0 means 1000
+	Results  int           // maximum number of results kept for a repeated specification; 0 means 1000
 }
 
 func (l *Limits) defaults() {
@@ -66,28 +65,28 @@ type Jobs struct {
 	limits     Limits
 	log        *slog.Logger
 
-	keep *keeper // nil: jobs end with the process
+	file *stateFile // nil if jobs end with the process
 
-	ctx    context.Context // of all jobs
+	ctx    context.Context // parent of the contexts of all jobs
 	cancel context.CancelCauseFunc
 	wait   sync.WaitGroup
 
 	mu      sync.Mutex
 	jobs    map[string]*job // by token
-	active  int
+	active  int             // running and scheduled jobs and runs
 	running []*Specification
 }
 
 // Specification describes a running specification.
 type Specification struct {
-	Label string // of the capability
+	Label string // label of the capability
 	Token string
-	Since time.Time // its start
-	Until time.Time // its end; may be zero
+	Since time.Time // start
+	Until time.Time // end of the scope; zero if it has no end
 }
 
-// Specifications returns the running specifications, in the order of their
-// starts, without those scheduled for later.
+// Specifications returns the running specifications, in the order of their start times.
+// It omits those that are scheduled for later.
 func (j *Jobs) Specifications() []Specification {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -95,13 +94,15 @@ func (j *Jobs) Specifications() []Specification {
 	for _, s := range j.running {
 		list = append(list, *s)
 	}
-	// A resumed specification may have started before others.
+	// A resumed specification may have an earlier start than those before it in the
+	// list.
 	slices.SortStableFunc(list, func(a, b Specification) int { return a.Since.Compare(b.Since) })
 	return list
 }
 
-// do runs a service for a specification, from start until end; end may be zero.
-func (j *Jobs) do(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
+// runService runs a service for a specification with the given start and end; end may
+// be zero.
+func (j *Jobs) runService(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
 	run := &Specification{s.Capability.Label, spec.ID(), start, end}
 	j.mu.Lock()
 	j.running = append(j.running, run)
@@ -117,53 +118,54 @@ func (j *Jobs) do(ctx context.Context, s Service, spec *mplane.Statement, start,
 // job is an accepted specification.
 type job struct {
 	spec     *mplane.Statement
-	owner    string // identity that sent it
+	owner    string // identity of the sender
 	notify   func(mplane.Message)
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	finished chan struct{} // closed at its end
+	finished chan struct{} // closed when the job ends
 	accepted time.Time     // start of its scope
-	resumed  time.Time     // after a restart; may be zero
+	resumed  time.Time     // time of the restart that resumed the job; zero if there was none
 
-	// guarded by Jobs.mu
+	// Jobs.mu guards the following fields.
 	started     time.Time // zero before the start
 	interrupted bool
-	told        bool             // the reply has reached the owner
-	results     []mplane.Message // of the runs so far of a repeated specification
-	when        mplane.Scope     // of the results
-	reply       mplane.Message   // nil until the end
+	delivered   bool             // the owner has received the reply
+	results     []mplane.Message // results so far of a repeated specification
+	when        mplane.Scope     // scope of the results
+	reply       mplane.Message   // nil until the job ends
 	ended       time.Time
 }
 
-// NewJobs returns a scheduler for services. roles restricts their use; nil
-// allows everybody.
+// NewJobs returns a scheduler for services. roles restricts their use; nil allows all
+// identities.
 func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Roles, limits Limits, log *slog.Logger) *Jobs {
 	limits.defaults()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Jobs{services: services, registries: registries, roles: roles, limits: limits, log: log, ctx: ctx, cancel: cancel, jobs: map[string]*job{}}
 }
 
-// Submit accepts a specification and returns its receipt, or an exception. A
-// specification whose token is known returns its receipt and starts nothing.
-// accepted is called with the receipt before the job starts, and notify with
-// the result, envelope or exception at its end; both may be nil.
+// Submit accepts a specification and returns its receipt, or an exception. If the token
+// of the specification is known, Submit returns a receipt and starts no job. Submit
+// calls accepted with the response before the job starts, and notify with the result,
+// envelope or exception when the job ends. Both may be nil.
 func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify func(mplane.Message)) mplane.Message {
 	b, service, answer := j.accept(spec, identity, notify)
 	if b != nil {
-		j.saveOrTell() // the receipt is a promise
+		j.saveOrLog() // the receipt promises a result, even after a restart
 	}
 	if accepted != nil {
 		accepted(answer)
 	}
-	// The job is recorded before it starts, and its receipt is in flight,
-	// so that the result of a fast job cannot overtake its receipt.
+	// Start the job only after it is saved and its receipt is queued, so that the
+	// result of a fast job cannot overtake the receipt.
 	if b != nil {
 		j.start(b, service)
 	}
 	return answer
 }
 
-// accept returns the response to a specification, and the job to start, or nil.
+// accept returns the response to a specification. If a job must be started, it also
+// returns the job and its service.
 func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplane.Message)) (*job, Service, mplane.Message) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -219,16 +221,17 @@ func (j *Jobs) start(b *job, service Service) {
 		if suspended {
 			return
 		}
-		j.saveOrTell()
+		j.saveOrLog()
 		if b.notify != nil {
 			b.notify(reply)
 		}
 	})
 }
 
-// service returns the service for which spec was made, among those that it
-// fulfills at time t and identity may use. If spec does not identify one,
-// service returns the first.
+// service returns the service from whose capability spec was derived. It considers the
+// services that spec fulfills at time t, and prefers those that identity may use. If
+// several match equally well, service returns the first. Otherwise refusal is the
+// reason for an exception.
 func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (found Service, refusal string) {
 	best := -1
 	refusal = NoService
@@ -265,17 +268,17 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 		}
 		j.mu.Unlock()
 		if first {
-			j.saveOrTell()
+			j.saveOrLog()
 		}
 		return b.started
 	})
 }
 
-// once runs a specification whose scope starts now. It calls started with the
-// time of the start.
+// once runs a specification, with now as the "now" of its scope. It calls started at
+// the start of the run; started returns the start time for the result.
 func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)
-	if spec.Verb == mplane.Query { // its scope is that of the data
+	if spec.Verb == mplane.Query { // the scope is the time of the data
 		d = mplane.Delays{Endless: true}
 	}
 	if d.Start > 0 && retry.Sleep(ctx, time.Until(now.Add(d.Start))) != nil {
@@ -289,12 +292,12 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 		defer cancel()
 	}
 	start := started()
-	rows, err := j.do(ctx, s, spec, start, end)
+	rows, err := j.runService(ctx, s, spec, start, end)
 	if err != nil {
 		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
 	}
 	result := spec.Result(start, time.Now(), rows)
-	// A result with values of wrong types would be unreadable.
+	// Validate the result, because peers could not read values of wrong types.
 	text, err := mplane.Marshal(result)
 	if err == nil {
 		_, err = j.registries.Parse(text)
@@ -306,8 +309,8 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 	return result
 }
 
-// repeat runs a repeated specification. Runs longer than the period overlap, as
-// far as the limit of jobs allows.
+// repeat runs a repeated specification. Runs longer than the period overlap, as far as
+// the limit of jobs allows.
 func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mplane.Message {
 	j.mu.Lock()
 	b.when = b.spec.When.Anchored(now)
@@ -318,15 +321,15 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 			break
 		}
 		spec := b.spec.Run(when)
-		if j.done(b, spec, at) {
+		if j.isDone(b, spec, at) {
 			continue
 		}
-		if !j.begin() {
-			j.add(b, &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Too many jobs: left out the run of %s", when)})
+		if !j.reserveSlot() {
+			j.addResult(b, &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("Too many jobs: left out the run of %s", when)})
 			continue
 		}
 		runs.Go(func() {
-			defer j.end()
+			defer j.releaseSlot()
 			result := j.once(ctx, s, spec, at, func() time.Time {
 				if at.Before(b.resumed) {
 					return at
@@ -334,24 +337,24 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 				return time.Now()
 			})
 			if !j.suspended(ctx, spec, at) {
-				j.add(b, result)
+				j.addResult(b, result)
 			}
 		})
 	}
 	runs.Wait()
-	// RI supervisors drop an envelope whose end is still to come.
+	// RI supervisors drop an envelope whose end is in the future.
 	if _, end := b.spec.When.Times(now); !end.IsZero() {
 		retry.Sleep(ctx, time.Until(end))
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return b.final(time.Now())
+	return b.finalReply(time.Now())
 }
 
-// final returns the reply to a repeated specification that ended at t. RI
-// supervisors pass on an envelope only if a result is in it, so that without
-// any result the reply is an exception.
-func (b *job) final(t time.Time) mplane.Message {
+// finalReply returns the reply to a repeated specification that ended at t. It is an
+// exception if no run has a result, because RI supervisors only relay envelopes that
+// contain one.
+func (b *job) finalReply(t time.Time) mplane.Message {
 	failure := "There was no run"
 	for _, m := range b.results {
 		e, failed := m.(*mplane.Exception)
@@ -365,7 +368,7 @@ func (b *job) final(t time.Time) mplane.Message {
 	return &mplane.Exception{Token: b.spec.ID(), Message: failure}
 }
 
-func (j *Jobs) begin() bool {
+func (j *Jobs) reserveSlot() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.active >= j.limits.Jobs {
@@ -375,29 +378,29 @@ func (j *Jobs) begin() bool {
 	return true
 }
 
-func (j *Jobs) end() {
+func (j *Jobs) releaseSlot() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.active--
 }
 
-func (j *Jobs) add(b *job, m mplane.Message) {
+func (j *Jobs) addResult(b *job, m mplane.Message) {
 	j.mu.Lock()
 	b.results = append(b.results, m)
 	if n := len(b.results) - j.limits.Results; n > 0 {
 		b.results = slices.Delete(b.results, 0, n)
 	}
 	j.mu.Unlock()
-	j.saveOrTell()
+	j.saveOrLog()
 }
 
-// envelope returns the results so far.
+// envelope returns an envelope with the results so far.
 func (b *job) envelope() *mplane.Envelope {
 	return &mplane.Envelope{Token: b.spec.ID(), Label: b.spec.Label, When: b.when, Messages: slices.Clone(b.results)}
 }
 
-// State returns what a redemption gets: the reply, the results so far, or the
-// receipt while there are none.
+// State returns the response to a redemption: the reply, the results so far, or the
+// receipt if there are no results yet.
 func (j *Jobs) State(token, identity string) mplane.Message {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -413,9 +416,9 @@ func (j *Jobs) State(token, identity string) mplane.Message {
 	return b.spec.Notice(mplane.Receipt)
 }
 
-// Interrupt asks a job to stop and returns its receipt, or its reply if the job
-// has ended. The results so far of a repeated specification would be mistaken
-// for all of them: they come when the job has stopped.
+// Interrupt asks a job to stop and returns its receipt, or its reply if the job has
+// ended. It does not return the results so far of a repeated specification, because the
+// client would mistake them for all results. They follow when the job has stopped.
 func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	j.mu.Lock()
 	b, ok := j.jobs[token]
@@ -425,14 +428,14 @@ func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	}
 	j.mu.Unlock()
 	if stop {
-		j.saveOrTell()
+		j.saveOrLog()
 		b.cancel(ErrInterrupted)
 		return b.spec.Notice(mplane.Receipt)
 	}
 	return j.State(token, identity)
 }
 
-// Wait waits for the end of a job, until ctx ends.
+// Wait waits until a job or ctx ends. It returns immediately if the job is unknown.
 func (j *Jobs) Wait(ctx context.Context, token string) {
 	j.mu.Lock()
 	b, ok := j.jobs[token]
@@ -446,13 +449,14 @@ func (j *Jobs) Wait(ctx context.Context, token string) {
 	}
 }
 
-// prune forgets jobs that ended long ago, and the first of too many. Those
-// whose reply is still to be told stay.
+// prune removes jobs that ended more than Limits.Keep ago, and the oldest ones beyond
+// Limits.Finished. It keeps jobs whose reply is not delivered yet. The caller holds
+// j.mu.
 func (j *Jobs) prune() {
 	var finished []string
 	for token, b := range j.jobs {
 		switch {
-		case b.reply == nil || j.keep != nil && b.notify != nil && !b.told:
+		case b.reply == nil || j.file != nil && b.notify != nil && !b.delivered:
 		case time.Since(b.ended) > j.limits.Keep:
 			delete(j.jobs, token)
 		default:
@@ -467,8 +471,8 @@ func (j *Jobs) prune() {
 	}
 }
 
-// Stop ends all jobs and waits until they have told their results, or ctx
-// ends. Those of a state file have no results yet, see Restore.
+// Stop stops all jobs and waits until they have reported their results, or ctx ends.
+// With a state file, unfinished jobs have no results yet; see Restore.
 func (j *Jobs) Stop(ctx context.Context) {
 	j.cancel(ErrStopped)
 	done := make(chan struct{})

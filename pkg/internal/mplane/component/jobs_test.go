@@ -55,14 +55,14 @@ func specify(t *testing.T, j *Jobs, when string) *mplane.Statement {
 	return spec
 }
 
-// submit gives a specification with a scope and returns its token and answer.
+// submit submits a specification with a scope and returns its token and the response.
 func submit(t *testing.T, j *Jobs, when string) (token string, answer mplane.Message) {
 	t.Helper()
 	spec := specify(t, j, when)
 	return spec.Token, j.Submit(spec, "ann", nil, nil)
 }
 
-// wait returns the end of a job.
+// wait waits for a job to end and returns its reply.
 func wait(t *testing.T, j *Jobs, token string) mplane.Message {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -82,8 +82,9 @@ func message(m mplane.Message) string {
 	return fmt.Sprintf("%T", m)
 }
 
-// TestCauses: a service learns why it shall stop.
-func TestCauses(t *testing.T) {
+// TestContextCauseTellsWhyJobEnds checks the cause of the context's end that a service
+// sees.
+func TestContextCauseTellsWhyJobEnds(t *testing.T) {
 	j := newJobs(t, nil, Limits{}, func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
@@ -93,7 +94,7 @@ func TestCauses(t *testing.T) {
 		t.Error(got)
 	}
 	interrupted, _ := submit(t, j, "now ... future")
-	j.Interrupt(interrupted, "bob") // not his
+	j.Interrupt(interrupted, "bob") // bob does not own the job
 	j.Interrupt(interrupted, "ann")
 	if got := message(wait(t, j, interrupted)); got != ErrInterrupted.Error() {
 		t.Error(got)
@@ -113,8 +114,9 @@ func TestCauses(t *testing.T) {
 	}
 }
 
-// TestRefusals: what cannot run is told at once.
-func TestRefusals(t *testing.T) {
+// TestSubmitRefusesImpossibleJobs checks that Submit refuses specifications that cannot
+// run.
+func TestSubmitRefusesImpossibleJobs(t *testing.T) {
 	roles := new(mplane.Roles)
 	roles.Grant("x", "guest")
 	roles.Assign("ann", "guest")
@@ -135,7 +137,7 @@ func TestRefusals(t *testing.T) {
 		t.Error(message(answer))
 	}
 	j.Interrupt(token, "ann")
-	// Nobody could read that result.
+	// Peers could not read this result.
 	if got := message(wait(t, j, token)); !strings.Contains(got, "not a number") {
 		t.Error(got)
 	}
@@ -152,9 +154,9 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestRepeat checks the results of all runs, up to the limit, and that an
-// interrupt also cancels future runs.
-func TestRepeat(t *testing.T) {
+// TestRepeatedJobKeepsResults checks the results of all runs, up to the limit, and that
+// an interrupt also cancels future runs.
+func TestRepeatedJobKeepsResults(t *testing.T) {
 	n := 0
 	j := newJobs(t, nil, Limits{Results: 2}, func(context.Context, *mplane.Statement) ([][]string, error) {
 		if n++; n == 2 {
@@ -182,8 +184,8 @@ func TestRepeat(t *testing.T) {
 	}
 }
 
-// TestPrune: what ended long ago is forgotten.
-func TestPrune(t *testing.T) {
+// TestPruneRemovesOldJobs checks that jobs are removed some time after their end.
+func TestPruneRemovesOldJobs(t *testing.T) {
 	j := newJobs(t, nil, Limits{Keep: time.Nanosecond}, func(context.Context, *mplane.Statement) ([][]string, error) { return nil, nil })
 	token, _ := submit(t, j, "now")
 	wait(t, j, token)
@@ -193,8 +195,8 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// TestPruneMany: of many that ended only the last are remembered.
-func TestPruneMany(t *testing.T) {
+// TestPruneKeepsLatestJobs checks that only the latest of many finished jobs are kept.
+func TestPruneKeepsLatestJobs(t *testing.T) {
 	j := newJobs(t, nil, Limits{Finished: 3}, func(context.Context, *mplane.Statement) ([][]string, error) { return nil, nil })
 	var tokens []string
 	for i := range 6 {
@@ -202,16 +204,17 @@ func TestPruneMany(t *testing.T) {
 		wait(t, j, token)
 		tokens = append(tokens, token)
 	}
-	for i, token := range tokens { // the last one came after the others were counted
+	for i, token := range tokens { // the last job was submitted after the others were counted
 		if got := message(j.State(token, "ann")); (got == UnknownJob) != (i < 2) {
 			t.Errorf("job %d of %d: %s", i+1, len(tokens), got)
 		}
 	}
 }
 
-// TestMeant: of the capabilities that a specification fulfills, it is for the
-// one that it was made from: by its metadata, else by its label, else the first.
-func TestMeant(t *testing.T) {
+// TestServiceMatchesOriginOfSpecification checks which of several matching capabilities
+// is used: the one with the same metadata, else the one with the same label, else the
+// first.
+func TestServiceMatchesOriginOfSpecification(t *testing.T) {
 	reg := exchange.Registries(t)
 	var services []Service
 	var ran []string
@@ -260,9 +263,9 @@ func TestMeant(t *testing.T) {
 	}
 }
 
-// TestSpecificationsThatRunAreListed with their start and end, by their starts;
-// not those that wait or have ended.
-func TestSpecificationsThatRunAreListed(t *testing.T) {
+// TestSpecificationsListsRunning checks that Specifications lists running
+// specifications with start and end, in the order of their starts, and no others.
+func TestSpecificationsListsRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		j := newJobs(t, nil, Limits{}, func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
@@ -291,8 +294,8 @@ func TestSpecificationsThatRunAreListed(t *testing.T) {
 	})
 }
 
-// TestResumedSpecificationKeepsItsTimes: a restart changes neither the start
-// nor the end that are listed.
+// TestResumedSpecificationKeepsItsTimes checks that a restart changes neither the
+// listed start nor the listed end.
 func TestResumedSpecificationKeepsItsTimes(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state")
 	runs := make(chan bool, 2)

@@ -18,12 +18,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// TestRepeatEnd proves that the envelope of a repeated specification comes at
-// its end, which it carries: the scope's, or the time of the interrupt.
-func TestRepeatEnd(t *testing.T) {
+// TestEnvelopeComesAtEndOfScope proves that the envelope of a repeated specification is
+// sent at the end that it states: that of the scope, or the time of the interrupt.
+func TestEnvelopeComesAtEndOfScope(t *testing.T) {
 	for _, c := range []struct {
 		when      string
-		interrupt time.Duration // 0: no interrupt
+		interrupt time.Duration // 0 means no interrupt
 		end       time.Duration // after the start
 		results   int
 	}{
@@ -54,7 +54,7 @@ func TestRepeatEnd(t *testing.T) {
 				if e, ok := j.State(spec.ID(), "ann").(*mplane.Envelope); !ok || !e.When.Definite() {
 					t.Errorf("%s: while it runs: %v", c.when, e)
 				}
-				// A supervisor would take the results so far for all.
+				// A supervisor would mistake the results so far for all results.
 				if m, ok := j.Interrupt(spec.ID(), "ann").(*mplane.Statement); !ok || m.Kind != mplane.Receipt {
 					t.Errorf("%s: the interrupt is not answered with a receipt", c.when)
 				}
@@ -72,8 +72,8 @@ func TestRepeatEnd(t *testing.T) {
 	}
 }
 
-// TestRepeatWithoutResult proves that the reply is an exception if no run has
-// a result: RI supervisors pass on no envelope without one.
+// TestRepeatWithoutResult proves that the reply is an exception if no run has a result,
+// because RI supervisors do not relay envelopes without results.
 func TestRepeatWithoutResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newJobs(t, nil, Limits{}, func(context.Context, *mplane.Statement) ([][]string, error) {
@@ -93,16 +93,16 @@ func TestRepeatWithoutResult(t *testing.T) {
 	})
 }
 
-// riSupervisor relays as supervisors of the RI do: one queue for all
-// components without TLS, and of the envelopes only those whose end is past.
+// riSupervisor relays like supervisors of the RI: it has a single queue for all
+// components without TLS, and drops envelopes whose end is in the future.
 type riSupervisor struct {
 	t      *testing.T
 	reg    *mplane.Registries
-	behind time.Duration // its clock
+	behind time.Duration // by how much its clock is behind
 
 	mu      sync.Mutex
 	queue   []mplane.Message
-	replies chan mplane.Message // that reach the client; receipts too
+	replies chan mplane.Message // messages that reach the client, including receipts
 }
 
 func newRISupervisor(t *testing.T, behind time.Duration) (*riSupervisor, string) {
@@ -189,8 +189,8 @@ func (s *riSupervisor) component(url string, opt Options) (c *Component, stop fu
 	return c, stop
 }
 
-// TestRepeatAtRISupervisor proves that the results of repeated specifications
-// reach the clients of a supervisor of the RI, also if its clock is behind.
+// TestRepeatAtRISupervisor proves that the results of repeated specifications reach the
+// clients of an RI supervisor, even if its clock is behind.
 func TestRepeatAtRISupervisor(t *testing.T) {
 	for _, c := range []struct {
 		name, when string
@@ -219,7 +219,7 @@ func TestRepeatAtRISupervisor(t *testing.T) {
 			}
 			for {
 				m := s.next()
-				if r, ok := m.(*mplane.Statement); ok && r.Kind == mplane.Receipt { // of the interrupt
+				if r, ok := m.(*mplane.Statement); ok && r.Kind == mplane.Receipt { // the receipt of the interrupt
 					continue
 				}
 				e, ok := m.(*mplane.Envelope)
@@ -232,9 +232,9 @@ func TestRepeatAtRISupervisor(t *testing.T) {
 	}
 }
 
-// TestHeldEnvelope proves that an envelope that waits for its end holds up no
-// other reply.
-func TestHeldEnvelope(t *testing.T) {
+// TestDelayedEnvelopeDelaysNoOtherReply proves that replies overtake an envelope that
+// waits for its end.
+func TestDelayedEnvelopeDelaysNoOtherReply(t *testing.T) {
 	now := time.Now()
 	early := &mplane.Envelope{When: mplane.Between(now, now.Add(time.Hour))}
 	late := &mplane.Exception{Token: "x"}
@@ -255,9 +255,9 @@ func TestHeldEnvelope(t *testing.T) {
 	}
 }
 
-// TestUnknownCapability proves that specifications of another component, which
-// a supervisor without TLS may have given us, are refused, counted, and warned
-// about once a minute.
+// TestUnknownCapability proves that specifications for another component, which a
+// supervisor without TLS may send us, are refused and counted. A warning appears about
+// once a minute.
 func TestUnknownCapability(t *testing.T) {
 	s, url := newRISupervisor(t, 0)
 	var log strings.Builder

@@ -21,8 +21,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// services returns the capabilities of a captured registration, run by a
-// function.
+// services returns services with the capabilities of a captured registration and the
+// function run.
 func services(t testing.TB, reg *mplane.Registries, body []byte, run func(context.Context, *mplane.Statement) ([][]string, error)) []Service {
 	t.Helper()
 	m, err := reg.Parse(body)
@@ -73,16 +73,16 @@ func dummies(reg *mplane.Registries, spec *mplane.Statement, now time.Time) [][]
 	return [][]string{row}
 }
 
-// script is a supervisor of the RI that answers as captured and holds the
-// component to what the RI's component sent.
+// script is an RI supervisor that responds as captured. It compares the component's
+// requests with those of the RI's component.
 type script struct {
 	t      *testing.T
 	mu     sync.Mutex
 	steps  []*exchange.Exchange
-	more   int // results that the capture lacks: the RI failed, or the capture ended
+	more   int // number of results that the capture lacks because the RI failed or the capture ended
 	tokens exchange.Tokens
 	done   chan struct{}
-	// withdrawal is of one capability of those that are withdrawn at the end.
+	// withdrawal is a captured withdrawal, with which those at the end are compared.
 	withdrawal *exchange.Exchange
 }
 
@@ -93,8 +93,8 @@ func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Replies to different specifications have no order among them, but they
-	// come before the next request for specifications.
+	// Replies to different specifications may come in any order, but they come before
+	// the next poll.
 	step, difference := -1, ""
 	var learned exchange.Tokens
 	for i, e := range s.steps {
@@ -161,7 +161,7 @@ func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
 }
 
-// withdrawn compares one of the withdrawals.
+// withdrawn compares a withdrawal with the captured one.
 func (s *script) withdrawn(body []byte) {
 	if s.withdrawal == nil {
 		return
@@ -181,24 +181,24 @@ func (s *script) withdrawn(body []byte) {
 	}
 }
 
-// TestReplay runs our component against captured answers of RI supervisors
-// and listening clients.
+// TestReplay runs our component against the captured responses of RI supervisors and
+// listening clients.
 func TestReplay(t *testing.T) {
 	reg := exchange.Registries(t)
 	all := exchange.Assigned(t, "component", exchange.Asking)
 	for _, part := range []struct {
-		name, last string // of the exchanges
-		skip       string // those before this one, but for the registration
+		name, last string // first and last exchange
+		skip       string // skip exchanges before this one, except the registration
 		more       int
 		withdrawal string
 	}{
-		{"a/004", "a/053", "", 2, ""},      // repository: now, a length, without end; supervisor restarted
+		{"a/004", "a/053", "", 2, ""},      // repository: scopes now, with a length, without end; supervisor restarted
 		{"a/056", "a/087", "", 0, ""},      // tstat: interrupted, ended
-		{"a/056", "a/104", "a/102", 1, ""}, // tstat: repeated; the RI never sends what comes out
-		{"b/048", "b/052", "", 0, ""},      // shell of the RI that listens
-		{"b/053", "b/062", "", 2, ""},      // callback, a failure, several at once, unknown ones
+		{"a/056", "a/104", "a/102", 1, ""}, // tstat: repeated; the RI never sends the results
+		{"b/048", "b/052", "", 0, ""},      // listening shell of the RI
+		{"b/053", "b/062", "", 2, ""},      // callback, a failure, several at once, unknown specifications
 		{"b/063", "b/064", "", 0, "b/065"}, // registration, withdrawal
-		{"b/072", "b/080", "", 1, ""},      // supervisor that has a client above it
+		{"b/072", "b/080", "", 1, ""},      // supervisor below another client
 	} {
 		t.Run(strings.ReplaceAll(part.name+part.skip, "/", ""), func(t *testing.T) {
 			t.Parallel()
@@ -244,8 +244,8 @@ func TestReplay(t *testing.T) {
 func TestReplayServer(t *testing.T) {
 	reg := exchange.Registries(t)
 	list := exchange.Assigned(t, "component", exchange.Answering)
-	// differences are the answers that are not those of the RI, on purpose: what
-	// they are, and why.
+	// differences lists the responses that deviate from the RI's on purpose, with the
+	// expected kind and the reason.
 	differences := map[string]struct{ kind, reason string }{
 		"b/023": {"receipt", "the RI fails on every length; ours goes on"},
 	}
@@ -284,7 +284,8 @@ func TestReplayServer(t *testing.T) {
 				var body []byte
 				want := e.Response.Header["Content-Type"]
 				_, code := e.Response.Line()
-				// What the RI was slow with may be there at once, or a little later.
+				// The RI's response may have been slow; ours may come sooner or a
+				// little later.
 				for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 					status, contentType, body = tokens.Do(t, srv.URL, e.Request)
 					if d, ok := differences[e.Name]; ok {
@@ -308,8 +309,8 @@ func TestReplayServer(t *testing.T) {
 	}
 }
 
-// hasten makes the repeated specification of an exchange quick, and gives the
-// third run the token of its own that the RI forgets.
+// hasten shortens the repeated specification of an exchange. It also gives the third
+// run its own token, which the RI forgets.
 func hasten(t *testing.T, e *exchange.Exchange) {
 	for _, m := range []*exchange.Message{&e.Request, &e.Response} {
 		text := strings.NewReplacer("now + 12s / 5s { now + 1s }", "now + 2s / 1s { now + 1s }", " / 5s", " / 1s").Replace(string(m.Text()))
@@ -322,8 +323,8 @@ func hasten(t *testing.T, e *exchange.Exchange) {
 	}
 }
 
-// compareState compares an answer, where a receipt and a result are both right
-// after an interrupt, for the RI takes a while to notice it.
+// compareState compares a response. After an interrupt it accepts both a receipt and a
+// result, because the RI takes some time to notice an interrupt.
 func compareState(tokens exchange.Tokens, body []byte, e *exchange.Exchange) string {
 	problem := tokens.Compare(body, e.Response)
 	if problem == "" || e.Response.Kind() != "receipt" || e.Name < "b/038" {
@@ -336,7 +337,7 @@ func compareState(tokens exchange.Tokens, body []byte, e *exchange.Exchange) str
 	return problem
 }
 
-// impatient waits for results a short time only.
+// impatient is a Jobs that waits only briefly for results.
 type impatient struct{ *Jobs }
 
 func (i impatient) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {

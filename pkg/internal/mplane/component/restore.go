@@ -17,13 +17,13 @@ import (
 // jobsFormat is the format number of the state file.
 const jobsFormat = 1
 
-// savedJobs are what a component must not forget, in the order in which they
+// savedJobs is the content of the state file. The jobs are in the order in which they
 // were accepted.
 type savedJobs struct {
 	Jobs []savedJob `json:"jobs"`
 }
 
-// savedJob is a specification. Messages are as on the wire.
+// savedJob is a saved job. Its messages have the same form as on the wire.
 type savedJob struct {
 	Token         string            `json:"token"`
 	Specification json.RawMessage   `json:"specification"`
@@ -34,48 +34,48 @@ type savedJob struct {
 	Results       []json.RawMessage `json:"results,omitempty"`
 	Reply         json.RawMessage   `json:"reply,omitempty"`
 	Ended         time.Time         `json:"ended,omitzero"`
-	Told          bool              `json:"told,omitempty"`
+	Delivered     bool              `json:"told,omitempty"`
 }
 
-// keeper saves jobs.
-type keeper struct {
+// stateFile is the file that preserves the jobs.
+type stateFile struct {
 	path string
-	mu   sync.Mutex // of the file; taken before Jobs.mu
+	mu   sync.Mutex // guards the file; must be locked before Jobs.mu
 }
 
 // Texts of exceptions for jobs that cannot continue after a restart.
 const (
-	endedMeanwhile = "The component was down when the scope ended"
-	neverStopped   = "Interrupted; the component went down before it had stopped"
+	endedWhileDown       = "The component was down when the scope ended"
+	interruptedWhileDown = "Interrupted; the component went down before it had stopped"
 )
 
 // resumedKey is the key of the context value that marks a resumed job.
 type resumedKey struct{}
 
-// Resumed reports whether the context belongs to a job resumed after a restart.
-// The job started once before, so a missing resource is probably temporary.
+// Resumed reports whether ctx belongs to a job resumed after a restart. Such a job has
+// already started once, so a missing resource is probably temporary.
 func Resumed(ctx context.Context) bool { return ctx.Value(resumedKey{}) != nil }
 
-// Restore keeps the jobs in a state file from now on, and takes those back
-// that it has: so they survive the process. Jobs whose scope is not over are
-// run again, with their tokens and for who asked. notify is what Submit had:
-// it gets the receipts of these and the replies that Told was not called for;
-// nil: nobody waits for them. To be called before anything else.
+// Restore restores the jobs of a state file, and saves all jobs there from now on. Jobs
+// whose scope has not ended run again, with the same tokens and owners. notify, which
+// may be nil, replaces the notify function of Submit: it is called with the receipts of
+// resumed jobs, and with replies that are not marked as delivered. Restore must be
+// called before any other method.
 //
-// With a state file, the end of the component does not end jobs.
+// With a state file, stopping the component does not end its jobs.
 func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
 	var saved savedJobs
 	if err := state.Load(path, jobsFormat, &saved); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	j.keep = &keeper{path: path}
+	j.file = &stateFile{path: path}
 	now := time.Now()
 	for _, s := range saved.Jobs {
 		b := &job{
 			owner: s.Owner, notify: notify, finished: make(chan struct{}), cancel: func(error) {},
-			accepted: s.Accepted, started: s.Started, resumed: now, interrupted: s.Interrupted, ended: s.Ended, told: s.Told,
+			accepted: s.Accepted, started: s.Started, resumed: now, interrupted: s.Interrupted, ended: s.Ended, delivered: s.Delivered,
 		}
-		service, end := j.take(s, b, now)
+		service, end := j.restoreJob(s, b, now)
 		j.jobs[s.Token] = b
 		if end == nil {
 			if notify != nil {
@@ -92,22 +92,22 @@ func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
 			j.log.Warn("specification not resumed after a restart", "token", s.Token, "reply", end.Show())
 		}
 		close(b.finished)
-		if notify != nil && !b.told {
+		if notify != nil && !b.delivered {
 			notify(end)
 		}
 	}
 	return j.save()
 }
 
-// take reads a saved job into b. It returns the service to run it with, or its
-// reply if it has ended.
-func (j *Jobs) take(s savedJob, b *job, now time.Time) (service Service, end mplane.Message) {
+// restoreJob fills b from a saved job. It returns the service that continues the job,
+// or the reply if the job has ended.
+func (j *Jobs) restoreJob(s savedJob, b *job, now time.Time) (service Service, end mplane.Message) {
 	fail := func(text string) (Service, mplane.Message) {
 		return Service{}, &mplane.Exception{Token: s.Token, Message: text}
 	}
 	m, err := j.registries.Parse(s.Specification)
 	spec, ok := m.(*mplane.Statement)
-	if err != nil || !ok { // a registry has changed
+	if err != nil || !ok { // the registries have changed
 		b.spec = &mplane.Statement{Kind: mplane.Specification, Token: s.Token}
 		return fail(fmt.Sprintf("The specification is not understood any more: %v", err))
 	}
@@ -126,12 +126,12 @@ func (j *Jobs) take(s savedJob, b *job, now time.Time) (service Service, end mpl
 	}
 	switch {
 	case s.Interrupted && !spec.When.Repeated():
-		return fail(neverStopped)
+		return fail(interruptedWhileDown)
 	case s.Interrupted:
 		b.when = spec.When.Anchored(s.Accepted)
-		return Service{}, b.final(now)
-	case !spec.When.Repeated() && over(spec, s.Accepted, now):
-		return fail(endedMeanwhile)
+		return Service{}, b.finalReply(now)
+	case !spec.When.Repeated() && hasEnded(spec, s.Accepted, now):
+		return fail(endedWhileDown)
 	}
 	service, refusal := j.service(spec, s.Owner, s.Accepted)
 	if refusal != "" {
@@ -140,9 +140,9 @@ func (j *Jobs) take(s savedJob, b *job, now time.Time) (service Service, end mpl
 	return service, nil
 }
 
-// over reports whether the scope of a specification accepted at a time has
-// ended.
-func over(spec *mplane.Statement, accepted, now time.Time) bool {
+// hasEnded reports whether the scope of a specification accepted at the time accepted
+// has ended at the time now.
+func hasEnded(spec *mplane.Statement, accepted, now time.Time) bool {
 	if spec.When.Repeated() {
 		_, end := spec.When.Anchored(accepted).Times(accepted)
 		return !end.IsZero() && end.Before(now)
@@ -151,19 +151,19 @@ func over(spec *mplane.Statement, accepted, now time.Time) bool {
 	return spec.Verb != mplane.Query && !d.Endless && accepted.Add(d.End).Before(now)
 }
 
-// suspended reports whether a run ended because the component stops, and must
+// suspended reports whether a run ended only because the component stops, and must
 // continue after a restart.
 func (j *Jobs) suspended(ctx context.Context, spec *mplane.Statement, accepted time.Time) bool {
-	return j.keep != nil && errors.Is(context.Cause(ctx), ErrStopped) && !over(spec, accepted, time.Now())
+	return j.file != nil && errors.Is(context.Cause(ctx), ErrStopped) && !hasEnded(spec, accepted, time.Now())
 }
 
-// done reports whether a run of a resumed repeated specification already has
-// its result, or can no longer have one.
-func (j *Jobs) done(b *job, spec *mplane.Statement, at time.Time) bool {
+// isDone reports whether a run of a resumed repeated specification already has a
+// result, or can no longer have one.
+func (j *Jobs) isDone(b *job, spec *mplane.Statement, at time.Time) bool {
 	if !at.Before(b.resumed) {
 		return false
 	}
-	if over(spec, at, b.resumed) {
+	if hasEnded(spec, at, b.resumed) {
 		return true
 	}
 	j.mu.Lock()
@@ -171,40 +171,41 @@ func (j *Jobs) done(b *job, spec *mplane.Statement, at time.Time) bool {
 	return slices.ContainsFunc(b.results, func(m mplane.Message) bool { return m.ID() == spec.ID() })
 }
 
-// Told records that the reply to a job has reached its owner.
-func (j *Jobs) Told(m mplane.Message) {
+// MarkDelivered records that the owner of a job has received the reply m.
+func (j *Jobs) MarkDelivered(m mplane.Message) {
 	j.mu.Lock()
 	b, ok := j.jobs[m.ID()]
-	changed := ok && b.reply == m && !b.told
+	changed := ok && b.reply == m && !b.delivered
 	if changed {
-		b.told = true
+		b.delivered = true
 	}
 	j.mu.Unlock()
 	if changed {
-		j.saveOrTell()
+		j.saveOrLog()
 	}
 }
 
-// saveOrTell saves the jobs, or logs the error: the jobs run all the same.
-func (j *Jobs) saveOrTell() {
+// saveOrLog saves the jobs. It logs an error, because the jobs can run without a state
+// file.
+func (j *Jobs) saveOrLog() {
 	if err := j.save(); err != nil {
 		j.log.Error("specifications not saved, a restart would end them", "err", err)
 	}
 }
 
-// save writes the state file, if there is one.
+// save writes the state file, if it is enabled.
 func (j *Jobs) save() error {
-	if j.keep == nil {
+	if j.file == nil {
 		return nil
 	}
-	j.keep.mu.Lock()
-	defer j.keep.mu.Unlock()
+	j.file.mu.Lock()
+	defer j.file.mu.Unlock()
 	j.mu.Lock()
 	jobs := make([]job, 0, len(j.jobs))
 	for _, b := range j.jobs {
 		c := job{
 			spec: b.spec, owner: b.owner, accepted: b.accepted, started: b.started, interrupted: b.interrupted,
-			results: slices.Clone(b.results), reply: b.reply, ended: b.ended, told: b.told,
+			results: slices.Clone(b.results), reply: b.reply, ended: b.ended, delivered: b.delivered,
 		}
 		jobs = append(jobs, c)
 	}
@@ -218,14 +219,14 @@ func (j *Jobs) save() error {
 		}
 		saved.Jobs = append(saved.Jobs, s)
 	}
-	return state.Save(j.keep.path, jobsFormat, saved)
+	return state.Save(j.file.path, jobsFormat, saved)
 }
 
-// saved returns the saved form of a job.
+// saved returns the job in the form of the state file.
 func (b *job) saved() (s savedJob, err error) {
 	s = savedJob{
 		Token: b.spec.ID(), Owner: b.owner, Accepted: b.accepted, Started: b.started, Interrupted: b.interrupted,
-		Ended: b.ended, Told: b.told,
+		Ended: b.ended, Delivered: b.delivered,
 	}
 	spec := *b.spec
 	spec.Token = s.Token
@@ -236,7 +237,7 @@ func (b *job) saved() (s savedJob, err error) {
 		s.Reply, err = mplane.Marshal(b.reply)
 		return s, err
 	}
-	// As many as fit into one message, because more could not be delivered.
+	// Save the latest results that fit into one message; more could not be delivered.
 	size := 0
 	for _, m := range slices.Backward(b.results) {
 		text, err := mplane.Marshal(m)

@@ -23,11 +23,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// restored returns the jobs of a state file. What it tells goes to told.
-func restored(t *testing.T, file string, told func(mplane.Message), f run) *Jobs {
+// restored returns Jobs with a restored state file. notify is called with messages for
+// owners.
+func restored(t *testing.T, file string, notify func(mplane.Message), f run) *Jobs {
 	t.Helper()
 	j := newJobs(t, nil, Limits{}, f)
-	if err := j.Restore(file, told); err != nil {
+	if err := j.Restore(file, notify); err != nil {
 		t.Fatal(err)
 	}
 	return j
@@ -42,7 +43,8 @@ func stop(t *testing.T, j *Jobs) {
 	}
 }
 
-// untilStop is a run that tells that it runs, and whether it is resumed.
+// untilStop returns a run function that sends the value of Resumed to runs when it
+// starts.
 func untilStop(runs chan<- bool) run {
 	return func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
 		runs <- Resumed(ctx)
@@ -51,9 +53,9 @@ func untilStop(runs chan<- bool) run {
 	}
 }
 
-// TestRestore: a job goes on after a restart, for who asked, and its result
-// tells when it began.
-func TestRestore(t *testing.T) {
+// TestRestoreResumesJob checks that a job continues after a restart for the same owner,
+// and that its result has the original start.
+func TestRestoreResumesJob(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "component.state")
 	runs := make(chan bool, 1)
 	j := restored(t, file, nil, untilStop(runs))
@@ -68,13 +70,13 @@ func TestRestore(t *testing.T) {
 		if m, ok := j.State(token, "ann").(*mplane.Statement); !ok || m.Kind != mplane.Receipt {
 			t.Errorf("the end of the component ended the job: %v", m)
 		}
-		var told []mplane.Message
-		j = restored(t, file, func(m mplane.Message) { told = append(told, m) }, untilStop(runs))
+		var replies []mplane.Message
+		j = restored(t, file, func(m mplane.Message) { replies = append(replies, m) }, untilStop(runs))
 		if !<-runs {
 			t.Error("it is resumed")
 		}
-		if len(told) != 1 || told[0].(*mplane.Statement).Kind != mplane.Receipt || told[0].(*mplane.Statement).ID() != token {
-			t.Errorf("told %v", told)
+		if len(replies) != 1 || replies[0].(*mplane.Statement).Kind != mplane.Receipt || replies[0].(*mplane.Statement).ID() != token {
+			t.Errorf("replies %v", replies)
 		}
 	}
 	if got := message(j.State(token, "bob")); got != UnknownJob {
@@ -88,8 +90,9 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestUndelivered: a reply is told again until it has arrived.
-func TestUndelivered(t *testing.T) {
+// TestUndeliveredReplyIsResent checks that a restart resends a reply until it is
+// delivered.
+func TestUndeliveredReplyIsResent(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "component.state")
 	ends := func(context.Context, *mplane.Statement) ([][]string, error) { return nil, errors.New("failed") }
 	never := func(context.Context, *mplane.Statement) ([][]string, error) {
@@ -101,24 +104,25 @@ func TestUndelivered(t *testing.T) {
 	wait(t, j, token)
 	stop(t, j)
 	for i := range 4 {
-		var told []mplane.Message
-		j := restored(t, file, func(m mplane.Message) { told = append(told, m) }, never)
+		var replies []mplane.Message
+		j := restored(t, file, func(m mplane.Message) { replies = append(replies, m) }, never)
 		if want := 1; i < 3 {
-			if len(told) != want || message(told[0]) != "failed" || message(j.State(token, "ann")) != "failed" {
-				t.Fatalf("told %v", told)
+			if len(replies) != want || message(replies[0]) != "failed" || message(j.State(token, "ann")) != "failed" {
+				t.Fatalf("replies %v", replies)
 			}
-		} else if len(told) != 0 {
-			t.Errorf("told again: %v", told)
+		} else if len(replies) != 0 {
+			t.Errorf("replies again: %v", replies)
 		}
 		if i == 2 {
-			j.Told(told[0])
+			j.MarkDelivered(replies[0])
 		}
 		stop(t, j)
 	}
 }
 
-// TestNotRestored: what cannot go on has a reply that says why.
-func TestNotRestored(t *testing.T) {
+// TestUnresumableJobFails checks that jobs that cannot continue get a reply with the
+// reason.
+func TestUnresumableJobFails(t *testing.T) {
 	spec := func(label, element, when string) string {
 		return fmt.Sprintf(`{"specification": "measure", "version": 1, "label": "%s", "registry": "%s", "token": "t", "when": "%s",
 			"parameters": {"%s": "a:1"}, "results": ["rrdValue"]}`, label, mplane.TstatRegistry, when, element)
@@ -127,8 +131,8 @@ func TestNotRestored(t *testing.T) {
 		job  savedJob
 		want string
 	}{
-		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "now + 1h"))}, endedMeanwhile},
-		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "now ... future")), Interrupted: true}, neverStopped},
+		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "now + 1h"))}, endedWhileDown},
+		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "now ... future")), Interrupted: true}, interruptedWhileDown},
 		{savedJob{Specification: json.RawMessage(spec("x-0", "log.folder", "now ... future"))}, NoService},
 		{savedJob{Specification: json.RawMessage(spec("x-0", "no.such.element", "now ... future"))}, "is not understood any more"},
 		{savedJob{Specification: json.RawMessage(spec("x-0", "repository.url", "now + 1h")), Reply: json.RawMessage(`{"result": 1}`), Ended: time.Now()}, "is not understood any more"},
@@ -151,8 +155,9 @@ func TestNotRestored(t *testing.T) {
 	}
 }
 
-// TestDamaged checks that a damaged state file is an error, not an empty state.
-func TestDamaged(t *testing.T) {
+// TestDamagedStateFile checks that a damaged state file is an error, not an empty
+// state.
+func TestDamagedStateFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "component.state")
 	if err := os.WriteFile(file, []byte("rubbish"), 0o644); err != nil {
 		t.Fatal(err)
@@ -171,8 +176,8 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestRestoreRepeated: the runs that are over are not made again, the one that
-// was cut off is, and those to come follow.
+// TestRestoreRepeated checks that a restart does not repeat finished runs, repeats the
+// interrupted run, and continues with future runs.
 func TestRestoreRepeated(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "component.state")
 	var mu sync.Mutex
@@ -225,7 +230,7 @@ func TestRestoreRepeated(t *testing.T) {
 	}
 }
 
-// site is a supervisor that gives out what is queued and keeps the replies.
+// site is a supervisor that delivers queued messages and records replies.
 type site struct {
 	mu      sync.Mutex
 	away    bool
@@ -242,7 +247,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil || s.away:
 		wire.Fail(w, http.StatusServiceUnavailable)
 		if hijack, _, err := http.NewResponseController(w).Hijack(); err == nil {
-			hijack.Close() // as if it were not there
+			hijack.Close() // simulate an unreachable supervisor
 		}
 	case r.URL.Path == wire.CapabilityPath:
 		wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{}"))
@@ -257,7 +262,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// count returns how many replies of a kind there were.
+// count returns the number of replies of a kind.
 func (s *site) count(k mplane.Kind) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -269,7 +274,7 @@ func (s *site) count(k mplane.Kind) (n int) {
 	return n
 }
 
-// TestMain makes the test a component of its own, to be killed.
+// TestMain runs the test binary as a component if TEST_COMPONENT is set.
 func TestMain(m *testing.M) {
 	if url := os.Getenv("TEST_COMPONENT"); url != "" {
 		fmt.Fprintln(os.Stderr, child(url, os.Getenv("TEST_STATE"), os.Getenv("TEST_RUNS")))
@@ -308,9 +313,9 @@ func child(url, file, runs string) error {
 	return c.Run(context.Background())
 }
 
-// TestKill: a component that is killed goes on with what it was asked for, and
-// delivers what came out when the supervisor is there again.
-func TestKill(t *testing.T) {
+// TestComponentSurvivesKill checks that a killed component resumes its specifications,
+// and delivers its results when the supervisor is reachable again.
+func TestComponentSurvivesKill(t *testing.T) {
 	reg, err := mplane.NewRegistries()
 	if err != nil {
 		t.Fatal(err)
@@ -333,7 +338,7 @@ func TestKill(t *testing.T) {
 		kill = func() {
 			once.Do(func() {
 				cmd.Process.Kill()
-				cmd.Wait() // it was killed
+				cmd.Wait() // returns an error because of the kill
 			})
 		}
 		t.Cleanup(func() {
@@ -348,12 +353,12 @@ func TestKill(t *testing.T) {
 		t.Helper()
 		for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("it does not come: %s", what)
+				t.Fatalf("timeout: no %s", what)
 			}
 		}
 	}
 	lines := func() int {
-		text, _ := os.ReadFile(runs) // not there yet
+		text, _ := os.ReadFile(runs) // the file may not exist yet
 		return strings.Count(string(text), "\n")
 	}
 	j := newJobs(t, nil, Limits{}, nil)
@@ -383,11 +388,10 @@ func TestKill(t *testing.T) {
 		kill = start()
 	}
 	until("a run", func() bool { return lines() == rounds+1 })
-	// The supervisor is away when there is a result, and the component is
-	// killed with that in hand.
+	// Kill the component when it has a result and the supervisor is unreachable.
 	interrupt := spec.Notice(mplane.Interrupt)
 	give(interrupt)
-	until("interrupt taken", func() bool {
+	until("delivered interrupt", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.queue) == 0 {
@@ -396,7 +400,7 @@ func TestKill(t *testing.T) {
 		}
 		return false
 	})
-	until("result saved or delivered", func() bool {
+	until("saved result", func() bool {
 		var saved savedJobs
 		return state.Load(filepath.Join(dir, "state"), jobsFormat, &saved) == nil && saved.Jobs[0].Reply != nil
 	})
@@ -405,15 +409,15 @@ func TestKill(t *testing.T) {
 	s.away = false
 	s.mu.Unlock()
 	kill = start()
-	until("the result", func() bool { return s.count(mplane.Result) >= 1 })
-	until("that it was told", func() bool {
+	until("result", func() bool { return s.count(mplane.Result) >= 1 })
+	until("delivered result", func() bool {
 		var saved savedJobs
-		return state.Load(filepath.Join(dir, "state"), jobsFormat, &saved) == nil && saved.Jobs[0].Told
+		return state.Load(filepath.Join(dir, "state"), jobsFormat, &saved) == nil && saved.Jobs[0].Delivered
 	})
 	kill()
 	results := s.count(mplane.Result)
 	kill = start()
-	give(spec) // who asks again gets the receipt, and nothing starts
+	give(spec) // a repeated request gets the receipt and starts no job
 	receipts := s.count(mplane.Receipt)
 	until("a receipt", func() bool { return s.count(mplane.Receipt) > receipts })
 	kill()

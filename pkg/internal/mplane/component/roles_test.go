@@ -16,9 +16,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// TestRolesChange: the supervisor is told when the roles allow it more or less
-// than before.
-func TestRolesChange(t *testing.T) {
+// TestRolesChangeIsAnnounced checks that the component registers and withdraws
+// capabilities when the roles change.
+func TestRolesChangeIsAnnounced(t *testing.T) {
 	reg := exchange.Registries(t)
 	announced, polled := make(chan string, 100), make(chan bool)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -10,32 +10,32 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Offer is a capability of a component.
+// Offer is a capability that a component has registered.
 type Offer struct {
 	Identity   string
 	Capability *mplane.Statement
 	Token      string
 	schema     string
-	maker      string    // see makerOf
-	place      int       // in the registrar's offers
-	withdrawn  time.Time // may be zero
+	origin     string    // key; see originOf
+	position   int       // index in the registrar's offers
+	withdrawn  time.Time // zero if the capability is offered
 	lease      Lease
 	matcher    *mplane.Matcher
 }
 
-// keepWithdrawn is how long a withdrawn capability is kept, so that clients
-// learn about it. It is dropped sooner if room is needed.
+// keepWithdrawn is how long a withdrawn capability is kept, so that clients notice the
+// withdrawal. It is dropped sooner if its memory is needed.
 const keepWithdrawn = time.Hour
 
-// add adds a capability, or returns why it is refused. force adds it even
-// without room.
+// add registers a capability of the component id at host. It returns the reason for a
+// refusal, or "". force disables the limits on memory.
 func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {
 		return err.Error()
 	}
 	schema := s.Schema()
-	o := &Offer{Identity: id, Capability: s, Token: s.ID(), schema: schema, maker: makerOf(schema, s.Metadata), matcher: matcher}
+	o := &Offer{Identity: id, Capability: s, Token: s.ID(), schema: schema, origin: originOf(schema, s.Metadata), matcher: matcher}
 	size := offerSize(o)
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -55,54 +55,54 @@ func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (ref
 		old.lease = Lease{}
 	} else if len(c.offers) >= maxOffers {
 		if c.withdrawn > 0 {
-			reg.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w.Identity == id })
+			reg.removeWithdrawn(func(w *Offer) bool { return !w.withdrawn.IsZero() && w.Identity == id })
 		}
 		if len(c.offers) >= maxOffers {
 			return "Too many capabilities"
 		}
 	}
 	var fits bool
-	if o.lease, fits = reg.room.Take(id, host, size, force); !fits && reg.withdrawn > 0 {
-		// Withdrawn offers make room, except the one to replace.
-		reg.forget(func(w *Offer) bool { return !w.withdrawn.IsZero() && w != old })
-		o.lease, fits = reg.room.Take(id, host, size, false)
+	if o.lease, fits = reg.room.Reserve(id, host, size, force); !fits && reg.withdrawn > 0 {
+		// Free the memory of withdrawn offers, except the one to replace.
+		reg.removeWithdrawn(func(w *Offer) bool { return !w.withdrawn.IsZero() && w != old })
+		o.lease, fits = reg.room.Reserve(id, host, size, false)
 	}
 	switch {
 	case !fits && old != nil:
-		old.lease, _ = reg.room.Take(id, host, offerSize(old), true)
+		old.lease, _ = reg.room.Reserve(id, host, offerSize(old), true)
 		fallthrough
 	case !fits:
 		return noRoom
 	}
 	reg.components[id] = c
 	if old != nil {
-		// It keeps its position.
-		o.place = old.place
+		// The new offer keeps the position of the old one.
+		o.position = old.position
 		if old.withdrawn.IsZero() {
 			reg.unlist(old)
 		} else {
 			reg.withdrawn--
 			c.withdrawn--
 		}
-		c.offers[slices.Index(c.offers, old)], reg.offers[o.place] = o, o
-		reg.tokens[o.Token] = slices.DeleteFunc(reg.tokens[o.Token], func(e *Offer) bool { return e == old })
+		c.offers[slices.Index(c.offers, old)], reg.offers[o.position] = o, o
+		reg.byToken[o.Token] = slices.DeleteFunc(reg.byToken[o.Token], func(e *Offer) bool { return e == old })
 	} else {
-		o.place = len(reg.offers)
+		o.position = len(reg.offers)
 		c.offers = append(c.offers, o)
 		reg.offers = append(reg.offers, o)
 	}
 	for list, key := range reg.lists(o) {
-		i, _ := slices.BinarySearchFunc(list[key], o, byPlace)
+		i, _ := slices.BinarySearchFunc(list[key], o, comparePositions)
 		list[key] = slices.Insert(list[key], i, o)
 	}
-	reg.tokens[o.Token] = append(reg.tokens[o.Token], o)
+	reg.byToken[o.Token] = append(reg.byToken[o.Token], o)
 	return ""
 }
 
 // unlist removes an offer from the lists that Find searches.
 func (reg *Registrar) unlist(o *Offer) {
 	for list, key := range reg.lists(o) {
-		if i, found := slices.BinarySearchFunc(list[key], o, byPlace); found {
+		if i, found := slices.BinarySearchFunc(list[key], o, comparePositions); found {
 			list[key] = slices.Delete(list[key], i, i+1)
 		}
 		if len(list[key]) == 0 {
@@ -111,18 +111,18 @@ func (reg *Registrar) unlist(o *Offer) {
 	}
 }
 
-// lists returns the lists that Find searches, with the keys of an offer.
+// lists returns the lists that Find searches, each with the key of an offer.
 func (reg *Registrar) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
 	return func(yield func(map[string][]*Offer, string) bool) {
-		_ = yield(reg.schemas, o.schema) && yield(reg.makers, o.maker)
+		_ = yield(reg.bySchema, o.schema) && yield(reg.byOrigin, o.origin)
 	}
 }
 
-func byPlace(a, b *Offer) int { return cmp.Compare(a.place, b.place) }
+func comparePositions(a, b *Offer) int { return cmp.Compare(a.position, b.position) }
 
-// makerOf returns the same key for capabilities and specifications made from
-// them: those with the same schema and metadata.
-func makerOf(schema string, metadata mplane.Fields) string {
+// originOf returns a key of a capability, from its schema and metadata. A specification
+// derived from the capability has the same key.
+func originOf(schema string, metadata mplane.Fields) string {
 	var key strings.Builder
 	key.WriteString(schema)
 	for _, f := range metadata.Sorted() {
@@ -142,21 +142,21 @@ func (reg *Registrar) withdraw(id, token string) {
 		return
 	}
 	for _, o := range c.offers {
-		// The callback capability ends with the last one, because
-		// nobody withdraws it.
+		// Components do not withdraw the callback capability. It ends with their last
+		// other capability.
 		if o.Token == token {
-			reg.drop(o)
+			reg.markWithdrawn(o)
 		}
 	}
 	if !slices.ContainsFunc(c.offers, func(o *Offer) bool { return o.withdrawn.IsZero() && o.Capability.Label != callbackLabel }) {
 		for _, o := range c.offers {
-			reg.drop(o)
+			reg.markWithdrawn(o)
 		}
 	}
 }
 
-// drop marks an offer as withdrawn.
-func (reg *Registrar) drop(o *Offer) {
+// markWithdrawn marks an offer as withdrawn.
+func (reg *Registrar) markWithdrawn(o *Offer) {
 	if o.withdrawn.IsZero() {
 		o.withdrawn = time.Now()
 		reg.withdrawn++
@@ -165,17 +165,18 @@ func (reg *Registrar) drop(o *Offer) {
 	}
 }
 
-// Find returns the offer from which a specification was made, among those that
-// it fulfills and that use allows. If the specification does not identify one,
-// Find returns the first. withdrawn is a withdrawn offer that it would have
-// fulfilled; denied reports whether use rejected the offer.
+// Find returns the offer from which a specification was derived. It considers the
+// offers that the specification fulfills, and prefers those that use allows. If several
+// match equally well, Find returns the first. Otherwise withdrawn is a withdrawn offer
+// that the specification fulfills, or nil. denied reports whether use rejected the best
+// match.
 func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
 	now, schema := time.Now(), spec.Schema()
 	best := -1
-	// Offers with the same metadata come first, and are few.
-	for _, list := range [][]*Offer{reg.makers[makerOf(schema, spec.Metadata)], reg.schemas[schema]} {
+	// Try the few offers with the same metadata first.
+	for _, list := range [][]*Offer{reg.byOrigin[originOf(schema, spec.Metadata)], reg.bySchema[schema]} {
 		for _, o := range list {
 			allowed := use(o.Capability.Label)
 			rank := 2 * spec.Agreement(o.Capability)
@@ -204,8 +205,8 @@ func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) 
 	return nil, nil, false
 }
 
-// Offers returns the offered capabilities, each token once, in the order of
-// registration.
+// Offers returns the offered capabilities in the order of registration. Each token
+// occurs once.
 func (reg *Registrar) Offers() []*mplane.Statement {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -220,44 +221,46 @@ func (reg *Registrar) Offers() []*mplane.Statement {
 	return list
 }
 
-// Offer returns the capability with a token or its withdrawal, or nil.
+// Offer returns the capability with a token, its withdrawal, or nil if the token is
+// unknown.
 func (reg *Registrar) Offer(token string) *mplane.Statement {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
-	var gone *mplane.Statement
-	for _, o := range reg.tokens[token] {
+	var withdrawal *mplane.Statement
+	for _, o := range reg.byToken[token] {
 		if o.withdrawn.IsZero() {
 			return o.Capability
 		}
-		gone = o.Capability.Notice(mplane.Withdrawal)
+		withdrawal = o.Capability.Notice(mplane.Withdrawal)
 	}
-	return gone
+	return withdrawal
 }
 
-// forget removes withdrawn offers, and components without any; the lock is held.
-func (reg *Registrar) forget(gone func(*Offer) bool) {
-	if !slices.ContainsFunc(reg.offers, gone) {
+// removeWithdrawn removes the withdrawn offers for which remove returns true, and
+// components without offers. The caller holds the lock.
+func (reg *Registrar) removeWithdrawn(remove func(*Offer) bool) {
+	if !slices.ContainsFunc(reg.offers, remove) {
 		return
 	}
 	for _, o := range reg.offers {
-		if gone(o) { // all of them are withdrawn
+		if remove(o) {
 			reg.room.Release(o.lease)
 			o.lease = Lease{}
 			reg.withdrawn--
 			reg.components[o.Identity].withdrawn--
 		}
 	}
-	reg.offers = slices.DeleteFunc(reg.offers, gone)
+	reg.offers = slices.DeleteFunc(reg.offers, remove)
 	for i, o := range reg.offers {
-		o.place = i
+		o.position = i
 	}
-	for token, list := range reg.tokens {
-		if reg.tokens[token] = slices.DeleteFunc(list, gone); len(reg.tokens[token]) == 0 {
-			delete(reg.tokens, token)
+	for token, list := range reg.byToken {
+		if reg.byToken[token] = slices.DeleteFunc(list, remove); len(reg.byToken[token]) == 0 {
+			delete(reg.byToken, token)
 		}
 	}
 	for id, c := range reg.components {
-		if c.offers = slices.DeleteFunc(c.offers, gone); len(c.offers) == 0 {
+		if c.offers = slices.DeleteFunc(c.offers, remove); len(c.offers) == 0 {
 			delete(reg.components, id)
 		}
 	}

@@ -1,5 +1,5 @@
-// Package registrar is the server at which mPlane components register. They poll
-// it for specifications, and deliver results to it.
+// Package registrar is the server at which mPlane components register. Components poll
+// it for specifications and deliver results to it.
 package registrar
 
 import (
@@ -19,29 +19,29 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Limits of what a Registrar keeps for components.
+// Limits on the data of components.
 const (
 	maxComponents = 10000
-	maxOffers     = 1000  // of one component
-	maxQueue      = 10000 // messages for one component
-	maxAway       = time.Hour
+	maxOffers     = 1000      // capabilities of one component
+	maxQueue      = 10000     // messages for one component
+	maxAway       = time.Hour // delay of a poll that the supervisor requests
 )
 
-// callbackLabel is the label of specifications that set when a component polls
-// next.
+// callbackLabel is the label of specifications that set the time of a component's next
+// poll.
 const callbackLabel = "callback"
 
-// expire is the silence after which a component is dropped, as in the RI. It
+// expire is the silence after which a component is dropped, as in the RI. The component
 // must then register again.
 const expire = 10 * time.Second
 
 // Receiver receives the messages of components from a Registrar.
 type Receiver interface {
-	// Receive is called for each reply of a component: receipt, result,
-	// envelope or exception.
+	// Receive is called for each reply of a component: receipt, result, envelope or
+	// exception.
 	Receive(identity string, m mplane.Message)
-	// Registered is called when a component has registered; it may have
-	// lost earlier messages.
+	// Registered is called when a component has registered. The component may have lost
+	// earlier messages.
 	Registered(identity string)
 }
 
@@ -49,41 +49,41 @@ type Receiver interface {
 // register their capabilities, poll for specifications and deliver results. It
 // is an http.Handler, safe for concurrent use.
 type Registrar struct {
-	registries *mplane.Registries // that components may use
+	registries *mplane.Registries // elements that components may use
 	receiver   Receiver
 	log        *slog.Logger
 
 	room     *Room
-	refused  atomic.Int64   // capabilities
-	refusals rate.Sometimes // limits log lines about them
+	refused  atomic.Int64   // number of refused capabilities
+	refusals rate.Sometimes // limits log lines about refused capabilities
 
 	mu         sync.Mutex
 	components map[string]*component // by identity
 	offers     []*Offer              // in order of registration
-	withdrawn  int                   // of these
-	schemas    map[string][]*Offer   // capabilities that are not withdrawn, in the same order
-	makers     map[string][]*Offer   // the same by schema and metadata
-	tokens     map[string][]*Offer
+	withdrawn  int                   // number of withdrawn offers
+	bySchema   map[string][]*Offer   // offers that are not withdrawn, in the same order
+	byOrigin   map[string][]*Offer   // the same offers, by originOf
+	byToken    map[string][]*Offer   // all offers
 }
 
 // New returns a registrar without components.
 func New(registries *mplane.Registries, receiver Receiver, log *slog.Logger) *Registrar {
 	return &Registrar{
 		registries: registries, receiver: receiver, log: log, components: map[string]*component{},
-		room: &Room{max: MaxKept, each: MaxKeptOf, held: map[owner]int{}}, refusals: rate.Sometimes{First: 5, Interval: 10 * time.Second},
-		schemas: map[string][]*Offer{}, makers: map[string][]*Offer{}, tokens: map[string][]*Offer{},
+		room: &Room{max: MaxKept, perOwner: MaxKeptOf, reserved: map[owner]int{}}, refusals: rate.Sometimes{First: 5, Interval: 10 * time.Second},
+		bySchema: map[string][]*Offer{}, byOrigin: map[string][]*Offer{}, byToken: map[string][]*Offer{},
 	}
 }
 
 // component is a registered component.
 type component struct {
 	identity   string
-	host       string // host of its last registration, see peer.Host
+	host       string // host of the last registration; see peer.Host
 	registered bool
 	seen       time.Time
-	away       time.Duration // delay of its next poll that the supervisor requested
+	away       time.Duration // delay of the next poll that the supervisor requested
 	offers     []*Offer
-	withdrawn  int // of these
+	withdrawn  int // number of withdrawn offers
 	queue      []mplane.Message
 }
 
@@ -112,7 +112,8 @@ func (reg *Registrar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// read returns the message of a request, or responds with an error.
+// read returns the message of a request. If it cannot, it responds with an error and
+// returns false.
 func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (mplane.Message, bool) {
 	if r.Header.Get("Content-Type") != wire.ContentType {
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Invalid format"))
@@ -170,8 +171,8 @@ func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string
 	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
 }
 
-// answer returns the response to a component for one capability: that it is
-// registered, or why not. Names may repeat, so the response is not a map.
+// answer returns one member of the JSON object that responds to a registration: whether
+// the capability is registered, or why not. It is text, because names may repeat.
 func answer(label, reason string) string {
 	name, _ := json.Marshal(label)
 	if reason == "" {
@@ -181,7 +182,7 @@ func answer(label, reason string) string {
 	return fmt.Sprintf(`%s:{"registered":"no", "reason":%s}`, name, text)
 }
 
-// flatten returns the messages in envelopes.
+// flatten returns m, or the messages in an envelope and its nested envelopes.
 func flatten(m mplane.Message) []mplane.Message {
 	e, ok := m.(*mplane.Envelope)
 	if !ok {
@@ -210,7 +211,7 @@ func (reg *Registrar) poll(w http.ResponseWriter, r *http.Request, id string) {
 	e := &mplane.Envelope{}
 	for _, m := range queue {
 		if s, ok := m.(*mplane.Statement); ok && s.Kind == mplane.Specification {
-			if s.Label == callbackLabel { // it needs no response
+			if s.Label == callbackLabel { // components do not respond to it
 				c.away = min(s.When.Delays(time.Now()).End, maxAway)
 			} else {
 				linked := *s
@@ -234,14 +235,14 @@ func (reg *Registrar) result(w http.ResponseWriter, r *http.Request, id string) 
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Not a result (or exception)"))
 		return
 	}
-	reg.alive(id)
+	reg.recordContact(id)
 	reg.receiver.Receive(id, m)
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
 }
 
-// alive records that a component is connected: one that delivers results is not
-// gone because its poll is late.
-func (reg *Registrar) alive(identity string) {
+// recordContact records that a component is connected, so that a component that
+// delivers results is not dropped because its poll is late.
+func (reg *Registrar) recordContact(identity string) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
 	if c := reg.components[identity]; c != nil && c.registered {
@@ -264,16 +265,16 @@ func (reg *Registrar) Queue(identity string, m mplane.Message) error {
 	return nil
 }
 
-// Waits reports whether a queued message is still undelivered.
-func (reg *Registrar) Waits(identity string, m mplane.Message) bool {
+// IsQueued reports whether m is queued for a component and not delivered yet.
+func (reg *Registrar) IsQueued(identity string, m mplane.Message) bool {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
 	c := reg.components[identity]
 	return c != nil && slices.Contains(c.queue, m)
 }
 
-// Tidy withdraws the capabilities of silent components and drops those that
-// have been gone for long. Call it about every second.
+// Tidy withdraws the capabilities of silent components, and drops capabilities that
+// were withdrawn long ago. Call it about once per second.
 func (reg *Registrar) Tidy(now time.Time) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -282,28 +283,28 @@ func (reg *Registrar) Tidy(now time.Time) {
 			c.registered = false
 			reg.log.Warn("component is silent, capabilities withdrawn", "component", c.identity, "last_seen", c.seen.Format(time.RFC3339))
 			for _, o := range c.offers {
-				reg.drop(o)
+				reg.markWithdrawn(o)
 			}
 		}
 	}
-	reg.forget(func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn })
+	reg.removeWithdrawn(func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn })
 }
 
-// Refused returns how many capabilities were refused.
+// Refused returns the number of refused capabilities since the start.
 func (reg *Registrar) Refused() int64 { return reg.refused.Load() }
 
-// Room returns the account of what is kept, which the Receiver shares.
+// Room returns the account of reserved memory, which the Receiver shares.
 func (reg *Registrar) Room() *Room { return reg.room }
 
-// Keep reserves room for a message of a component, see Room.Take.
-func (reg *Registrar) Keep(identity string, bytes int) (Lease, bool) {
+// ReserveFor reserves memory for a message of a component; see Room.Reserve.
+func (reg *Registrar) ReserveFor(identity string, bytes int) (Lease, bool) {
 	reg.mu.Lock()
 	host := ""
 	if c := reg.components[identity]; c != nil {
 		host = c.host
 	}
 	reg.mu.Unlock()
-	return reg.room.Take(identity, host, bytes, false)
+	return reg.room.Reserve(identity, host, bytes, false)
 }
 
 // Present reports whether a component is registered, and when it last
@@ -328,7 +329,7 @@ func (reg *Registrar) Counts() (components, capabilities, waiting int) {
 		}
 		waiting += len(c.queue)
 	}
-	for _, list := range reg.schemas {
+	for _, list := range reg.bySchema {
 		capabilities += len(list)
 	}
 	return components, capabilities, waiting

@@ -13,13 +13,14 @@ import (
 
 var discard = slog.New(slog.DiscardHandler)
 
-// received are the replies that a Registrar got.
+// received collects the replies from a Registrar.
 type received []mplane.Message
 
 func (r *received) Receive(_ string, m mplane.Message) { *r = append(*r, m) }
 func (r *received) Registered(string)                  {}
 
-// TestComponentsAreBounded: what components send is bounded and refused with a word.
+// TestComponentsAreBounded checks the limits on components, and the reasons for
+// refusals.
 func TestComponentsAreBounded(t *testing.T) {
 	reg, err := mplane.NewRegistries()
 	if err != nil {

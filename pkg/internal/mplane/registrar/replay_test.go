@@ -9,14 +9,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// differences are the answers that are not those of the reference
-// implementation (RI), on purpose.
+// differences lists the responses that deviate from those of the reference
+// implementation (RI) on purpose.
 var differences = map[string]struct{ status, body, reason string }{
 	"b/056": {"200", `"now + 2s"`, "an envelope in an envelope; the RI fails with 500 and loses what is in it"},
 }
 
-// TestReplay plays the components and the supervisor that register at a
-// listening client of the RI.
+// TestReplay sends the captured requests of components and supervisors that registered
+// at a listening client of the RI.
 func TestReplay(t *testing.T) {
 	reg := exchange.Registries(t)
 	parse := func(m exchange.Message) mplane.Message {
@@ -41,7 +41,7 @@ func TestReplay(t *testing.T) {
 			tokens := exchange.Tokens{}
 			var callback mplane.Message
 			for _, e := range exchange.Between(all, part.first, part.last) {
-				// What the component gets was asked for before.
+				// Queue the specifications that the component gets.
 				if e.Response.Kind() == "envelope" {
 					for _, m := range parse(e.Response).(*mplane.Envelope).Messages {
 						callback = &mplane.Envelope{Messages: []mplane.Message{m}}

@@ -8,25 +8,23 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Limits of what a Registrar and its Receiver keep for peers, in bytes of
-// memory.
+// Limits on the memory for the data of peers, in bytes.
 const (
-	// MaxKept limits the bytes of all identities together.
+	// MaxKept is the limit for all identities together.
 	MaxKept = 64 << 20
-	// MaxKeptOf limits the bytes of one identity, and of one host, see
-	// peer.Host. One message of the largest size fits, and no peer can use
-	// all the room.
+	// MaxKeptOf is the limit for one identity, and for one host (see peer.Host). It
+	// admits a message of maximum size, and prevents a peer from using all the memory.
 	MaxKeptOf = 24 << 20
 )
 
-// Room accounts for the bytes kept for identities and their hosts. It is safe
-// for concurrent use.
+// Room accounts for the memory reserved for identities and their hosts. It is safe for
+// concurrent use.
 type Room struct {
-	max, each int
+	max, perOwner int
 
-	mu    sync.Mutex
-	total int
-	held  map[owner]int
+	mu       sync.Mutex
+	total    int
+	reserved map[owner]int
 }
 
 // owner is an identity or a host.
@@ -35,22 +33,22 @@ type owner struct {
 	name   string
 }
 
-// Lease is reserved room.
+// Lease is reserved memory.
 type Lease struct {
 	identity, host string
 	bytes          int
 }
 
-// Take reserves room for an identity at a host; an empty identity or host does
-// not count. force reserves it even if there is too little room: for messages
-// kept before a restart.
-func (r *Room) Take(identity, host string, bytes int, force bool) (Lease, bool) {
+// Reserve reserves memory for an identity at a host. An empty host does not count. It
+// returns false if a limit would be exceeded, unless force is set. force is for data
+// that was stored before a restart.
+func (r *Room) Reserve(identity, host string, bytes int, force bool) (Lease, bool) {
 	l := Lease{identity, host, bytes}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fits := r.total+bytes <= r.max
 	for _, o := range l.owners() {
-		fits = fits && r.held[o]+bytes <= r.each
+		fits = fits && r.reserved[o]+bytes <= r.perOwner
 	}
 	if !fits && !force {
 		return Lease{}, false
@@ -59,14 +57,14 @@ func (r *Room) Take(identity, host string, bytes int, force bool) (Lease, bool) 
 	return l, true
 }
 
-// Release releases the room of l; releasing the zero Lease does nothing.
+// Release releases the memory of l. Releasing the zero Lease does nothing.
 func (r *Room) Release(l Lease) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.add(l, -l.bytes)
 }
 
-// Bytes returns how much is reserved.
+// Bytes returns the number of reserved bytes.
 func (r *Room) Bytes() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,8 +74,8 @@ func (r *Room) Bytes() int {
 func (r *Room) add(l Lease, bytes int) {
 	r.total += bytes
 	for _, o := range l.owners() {
-		if r.held[o] += bytes; r.held[o] == 0 {
-			delete(r.held, o)
+		if r.reserved[o] += bytes; r.reserved[o] == 0 {
+			delete(r.reserved, o)
 		}
 	}
 }
@@ -92,12 +90,12 @@ func (l Lease) owners() []owner {
 
 // offerSize estimates the size of an offer in bytes.
 func offerSize(o *Offer) int {
-	size := 512 + mplane.Size(o.Capability) + len(o.schema) + len(o.maker)
+	size := 512 + mplane.Size(o.Capability) + len(o.schema) + len(o.origin)
 	for _, f := range o.Capability.Parameters {
 		size += 48 * strings.Count(f.Text, ",") // values of a set
 	}
 	return size
 }
 
-// noRoom is the reason for refusing a capability for lack of room.
+// noRoom is the reason for refusing a capability for lack of memory.
 var noRoom = fmt.Sprintf("Too many capabilities: the supervisor keeps %d MiB of one component or host, and %d MiB of all", MaxKeptOf>>20, MaxKept>>20)

@@ -14,14 +14,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// filled is a Registrar at which tests register.
+// filled is a Registrar with small limits for tests.
 type filled struct {
 	*Registrar
 	t   *testing.T
 	log bytes.Buffer
 }
 
-func newFilled(t *testing.T, limit, each int) *filled {
+func newFilled(t *testing.T, limit, perOwner int) *filled {
 	t.Helper()
 	reg, err := mplane.NewRegistries()
 	if err != nil {
@@ -29,12 +29,12 @@ func newFilled(t *testing.T, limit, each int) *filled {
 	}
 	f := &filled{t: t}
 	f.Registrar = New(reg, &received{}, slog.New(slog.NewTextHandler(&f.log, nil)))
-	f.room.max, f.room.each = limit, each
+	f.room.max, f.room.perOwner = limit, perOwner
 	return f
 }
 
-// register registers capabilities numbered from first on, and returns how many
-// were taken.
+// register registers n capabilities, numbered from first on, and returns the number
+// that were accepted.
 func (f *filled) register(kind, identity, host string, first, n int) int {
 	f.t.Helper()
 	var list []string
@@ -54,12 +54,12 @@ func (f *filled) register(kind, identity, host string, first, n int) int {
 	return strings.Count(w.Body.String(), `"ok"`)
 }
 
-// TestRoomForCapabilities: neither a component nor a host with many identities
-// takes the room of others, what is refused is counted and reported, and what
-// is withdrawn makes room.
+// TestRoomForCapabilities checks that a component, or a host with many identities,
+// cannot use the memory of others. It also checks that refusals are counted and logged,
+// and that withdrawn capabilities free memory.
 func TestRoomForCapabilities(t *testing.T) {
-	const each = 100_000
-	f := newFilled(t, 4*each, each)
+	const perOwner = 100_000
+	f := newFilled(t, 4*perOwner, perOwner)
 	first := f.register("capability", "a", "10.0.0.1", 0, 300)
 	if first == 0 || first == 300 {
 		t.Fatalf("%d capabilities of a component are taken", first)
@@ -87,16 +87,16 @@ func TestRoomForCapabilities(t *testing.T) {
 	if now := f.Room().Bytes(); now > kept+first*10 {
 		t.Errorf("%d bytes are kept, before %d", now, kept)
 	}
-	// Those that are silent for an hour leave nothing.
+	// Components that are silent for an hour use no memory.
 	f.Tidy(time.Now().Add(time.Minute))
 	f.Tidy(time.Now().Add(2 * keepWithdrawn))
-	if n := f.Room().Bytes(); n != 0 || len(f.components) > 0 || len(f.room.held) > 0 || f.withdrawn != 0 {
+	if n := f.Room().Bytes(); n != 0 || len(f.components) > 0 || len(f.room.reserved) > 0 || f.withdrawn != 0 {
 		t.Errorf("%d bytes and %d components are left", n, len(f.components))
 	}
 }
 
-// TestWithdrawnMakeRoom: as many capabilities as a component may have, withdrawn
-// again and again, do not keep it from registering others.
+// TestWithdrawnMakeRoom checks that withdrawn capabilities, however many, do not count
+// against a component's limit.
 func TestWithdrawnMakeRoom(t *testing.T) {
 	f := newFilled(t, MaxKept, MaxKeptOf)
 	for i := range 3 {
@@ -110,7 +110,8 @@ func TestWithdrawnMakeRoom(t *testing.T) {
 	}
 }
 
-// TestRoomIsMemory: the account is about what capabilities really take.
+// TestRoomIsMemory checks that the account matches the memory that capabilities really
+// use.
 func TestRoomIsMemory(t *testing.T) {
 	set := "%d"
 	for i := range 10000 {

@@ -15,13 +15,13 @@ import (
 // memoryFormat is the format number of the state file.
 const memoryFormat = 1
 
-// Limits of the saved jobs; the oldest is dropped first.
+// Limits on the saved jobs. The oldest is dropped first.
 const (
-	maxRemembered      = 1000
-	maxRememberedBytes = 32 << 20 // the newest is kept, however large
+	maxSaved      = 1000
+	maxSavedBytes = 32 << 20 // the newest job is kept even if it is larger
 )
 
-// Memory keeps receipts and results in the state folder for later calls. A
+// Memory saves receipts and results in the state folder for later processes, because a
 // supervisor of the RI delivers a result only once.
 type Memory struct {
 	Dir        string // the state folder
@@ -32,15 +32,15 @@ type Memory struct {
 type Job struct {
 	Token, Label string
 	Message      mplane.Message // receipt, result, envelope or exception
-	// Receipt is the receipt to redeem for the results that an envelope
-	// lacks; nil if it is complete.
+	// Receipt is the receipt with which to request the results that an envelope lacks.
+	// It is nil if the envelope is complete.
 	Receipt *mplane.Statement
-	// Until is the deadline of the last of them; zero: none.
+	// Until is the deadline of the missing results; zero if there is none.
 	Until time.Time
 }
 
-// late is how long after their runs results may arrive.
-const late = time.Minute
+// grace is the time within which results must arrive after their runs.
+const grace = time.Minute
 
 // Pending reports whether more messages can arrive for a job: the result of a
 // receipt, or further results for an envelope.
@@ -49,10 +49,9 @@ func (j *Job) Pending() bool {
 	return ok && s.Kind == mplane.Receipt || j.Receipt != nil
 }
 
-// reply updates the job with the response to a message of kind k that was sent
-// at the time sent. An envelope may contain only the results so far, without
-// saying so. The end of an interrupted one is the time of the interrupt, and no
-// later runs follow.
+// reply updates the job with the response to a message of kind k, which was sent at the
+// time sent. An envelope does not show whether it lacks results. The envelope of an
+// interrupted job ends at the time of the interrupt; no later runs follow.
 func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
 	j.Message, j.Receipt = m, nil
 	until := func(t time.Time) {
@@ -61,7 +60,7 @@ func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, 
 		}
 	}
 	if k == mplane.Interrupt {
-		until(sent.Add(late))
+		until(sent.Add(grace))
 	}
 	e, ok := m.(*mplane.Envelope)
 	if !ok {
@@ -79,15 +78,15 @@ func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, 
 		}
 	}
 	if !end.IsZero() {
-		until(end.Add(length + late))
+		until(end.Add(length + grace))
 	}
 	if runs > len(e.Messages) && (j.Until.IsZero() || sent.Before(j.Until)) {
 		j.Receipt = receipt
 	}
 }
 
-// remembered is a job in the state file.
-type remembered struct {
+// savedJob is a job in the state file.
+type savedJob struct {
 	Supervisor string          `json:"supervisor"`
 	Token      string          `json:"token"`
 	Label      string          `json:"label"`
@@ -98,8 +97,8 @@ type remembered struct {
 
 func (m *Memory) path() string { return filepath.Join(m.Dir, "runcap.state") }
 
-func (m *Memory) load() ([]remembered, error) {
-	var list []remembered
+func (m *Memory) load() ([]savedJob, error) {
+	var list []savedJob
 	err := state.Load(m.path(), memoryFormat, &list)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -113,7 +112,7 @@ func (m *Memory) Put(supervisor string, j Job) error {
 	if err != nil {
 		return err
 	}
-	r := remembered{supervisor, j.Token, j.Label, text, nil, j.Until}
+	r := savedJob{supervisor, j.Token, j.Label, text, nil, j.Until}
 	if j.Receipt != nil {
 		if r.Receipt, err = mplane.Marshal(j.Receipt); err != nil {
 			return err
@@ -128,7 +127,7 @@ func (m *Memory) Put(supervisor string, j Job) error {
 	if err != nil {
 		return err
 	}
-	if i := slices.IndexFunc(list, func(e remembered) bool { return e.Supervisor == supervisor && e.Token == j.Token }); i >= 0 {
+	if i := slices.IndexFunc(list, func(e savedJob) bool { return e.Supervisor == supervisor && e.Token == j.Token }); i >= 0 {
 		list[i] = r
 	} else {
 		list = append(list, r)
@@ -136,11 +135,11 @@ func (m *Memory) Put(supervisor string, j Job) error {
 	return state.Save(m.path(), memoryFormat, newest(list))
 }
 
-// newest returns the part at the end of list that is within the limits.
-func newest(list []remembered) []remembered {
+// newest returns the newest jobs of list that are within the limits.
+func newest(list []savedJob) []savedJob {
 	first, size := len(list), 0
-	for first > 0 && len(list)-first < maxRemembered {
-		if size += len(list[first-1].Message) + len(list[first-1].Receipt); size > maxRememberedBytes && first < len(list) {
+	for first > 0 && len(list)-first < maxSaved {
+		if size += len(list[first-1].Message) + len(list[first-1].Receipt); size > maxSavedBytes && first < len(list) {
 			break
 		}
 		first--
@@ -148,7 +147,8 @@ func newest(list []remembered) []remembered {
 	return list[first:]
 }
 
-// lock waits for other calls that write; they take only a moment.
+// lock locks the state file. It waits up to 5 s for other processes, which only hold
+// the lock briefly.
 func (m *Memory) lock() (unlock func(), err error) {
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		unlock, err = state.Lock(m.Dir, m.path())
@@ -169,7 +169,7 @@ func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 		if r.Supervisor != supervisor {
 			continue
 		}
-		// Elements of an unknown registry cannot be shown.
+		// Skip messages with elements of an unknown registry, which cannot be shown.
 		msg, err := m.Registries.Parse(r.Message)
 		if err != nil {
 			continue
@@ -198,7 +198,7 @@ func (m *Memory) Labels(supervisor string) ([]string, error) {
 	return labels, nil
 }
 
-// Forget drops the jobs of a supervisor.
+// Forget removes the jobs of a supervisor.
 func (m *Memory) Forget(supervisor string) error {
 	unlock, err := m.lock()
 	if err != nil {
@@ -209,6 +209,6 @@ func (m *Memory) Forget(supervisor string) error {
 	if err != nil {
 		return err
 	}
-	list = slices.DeleteFunc(list, func(r remembered) bool { return r.Supervisor == supervisor })
+	list = slices.DeleteFunc(list, func(r savedJob) bool { return r.Supervisor == supervisor })
 	return state.Save(m.path(), memoryFormat, list)
 }

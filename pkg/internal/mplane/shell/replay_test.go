@@ -16,11 +16,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// server answers as an RI supervisor was captured, and holds the client to
-// what the RI's client sent.
+// server responds like a captured RI supervisor. It compares the client's requests with
+// those of the RI's client.
 type server struct {
 	t      *testing.T
-	pages  map[string]*exchange.Exchange // by path; their order is the client's
+	pages  map[string]*exchange.Exchange // by path; the client determines their order
 	steps  []*exchange.Exchange          // POST requests, in order
 	tokens exchange.Tokens
 }
@@ -52,14 +52,14 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	wire.Answer(w, status, e.Response.Header["Content-Type"], s.tokens.Rewrite(e.Response.Text()))
 }
 
-// TestReplay types what was typed into the RI's shell.
+// TestReplay types the commands that were captured in the RI's shell.
 func TestReplay(t *testing.T) {
 	reg := exchange.Registries(t)
 	all := exchange.Assigned(t, "shell", exchange.Asking)
 	for _, part := range []struct {
 		first, last string
 		typed       []string
-		want        []string // in what is printed, in this order
+		want        []string // parts of the output, in this order
 	}{
 		{"a/002", "a/003", []string{"listcap"}, nil},
 		{"a/025", "a/035", []string{"when now", "runcap repository-collect_log", "showmeas repository-collect_log-0"},
@@ -87,7 +87,7 @@ func TestReplay(t *testing.T) {
 			s := &server{t: t, tokens: exchange.Tokens{}, pages: map[string]*exchange.Exchange{}}
 			pages := exchange.Between(all, part.first, part.last)
 			switch part.first {
-			case "a/036", "a/058", "a/088": // the RI gets what it has not got yet
+			case "a/036", "a/058", "a/088": // the RI's client also fetches pages it already knows from a/025 on
 				pages = exchange.Between(all, "a/025", part.last)
 			case "b/011":
 				pages = append(pages, exchange.Between(all, "b/003", "b/003")...)
@@ -96,7 +96,7 @@ func TestReplay(t *testing.T) {
 				method, path := e.Request.Line()
 				switch {
 				case method == http.MethodGet:
-					// The client of the RI does not say who it is when it only looks.
+					// The RI's client sends no identity with GET requests.
 					e.Request.Header["Forged-Mplane-Identity"] = mplane.Anonymous
 					s.pages[path] = e
 				case e.Name >= part.first:
@@ -135,7 +135,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// TestTranscript compares with what the shell of the RI printed.
+// TestTranscript compares the output with that of the RI's shell.
 func TestTranscript(t *testing.T) {
 	reg, err := mplane.NewRegistries()
 	if err != nil {
@@ -171,14 +171,14 @@ func TestTranscript(t *testing.T) {
 		{"stopmeas nosuch", "An exception occurred:\nno such token or label nosuch\n"},
 		{"unset nope", "Couldn't unset default(s) nope\n"},
 		{"unset repository.url", "ok\n"},
-		{"unset when", "ok\n"}, // the RI cannot
+		{"unset when", "ok\n"}, // the RI does not support this
 		{"when now", "when = now\n"},
 		{"unset", "ok\n"},
 		{"when", "when = None\n"},
 		{"seturl", "Usage: seturl [url]\n"},
 		{"getcap foo", "Bad format for url\n"},
 		{"frobnicate", "*** Unknown syntax: frobnicate\n"},
-		{"", "*** Unknown syntax: frobnicate\n"}, // the last one again
+		{"", "*** Unknown syntax: frobnicate\n"}, // an empty line repeats the last command
 		{"weblogs on", ""},
 		{"tbenable", ""},
 		{"seturl http://127.0.0.1:1/", ""},

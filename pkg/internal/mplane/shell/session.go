@@ -1,6 +1,6 @@
-// Package shell is the interactive part of mPlane: the questions of runcap, and
-// the |mplane| shell. Names and texts are those of the client shell of the
-// reference implementation (RI).
+// Package shell is the interactive part of mPlane: the questions of runcap, and the
+// |mplane| shell. Names and texts are those of the client shell of the reference
+// implementation (RI).
 package shell
 
 import (
@@ -24,25 +24,24 @@ import (
 type Session struct {
 	Client *client.Client
 	Out    io.Writer
-	// Ask asks the user for a value. If Ask is nil, a missing value is a
-	// usage error. io.EOF means that the input ended.
+	// Ask prompts the user for a value. If Ask is nil, a missing value is a usage
+	// error. io.EOF means that the input ended.
 	Ask func(prompt string) (string, error)
-	// When is the scope for the next specification, or nil.
+	// When is the scope of the next specification; nil if it is not set.
 	When *mplane.Scope
-	// Values are the set parameters.
+	// Values are the parameters set by the user.
 	Values map[string]string
-	// ShowKept prints the values and the scope that are already set when a
-	// specification uses them, as if the user typed them.
+	// ShowKept makes Specify print values and a scope that were set earlier, as if the
+	// user had typed them.
 	ShowKept bool
 	// Memory saves receipts and results for later processes.
 	Memory *Memory
 
 	capabilities []*mplane.Statement
-	runs         int // for labels
+	runs         int // number of the next label
 }
 
-// missingValues returns the error about values that are missing while nobody
-// can be asked.
+// missingValues returns the error for missing values if there is no user to ask.
 func missingValues(names []string) error {
 	var options []string
 	for _, name := range names {
@@ -55,7 +54,7 @@ func missingValues(names []string) error {
 	return hint.Usage("no value for "+strings.Join(names, ", "), "add "+strings.Join(options, " "))
 }
 
-// UnknownError reports an unknown name from the user.
+// UnknownError reports a name that does not exist, given by the user.
 type UnknownError struct{ What, Name string }
 
 func (e *UnknownError) Error() string { return fmt.Sprintf("no %s %s", e.What, visible(e.Name)) }
@@ -75,7 +74,7 @@ func (s *Session) Retrieve(ctx context.Context) error {
 	return nil
 }
 
-// Know sets the capabilities, without a peer.
+// Know sets the capabilities without a request to a peer.
 func (s *Session) Know(capabilities []*mplane.Statement) { s.capabilities = capabilities }
 
 // Capabilities returns the capabilities, sorted by token.
@@ -101,11 +100,11 @@ func (s *Session) Capability(name string) (*mplane.Statement, error) {
 	return nil, &UnknownError{"capability for token or label", name}
 }
 
-// numbered matches labels that RI supervisors can split.
+// numbered matches labels with a number at the end, which RI supervisors require.
 var numbered = regexp.MustCompile(`-\d+$`)
 
-// Specify returns a specification of a capability, from the set values and the
-// user's responses. A label without a number at its end gets one.
+// Specify returns a specification of a capability, from the set values and the user's
+// input. It adds a number to a label that does not end in one.
 func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
 	spec := c.Specification()
 	var missing []string
@@ -174,8 +173,8 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 	return spec, nil
 }
 
-// askWhen asks for a scope until it is in that of the capability. Without somebody to
-// ask, When may stay nil.
+// askWhen asks for a scope until the scope lies within the capability's. Without Ask,
+// When may remain nil.
 func (s *Session) askWhen(c *mplane.Statement) error {
 	kept := s.When
 	for s.When == nil || !s.When.Follows(c.When, time.Now()) {
@@ -201,9 +200,9 @@ func (s *Session) askWhen(c *mplane.Statement) error {
 	return nil
 }
 
-// label returns a label for a specification of the capability with this label.
-// It has the next number of the session that no saved job has: otherwise one of
-// the jobs could not be named.
+// label returns a label for a specification of the capability with this label. It
+// appends the next number of the session for which no saved job has the label, because
+// labels must identify jobs.
 func (s *Session) label(capability string) (string, error) {
 	var taken []string
 	if s.Memory != nil {
@@ -221,7 +220,7 @@ func (s *Session) label(capability string) (string, error) {
 	}
 }
 
-// Set sets a parameter of later specifications.
+// Set sets a parameter for later specifications.
 func (s *Session) Set(name, value string) {
 	if s.Values == nil {
 		s.Values = map[string]string{}
@@ -256,8 +255,8 @@ func (s *Session) remember(j Job) error {
 	return s.Memory.Put(s.Client.Root(), j)
 }
 
-// Redeem requests the state of a job and returns it: the result if available,
-// else the receipt or an exception.
+// Redeem requests and returns the state of a job: the result if available, otherwise
+// the receipt or an exception.
 func (s *Session) Redeem(ctx context.Context, name string) (mplane.Message, error) {
 	m, _, err := s.notify(ctx, name, mplane.Redemption)
 	return m, err
@@ -269,8 +268,8 @@ func (s *Session) Stop(ctx context.Context, name string) (mplane.Message, error)
 	return m, err
 }
 
-// notify sends the receipt of a job as a message of kind k, unless the job has
-// ended. It returns its state, and whether more messages can arrive.
+// notify sends the receipt of a job as a message of kind k, unless the job has ended.
+// It returns the job's state, and whether more messages can arrive.
 func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mplane.Message, pending bool, err error) {
 	j, err := s.find(name)
 	if err != nil {
@@ -285,8 +284,7 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 		ask = receipt
 	}
 	if ask == nil {
-		// For a receipt from another client only the token is known,
-		// which is sufficient.
+		// For the job of another client only the token is known, which is sufficient.
 		ask = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: j.Token}
 	}
 	sent := time.Now()
@@ -295,12 +293,11 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 		return nil, false, err
 	}
 	if _, failed := reply.(*mplane.Exception); failed {
-		if !known { // a token from the user is not saved
+		if !known { // the user gave the token: do not save it
 			return reply, false, nil
 		}
 		if e, ok := j.Message.(*mplane.Envelope); ok {
-			// Supervisors drop a job when they have delivered its
-			// results.
+			// Supervisors drop a job after they have delivered its results.
 			reply, ask = e, &mplane.Statement{When: mplane.For(0)}
 		}
 	}
@@ -308,7 +305,8 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 	return reply, j.Pending(), s.remember(j)
 }
 
-// find returns the job with a token or label. An unknown job has only a token.
+// find returns the job with a token or label. A Job with an unknown token has no other
+// fields.
 func (s *Session) find(name string) (Job, error) {
 	if s.Memory == nil {
 		return Job{Token: name}, nil
@@ -336,7 +334,7 @@ func (s *Session) find(name string) (Job, error) {
 // digest matches a generated token.
 var digest = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// Wait redeems until the job has ended.
+// Wait requests the state of a job repeatedly until the job has ended.
 func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error) {
 	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
 		m, pending, err := s.notify(ctx, name, mplane.Redemption)
@@ -353,7 +351,7 @@ func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error)
 	}
 }
 
-// Failed returns why a job was refused or failed, or "".
+// Failed returns the reason if m reports that a job was refused or failed, or "".
 func Failed(m mplane.Message) string {
 	switch m := m.(type) {
 	case *mplane.Exception:
@@ -366,7 +364,7 @@ func Failed(m mplane.Message) string {
 	return ""
 }
 
-// Show prints a message like the shell of the RI, with the rows of results as a
+// Show prints a message in the form of the RI's shell, with the rows of results as a
 // table.
 func Show(w io.Writer, m mplane.Message) {
 	switch m := m.(type) {
@@ -397,7 +395,7 @@ func Show(w io.Writer, m mplane.Message) {
 	fmt.Fprintln(w, m.Show())
 }
 
-// Line returns a job in one line, in the form of listmeas.
+// Line returns a job as one line, in the form of listmeas.
 func Line(label, token string, m mplane.Message) string {
 	switch m := m.(type) {
 	case *mplane.Exception:

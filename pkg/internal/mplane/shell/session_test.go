@@ -17,10 +17,10 @@ import (
 
 const stamp = "2006-01-02 15:04:05.000000"
 
-// TestEnvelope: a repeated specification is redeemed until its last run is
-// over, with the receipt that the client has not got; what was received stays
-// when the peer has forgotten the job.
-func TestEnvelope(t *testing.T) {
+// TestWaitCollectsEnvelope checks that Wait redeems a repeated specification until its
+// last run has ended. If the peer has forgotten the job, the results received before
+// remain.
+func TestWaitCollectsEnvelope(t *testing.T) {
 	reg, err := mplane.NewRegistries()
 	if err != nil {
 		t.Fatal(err)
@@ -28,11 +28,11 @@ func TestEnvelope(t *testing.T) {
 	const capability = `"label": "tstat-exporter_log", "registry": "` + mplane.TstatRegistry + `", "parameters": {"repository.url": "h:1"}`
 	for _, c := range []struct {
 		name   string
-		ends   time.Duration // of the scope, from now on
+		ends   time.Duration // end of the scope, from now on
 		when   string
-		gone   bool // the peer forgets the job
+		gone   bool // the peer has dropped the job
 		asked  int
-		result int // results at the end
+		result int // number of results at the end
 	}{
 		{"until the end", time.Hour, "repeat now ... future / 10s { now + 10s }", false, 3, 4},
 		{"forgotten", time.Hour, "repeat now ... future / 10s { now + 10s }", true, 1, 1},
@@ -56,7 +56,7 @@ func TestEnvelope(t *testing.T) {
 						return
 					}
 				}
-				if len(asked) == 3 { // that was all
+				if len(asked) == 3 { // now the envelope is complete
 					end = now.Add(-3 * time.Hour)
 				}
 				results := ""
@@ -106,15 +106,15 @@ func TestEnvelope(t *testing.T) {
 				t.Fatalf("%v, %v", jobs, err)
 			}
 			if e, ok := jobs[0].Message.(*mplane.Envelope); !ok || len(e.Messages) != c.result {
-				t.Errorf("remembered %v", jobs[0].Message)
+				t.Errorf("savedJob %v", jobs[0].Message)
 			}
 		})
 	}
 }
 
-// TestInterrupted: a repeated specification that was interrupted has no further
-// runs; it is not waited for until the end of its scope.
-func TestInterrupted(t *testing.T) {
+// TestWaitEndsAfterInterrupt checks that Wait does not wait for the end of the scope of
+// an interrupted job, which has no further runs.
+func TestWaitEndsAfterInterrupt(t *testing.T) {
 	when, err := mplane.ParseScope("repeat now ... future / 1d")
 	if err != nil {
 		t.Fatal(err)
@@ -132,14 +132,14 @@ func TestInterrupted(t *testing.T) {
 		{mplane.Specification, 0, receipt, true},
 		{mplane.Redemption, time.Hour, envelope, true},
 		{mplane.Interrupt, 2 * time.Hour, envelope, true},
-		{mplane.Redemption, 2*time.Hour + late/2, envelope, true},
-		{mplane.Redemption, 2*time.Hour + 2*late, envelope, false},
+		{mplane.Redemption, 2*time.Hour + grace/2, envelope, true},
+		{mplane.Redemption, 2*time.Hour + 2*grace, envelope, false},
 	} {
 		if j.reply(step.m, step.k, receipt, now.Add(step.after)); j.Pending() != step.pending {
 			t.Errorf("after %v: pending %v", step.after, j.Pending())
 		}
 	}
-	// The end of its scope says that there are no more.
+	// The end of the scope shows that the envelope is complete.
 	envelope.When = envelope.When.EndedAt(now.Add(2 * time.Hour))
 	j = Job{}
 	j.reply(receipt, mplane.Interrupt, receipt, now.Add(2*time.Hour))
@@ -148,9 +148,9 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// TestLabels: each call of runcap is a session of its own, and each of its jobs
-// can be named.
-func TestLabels(t *testing.T) {
+// TestLabelsIdentifyJobs checks that jobs have different labels, although each call of
+// runcap is a separate session.
+func TestLabelsIdentifyJobs(t *testing.T) {
 	reg, err := mplane.NewRegistries()
 	if err != nil {
 		t.Fatal(err)

@@ -20,12 +20,12 @@ const Prompt = "|mplane| "
 // Shell is the |mplane| shell.
 type Shell struct {
 	Session
-	// Open returns a client of another URL.
+	// Open returns a client for another URL.
 	Open func(url string) (*client.Client, error)
 
-	requests bool   // weblogs ON: print what is sent
-	last     string // command line, for an empty one
-	sent     []sent // sent specifications whose refusal was not shown yet
+	requests bool   // weblogs ON: print requests and responses
+	last     string // last command line; an empty line repeats it
+	sent     []sent // specifications to check for a refusal
 }
 
 // sent is a specification that was sent.
@@ -34,10 +34,9 @@ type sent struct {
 	at    time.Time
 }
 
-// refusable is how long after a specification the shell checks whether the
-// component has refused it. A component of the RI fetches specifications every
-// few seconds.
-const refusable = time.Minute
+// refusalWindow is how long the shell checks whether the component refuses a
+// specification. A component of the RI fetches specifications every few seconds.
+const refusalWindow = time.Minute
 
 // command is a command of the shell.
 type command struct {
@@ -45,10 +44,10 @@ type command struct {
 	run              func(*Shell, context.Context, []string) error
 }
 
-// errUsage requests the usage of the command.
+// errUsage makes the shell print the usage of the command.
 var errUsage = errors.New("usage")
 
-// commands returns the commands in the order of help.
+// commands returns the commands in the order in which help lists them.
 func commands() []command {
 	return []command{
 		{"listcap", "", "list the capabilities", (*Shell).listcap},
@@ -71,8 +70,8 @@ func commands() []command {
 	}
 }
 
-// Run reads commands until the end of the input or of ctx. read prompts for a
-// line; it is also asked for the values of parameters.
+// Run executes commands until the input or ctx ends. read prompts for a line; Run also
+// uses it to ask for the values of parameters.
 func (s *Shell) Run(ctx context.Context, read func(prompt string) (string, error)) error {
 	s.Ask, s.ShowKept = read, true
 	fmt.Fprint(s.Out, "mPlane client shell\nType help or ? to list commands. ^D to exit.\n\n")
@@ -94,7 +93,8 @@ func (s *Shell) Run(ctx context.Context, read func(prompt string) (string, error
 	return context.Cause(ctx)
 }
 
-// Do runs one command line. It prints problems; an error ends the shell.
+// Do runs one command line and prints failures. It returns an error only if the shell
+// must end.
 func (s *Shell) Do(ctx context.Context, line string) error {
 	if line = strings.TrimSpace(line); line == "" {
 		line = s.last // like the shell of the RI
@@ -295,11 +295,11 @@ func (s *Shell) runcap(ctx context.Context, args []string) error {
 	return nil
 }
 
-// showRefusals prints which specifications the component has refused since they
-// were sent: 'ok' only means that the supervisor has accepted them.
+// showRefusals prints the specifications that the component has refused since they were
+// sent. 'ok' only means that the supervisor has accepted them.
 func (s *Shell) showRefusals(ctx context.Context) {
 	s.sent = slices.DeleteFunc(s.sent, func(j sent) bool {
-		if time.Since(j.at) > refusable {
+		if time.Since(j.at) > refusalWindow {
 			return true
 		}
 		m, pending, err := s.notify(ctx, j.token, mplane.Redemption)
@@ -322,7 +322,7 @@ func (s *Shell) printJob(name string) error {
 	return err
 }
 
-// log prints what was sent, if the user requested that.
+// log prints a request and its response if weblogs is ON.
 func (s *Shell) log(kind string, reply mplane.Message) {
 	if !s.requests {
 		return
@@ -384,7 +384,7 @@ func (s *Shell) stopmeas(ctx context.Context, args []string) error {
 
 func (s *Shell) getcap(ctx context.Context, args []string) error {
 	if len(args) > 0 {
-		if ok, err := s.turn(args); !ok {
+		if ok, err := s.connect(args); !ok {
 			return err
 		}
 	}
@@ -399,12 +399,12 @@ func (s *Shell) seturl(_ context.Context, args []string) error {
 	if len(args) == 0 {
 		return errUsage
 	}
-	_, err := s.turn(args)
+	_, err := s.connect(args)
 	return err
 }
 
-// turn connects to another peer.
-func (s *Shell) turn(args []string) (ok bool, err error) {
+// connect connects to the URL in args. It returns false for an invalid URL.
+func (s *Shell) connect(args []string) (ok bool, err error) {
 	if len(args) > 1 {
 		return false, errUsage
 	}

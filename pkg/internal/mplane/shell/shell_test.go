@@ -19,11 +19,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// TestShellShowsWhatItSends: the examples of mPlane's page, typed in one
-// session, keep the scope and the address of the first one. The shell prints
-// kept values, what it invokes, a refusal by the component that comes after
-// 'ok', and the state of what was stopped. ^C ends the questions of runcap and
-// nothing else.
+// TestShellShowsWhatItSends types the examples of mPlane's page in one session, which
+// keeps the scope and the address of the first example. The shell prints kept values,
+// the specification, a refusal by the component after 'ok', and the state of a stopped
+// job. ^C ends only the questions of runcap.
 func TestShellShowsWhatItSends(t *testing.T) {
 	reg, err := mplane.NewRegistries()
 	if err != nil {
@@ -72,7 +71,7 @@ func TestShellShowsWhatItSends(t *testing.T) {
 	sh.Know(capabilities)
 	typed := []string{
 		"runcap tstat-exporter_log", "now + inf", "localhost:3000",
-		"runcap tstat-exporter_streaming", "/log/", "\x03", // the address is the wrong one
+		"runcap tstat-exporter_streaming", "/log/", "\x03", // the kept address is wrong here
 		"set repository.url localhost:9001",
 		"when now + 1d",
 		"runcap tstat-exporter_streaming", "60", "log_tcp_complete",
@@ -153,8 +152,8 @@ func mustJobs(t *testing.T, sh *Shell) []Job {
 	return jobs
 }
 
-// TestInterruptClearsTheLine: on a terminal ^C ends a line, wherever the cursor
-// is, and the next one starts empty; ^D ends the input.
+// TestInterruptClearsTheLine checks that ^C ends a line on a terminal, wherever the
+// cursor is, and that the next line starts empty. ^D ends the input.
 func TestInterruptClearsTheLine(t *testing.T) {
 	keyboard, terminal, err := pty.Open()
 	if err != nil {
@@ -177,7 +176,7 @@ func TestInterruptClearsTheLine(t *testing.T) {
 			screen <- string(buf[:n])
 		}
 	}()
-	// expect waits until text is on the screen.
+	// expect waits until text appears on the screen.
 	expect := func(text string) {
 		t.Helper()
 		for shown := ""; !strings.Contains(shown, text); {
@@ -191,7 +190,7 @@ func TestInterruptClearsTheLine(t *testing.T) {
 	}
 	for _, step := range []struct {
 		typed string
-		shown string // of it, before the last key
+		shown string // the screen shows it before the last key
 		last  string
 		line  string
 		err   error

@@ -14,26 +14,25 @@ import (
 	"golang.org/x/term"
 )
 
-// Lines reads the lines of a user, with editing, history and completion, or
-// those of a file or pipe. golang.org/x/term does the editing: it is linked
-// already and maintained with Go.
+// Lines reads the lines that a user types, with editing, history and completion, or the
+// lines of a file or pipe. golang.org/x/term does the editing, because it is already
+// linked and maintained with Go.
 type Lines struct {
-	// Complete returns the candidates for the last word of a line; may be
-	// nil.
+	// Complete returns the candidates for the last word of a line. It may be nil.
 	Complete func(line string) []string
 
 	ctx      context.Context // ends the wait for a line
 	in       *os.File
 	out      io.Writer
-	terminal *term.Terminal // nil without a terminal
-	keys     *keys          // of the terminal
+	terminal *term.Terminal // nil if the input is not a terminal
+	keys     *keys          // input of the terminal
 	plain    *bufio.Reader
 }
 
-// maxLine limits a line of a file.
+// maxLine is the maximum length of a line of a file, in bytes.
 const maxLine = 64 << 10
 
-// NewLines reads from in and prompts on out, until ctx ends.
+// NewLines returns a Lines that reads from in and prompts on out, until ctx ends.
 func NewLines(ctx context.Context, in io.Reader, out io.Writer) *Lines {
 	l := &Lines{ctx: ctx, out: out}
 	f, ok := in.(*os.File)
@@ -51,15 +50,15 @@ func NewLines(ctx context.Context, in io.Reader, out io.Writer) *Lines {
 	return l
 }
 
-// Terminal reports whether a user can be asked.
+// Terminal reports whether the input is a terminal.
 func (l *Lines) Terminal() bool { return l.terminal != nil }
 
 // ErrInterrupted is returned by Lines.Read after ^C.
 var ErrInterrupted = errors.New("interrupted")
 
-// keys reads the keys of the user. For ^C it returns the keys that erase and
-// end the line, since term.Terminal would end there and keep the line. Unread
-// keys before ^C are dropped, as terminals do.
+// keys reads the keys of the user. It replaces ^C by keys that erase and end the line,
+// because term.Terminal would end and keep the line. It drops unread keys before ^C, as
+// terminals do.
 type keys struct {
 	in          io.Reader
 	interrupted atomic.Bool
@@ -79,8 +78,8 @@ func (k *keys) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Read prompts for a line and returns it without its end. The error is io.EOF
-// after ^D or the end of the file, and ErrInterrupted after ^C.
+// Read prompts for a line and returns it without its line end. The error is io.EOF
+// after ^D or at the end of the file, and ErrInterrupted after ^C.
 func (l *Lines) Read(prompt string) (string, error) {
 	if l.terminal == nil {
 		fmt.Fprint(l.out, prompt)
@@ -90,7 +89,7 @@ func (l *Lines) Read(prompt string) (string, error) {
 		}
 		return strings.TrimRight(string(line), "\r\n"), err
 	}
-	// The terminal is raw only while a line is read: otherwise ^C is a
+	// Make the terminal raw only while a line is read. At other times ^C must raise a
 	// signal.
 	fd := int(l.in.Fd())
 	before, err := term.MakeRaw(fd)
@@ -107,7 +106,7 @@ func (l *Lines) Read(prompt string) (string, error) {
 		err  error
 	}
 	typed := make(chan result, 1)
-	go func() { // a signal must not wait for the next key
+	go func() { // the end of ctx must not wait for the next key
 		line, err := l.terminal.ReadLine()
 		if errors.Is(err, term.ErrPasteIndicator) {
 			err = nil
@@ -128,8 +127,8 @@ func (l *Lines) Read(prompt string) (string, error) {
 	return r.line, r.err
 }
 
-// complete is called for each key; it completes the word before the cursor as
-// far as all candidates agree, and lists them if that adds nothing.
+// complete handles each key. TAB completes the word before the cursor with the common
+// prefix of all candidates. If that adds nothing, complete lists the candidates.
 func (l *Lines) complete(line string, pos int, key rune) (string, int, bool) {
 	if key != '\t' || l.Complete == nil {
 		return "", 0, false

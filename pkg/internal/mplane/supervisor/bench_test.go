@@ -13,9 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// BenchmarkRelay is a specification of a client, its delivery, receipt,
-// result and redemption, at a supervisor with 1,000 components of the same
-// capability.
+// BenchmarkRelay measures a client's specification with its delivery, receipt, result
+// and redemption, at a supervisor with 1,000 components of the same capability.
 func BenchmarkRelay(b *testing.B) {
 	reg, err := mplane.NewRegistries()
 	if err != nil {

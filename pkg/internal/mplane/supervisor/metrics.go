@@ -9,7 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// metrics is the content of /metrics.
+// metrics holds the metrics of /metrics.
 type metrics struct {
 	registry       *prometheus.Registry
 	specifications prometheus.Counter

@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/exchange"
 )
 
-// differences are the answers that are not those of the reference
-// implementation (RI), on purpose: status, then what the body has to contain.
+// differences lists the responses that deviate from those of the reference
+// implementation (RI) on purpose: the status, then the required part of the body.
 var differences = map[string]struct{ status, body, reason string }{
 	"a/007": {"404", "Not Found", "no such capability; the RI fails with 500"},
 	"a/008": {"200", "<title>Capabilities</title>", "a slash at the end is the same page; the RI fails with 500"},
@@ -30,8 +30,8 @@ var differences = map[string]struct{ status, body, reason string }{
 
 const stale = "the callback capability of a component that is gone goes too"
 
-// play sends the request of an exchange to a site and holds the answer to the
-// captured one, or to the difference.
+// play sends the request of an exchange to a site. It compares the response with the
+// captured one, or with the listed difference.
 func (x *site) play(tokens exchange.Tokens, e *exchange.Exchange) {
 	x.t.Helper()
 	url := x.clients.URL
@@ -56,7 +56,7 @@ func (x *site) play(tokens exchange.Tokens, e *exchange.Exchange) {
 	e.Played()
 }
 
-// TestReplay plays the part of the RI's clients and components.
+// TestReplay sends the captured requests of the RI's clients and components.
 func TestReplay(t *testing.T) {
 	opt := Options{Immediate: time.Nanosecond}
 	x := newSite(t, opt)
@@ -64,19 +64,19 @@ func TestReplay(t *testing.T) {
 	for _, e := range ordered(exchange.Assigned(t, "supervisor", exchange.Answering)) {
 		switch e.Name {
 		case "a/051":
-			x = newSite(t, opt) // it has forgotten its components
+			x = newSite(t, opt) // the supervisor has forgotten its components
 		case "a/054", "a/056":
 			x.s.tidy(time.Now().Add(time.Minute)) // the component is silent
 		}
 		if e.Name == "a/056" {
-			x = newSite(t, opt) // its counter of labels begins anew
+			x = newSite(t, opt) // the counter in labels restarts
 		}
 		x.play(tokens, e)
 	}
 }
 
-// TestReplayResult plays a client that gets its result at once, and the
-// component, which waits for supervisors at the RI and registers here.
+// TestReplayResult plays a client that gets its result immediately, and the component.
+// In the RI the component waits for supervisors; here it registers.
 func TestReplayResult(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Minute})
 	tokens := exchange.Tokens{}
@@ -113,8 +113,8 @@ func TestReplayResult(t *testing.T) {
 	<-done
 }
 
-// TestReplayWithdrawal plays a component that withdraws a capability and
-// offers it again.
+// TestReplayWithdrawal plays a component that withdraws a capability and registers it
+// again.
 func TestReplayWithdrawal(t *testing.T) {
 	x := newSite(t, Options{})
 	tokens := exchange.Tokens{}
@@ -123,8 +123,8 @@ func TestReplayWithdrawal(t *testing.T) {
 	}
 }
 
-// TestReplayUpstream plays a component whose supervisor has, at the RI, a
-// client above it; here the client comes itself.
+// TestReplayUpstream plays a component whose supervisor, in the RI, serves another
+// supervisor. Here the client connects directly.
 func TestReplayUpstream(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	tokens := exchange.Tokens{}
@@ -143,10 +143,10 @@ func TestReplayUpstream(t *testing.T) {
 	}
 }
 
-// ordered puts each specification of a client before the poll that it is
-// delivered with: the capture has them in the order of their answers.
+// ordered moves each specification of a client before the poll that delivers it,
+// because the capture is in the order of the responses.
 func ordered(list []*exchange.Exchange) []*exchange.Exchange {
-	pending := 0 // specifications that were not delivered yet
+	pending := 0 // specifications not delivered yet
 	for i := 0; i < len(list); i++ {
 		if list[i].Link == "cli-sup" && list[i].Response.Kind() == "receipt" && list[i].Request.Kind() == "specification" {
 			pending++
@@ -163,7 +163,7 @@ func ordered(list []*exchange.Exchange) []*exchange.Exchange {
 				ask := list[j]
 				copy(list[i+1:j+1], list[i:j])
 				list[i] = ask
-				i++ // over the poll
+				i++ // skip the poll
 				break
 			}
 		}

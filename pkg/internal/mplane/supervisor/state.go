@@ -13,10 +13,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// stateFormat is the format number of saved.
+// stateFormat is the format number of the state file.
 const stateFormat = 1
 
-// saved is the state of a supervisor across restarts.
+// saved is the content of the state file.
 type saved struct {
 	Count      int                  `json:"count"`
 	Components []registrar.Snapshot `json:"components"`
@@ -49,12 +49,12 @@ func (s *Supervisor) save() error {
 	count := s.count
 	jobs := make([]job, 0, len(s.relayed))
 	for _, b := range s.relayed {
-		if !b.delivered { // otherwise its client has the reply
+		if !b.delivered { // the client of a delivered job already has the reply
 			jobs = append(jobs, *b)
 		}
 	}
 	s.mu.Unlock()
-	// Nobody waits while the messages, which are immutable, are written.
+	// Messages are immutable, so they can be written without the lock.
 	v, err := s.snapshot(count, jobs)
 	if err == nil {
 		err = state.Save(s.opt.StateFile, stateFormat, v)
@@ -67,7 +67,7 @@ func (s *Supervisor) save() error {
 	return err
 }
 
-// snapshot returns the state with the given jobs.
+// snapshot returns the content of the state file with the given jobs.
 func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	v := &saved{Count: count}
 	var err error
@@ -95,7 +95,8 @@ func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	return v, nil
 }
 
-// load loads the state of the last run. Unaccepted specifications are resent.
+// load loads the state of the last run. It resends specifications that were not
+// accepted.
 func (s *Supervisor) load() error {
 	if s.opt.StateFile == "" {
 		return nil
@@ -108,21 +109,21 @@ func (s *Supervisor) load() error {
 	}
 	s.count = v.Count
 	if err := s.registrar.Restore(v.Components); err != nil {
-		return s.unusable(err)
+		return s.restoreError(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, j := range v.Jobs {
 		if err := s.restore(j); err != nil {
-			return s.unusable(err)
+			return s.restoreError(err)
 		}
 	}
 	return nil
 }
 
-// unusable returns the error for an intact state that does not match these
+// restoreError returns the error for an intact state file that does not match the
 // registries.
-func (s *Supervisor) unusable(err error) error {
+func (s *Supervisor) restoreError(err error) error {
 	return hint.Add(fmt.Errorf("state file %s: %w", s.opt.StateFile, err),
 		"name the registries of the last run with `registry`, or remove the state file to forget its jobs")
 }
@@ -149,19 +150,19 @@ func (s *Supervisor) restore(j savedJob) error {
 			return err
 		}
 		b.reply = m
-		b.replyRoom, _ = s.registrar.Room().Take(b.component, "", mplane.Size(m), true)
+		b.replyRoom, _ = s.registrar.Room().Reserve(b.component, "", mplane.Size(m), true)
 		close(b.done)
 	}
 	if b.accepted {
 		close(b.acceptance)
 	}
-	b.room, _ = s.registrar.Room().Take(b.client, "", jobSize(b), true)
+	b.room, _ = s.registrar.Room().Reserve(b.client, "", jobSize(b), true)
 	s.insert(b)
 	if b.reply != nil {
 		return nil
 	}
-	// An error means that the component is absent; if it stays absent, the
-	// job is lost.
+	// An error means that the component is absent. If it does not return, checkJob ends
+	// the job.
 	if !b.accepted {
 		_ = s.registrar.Queue(b.component, b.relayed)
 	} else if b.interrupted {

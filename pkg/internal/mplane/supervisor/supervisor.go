@@ -24,33 +24,34 @@ import (
 
 // Options configures a supervisor.
 type Options struct {
-	// Components is the listener for components; Clients that for clients,
+	// Components is the listener for components. Clients is the listener for clients,
 	// /metrics and /-/healthy.
 	Components, Clients peer.Options
 
 	Registries *mplane.Registries
-	// Roles restricts what clients may use; nil allows everything.
+	// Roles restricts the capabilities that clients may use; nil allows all.
 	Roles *mplane.Roles
-	// StateFile keeps components and jobs across restarts; "" disables it.
+	// StateFile is the file that preserves components and jobs across restarts; ""
+	// disables it.
 	StateFile string
-	// Immediate is how long a client waits for a result before it gets a
-	// receipt; 0: 1s.
+	// Immediate is how long a client waits for a result before it gets a receipt; 0
+	// means 1s.
 	Immediate time.Duration
-	// Keep is how long a result is kept for its client; 0: 1h.
+	// Keep is how long a result is kept for its client; 0 means 1h.
 	Keep time.Duration
 	Log  *slog.Logger // may be nil
 }
 
-// Limits of jobs, and how long they are kept.
+// Limits of jobs, and the times after which the supervisor acts on them.
 const (
 	maxJobs       = 100000
 	maxClientJobs = 10000                  // unfinished jobs of one client
-	afterAccepted = 200 * time.Millisecond // for the result of a quick job
-	keepDelivered = 10 * time.Second       // a result that its client has received
-	resendAfter   = 30 * time.Second       // a specification delivered without a response
-	maxResend     = 3
-	lostAfter     = 10 * time.Minute // a component that disappeared with its jobs
-	lateAfter     = 10 * time.Minute // a result after the end of the scope
+	afterAccepted = 200 * time.Millisecond // wait for the result of a job after its receipt
+	keepDelivered = 10 * time.Second       // how long a result is kept after its delivery
+	resendAfter   = 30 * time.Second       // a delivered specification without a response is resent
+	maxResend     = 3                      // times that a specification is resent
+	lostAfter     = 10 * time.Minute       // the jobs of an absent component end
+	lateAfter     = 10 * time.Minute       // a job without a result ends, counted from the end of its scope
 )
 
 // Supervisor relays the requests of clients to components. It is safe for
@@ -58,44 +59,44 @@ const (
 type Supervisor struct {
 	opt       Options
 	log       *slog.Logger
-	open      []*peer.Listener // for components, for clients
+	open      []*peer.Listener // for components and for clients, in this order
 	registrar *registrar.Registrar
 	metrics   *metrics
 	noRoom    rate.Sometimes // limits log lines about dropped results
 
 	mu      sync.Mutex
-	asked   map[key]*job // by client and its token
-	relayed map[key]*job // by component and the token sent to it
-	running map[string]int
-	count   int  // of specifications, for labels
-	dirty   bool // the state has changed since the last save
+	asked   map[key]*job   // by client and the client's token
+	relayed map[key]*job   // by component and the token sent to it
+	running map[string]int // unfinished jobs by client
+	count   int            // number of relayed specifications, used for labels
+	dirty   bool           // the state has changed since the last save
 }
 
-// key is a token with the identity that it belongs to.
+// key is a token and the identity that it belongs to.
 type key struct{ identity, token string }
 
 // job is a specification on its way from a client to a component and back.
 type job struct {
 	client      string
 	component   string
-	asked       *mplane.Statement // by the client
-	relayed     *mplane.Statement // to the component
+	asked       *mplane.Statement // as sent by the client
+	relayed     *mplane.Statement // as sent to the component
 	created     time.Time
-	sent        time.Time // when it was last queued
+	sent        time.Time // when the specification or interrupt was last queued
 	resent      int
 	accepted    bool          // the component has confirmed it
 	acceptance  chan struct{} // closed when accepted
 	interrupted bool
 	stopping    *mplane.Statement // the queued interrupt
-	reply       mplane.Message    // nil until the end
+	reply       mplane.Message    // nil until the job ends
 	ended       time.Time
 	delivered   bool // the client has received the reply
 	done        chan struct{}
 
-	room, replyRoom registrar.Lease // of the specifications and of the reply
+	room, replyRoom registrar.Lease // memory of the specifications and of the reply
 }
 
-// New returns a listening supervisor with the state of its last run.
+// New returns a supervisor that listens, with the state of its last run.
 func New(opt Options) (*Supervisor, error) {
 	s, err := load(opt)
 	if err == nil {
@@ -118,7 +119,7 @@ func load(opt Options) (*Supervisor, error) {
 	return s, s.load()
 }
 
-// Addrs returns the addresses for components and for clients.
+// Addrs returns the addresses of the listeners for components and for clients.
 func (s *Supervisor) Addrs() []string { return peer.Addrs(s.open) }
 
 // Run serves until ctx ends.
@@ -127,7 +128,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	for i, h := range []http.Handler{s.Components(), s.Clients()} {
 		g.Go(func() error { return wire.NewServer(h, s.log).Serve(ctx, s.open[i]) })
 	}
-	s.keepTidy(ctx)
+	s.maintain(ctx)
 	return errors.Join(g.Wait(), s.save())
 }
 
@@ -156,8 +157,8 @@ func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 	return list
 }
 
-// Capability returns a capability or its withdrawal, or nil if the identity may
-// not use it.
+// Capability returns a capability or its withdrawal. It returns nil if the token is
+// unknown or the identity may not use the capability.
 func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
 	c := s.registrar.Offer(token)
 	if c == nil || !s.opt.Roles.Allowed(c.Label, identity) {
@@ -190,8 +191,8 @@ func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Messa
 	return &mplane.Exception{Token: ask.ID(), Message: component.Unexpected}
 }
 
-// await waits for the end of a job for a limited time: a short one once the
-// component has accepted it.
+// await waits for the end of a job, at most Options.Immediate. After the component has
+// accepted the job, it waits at most afterAccepted.
 func (s *Supervisor) await(ctx context.Context, b *job) {
 	ctx, cancel := context.WithTimeout(ctx, s.opt.Immediate)
 	defer cancel()
@@ -211,8 +212,7 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 	}
 }
 
-// submit relays a specification. It returns the job, or the reason for a
-// refusal.
+// submit relays a specification. It returns the job, or nil and the refusal.
 func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
 	refuse := func(text string) (*job, mplane.Message) {
@@ -244,8 +244,7 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 		}
 	}
 	spec.When = ask.When
-	// RI supervisors that relay to this one split the label at its last
-	// hyphen.
+	// RI supervisors may relay to this one, and split the label at its last hyphen.
 	spec.Label = fmt.Sprintf("%s-%d", offer.Capability.Label, s.count)
 	spec.SetUniqueToken()
 	s.count++
@@ -255,7 +254,7 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 		created: now, sent: now, acceptance: make(chan struct{}), done: make(chan struct{}),
 	}
 	var fits bool
-	if b.room, fits = s.registrar.Room().Take(identity, host, jobSize(b), false); !fits {
+	if b.room, fits = s.registrar.Room().Reserve(identity, host, jobSize(b), false); !fits {
 		return refuse("Too many jobs")
 	}
 	if err := s.registrar.Queue(b.component, spec); err != nil {
@@ -280,7 +279,7 @@ func (s *Supervisor) insert(b *job) {
 	s.dirty = true
 }
 
-// state returns the reply to a job, or its receipt.
+// state returns the reply to a job, or its receipt if the job has not ended.
 func (s *Supervisor) state(identity, token string) mplane.Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -297,8 +296,8 @@ func (s *Supervisor) state(identity, token string) mplane.Message {
 	return b.reply
 }
 
-// interrupt asks the component to stop a job. Before it has accepted the job,
-// the component would not know it: then interrupt asks later.
+// interrupt asks the component to stop a job. If the component has not accepted the job
+// yet, it may not know the job; Receive then sends the interrupt later.
 func (s *Supervisor) interrupt(identity, token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -308,12 +307,12 @@ func (s *Supervisor) interrupt(identity, token string) {
 	}
 	b.interrupted, s.dirty = true, true
 	if b.accepted {
-		s.stop(b)
+		s.queueInterrupt(b)
 	}
 }
 
-// stop queues the interrupt of a job.
-func (s *Supervisor) stop(b *job) {
+// queueInterrupt queues the interrupt of a job.
+func (s *Supervisor) queueInterrupt(b *job) {
 	b.sent, b.stopping = time.Now(), b.relayed.Notice(mplane.Interrupt)
 	if err := s.registrar.Queue(b.component, b.stopping); err != nil {
 		s.finish(b, &mplane.Exception{Message: err.Error()})
@@ -339,7 +338,7 @@ func (s *Supervisor) Receive(identity string, m mplane.Message) {
 			b.accepted, s.dirty = true, true
 			close(b.acceptance)
 			if b.interrupted {
-				s.stop(b)
+				s.queueInterrupt(b)
 			}
 		}
 	default:
@@ -347,14 +346,14 @@ func (s *Supervisor) Receive(identity string, m mplane.Message) {
 	}
 }
 
-// finish ends a job with a reply, in which it restores the client's names.
+// finish ends a job with a reply. It replaces the names in the reply by the client's.
 func (s *Supervisor) finish(b *job, m mplane.Message) {
-	if _, err := mplane.Marshal(m); err != nil { // it could not be relayed
+	if _, err := mplane.Marshal(m); err != nil { // the message is invalid and cannot be relayed
 		m = &mplane.Exception{Message: err.Error()}
 	}
 	size := mplane.Size(m)
 	var fits bool
-	if b.replyRoom, fits = s.registrar.Keep(b.component, size); !fits {
+	if b.replyRoom, fits = s.registrar.ReserveFor(b.component, size); !fits {
 		s.metrics.noRoom.Inc()
 		s.noRoom.Do(func() {
 			s.log.Warn("result dropped: no room", "component", b.component, "client", b.client, "bytes", size)
@@ -384,15 +383,15 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	close(b.done)
 }
 
-// Registered resends what a component may have lost. A restarted component
-// restarts its jobs; others recognize them by their tokens.
+// Registered resends the messages that a component may have lost. A restarted component
+// restarts its jobs; other components recognize known jobs by their tokens.
 func (s *Supervisor) Registered(identity string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dirty = true
 	for _, b := range s.relayed {
 		switch {
-		case b.component != identity || b.reply != nil || s.registrar.Waits(identity, b.relayed):
+		case b.component != identity || b.reply != nil || s.registrar.IsQueued(identity, b.relayed):
 		case !b.accepted:
 			s.resend(b)
 		case !b.interrupted:
@@ -403,8 +402,8 @@ func (s *Supervisor) Registered(identity string) {
 	}
 }
 
-// resend queues a specification without a response. A component that already
-// has it resends its receipt.
+// resend queues a specification that got no response. A component that already has it
+// resends its receipt.
 func (s *Supervisor) resend(b *job) {
 	b.sent = time.Now()
 	if b.resent++; b.resent > maxResend {
@@ -416,8 +415,8 @@ func (s *Supervisor) resend(b *job) {
 	}
 }
 
-// keepTidy saves the state and tidies up periodically, until ctx ends.
-func (s *Supervisor) keepTidy(ctx context.Context) {
+// maintain saves the state and calls tidy periodically, until ctx ends.
+func (s *Supervisor) maintain(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var next time.Time
@@ -434,14 +433,13 @@ func (s *Supervisor) keepTidy(ctx context.Context) {
 			if err := s.save(); err != nil {
 				s.log.Error("state not saved", "err", err)
 			}
-			// Saving takes at most a twentieth of the time, however
-			// large the state is.
+			// Wait 20 times as long as the save took, so that large states cost little.
 			next = time.Now().Add(20 * time.Since(start))
 		}
 	}
 }
 
-// tidy ends jobs that nobody will answer, and drops old ones.
+// tidy ends jobs that will get no reply, and removes old ones.
 func (s *Supervisor) tidy(now time.Time) {
 	s.registrar.Tidy(now)
 	s.mu.Lock()
@@ -453,7 +451,7 @@ func (s *Supervisor) tidy(now time.Time) {
 		}
 		switch {
 		case b.reply == nil:
-			s.check(b, now)
+			s.checkJob(b, now)
 		case now.Sub(b.ended) > keep:
 			delete(s.relayed, k)
 			delete(s.asked, key{b.client, b.asked.ID()})
@@ -464,8 +462,9 @@ func (s *Supervisor) tidy(now time.Time) {
 	}
 }
 
-// check ends a job whose component is gone or silent.
-func (s *Supervisor) check(b *job, now time.Time) {
+// checkJob ends a job if its component is absent, or its result is overdue. It resends
+// messages that got no response.
+func (s *Supervisor) checkJob(b *job, now time.Time) {
 	present, seen := s.registrar.Present(b.component)
 	d := b.asked.When.Delays(b.created)
 	bounded := !d.Endless && b.asked.Verb != mplane.Query
@@ -476,12 +475,11 @@ func (s *Supervisor) check(b *job, now time.Time) {
 	case bounded && now.Sub(b.created)-lateAfter > d.End:
 		s.finish(b, &mplane.Exception{Message: "No result came"})
 	case !present || now.Sub(b.sent) < resendAfter:
-	case !b.accepted && !s.registrar.Waits(b.component, b.relayed):
+	case !b.accepted && !s.registrar.IsQueued(b.component, b.relayed):
 		s.resend(b)
-	case (b.interrupted || over) && b.accepted && !s.registrar.Waits(b.component, b.stopping):
-		// It may be slow, or the interrupt was lost. RI components lose
-		// the results of quick jobs, and report them only when
-		// interrupted.
-		s.stop(b)
+	case (b.interrupted || over) && b.accepted && !s.registrar.IsQueued(b.component, b.stopping):
+		// The component may be slow, or the interrupt may be lost. RI components lose
+		// the results of quick jobs, and report them only when interrupted.
+		s.queueInterrupt(b)
 	}
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// site is a supervisor with servers of its own.
+// site is a supervisor with HTTP servers for components and clients.
 type site struct {
 	t                   *testing.T
 	s                   *Supervisor
@@ -48,7 +48,7 @@ func (x *site) stop() {
 	x.clients.Close()
 }
 
-// parse reads a statement.
+// parse parses a statement.
 func (x *site) parse(text string) *mplane.Statement {
 	x.t.Helper()
 	m, err := x.reg.Parse([]byte(strings.ReplaceAll(text, "REG", mplane.TstatRegistry)))
@@ -60,8 +60,7 @@ func (x *site) parse(text string) *mplane.Statement {
 
 const capability = `{"capability": "measure", "label": "log", "registry": "REG", "when": "past ... future", "parameters": {"repository.url": "*"}}`
 
-// component runs a component whose service is run, until the function that is
-// returned is called.
+// component runs a component with the service run until stop is called.
 func (x *site) component(name string, run func(context.Context, *mplane.Statement) ([][]string, error)) (stop func()) {
 	ctx, cancel := context.WithCancel(x.t.Context())
 	done := make(chan struct{})
@@ -117,7 +116,7 @@ func (x *site) send(c *client.Client, m mplane.Message) mplane.Message {
 	return reply
 }
 
-// specify makes a specification of a capability.
+// specify returns a specification of a capability.
 func (x *site) specify(c *mplane.Statement, when string) *mplane.Statement {
 	x.t.Helper()
 	spec := c.Specification()
@@ -133,7 +132,7 @@ func (x *site) specify(c *mplane.Statement, when string) *mplane.Statement {
 	return spec
 }
 
-// redeem waits for what is no receipt.
+// redeem redeems a specification until the reply is not a receipt.
 func (x *site) redeem(c *client.Client, spec *mplane.Statement) mplane.Message {
 	x.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
@@ -159,8 +158,9 @@ func untilEnd(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
 	return nil, nil
 }
 
-// TestOwner: only who asked gets anything.
-func TestOwner(t *testing.T) {
+// TestOnlyOwnerGetsReply checks that only the client that sent a specification can
+// access it.
+func TestOnlyOwnerGetsReply(t *testing.T) {
 	x := newSite(t, Options{Immediate: 10 * time.Second})
 	defer x.component("c", untilEnd)()
 	ann, bob := x.client("ann"), x.client("bob")
@@ -173,7 +173,7 @@ func TestOwner(t *testing.T) {
 			t.Errorf("%s of a stranger: %v", k, e)
 		}
 	}
-	// The same once more is the same job.
+	// The same specification again is the same job.
 	if m := x.send(ann, spec); kind(m) != mplane.Receipt {
 		t.Error(m.Show())
 	}
@@ -187,24 +187,26 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// TestRoles: what is not allowed is not even seen.
-func TestRoles(t *testing.T) {
+// TestRolesHideCapabilities checks that clients do not see capabilities that they may
+// not use.
+func TestRolesHideCapabilities(t *testing.T) {
 	roles := new(mplane.Roles)
 	roles.Assign("ann", "guest")
 	roles.Grant("log", "guest")
 	x := newSite(t, Options{Roles: roles})
 	defer x.component("c", untilEnd)()
 	ann, bob := x.client("ann"), x.client("bob")
-	c := x.offers(ann, 1)[0] // the callback is granted to nobody
+	c := x.offers(ann, 1)[0] // the callback capability is not granted
 	x.offers(bob, 0)
 	if e, ok := x.send(bob, x.specify(c, "now + 1h")).(*mplane.Exception); !ok || e.Message != component.NoPermission {
 		t.Errorf("%v", e)
 	}
 }
 
-// TestMeant checks that a specification that fulfills two capabilities goes to
-// the one from which it was made, or to none if that one is not allowed.
-func TestMeant(t *testing.T) {
+// TestSpecificationGoesToItsOrigin checks that a specification that fulfills two
+// capabilities goes to the one it was derived from, and is refused if that one is not
+// allowed.
+func TestSpecificationGoesToItsOrigin(t *testing.T) {
 	roles := new(mplane.Roles)
 	roles.Assign("ann", "guest")
 	roles.Grant("log", "guest")
@@ -234,15 +236,15 @@ func TestMeant(t *testing.T) {
 	}
 }
 
-// TestExpire: a silent component is gone, gets a 428, and comes back by
-// itself; what it was asked for is not lost.
-func TestExpire(t *testing.T) {
+// TestSilentComponentReregisters checks that a silent component is dropped, gets status
+// 428 and registers again. Its specifications are not lost.
+func TestSilentComponentReregisters(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	stop := x.component("c", untilEnd)
 	spec := x.specify(x.offers(ann, 2)[0], "now + 0s")
 	x.s.tidy(time.Now().Add(11 * time.Second))
-	// It polls so often that it is back already, or soon.
+	// The component polls so often that it registers again soon.
 	x.offers(ann, 2)
 	x.send(ann, spec)
 	if m := x.redeem(ann, spec); kind(m) != mplane.Result {
@@ -255,8 +257,8 @@ func TestExpire(t *testing.T) {
 	}
 }
 
-// TestRestart: components and jobs are there after a restart.
-func TestRestart(t *testing.T) {
+// TestRestartKeepsComponentsAndJobs checks that components and jobs survive a restart.
+func TestRestartKeepsComponentsAndJobs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "supervisor.state")
 	x := newSite(t, Options{StateFile: file, Immediate: time.Nanosecond})
 	ann := x.client("ann")
@@ -282,7 +284,7 @@ func TestRestart(t *testing.T) {
 			t.Errorf("after the restart: %s", m.Show())
 		}
 	}
-	// What was queued and the interrupt are delivered now.
+	// The queued messages and the interrupt are delivered now.
 	text := y.polled("c")
 	if strings.Count(text, `"specification"`) != 1 || strings.Count(text, `"interrupt"`) != 1 {
 		t.Errorf("delivered: %s", text)
@@ -295,7 +297,7 @@ func TestRestart(t *testing.T) {
 		t.Error(m.Show())
 	}
 
-	// A state that is damaged is not taken for none.
+	// A damaged state file is an error, not an empty state.
 	if err := os.WriteFile(file, []byte("rubbish"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -304,8 +306,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestLost: jobs end even if nobody answers.
-func TestLost(t *testing.T) {
+// TestJobsEndWithoutReply checks that jobs end even if no component responds.
+func TestJobsEndWithoutReply(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
@@ -335,9 +337,9 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// TestResend: a specification that was delivered and not answered is delivered
-// again, a few times.
-func TestResend(t *testing.T) {
+// TestSpecificationIsResent checks that a delivered specification without a response is
+// resent a few times.
+func TestSpecificationIsResent(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
@@ -364,7 +366,7 @@ func TestResend(t *testing.T) {
 	}
 }
 
-// polled returns what a component gets from a poll.
+// polled returns the response to a component's poll.
 func (x *site) polled(identity string) string {
 	x.t.Helper()
 	conn, err := wire.Dialer{URL: x.components.URL, Identity: identity}.Open()
@@ -379,7 +381,7 @@ func (x *site) polled(identity string) string {
 	return string(resp.Body)
 }
 
-// poll returns the token of the one specification that a poll brings.
+// poll polls and returns the token of the only specification in the response.
 func (x *site) poll(identity string) string {
 	x.t.Helper()
 	m, err := x.reg.Parse([]byte(x.polled(identity)))
@@ -389,8 +391,8 @@ func (x *site) poll(identity string) string {
 	return m.(*mplane.Envelope).Messages[0].(*mplane.Statement).Token
 }
 
-// TestInterruptAgain: an interrupt that has no effect is sent again.
-func TestInterruptAgain(t *testing.T) {
+// TestInterruptIsResent checks that an interrupt without effect is resent.
+func TestInterruptIsResent(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
@@ -416,9 +418,9 @@ func TestInterruptAgain(t *testing.T) {
 	}
 }
 
-// TestRegisterAgain: a component that may have been restarted gets what it was
-// doing once more, unless that was to stop.
-func TestRegisterAgain(t *testing.T) {
+// TestReregisteredComponentGetsItsJobs checks that a component that may have been
+// restarted gets its running specifications again, except those that were interrupted.
+func TestReregisteredComponentGetsItsJobs(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
@@ -428,7 +430,7 @@ func TestRegisterAgain(t *testing.T) {
 	}
 	defer conn.Close()
 	register := func() {
-		for range 2 { // as RI supervisors do: each capability by itself
+		for range 2 { // like RI supervisors, register each capability separately
 			if _, err := conn.Do(t.Context(), "POST", wire.CapabilityPath, c); err != nil {
 				t.Fatal(err)
 			}
@@ -438,7 +440,7 @@ func TestRegisterAgain(t *testing.T) {
 	spec := x.specify(c, "now + 1h")
 	x.send(ann, spec)
 	token := x.poll("c")
-	for range 2 * maxResend { // however often that is
+	for range 2 * maxResend { // more often than the limit of resends
 		x.s.Receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: token})
 		if text := x.polled("c"); strings.Contains(text, token) {
 			t.Errorf("polled %s", text)
@@ -455,8 +457,9 @@ func TestRegisterAgain(t *testing.T) {
 	}
 }
 
-// TestLateResult: a component whose job must be over is asked for its state.
-func TestLateResult(t *testing.T) {
+// TestOverdueResultIsRequested checks that the supervisor asks a component for the
+// result of a job whose scope has ended.
+func TestOverdueResultIsRequested(t *testing.T) {
 	x := newSite(t, Options{Immediate: time.Nanosecond})
 	ann := x.client("ann")
 	c := x.parse(capability)
@@ -492,8 +495,9 @@ func snapshot(t *testing.T, identity string, c *mplane.Statement) []registrar.Sn
 	return []registrar.Snapshot{{Identity: identity, Capabilities: []json.RawMessage{text}}}
 }
 
-// TestRun listens and stops.
-func TestRun(t *testing.T) {
+// TestRunListensUntilContextEnds checks that Run serves both ports and stops with its
+// context.
+func TestRunListensUntilContextEnds(t *testing.T) {
 	reg, err := mplane.NewRegistries()
 	if err != nil {
 		t.Fatal(err)
@@ -529,22 +533,22 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRepeatInterrupted proves that a client gets the results of all runs of a
-// repeated specification that it interrupts, not only those so far.
-func TestRepeatInterrupted(t *testing.T) {
+// TestInterruptedRepeatReturnsAllResults proves that a client that interrupts a
+// repeated specification gets the results of all runs, including the current one.
+func TestInterruptedRepeatReturnsAllResults(t *testing.T) {
 	x := newSite(t, Options{})
 	running := make(chan bool)
 	defer x.component("a", func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
 		running <- true
 		select {
 		case <-ctx.Done():
-			time.Sleep(50 * time.Millisecond) // what is under way takes time to stop
+			time.Sleep(50 * time.Millisecond) // the current run takes some time to stop
 		case running <- true: // the first run ends
 		}
 		return nil, nil
 	})()
 	c := x.client("me")
-	offers := x.offers(c, 2) // the callback too
+	offers := x.offers(c, 2) // including the callback capability
 	log := offers[slices.IndexFunc(offers, func(s *mplane.Statement) bool { return s.Label == "log" })]
 	spec := x.specify(log, "repeat now + 1h / 1s { now + 1h }")
 	x.send(c, spec)
@@ -561,15 +565,15 @@ func TestRepeatInterrupted(t *testing.T) {
 	}
 }
 
-// TestRoomForJobs: when what is kept takes all room, specifications are
-// refused and results become exceptions; both are counted. With room again all
-// is as before, and nothing stays of jobs that are forgotten.
+// TestRoomForJobs checks that, without free memory, specifications are refused and
+// results become exceptions. Both are counted. When memory is free again, jobs succeed,
+// and removed jobs leave nothing behind.
 func TestRoomForJobs(t *testing.T) {
 	x := newSite(t, Options{})
 	finish := make(chan struct{})
 	stop := x.component("c", func(context.Context, *mplane.Statement) ([][]string, error) { <-finish; return nil, nil })
 	cl := x.client("ann")
-	offer := x.offers(cl, 2)[0] // the other is the callback
+	offer := x.offers(cl, 2)[0] // the other capability is the callback
 	before := x.s.registrar.Room().Bytes()
 	var full []registrar.Lease
 	fill := func() {
@@ -578,7 +582,7 @@ func TestRoomForJobs(t *testing.T) {
 			if size == 0 {
 				return
 			}
-			lease, ok := x.s.registrar.Room().Take(fmt.Sprint("other", i), "", size, false)
+			lease, ok := x.s.registrar.Room().Reserve(fmt.Sprint("other", i), "", size, false)
 			if !ok {
 				t.Fatal("the room is not filled")
 			}

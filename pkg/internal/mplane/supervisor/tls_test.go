@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// authority returns a function that makes the files of a certificate.
+// authority returns a function that creates the files of a certificate.
 func authority(t *testing.T) func(unit, name string) peer.TLS {
 	a := peertest.NewAuthority(t)
 	return func(unit, name string) peer.TLS {
@@ -23,8 +23,9 @@ func authority(t *testing.T) func(unit, name string) peer.TLS {
 	}
 }
 
-// TestTLS: certificates say who is who, and roles what they may do.
-func TestTLS(t *testing.T) {
+// TestTLSIdentities checks that certificates identify peers, and that roles apply to
+// them.
+func TestTLSIdentities(t *testing.T) {
 	files := authority(t)
 	reg, err := mplane.NewRegistries()
 	if err != nil {
@@ -69,7 +70,7 @@ func TestTLS(t *testing.T) {
 	}
 	ann, bob := open("ann"), open("bob")
 	spec := x.specify(x.offers(ann, 1)[0], "now + 0s")
-	x.offers(bob, 0) // whatever he says of himself
+	x.offers(bob, 0) // a claimed identity has no effect
 	if m := x.send(ann, spec); kind(m) != mplane.Result {
 		t.Error(m.Show())
 	}

@@ -1,5 +1,5 @@
-// Package wire transports mPlane messages over HTTP, for both workflows: the
-// media type, bounded bodies, the identity of the peer, and the pages that list
+// Package wire transports mPlane messages over HTTP, for both workflows. It defines the
+// media type, limits on bodies, the identity of the peer, and the pages that list
 // capabilities.
 package wire
 
@@ -42,8 +42,9 @@ const (
 // HTML is the media type of the RI's error pages and of its empty responses.
 const HTML = "text/html; charset=UTF-8"
 
-// Large messages, above small bytes, are read and parsed a few at a time, since
-// each temporarily needs many times its size. One host gets one of the places.
+// Only maxLarge messages of more than small bytes are processed concurrently, because
+// parsing takes many times the size of a message. One host can only process one at a
+// time.
 const (
 	small     = 64 << 10
 	maxLarge  = 4
@@ -52,7 +53,7 @@ const (
 
 var (
 	large   = peer.NewShares(maxLarge, peer.PerHost(maxLarge))
-	parsing sync.Mutex // of a large message
+	parsing sync.Mutex // serializes the parsing of large messages
 )
 
 // ReadMessage reads the message of a request.
@@ -71,7 +72,7 @@ func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message
 		return nil, errors.New("other large messages are read")
 	}
 	defer large.Release(host)
-	// Avoids a copy each time the buffer grows.
+	// Allocate the buffer once, so that it is not copied when it grows.
 	var text bytes.Buffer
 	text.Grow(int(min(max(r.ContentLength, small), mplane.MaxMessage)) + bytes.MinRead)
 	text.Write(begin)
@@ -89,16 +90,17 @@ func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message
 
 var errTooLarge = fmt.Errorf("more than %d bytes", mplane.MaxMessage)
 
-// Host returns the host of a request, see peer.Host.
+// Host returns the host of a request; see peer.Host.
 func Host(r *http.Request) string {
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return peer.Host(from.Addr())
 }
 
-// hostKey is the key of a host in the context of Backend.Answer.
+// hostKey is the key of the host in the context passed to Backend.Answer.
 type hostKey struct{}
 
-// HostOf returns the host that sent the message of Backend.Answer.
+// HostOf returns the host that sent a message, given the context passed to
+// Backend.Answer.
 func HostOf(ctx context.Context) string {
 	host, _ := ctx.Value(hostKey{}).(string)
 	return host
@@ -107,29 +109,28 @@ func HostOf(ctx context.Context) string {
 // Write responds with a message.
 func Write(w http.ResponseWriter, status int, m mplane.Message) {
 	text, err := mplane.Marshal(m)
-	if err != nil { // a message from a peer may be readable and still invalid
+	if err != nil { // a message parsed from a peer may still be invalid
 		text, _ = mplane.Marshal(&mplane.Exception{Message: err.Error()})
 	}
 	Answer(w, status, ContentType, text)
 }
 
-// Answer writes a response with a length.
+// Answer writes a response with a Content-Length.
 func Answer(w http.ResponseWriter, status int, contentType string, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	w.WriteHeader(status)
-	w.Write(body) // an error means that the peer is gone
+	w.Write(body) // an error means that the peer has disconnected
 }
 
-// Fail responds with the RI's error page.
+// Fail responds with an error page like the RI's.
 func Fail(w http.ResponseWriter, status int) {
 	text := fmt.Sprintf("%d: %s", status, http.StatusText(status))
 	Answer(w, status, HTML, fmt.Appendf(nil, "<html><title>%s</title><body>%s</body></html>", text, text))
 }
 
-// Identity returns the sender of a request: the identity of its certificate;
-// without one, the identity in the header, unless that is the RI's default;
-// else its address.
+// Identity returns the sender of a request: the identity in its certificate, or else
+// the identity in the header unless that is the RI's default, or else the host address.
 func Identity(r *http.Request) (string, error) {
 	id, err := peer.IdentityOf(r.TLS)
 	if err != nil || id != "" {
@@ -145,9 +146,8 @@ func Identity(r *http.Request) (string, error) {
 	return cmp.Or(host, r.RemoteAddr), err
 }
 
-// Link returns the root URL of the server as used by the peer of a request: RI
-// components deliver results only if scheme, host and port match their
-// configuration.
+// Link returns the root URL of this server as used by the peer of a request. RI
+// components deliver results only if scheme, host and port match their configuration.
 func Link(r *http.Request) string {
 	u := url.URL{Scheme: "http", Host: r.Host, Path: "/"}
 	if r.TLS != nil {
@@ -168,18 +168,18 @@ type Backend interface {
 	Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message
 }
 
-// Server is the HTTP side of a Backend.
+// Server serves a Backend over HTTP.
 type Server struct {
 	Registries *mplane.Registries
 	Backend    Backend
 }
 
-// pagePath is the prefix of the paths of further pages of links, followed by a
-// number. The RI follows all links of a page, but may lose the part after a
+// pagePath is the path prefix of further pages of links, followed by the index of the
+// first capability. The RI follows all links of a page, but may lose the part after a
 // "?".
 const pagePath = "/capability-page/"
 
-// ServeHTTP serves /, /capability, its further pages and /capability/TOKEN.
+// ServeHTTP serves /, /capability, /capability/TOKEN and further pages.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, err := Identity(r)
 	if err != nil {
@@ -210,11 +210,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// maxPage limits a page, in bytes; one more link may follow.
+// maxPage is the length of a page, in bytes, after which no further capability is
+// added.
 const maxPage = 256 << 10
 
-// page responds with links to the capabilities from number first on, as many as
-// fit, and a link to the next page.
+// page responds with links to the capabilities from index first on, as many as fit, and
+// a link to the next page.
 func (s *Server) page(w http.ResponseWriter, id string, first int) {
 	var b bytes.Buffer
 	b.WriteString("<html><head><title>Capabilities</title></head><body>")
@@ -231,7 +232,7 @@ func (s *Server) page(w http.ResponseWriter, id string, first int) {
 	Answer(w, http.StatusOK, "text/html", b.Bytes())
 }
 
-// linked returns a capability with the link to this server.
+// linked returns a copy of a capability with a link to this server.
 func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
 	l := *c
 	if l.Kind == mplane.Capability {
@@ -242,8 +243,8 @@ func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
 	return &l
 }
 
-// maxShown is how many capabilities the first page shows, which is for people.
-// The pages of links have all of them.
+// maxShown is the maximum number of capabilities on the root page, which is for people.
+// The pages of links list all of them.
 const maxShown = 100
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request, id string) {
@@ -280,9 +281,9 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 	Write(w, http.StatusOK, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
 }
 
-// NewServer returns a server for a handler of messages, with limits for both
-// workflows. Running requests notice the end of the handler's context, since
-// they may wait for a result.
+// NewServer returns a server for a handler of messages, with the limits of both
+// workflows. On shutdown it cancels the contexts of running requests, because they may
+// be waiting for a result.
 func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
 	return &peer.Server{
 		Handler: http.MaxBytesHandler(h, mplane.MaxMessage+1), MaxConns: 8192,
@@ -292,10 +293,10 @@ func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
 
 // Dialer configures the connection to a peer.
 type Dialer struct {
-	URL      string   // of the peer's root: http or https
+	URL      string   // the peer's root: http or https
 	TLS      peer.TLS // files are reread for each connection
-	Identity string   // identity without a certificate
-	// Timeout limits a request with its response; 0: 30s.
+	Identity string   // identity sent if there is no certificate
+	// Timeout limits a request including its response; 0 means 30s.
 	Timeout time.Duration
 }
 
@@ -311,7 +312,7 @@ func usage(format string, args ...any) error {
 	return hint.Usage(fmt.Sprintf(format, args...), "give a URL like http://127.0.0.1:8890/")
 }
 
-// Open returns a connection configured by d; nothing is sent yet.
+// Open returns a connection configured by d. It does not send anything yet.
 func (d Dialer) Open() (*Conn, error) {
 	text := d.URL
 	if !strings.Contains(text, "://") {
@@ -350,21 +351,20 @@ func (d Dialer) Open() (*Conn, error) {
 // Root returns the URL of the peer, with a final slash.
 func (c *Conn) Root() string { return c.root.String() + "/" }
 
-// IsPage reports whether a media type is that of a page of links.
+// IsPage reports whether a media type can be that of a page of links.
 func IsPage(contentType string) bool { return strings.HasPrefix(contentType, "text/html") }
 
-// Response is a response that was read to its end.
+// Response is a response with its whole body.
 type Response struct {
 	Status   int
 	Type     string // media type
 	Body     []byte
-	Cut      bool      // the page is longer than a message may be, and its rest was not read
-	Identity string    // of the peer's certificate, or ""
-	Date     time.Time // the peer's time, in whole seconds; zero if it sends none
+	Cut      bool      // the page exceeds the maximum size of a message; its rest was not read
+	Identity string    // identity in the peer's certificate, or ""
+	Date     time.Time // the peer's time, in whole seconds; zero if the response has none
 }
 
-// Do sends a request for an escaped path, with a message as its body unless m
-// is nil.
+// Do sends a request for an escaped path. If m is not nil, it is the body.
 func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*Response, error) {
 	var body io.Reader
 	if m != nil {
@@ -406,8 +406,8 @@ func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*
 	return &Response{resp.StatusCode, resp.Header.Get("Content-Type"), text, cut, id, date}, nil
 }
 
-// PeerIdentity opens a connection to read the peer's certificate. Without TLS
-// the peer is anonymous.
+// PeerIdentity opens a connection to read the identity in the peer's certificate.
+// Without TLS the peer is anonymous.
 func (c *Conn) PeerIdentity(ctx context.Context) (string, error) {
 	if c.root.Scheme == "http" {
 		return mplane.Anonymous, nil

@@ -16,8 +16,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// TestErrorsOfOpenHideThePassword: what looks like a port and a path may be a
-// password with a slash.
+// TestErrorsOfOpenHideThePassword checks URLs in which a password with a slash looks
+// like a port and a path.
 func TestErrorsOfOpenHideThePassword(t *testing.T) {
 	for _, text := range []string{"http://me:secret@h:1", "http://me:1/secret@h:1", "http://me:secret", "http://h:1?password=secret", "me:1/secret@h", "http://me:1/a%zzsecret@h"} {
 		_, err := Dialer{URL: text, TLS: peer.TLS{Cert: "c", Key: "k", CA: "a"}}.Open()
@@ -27,7 +27,7 @@ func TestErrorsOfOpenHideThePassword(t *testing.T) {
 	}
 }
 
-// many is a Backend with capabilities.
+// many is a Backend with a list of capabilities.
 type many struct{ list []*mplane.Statement }
 
 func (b *many) Capabilities(string) []*mplane.Statement { return b.list }
@@ -45,9 +45,9 @@ func (b *many) Answer(context.Context, string, mplane.Message) mplane.Message { 
 
 var href = regexp.MustCompile(`<a href='([^']*)'>`)
 
-// TestPages: however many capabilities there are, and however large, each page
-// is bounded, and the links of all pages together lead to every one.
-func TestPages(t *testing.T) {
+// TestPagesListEveryCapability checks that each page is limited in size, and that the
+// pages together link to every capability, for any number and size of capabilities.
+func TestPagesListEveryCapability(t *testing.T) {
 	b := &many{}
 	for i := range 30_000 {
 		b.list = append(b.list, &mplane.Statement{Kind: mplane.Capability, Verb: "measure", Token: fmt.Sprintf("%s%d", strings.Repeat("x/", i%50), i),
@@ -90,15 +90,15 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestLargeMessagesTakePlaces: of one host one large message is read at a time;
-// another host's, and small ones, are not held up.
-func TestLargeMessagesTakePlaces(t *testing.T) {
+// TestLargeMessagesAreLimitedPerHost checks that one large message of a host is
+// processed at a time, and does not delay messages of other hosts or small messages.
+func TestLargeMessagesAreLimitedPerHost(t *testing.T) {
 	registries, err := mplane.NewRegistries()
 	if err != nil {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		large = peer.NewShares(maxLarge, peer.PerHost(maxLarge)) // of this bubble
+		large = peer.NewShares(maxLarge, peer.PerHost(maxLarge)) // created inside this synctest bubble
 		read := func(host string, body io.Reader) error {
 			r := httptest.NewRequest("POST", "/", body)
 			r.RemoteAddr = host + ":1"
