@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// The profiles are rows of real Tstat 3.3 logs. A generated row takes the flags,
-// options and counters of one profile and gets new endpoints, times, names,
-// byte counts and RTTs.
+// The profiles are rows of real Tstat 3.3 logs. A generated row has the flags, options
+// and counters of one profile, and new endpoints, times, names, byte counts and RTTs.
 var (
 	//go:embed data/tcp.txt
 	tcpData string
@@ -41,17 +40,17 @@ func tcpHeader(c *config) string  { return pick(c, tcpV15, tcpV33) }
 func udpHeader(c *config) string  { return pick(c, udpV15, udpV33) }
 func httpHeader(c *config) string { return pick(c, httpV15, httpV33) }
 
-// gen makes the rows of one file.
+// gen generates the rows of one file.
 type gen struct {
 	c        *config
 	s0, s1   uint64 // xoroshiro128+ state
 	b        []byte
 	i, n     int64
-	now      int64 // µs since the epoch, never goes back inside a file
+	now      int64 // µs since the epoch; never decreases within a file
 	end      int64
 	tcp      []tcpProfile
 	udp      []udpProfile
-	pending  *httpReq // answer still to write
+	pending  *httpReq // request whose response is not written yet
 	httpConn httpReq
 }
 
@@ -81,13 +80,14 @@ func (g *gen) f() float64            { return float64(g.u()>>11) / (1 << 53) }
 func (g *gen) intn(n int) int        { h, _ := bits.Mul64(g.u(), uint64(n)); return int(h) }
 func (g *gen) chance(p float64) bool { return g.f() < p }
 
-// skewed gives small indexes much more often than big ones (a cheap Zipf-like law).
+// skewed returns an index below n. Small indexes are much more frequent, similar to a
+// Zipf distribution.
 func (g *gen) skewed(n int) int {
 	x := g.f()
 	return int(x * x * x * float64(n))
 }
 
-// tick moves the clock so that the rows fill the interval evenly, with jitter.
+// tick advances the clock by a random step, so that the rows fill the interval evenly.
 func (g *gen) tick() {
 	left := g.n - g.i
 	if left <= 0 {
@@ -97,13 +97,13 @@ func (g *gen) tick() {
 	g.now += int64(step * 2 * g.f() * 0.999)
 }
 
-// factor is a log-normal-like factor around 1 (0.1 .. 20).
+// factor returns a roughly log-normal factor around 1, between 0.1 and 20.
 func (g *gen) factor() float64 {
 	z := g.f() + g.f() + g.f() - 1.5 // about normal, sd 0.5
 	return expTab(z * 2)
 }
 
-// expTab is exp for |x| <= 3, from a table: accuracy does not matter here.
+// expTable holds values of exp from -3 to 3. The accuracy is low, but sufficient.
 var expTable = func() (t [1025]float64) {
 	for i := range t {
 		t[i] = math.Exp(-3 + float64(i)*6/1024)
@@ -121,7 +121,7 @@ func expTab(x float64) float64 {
 	return expTable[i]
 }
 
-// fixed appends v/10^6 with six decimals (v in units of 10^-6), as C's %f does.
+// fixed6 appends v/10^6 with six decimals, like C's %f.
 func fixed6(b []byte, v int64) []byte {
 	if v < 0 {
 		b = append(b, '-')
@@ -133,7 +133,7 @@ func fixed6(b []byte, v int64) []byte {
 		byte('0'+fr/100%10), byte('0'+fr/10%10), byte('0'+fr%10))
 }
 
-// ms6 appends µs as ms with six decimals (Tstat's time format).
+// ms6 appends µs as ms with six decimals, like Tstat.
 func ms6(b []byte, us int64) []byte { return fixed6(b, us*1000) }
 
 // ---- endpoints ----
@@ -196,7 +196,7 @@ func (g *gen) str(s string) { g.b = append(g.b, s...) }
 
 // ---- columns of profiles ----
 
-// join returns columns first to last, counted from 1, each after a space.
+// join returns columns first to last, counted from 1, each preceded by a space.
 func join(c []string, first, last int) string {
 	return " " + strings.Join(c[first-1:last], " ")
 }
@@ -205,8 +205,8 @@ func num(s string) float64 { v, _ := strconv.ParseFloat(s, 64); return v }
 
 // ---- malformed rows ----
 
-// spoil damages the row in g.b. The damaged row still ends the line, unless the
-// damage is the lost line end itself.
+// spoil damages the row in g.b. The row still ends in a newline, unless the damage is a
+// lost newline.
 func (g *gen) spoil() {
 	n := len(g.b) - 1
 	if n < 20 {

@@ -30,7 +30,8 @@ func (g *gen) orDash(known bool, text string) {
 	}
 }
 
-// httpRow writes requests (method in column 6) and responses ("HTTP" in column 6) by turns.
+// httpRow writes a request (method in column 6) or a response ("HTTP" in column 6).
+// Most requests are followed by their response.
 func (g *gen) httpRow() {
 	if p := g.pending; p != nil && g.chance(0.9) {
 		g.pending = nil

@@ -9,7 +9,7 @@ type tcpProfile struct {
 	cb, cr, sb, sr                   int64    // unique and retransmitted bytes
 	durat, cfirst, sfirst, clast     float64  // ms
 	slast, cack, sack                float64
-	c3to6, c10to14, s17to20, s26to28 string // 1-based column ranges, with a space before
+	c3to6, c10to14, s17to20, s26to28 string // ranges of columns, counted from 1, each with a leading space
 	c38to44, l7a                     string
 	rttc, rtts                       [4]float64
 	rttcTail, rttsTail, p2p          string
@@ -66,7 +66,7 @@ func (g *gen) rtt(v [4]float64, f float64) {
 	}
 }
 
-// rel appends a relative time in ms, stretched like the flow and not after its end.
+// rel appends a relative time in ms, scaled by f and limited to the flow's duration.
 func (g *gen) rel(ms, f float64, durUS int64) {
 	us := int64(ms * f * 1000)
 	if us > durUS {

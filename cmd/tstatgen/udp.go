@@ -33,7 +33,7 @@ func (g *gen) udpRow() {
 	v6 := g.chance(g.c.ipv6)
 	srv := &servers[g.skewed(len(servers))]
 	f, tf := g.factor(), g.factor()
-	// Tstat logs a UDP flow when its idle time is over (about 200 s after the last packet).
+	// Tstat logs a UDP flow about 200 s after its last packet.
 	first := g.now - int64(p.cdur*tf*1000) - 200e6
 	g.client(v6)
 	g.sp()

@@ -1,4 +1,4 @@
-// Command tstatrepo brings what Tstat probes write into storage.
+// Command tstatrepo stores the output of Tstat probes.
 package main
 
 import (

@@ -21,9 +21,9 @@ type build struct {
 	Go       string   `json:"go"`
 	Platform string   `json:"platform"`         // operating system and architecture
 	Commit   string   `json:"commit,omitempty"` // "" if built outside a git checkout
-	Date     string   `json:"date,omitempty"`   // of the commit, RFC 3339
+	Date     string   `json:"date,omitempty"`   // date of the commit, RFC 3339
 	Modified bool     `json:"modified,omitempty"`
-	Readers  []string `json:"readers"` // readers of RRDs
+	Readers  []string `json:"readers"` // decoders for RRD files
 }
 
 // currentBuild describes the running program.
@@ -112,7 +112,7 @@ func manCommand() *cli.Command {
 
 // pageNames returns the sorted names of the man pages, like tstatrepo-serve.1.
 func pageNames() []string {
-	entries, _ := man.Pages.ReadDir(".") // embedded: cannot fail
+	entries, _ := man.Pages.ReadDir(".") // cannot fail, because the pages are embedded
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())

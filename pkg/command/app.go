@@ -11,10 +11,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// newApp builds the command tree. Commands report problems by returning an
-// error and never exit themselves; see run.
+// newApp returns the command tree. Commands report problems by returning an error and
+// never exit themselves; see run.
 func newApp(con *console.Console) *cli.App {
-	// urfave/cli has these only as globals. -v is --verbose of the commands.
+	// urfave/cli only has global variables for these. -v is the --verbose of the
+	// commands.
 	cli.VersionFlag = &cli.BoolFlag{Name: "version", Usage: "print the version and exit", Category: config.Group}
 	cli.HelpFlag = &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", Category: config.Group}
 	cli.HelpPrinter = printHelp
@@ -39,15 +40,16 @@ func newApp(con *console.Console) *cli.App {
 			completionCommand(),
 			manCommand(),
 		},
-		// Added by urfave/cli only where it adds its own help command.
+		// urfave/cli only adds the help flag together with its own help command.
 		Flags:  []cli.Flag{cli.HelpFlag},
 		Action: func(c *cli.Context) error { return cli.ShowAppHelp(c) },
-		// The exit status is decided by run alone. The default prints the
-		// error and exits within App.Run, past every deferred call.
+		// Only run decides the exit status. The default handler prints the error and
+		// exits within App.Run, which skips deferred calls.
 		ExitErrHandler: func(*cli.Context, error) {},
-		// The built-in help command makes "help" of every first argument.
+		// The built-in help command would also handle the argument "help" of any
+		// command.
 		HideHelpCommand: true,
-		// Values are URLs and globs: a comma is part of them.
+		// Do not split values at commas, because URLs and globs may contain them.
 		DisableSliceFlagSeparator: true,
 	}
 	app.OnUsageError = onUsageError
@@ -58,8 +60,8 @@ func newApp(con *console.Console) *cli.App {
 	return app
 }
 
-// onUsageError keeps urfave/cli from printing the whole help to stdout.
-// arrange has reported most of these errors already.
+// onUsageError prevents urfave/cli from printing the whole help to stdout. arrange has
+// already reported most of these errors.
 func onUsageError(_ *cli.Context, err error, _ bool) error { return hint.AsUsage(err) }
 
 func helpCommand() *cli.Command {
@@ -85,16 +87,15 @@ func helpCommand() *cli.Command {
 	}
 }
 
-// Groups of commands in help; the first has no title. Those about the program
-// have no manual page of their own.
+// Groups of commands in help. The first has no title. Commands of the last have no
+// manual pages.
 const (
 	groupProduct = ""
 	groupAlso    = "Other"
 	groupAbout   = "About the program"
 )
 
-// visibleCommands returns the commands that help, man pages and completions
-// show.
+// visibleCommands returns the commands that help, man pages and completions list.
 func visibleCommands(app *cli.App) []*cli.Command {
 	return slices.DeleteFunc(slices.Clone(app.Commands), func(c *cli.Command) bool { return c.Hidden })
 }

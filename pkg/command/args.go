@@ -11,20 +11,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// arrange puts the arguments into the one order that urfave/cli accepts:
-// command, flags, "--", arguments. Users may mix them, but urfave/cli silently
-// treats a flag behind the first argument as an argument, and a flag before the
-// command as a flag of the app. arrange also finds unknown flags, unknown
-// commands and missing values, where they can be reported well.
+// arrange puts the arguments into the order that urfave/cli requires: command, flags,
+// "--", arguments. Users may mix them, but urfave/cli silently treats a flag after the
+// first argument as an argument, and a flag before the command as a flag of the app.
+// arrange also reports unknown flags, unknown commands and missing values, with hints.
 func arrange(app *cli.App, argv []string) ([]string, error) {
 	var (
 		values = valueFlags(app.Commands)
 		cmd    *cli.Command
-		path   []string // names of the command and its subcommands
-		words  []word
+		path   []string // names of the command and its subcommand
+		words  []flagWord
 		args   []string
 	)
-	below := app.Commands
+	commands := app.Commands
 	for i := 0; i < len(argv); i++ {
 		a := argv[i]
 		if a == "--" {
@@ -32,21 +31,21 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 			break
 		}
 		if len(a) < 2 || a[0] != '-' {
-			if len(below) == 0 {
+			if len(commands) == 0 {
 				args = append(args, a)
 				continue
 			}
-			c := find(below, a)
+			c := find(commands, a)
 			if c == nil {
-				return nil, unknownCommand(below, a)
+				return nil, unknownCommand(commands, a)
 			}
-			cmd, below, path = c, c.Subcommands, append(path, a)
+			cmd, commands, path = c, c.Subcommands, append(path, a)
 			// The flags of the command itself take precedence.
 			maps.Copy(values, valueFlags([]*cli.Command{c}))
 			continue
 		}
 		name, value, joined := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(a, "-"), "-"), "=")
-		w := word{name: name, words: []string{a}}
+		w := flagWord{name: name, words: []string{a}}
 		switch {
 		case values[name] && !joined:
 			i++
@@ -56,7 +55,7 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 			w.words = append(w.words, argv[i])
 		case joined && !values[name]:
 			if _, err := strconv.ParseBool(value); err != nil {
-				w.wrong = fmt.Errorf("--%s: takes no value", name)
+				w.err = fmt.Errorf("--%s: takes no value", name)
 			}
 		}
 		words = append(words, w)
@@ -64,15 +63,16 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 	return assemble(app, cmd, path, words, args, values)
 }
 
-// word is a flag of the command line with its value.
-type word struct {
+// flagWord is a flag on the command line, with its value if it has one.
+type flagWord struct {
 	name  string
 	words []string
-	wrong error
+	err   error // reason why the value is invalid, or nil
 }
 
-// assemble checks the flags against the command they are for.
-func assemble(app *cli.App, cmd *cli.Command, path []string, words []word, args []string, values map[string]bool) ([]string, error) {
+// assemble checks the flags against those of the command, and returns the arguments in
+// order.
+func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, args []string, values map[string]bool) ([]string, error) {
 	known := map[string]bool{"help": true, "h": true, "version": true}
 	if cmd != nil {
 		for _, f := range cmd.Flags {
@@ -89,8 +89,8 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []word, args 
 			return nil, hintUsage(path, hint.Usagef("no command given"))
 		case !known[w.name]:
 			return nil, hintUsage(path, unknownFlag(w.name, known))
-		case w.wrong != nil:
-			return nil, hintUsage(path, hint.AsUsage(w.wrong))
+		case w.err != nil:
+			return nil, hintUsage(path, hint.AsUsage(w.err))
 		case w.name == "version":
 			return []string{"--version"}, nil
 		case w.name == "help" || w.name == "h":
@@ -108,9 +108,8 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []word, args 
 	return out, nil
 }
 
-// valueFlags returns the flags of commands: true for those that take a value.
-// Before the command is known, a flag takes a value if it does so on any
-// command.
+// valueFlags returns the flags of commands. The value is true if the flag takes a value
+// on any of the commands.
 func valueFlags(cmds []*cli.Command) map[string]bool {
 	m := map[string]bool{}
 	var walk func([]*cli.Command)
@@ -165,12 +164,12 @@ func unknownFlag(name string, known map[string]bool) error {
 	return hint.Usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
 }
 
-// hintUsage adds a hint to the help of the command.
+// hintUsage adds a hint that refers to the help of the command.
 func hintUsage(path []string, err error) error {
 	return hint.Add(err, seeHelp(path...))
 }
 
-// seeHelp returns a hint to the help of a command.
+// seeHelp returns a hint that refers to the help of a command.
 func seeHelp(path ...string) string {
 	return fmt.Sprintf("see '%s --help'", strings.Join(append([]string{"tstatrepo"}, path...), " "))
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// completed returns the commands of app in the form that package completion
+// completionProgram returns the commands of app in the form that package completion
 // needs.
-func completed(app *cli.App) *completion.Program {
+func completionProgram(app *cli.App) *completion.Program {
 	p := &completion.Program{Ask: []string{"config"}}
 	cfg := defaults()
 	for _, s := range cfg.SettingsOf("runcap") {
@@ -76,7 +76,7 @@ func completionCommand() *cli.Command {
 			if write == nil || c.NArg() != 1 {
 				return hint.Usagef("completion takes one shell of %s", shells)
 			}
-			_, err := c.App.Writer.Write(write(completed(c.App)))
+			_, err := c.App.Writer.Write(write(completionProgram(c.App)))
 			return err
 		},
 	}

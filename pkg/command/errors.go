@@ -16,7 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Exit statuses, the same for every command.
+// Exit statuses. Every command uses the same ones.
 const (
 	exitOK       = 0
 	exitFailed   = 1
@@ -35,7 +35,7 @@ var exitTexts = []struct{ status, text string }{
 	{"130, 143", "interrupted by SIGINT or SIGTERM, after a clean stop"},
 }
 
-// rejectsError ends a run that is complete except for rejected lines.
+// rejectsError reports that a run is complete except for rejected lines.
 type rejectsError struct {
 	lines int64
 	file  string
@@ -49,12 +49,12 @@ func (e rejectsError) Error() string {
 	return s
 }
 
-// tryAgainError ends a run that may succeed later.
+// tryAgainError reports that a run failed but may succeed later.
 type tryAgainError struct{ error }
 
 func (e tryAgainError) Unwrap() error { return e.error }
 
-// interruptError is the cause of a context that a signal ended.
+// interruptError is the cause of a context that ended because of a signal.
 type interruptError struct{ signal syscall.Signal }
 
 func (e interruptError) Error() string {
@@ -64,8 +64,9 @@ func (e interruptError) Error() string {
 	return "interrupted"
 }
 
-// orInterrupt returns err with the signal in place of the "context canceled"
-// that it caused, or of the unavailability that the command waited out.
+// orInterrupt returns err. If a signal ended ctx, orInterrupt replaces the errors that
+// the signal may have caused (context canceled, or a store or source that stayed
+// unavailable) by an interruptError.
 func orInterrupt(ctx context.Context, err error) error {
 	var sig interruptError
 	if !errors.As(context.Cause(ctx), &sig) {
@@ -78,8 +79,8 @@ func orInterrupt(ctx context.Context, err error) error {
 	return errors.Join(hint.Without(err, append(cut, sig)...), sig)
 }
 
-// exitStatus maps an error to the exit status of the process. The status of a
-// signal means that there was no other error.
+// exitStatus returns the exit status for an error. It is that of a signal only if there
+// was no other error.
 func exitStatus(err error) int {
 	var (
 		sig     interruptError

@@ -11,10 +11,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
-// example is a command line worth copying, with what it does.
+// example is a command line with an explanation.
 type example struct{ text, command string }
 
-// examples of each command, for help and man pages.
+// examples holds the examples of each command, for help and man pages.
 var examples = map[string][]example{
 	"import-bulk": importBulkExamples,
 	"stream":      streamExamples,
@@ -31,8 +31,8 @@ const (
 		"The variable of --dry-run is TSTATREPO_DRY_RUN, and so on; a list takes one value from its variable."
 )
 
-// printHelp replaces the templates of urfave/cli, which sort groups by name
-// and repeat every environment variable.
+// printHelp prints help. It replaces the templates of urfave/cli, which sort groups by
+// name and repeat every environment variable.
 func printHelp(w io.Writer, _ string, data any) {
 	switch v := data.(type) {
 	case *cli.App:
@@ -104,7 +104,7 @@ func exitHelp(w io.Writer) {
 // flagDoc documents a flag in help, man pages and completions.
 type flagDoc struct {
 	names       []string
-	placeholder string // empty: takes no value
+	placeholder string // "" if the flag takes no value
 	usage       string
 	def         string
 	repeatable  bool

@@ -23,10 +23,10 @@ import (
 // importBulk is a run of import-bulk.
 type importBulk struct {
 	config.ImportBulk
-	keeper *upkeep.Keeper // with --follow, while it runs
+	keeper *upkeep.Keeper // set by run with --follow
 }
 
-// claimTime is that of bulk.Options. Tests make it short.
+// claimTime is bulk.Options.ClaimTime. Tests shorten it.
 var claimTime time.Duration
 
 var importBulkExamples = []example{
@@ -46,7 +46,7 @@ var importBulkExamples = []example{
 	{"every hour from cron; silent unless something is wrong", "tstatrepo import-bulk --config /etc/tstatrepo/tstatrepo.toml /var/lib/tstat"},
 }
 
-// flagList returns the flags of settings: "--a, --b or --c".
+// flagList returns settings as flags: "--a, --b or --c".
 func flagList(settings []string) string {
 	last := len(settings) - 1
 	return "--" + strings.Join(settings[:last], ", --") + " or --" + settings[last]
@@ -71,8 +71,8 @@ func importBulkCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// runImportBulk turns flags and config into the options of one bulk.Run and
-// reports its result.
+// runImportBulk performs the command import-bulk: it runs bulk.Run, a MATH probe or a
+// repository, with options from flags and config, and reports the result.
 func runImportBulk(c *cli.Context, con *console.Console) error {
 	if done, err := printOld(c); done {
 		return err
@@ -101,8 +101,8 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 		return b.runProbe(c, math, opt)
 	}
 
-	// Let the GC work harder rather than exceed --memory; leave 10% for memory
-	// that it does not manage.
+	// Set the limit to 90% of --memory, because the runtime does not manage all memory.
+	// The GC runs more often to stay below the limit.
 	debug.SetMemoryLimit(int64(b.Memory) / 10 * 9)
 	if b.IsRepository() {
 		return b.runRepository(c, con, math, opt)
@@ -143,7 +143,7 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 	return b.finish(con, sum, err)
 }
 
-// finish returns the error that ends the command, which may be rejected lines.
+// finish returns the error that ends the command. Rejected lines are an error too.
 func (b *importBulk) finish(con *console.Console, sum *bulk.Summary, err error) error {
 	if sum != nil && sum.Total.Rejects > 0 {
 		rejects := rejectsError{sum.Total.Rejects, sum.RejectFile}
@@ -155,7 +155,7 @@ func (b *importBulk) finish(con *console.Console, sum *bulk.Summary, err error) 
 	return err
 }
 
-// run opens the stores, imports and closes them.
+// run opens the stores, runs the import and closes the stores.
 func (b *importBulk) run(ctx context.Context, con *console.Console, opt bulk.Options) (sum *bulk.Summary, err error) {
 	to, err := b.Destinations(opt)
 	if err != nil {
@@ -178,7 +178,7 @@ func (b *importBulk) run(ctx context.Context, con *console.Console, opt bulk.Opt
 	stop()
 	cancel()
 	for _, d := range to {
-		err = errors.Join(err, d.Close()) // which makes the last commits durable
+		err = errors.Join(err, d.Close()) // Close makes the last commits durable
 	}
 	return sum, err
 }

@@ -19,7 +19,7 @@ import (
 const stopTimeout = 20 * time.Second
 
 // localServices returns the capabilities that serve would offer with this
-// configuration. Their endpoints open when one of the capabilities is run.
+// configuration. Their endpoints only open when a capability runs.
 func localServices(cfg *config.Config, con *console.Console) ([]component.Service, *mplane.Registries, error) {
 	p := cfg.Problems("serve")
 	opt := cfg.Service(p, service.NewShared(con.Logger().Handler()))
@@ -43,7 +43,7 @@ func (r runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Conso
 	jobs := component.NewJobs(services, registries, nil, component.Limits{}, con.Logger())
 	s.Know(jobs.Capabilities(mplane.Anonymous))
 	if r.List || r.Show != "" {
-		return r.offers(c.App.Writer, s)
+		return r.printCapabilities(c.App.Writer, s)
 	}
 	spec, err := r.specify(s, c.Args().First())
 	if err != nil {
@@ -52,7 +52,7 @@ func (r runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Conso
 	reply := jobs.Submit(spec, mplane.Anonymous, nil, nil)
 	if shell.Failed(reply) == "" {
 		jobs.Wait(ctx, spec.ID())
-		// A job that a signal ends still has a result.
+		// A job that is interrupted by a signal still has a result.
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if ctx.Err() != nil {
@@ -62,5 +62,5 @@ func (r runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Conso
 		reply = jobs.State(spec.ID(), mplane.Anonymous)
 		jobs.Stop(end)
 	}
-	return errors.Join(r.end(c.App.Writer, reply, true), orInterrupt(ctx, ctx.Err()))
+	return errors.Join(r.printReply(c.App.Writer, reply, true), orInterrupt(ctx, ctx.Err()))
 }

@@ -1,5 +1,5 @@
-// Package command is the command line of tstatrepo: its commands, their flags and
-// help, and what they print.
+// Package command implements the command line of tstatrepo: its commands, their flags,
+// help and output.
 package command
 
 import (
@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	_ "time/tzdata" // --timezone works where no zone files are installed
+	_ "time/tzdata" // --timezone must work without installed zone files
 
 	"golang.org/x/term"
 
@@ -19,8 +19,8 @@ import (
 // releaseVersion is the version of a release, or "".
 var releaseVersion string
 
-// Main runs the program with the arguments of the process and returns its exit
-// status. Version is that of a release, or "" for any other build.
+// Main runs the program with the arguments of the process and returns its exit status.
+// version is the version of a release, or "" for any other build.
 func Main(version string) int {
 	releaseVersion = version
 	return run(os.Args)
@@ -44,12 +44,12 @@ func run(argv []string) int {
 	return exitStatus(err)
 }
 
-// sameSignal is how soon after a signal another one is not a second request: timeout(1)
-// signals a process and then its group.
-const sameSignal = 300 * time.Millisecond
+// repeatedSignal is the time after a signal in which a second signal is ignored,
+// because timeout(1) signals a process and then its group.
+const repeatedSignal = 300 * time.Millisecond
 
-// signalContext returns a context that ends with the first SIGINT or SIGTERM.
-// A second one kills the process, whatever it is doing.
+// signalContext returns a context that ends with the first SIGINT or SIGTERM. A second
+// signal kills the process.
 func signalContext() (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	ch := make(chan os.Signal, 1)
@@ -57,7 +57,7 @@ func signalContext() (context.Context, func()) {
 	go func() {
 		if s, ok := (<-ch).(syscall.Signal); ok {
 			cancel(interruptError{s})
-			time.Sleep(sameSignal)
+			time.Sleep(repeatedSignal)
 			signal.Stop(ch)
 		}
 	}()

@@ -16,8 +16,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/textfile"
 )
 
-// listening logs the addresses of the listeners.
-func listening(log *slog.Logger, addrs []string) {
+// logListening logs the addresses of the listeners.
+func logListening(log *slog.Logger, addrs []string) {
 	for _, a := range addrs {
 		log.Info("listening", "address", a)
 	}
@@ -32,7 +32,7 @@ func (b *importBulk) runProbe(c *cli.Context, m config.Math, opt bulk.Options) e
 	if err != nil {
 		return err
 	}
-	listening(opt.Log, probe.Addrs())
+	logListening(opt.Log, probe.Addrs())
 	err = errors.Join(probe.Run(c.Context), orInterrupt(c.Context, c.Context.Err()))
 	if b.JSON {
 		err = errors.Join(err, console.WriteJSON(c.App.Writer, probe.Stats()))
@@ -42,7 +42,7 @@ func (b *importBulk) runProbe(c *cli.Context, m config.Math, opt bulk.Options) e
 
 // runRepository imports the logs of probes until it is interrupted.
 func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m config.Math, opt bulk.Options) error {
-	_, port, _ := net.SplitHostPort(m.Listeners[0].Addr) // checked
+	_, port, _ := net.SplitHostPort(m.Listeners[0].Addr) // the address is already validated
 	logs, err := b.Repository(m, opt, "math-"+port+".json")
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 		if b.MetricsFile == "" {
 			return
 		}
-		// A copy, because the import continues to count.
+		// Copy the summary, because the import continues to update it.
 		runs[stream] = textfile.Run{Summary: bulk.Merge([]*bulk.Summary{sum}), Failure: failure, Ended: time.Now()}
 		if err := metricsFile(b.MetricsFile).WriteImports(textfile.ByProbe(runs), repo.Keeper.Stats()); err != nil {
 			opt.Log.Warn("metrics file not written", "err", err)
@@ -70,7 +70,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 		stop()
 		return err
 	}
-	listening(opt.Log, repo.Addrs())
+	logListening(opt.Log, repo.Addrs())
 	err = errors.Join(repo.Run(c.Context), orInterrupt(c.Context, c.Context.Err()))
 	stop()
 	sums := repo.Summaries()
@@ -81,7 +81,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 	return b.finish(con, sum, errors.Join(err, b.report(c.App.Writer, con, sum)))
 }
 
-// endless is the progress of imports whose total is unknown.
+// endless is a bulk.Progress for imports whose total is unknown.
 type endless struct{ bulk.Progress }
 
 func (endless) Total(int, int64) {}

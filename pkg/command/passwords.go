@@ -12,7 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 )
 
-// passwords names the places for a password outside the URL, by scheme.
+// passwords describes where a password can be given outside the URL, by scheme.
 var passwords = map[string]string{
 	"postgres":   "the password in PGPASSWORD or ~/.pgpass",
 	"postgresql": "the password in PGPASSWORD or ~/.pgpass",
@@ -22,7 +22,7 @@ var passwords = map[string]string{
 	"nats+tls":   "the file of credentials, creds=FILE",
 }
 
-// warnPasswords warns of passwords in URLs on the command line.
+// warnPasswords warns about passwords in URLs on the command line.
 func warnPasswords(c *cli.Context, con *console.Console, settings []*config.Setting) {
 	given := map[string][]string{"an argument": c.Args().Slice()}
 	for _, s := range settings {
@@ -42,7 +42,7 @@ func warnPasswords(c *cli.Context, con *console.Console, settings []*config.Sett
 				if place, ok := passwords[scheme]; ok {
 					places = append(places, place)
 				}
-				if c.Command.Name != "store" { // its URL is an argument only
+				if c.Command.Name != "store" { // the URL of store can only be an argument
 					places = append(places, "the URL in the config file")
 				}
 				if places != nil {

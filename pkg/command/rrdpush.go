@@ -53,8 +53,8 @@ func rrdPushCommand(con *console.Console) *cli.Command {
 // rrdPush is a run of rrd-push.
 type rrdPush struct{ *config.RRDPush }
 
-// runRRDPush turns flags and config into the options of a pusher or an
-// endpoint, runs it and reports its result.
+// runRRDPush performs the command rrd-push: it runs a pusher or an endpoint with
+// options from flags and config, and reports the result.
 func runRRDPush(c *cli.Context, con *console.Console) error {
 	var opt rrdpush.Options
 	var listen []peer.Options
@@ -120,7 +120,7 @@ func (r rrdPush) serve(ctx context.Context, opt rrdpush.EndpointOptions) error {
 	return err
 }
 
-// printMetrics prints a list of metrics: a table, or a JSON array.
+// printMetrics prints a list of metrics as a table, or as a JSON array.
 func (r rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
 	if r.JSON {
 		return console.WriteJSON(w, append([]rrdpush.Listed{}, list...))
@@ -137,7 +137,7 @@ func (r rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
 	return t.Flush()
 }
 
-// report prints the summary: JSON to stdout, text to the terminal or the log.
+// report prints the summary as JSON to stdout, or as text to the terminal or the log.
 func (r rrdPush) report(stdout io.Writer, con *console.Console, sum *rrdpush.Summary) error {
 	if r.JSON {
 		if err := console.WriteJSON(stdout, sum); err != nil {

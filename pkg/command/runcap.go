@@ -51,7 +51,8 @@ func runcapCommand(con *console.Console) *cli.Command {
 // runcap is a run of runcap.
 type runcap struct{ *config.Runcap }
 
-// runRuncap turns flags and config into a session and does one thing with it.
+// runRuncap performs the command runcap: it starts the shell, or performs one action,
+// with options from flags and config.
 func runRuncap(c *cli.Context, con *console.Console) error {
 	var when *mplane.Scope
 	var values map[string]string
@@ -90,7 +91,7 @@ func runRuncap(c *cli.Context, con *console.Console) error {
 		return r.shell(c.Context, sh, lines)
 	}
 	if r.JSON {
-		sh.Out = io.Discard // only single values are printed
+		sh.Out = io.Discard // print nothing but the JSON
 	}
 	ctx := c.Context
 	if r.Timeout > 0 {
@@ -121,7 +122,7 @@ func runRuncap(c *cli.Context, con *console.Console) error {
 
 var errTimeout = tryAgainError{errors.New("no result within --timeout")}
 
-// shell is runcap without a CAPABILITY.
+// shell runs the shell, for runcap without a CAPABILITY.
 func (r runcap) shell(ctx context.Context, sh *shell.Shell, lines *shell.Lines) error {
 	if r.JSON {
 		return hint.Usagef("--json: the shell does not print messages")
@@ -136,12 +137,12 @@ func (r runcap) shell(ctx context.Context, sh *shell.Shell, lines *shell.Lines) 
 	return err
 }
 
-// once performs one action.
+// once performs the action that the flags select.
 func (r runcap) once(ctx context.Context, c *cli.Context, s *shell.Session) error {
 	out := c.App.Writer
 	switch {
 	case r.Status && r.Token == "":
-		return r.jobs(ctx, out, s)
+		return r.printJobs(ctx, out, s)
 	case r.Stop:
 		return r.report(ctx, out, s.Stop)
 	case r.Result && r.Wait:
@@ -153,13 +154,13 @@ func (r runcap) once(ctx context.Context, c *cli.Context, s *shell.Session) erro
 		return err
 	}
 	if r.List || r.Show != "" {
-		return r.offers(out, s)
+		return r.printCapabilities(out, s)
 	}
 	return r.run(ctx, out, s, c.Args().First())
 }
 
-// offers prints all capabilities, or one.
-func (r runcap) offers(out io.Writer, s *shell.Session) error {
+// printCapabilities prints all capabilities, or the one named by --show.
+func (r runcap) printCapabilities(out io.Writer, s *shell.Session) error {
 	switch {
 	case r.List && r.JSON:
 		e := &mplane.Envelope{}
@@ -180,7 +181,7 @@ func (r runcap) offers(out io.Writer, s *shell.Session) error {
 	return r.print(out, capability)
 }
 
-// specify returns the specification of a capability.
+// specify returns a specification of the capability with a label or token.
 func (r runcap) specify(s *shell.Session, name string) (*mplane.Statement, error) {
 	capability, err := s.Capability(name)
 	if err != nil {
@@ -207,20 +208,21 @@ func (r runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name s
 			return err
 		}
 	}
-	return r.end(out, reply, r.Wait)
+	return r.printReply(out, reply, r.Wait)
 }
 
-// report asks for the state of a job and prints it.
+// report requests the state of a job with ask and prints the state.
 func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Context, string) (mplane.Message, error)) error {
 	m, err := ask(ctx, r.Token)
 	if err != nil {
 		return err
 	}
-	return r.end(out, m, true)
+	return r.printReply(out, m, true)
 }
 
-// end prints the reply to a job and returns its failure.
-func (r runcap) end(out io.Writer, m mplane.Message, show bool) error {
+// printReply prints the reply to a job and returns the failure that it reports. Without
+// --json it prints the reply only if show is set and the job has not failed.
+func (r runcap) printReply(out io.Writer, m mplane.Message, show bool) error {
 	reason := shell.Failed(m)
 	if r.JSON || show && reason == "" {
 		if err := r.print(out, m); err != nil {
@@ -233,8 +235,8 @@ func (r runcap) end(out io.Writer, m mplane.Message, show bool) error {
 	return nil
 }
 
-// jobs prints the state of everything that was run at the supervisor.
-func (r runcap) jobs(ctx context.Context, out io.Writer, s *shell.Session) error {
+// printJobs prints the state of all jobs known at the supervisor.
+func (r runcap) printJobs(ctx context.Context, out io.Writer, s *shell.Session) error {
 	jobs, err := s.Memory.Jobs(s.Client.Root())
 	if err != nil {
 		return err

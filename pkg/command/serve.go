@@ -37,10 +37,9 @@ func serveCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// runServe turns flags and config into a running service.
+// runServe performs the command serve with options from flags and config.
 func runServe(c *cli.Context, con *console.Console) error {
-	// Before the service is ready, SIGHUP has nothing to reload, but must
-	// not end the process.
+	// Until the service is ready, ignore SIGHUP, which would otherwise end the process.
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -54,7 +53,7 @@ func runServe(c *cli.Context, con *console.Console) error {
 	var shared *service.Shared
 	read := func() (cfg *config.Config, opt service.Options, err error) {
 		cfg, err = load(c, con, func(cfg *config.Config, p *config.Problems) {
-			if shared == nil { // now the format of the log is known
+			if shared == nil { // load has set the format of the log
 				shared = service.NewShared(con.Logger().Handler())
 			}
 			opt = cfg.Service(p, shared)

@@ -12,11 +12,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// defaults are the defaults of all settings, for help and flags. They are
+// defaults returns the defaults of all settings, for help and flags. They are
 // read-only.
 var defaults = sync.OnceValue(config.New)
 
-// commandFlags returns the flags of a command: its own first.
+// commandFlags returns the flags of a command, followed by the common flags.
 func commandFlags(command string) []cli.Flag {
 	var own, common []cli.Flag
 	for _, s := range defaults().Sections {
@@ -37,12 +37,12 @@ func commandFlags(command string) []cli.Flag {
 	}, common)
 }
 
-// shortFlags are the one-letter names of flags, the same for every command.
+// shortFlags holds the one-letter names of flags, which are the same for every command.
 var shortFlags = map[string][]string{"dry-run": {"n"}, "quiet": {"q"}, "verbose": {"v"}}
 
-// flagOf returns the flag of a setting. Its value is text, parsed by
-// config.Load, so that flag, variable and file follow the same rules and report
-// alike.
+// flagOf returns the flag of a setting. The flag's value is text that config.Load
+// parses, so that flag, variable and file follow the same rules and have the same
+// errors.
 func flagOf(s *config.Setting) cli.Flag {
 	def := s.Empty
 	if def == "" {
@@ -60,9 +60,9 @@ func flagOf(s *config.Setting) cli.Flag {
 // configFile returns the config file of the command, or "".
 func configFile(c *cli.Context) string { return config.File(c.Command.Name, c.String("config")) }
 
-// configure returns the configuration of the command; check adds its problems.
-// The configuration is nil if there is an error, or if --check-config or
-// --print-config ends the command here.
+// configure returns the configuration of the command. check adds the command's own
+// problems. The configuration is nil if there is an error, or if --check-config or
+// --print-config has ended the command.
 func configure(c *cli.Context, con *console.Console, check func(*config.Config, *config.Problems)) (*config.Config, error) {
 	cfg, err := load(c, con, check)
 	if err != nil {
@@ -89,8 +89,8 @@ func load(c *cli.Context, con *console.Console, check func(*config.Config, *conf
 	return cfg, p.Err(seeHelp(c.Command.Name))
 }
 
-// checkOrPrint warns of passwords on the command line. Then it performs
-// --check-config or --print-config, and reports whether one was given. The
+// checkOrPrint warns about passwords on the command line. Then it performs
+// --check-config or --print-config, and reports whether one of them was given. The
 // settings must be valid.
 func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (bool, error) {
 	warnPasswords(c, con, cfg.SettingsOf(c.Command.Name))
@@ -111,8 +111,8 @@ func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (boo
 	return false, nil
 }
 
-// printOld performs --print-config for a file of the old tools, see
-// config.PrintOld. It reports whether it did.
+// printOld performs --print-config for a file of the old tools; see config.PrintOld. It
+// reports whether the file was such a file.
 func printOld(c *cli.Context) (bool, error) {
 	file := configFile(c)
 	if file == "" || !c.Bool("print-config") {

@@ -48,7 +48,7 @@ func storeCommand(con *console.Console) *cli.Command {
 // storeRun is a run of store.
 type storeRun struct{ *config.Store }
 
-// runStore turns flags and config into one call for the action.
+// runStore performs the command store with options from flags and config.
 func runStore(c *cli.Context, con *console.Console) error {
 	var opt bulk.Options
 	cfg, err := configure(c, con, func(cfg *config.Config, p *config.Problems) {
@@ -72,9 +72,9 @@ func runStore(c *cli.Context, con *console.Console) error {
 	if err != nil {
 		return orInterrupt(c.Context, err)
 	}
-	// A mistyped URL must not be listed as empty, pass every verification, or
-	// become a store.
-	err = anyRecord(c.Context, st)
+	// A store without records is an error, because the URL may be mistyped. It must not
+	// be listed as empty, pass a verification or create a store.
+	err = checkAnyRecord(c.Context, st)
 	if err == nil && action != "list" && action != "verify" && !s.DryRun {
 		so.ReadOnly = false
 		st.Close()
@@ -88,9 +88,9 @@ func runStore(c *cli.Context, con *console.Console) error {
 	return orInterrupt(c.Context, errors.Join(err, st.Close()))
 }
 
-// anyRecord returns an error if nothing was ever stored.
-func anyRecord(ctx context.Context, m store.Manager) error {
-	found := errors.New("there is one")
+// checkAnyRecord returns an error if nothing was ever stored in m.
+func checkAnyRecord(ctx context.Context, m store.Manager) error {
+	found := errors.New("found")
 	switch err := m.Records(ctx, func(store.Record) error { return found }); {
 	case err == nil:
 		return hint.Add(fmt.Errorf("%s: nothing was ever stored there", m), "is the URL right?")
@@ -139,7 +139,7 @@ func (s storeRun) run(ctx context.Context, con *console.Console, stdout io.Write
 	return errors.Join(err, rerr)
 }
 
-// report prints a result: as JSON, or as text.
+// report prints a result as JSON or as text.
 func (s storeRun) report(stdout io.Writer, result any, text func(io.Writer) error) error {
 	if !s.JSON {
 		return text(stdout)
@@ -207,7 +207,8 @@ func (s storeRun) compact(ctx context.Context, con *console.Console, stdout io.W
 	return errors.Join(err, rerr)
 }
 
-// writeInventory prints a line per log type, probe and day.
+// writeInventory prints a line per log type, probe and day, then the transforms and
+// gaps.
 func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
 	shown := []bool{true, true, true, inv.Total.Stored > 0, inv.Total.Pruned > 0, inv.Total.Gaps > 0, inv.Total.Damaged > 0}
 	row := func(cells []string, numbers ...string) []string {

@@ -93,8 +93,8 @@ func (s storeRun) verify(ctx context.Context, con *console.Console, stdout io.Wr
 	return errors.Join(err, rerr)
 }
 
-// probeOf returns the probe of all findings of a kind. If the findings have
-// several probes or none, it returns PROBE, for the user to fill in.
+// probeOf returns the probe of the findings of a kind. If they have several probes or
+// none, it returns PROBE as a placeholder.
 func probeOf(kind string, findings []upkeep.Finding) string {
 	probe := ""
 	for _, f := range findings {
@@ -109,25 +109,25 @@ func probeOf(kind string, findings []upkeep.Finding) string {
 	return probe
 }
 
-// mend returns the command that repairs a kind of finding, or "" if that
-// depends on the case.
+// mend returns the command that repairs a kind of finding, or "" if there is no general
+// command.
 func mend(kind string, m store.Manager, probe string) string {
 	_, raw := m.(store.RawStore)
-	again := fmt.Sprintf("tstatrepo import-bulk --replace --probe %s --to %s LOG", probe, m)
+	replace := fmt.Sprintf("tstatrepo import-bulk --replace --probe %s --to %s LOG", probe, m)
 	if m.Properties().AppendOnly {
-		again = "" // the store cannot replace rows
+		replace = "" // the store cannot replace rows
 	}
 	switch kind {
 	case upkeep.Missing, upkeep.Different:
 		return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
 	case upkeep.Rows, upkeep.Prefix, upkeep.Unsourced, store.Damaged, store.CR:
-		return again
+		return replace
 	case store.Doubled, store.Unrecorded:
 		switch {
 		case m.Properties().Compacts:
 			return fmt.Sprintf("tstatrepo store repair %s", m)
 		case kind == store.Doubled:
-			return again
+			return replace
 		case raw:
 			return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE, or remove the copies", probe, m)
 		}

@@ -44,7 +44,7 @@ func streamCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// runStream turns flags and config into the options of a stream and runs it.
+// runStream performs the command stream with options from flags and config.
 func runStream(c *cli.Context, con *console.Console) error {
 	var opt stream.Options
 	cfg, err := configure(c, con, func(cfg *config.Config, p *config.Problems) { opt = cfg.Stream.Options(p) })
@@ -88,8 +88,8 @@ func runStream(c *cli.Context, con *console.Console) error {
 	return errors.Join(err, orInterrupt(c.Context, c.Context.Err()))
 }
 
-// writeStreamMetrics writes the metrics file of a stream every 15 seconds until ctx
-// ends, and then once more.
+// writeStreamMetrics writes the metrics file of a stream every 15 seconds, and a last
+// time when ctx ends.
 func writeStreamMetrics(ctx context.Context, s *config.Stream, run *stream.Stream, log *slog.Logger) {
 	for last := false; !last; {
 		last = retry.Sleep(ctx, 15*time.Second) != nil
@@ -105,7 +105,7 @@ func writeStreamMetrics(ctx context.Context, s *config.Stream, run *stream.Strea
 	}
 }
 
-// logStats logs what a stream and its sinks did.
+// logStats logs the counts of a stream and its sinks.
 func logStats(log *slog.Logger, sum *stream.Stats) {
 	for _, s := range sum.Sinks {
 		log.Info("sink closed", "sink", s.Name, "lines", s.Lines, "dropped", s.Dropped)

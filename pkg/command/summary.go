@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
-// report prints the summary: JSON and a dry run to stdout, anything else to the
-// console if it is watched.
+// report prints the summary. JSON and the summary of a dry run go to stdout, otherwise
+// text goes to the console if the run is watched.
 func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
 	loc := b.Location()
 	switch {
@@ -34,8 +34,8 @@ func (b *importBulk) isWatched(con *console.Console) bool {
 	return !b.Quiet && (b.Verbose || con.Terminal() && !b.JSON)
 }
 
-// writeSummary prints a table with a row per log type, then the totals of the
-// run. A run with nothing to do has a line in place of the table.
+// writeSummary prints a table with a row per log type, then the totals of the run. If
+// there was nothing to import, it prints a line instead of the table.
 func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	var b strings.Builder
 	if t := &sum.Total; sum.Planned && t.Files+t.Failed+t.Vanished+t.Others+t.Claimed+sum.Left == 0 {
@@ -71,7 +71,7 @@ func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-9s %s\n", name, console.Printable(fmt.Sprintf(format, args...)))
 	}
-	if sum.Probe != "" { // "" if there are several
+	if sum.Probe != "" { // "" if there are several probes
 		line("probe", "%s", sum.Probe)
 	}
 	if first, last := span(sum); !first.IsZero() {
@@ -86,11 +86,11 @@ func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
 	line("duration", "%s, %s/s, %s rows/s", d.Round(time.Millisecond), console.Bytes(int64(sum.BytesPerSecond)), console.Count(int64(sum.RowsPerSecond)))
 }
 
-// fewOpen is the highest number of open folders that are printed one per line.
+// fewOpen is the maximum number of open folders that are printed on separate lines.
 const fewOpen = 3
 
-// writeOpen prints the folders that were left open, all in one line if there
-// are more than fewOpen.
+// writeOpen prints the folders that were left open, in a single line if there are more
+// than fewOpen.
 func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 	if len(open) <= fewOpen {
 		for _, o := range open {
@@ -106,9 +106,9 @@ func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 		console.Printable(open[0].Path), console.Printable(open[len(open)-1].Path))
 }
 
-// warnOpen warns if most files were left open. That points not to the newest
-// folder of a running Tstat, but to a new installation, or to an archive whose
-// files have the times of their copying. Failed and unfinished files do not
+// warnOpen warns if most files were left open. The usual reason is a new installation,
+// or an archive whose files have the times of their copying. The newest folder of a
+// running Tstat alone does not cause the warning. Failed and unfinished files do not
 // count as left open.
 func warnOpen(log *slog.Logger, sum *bulk.Summary) {
 	if t := &sum.Total; sum.Planned && t.LeftOpen > t.Files+t.Skipped+t.Failed+sum.Left {
@@ -131,8 +131,8 @@ func writePassed(w io.Writer, p bulk.PassedOver) {
 	}
 }
 
-// columns of the table. Those that are zero everywhere are left out, except
-// the first two.
+// columns are the columns of the table. Columns with only zeros are omitted, except the
+// first two.
 var columns = []struct {
 	title string
 	value func(*bulk.TypeSummary) int64
@@ -180,7 +180,7 @@ func writeTable(b *strings.Builder, sum *bulk.Summary) {
 	b.WriteString(console.Table(append([][]string{head}, rows...), 1))
 }
 
-// span returns the times of the first and last folder.
+// span returns the times of the first and the last folder; zero if there are none.
 func span(sum *bulk.Summary) (first, last time.Time) {
 	first, last = sum.Total.First, sum.Total.Last
 	for _, t := range sum.Types {

@@ -33,7 +33,7 @@ func supervisorCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// runSupervisor turns flags and config into a supervisor and runs it.
+// runSupervisor performs the command supervisor with options from flags and config.
 func runSupervisor(c *cli.Context, con *console.Console) error {
 	var opt supervisor.Options
 	cfg, err := configure(c, con, func(cfg *config.Config, p *config.Problems) {
@@ -48,7 +48,7 @@ func runSupervisor(c *cli.Context, con *console.Console) error {
 	if opt.Registries, err = mplane.NewRegistries(cfg.Supervisor.Registries...); err != nil {
 		return hint.AsUsage(err)
 	}
-	// A second one would write the same state.
+	// A second supervisor would write the same state file.
 	unlock, err := state.Lock(cfg.StateDir, "supervisor")
 	if err != nil {
 		return err
@@ -56,9 +56,8 @@ func runSupervisor(c *cli.Context, con *console.Console) error {
 	defer unlock()
 	opt.StateFile = filepath.Join(cfg.StateDir, "supervisor.state")
 	opt.Log = con.Logger()
-	// The bounds of what it keeps, reads and saves, see registrar.MaxKept,
-	// keep the process below 300 MiB. Let the GC work harder rather than
-	// exceed that.
+	// The limits on received and stored data (see registrar.MaxKept) keep the process
+	// below 300 MiB. The GC runs more often to stay below this limit.
 	debug.SetMemoryLimit(250 << 20)
 	sup, err := supervisor.New(opt)
 	if err != nil {
@@ -69,5 +68,5 @@ func runSupervisor(c *cli.Context, con *console.Console) error {
 	if err := sup.Run(c.Context); err != nil {
 		return err
 	}
-	return c.Context.Err() // only a signal ends it
+	return c.Context.Err() // Run only ends without error after a signal
 }

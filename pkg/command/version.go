@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/textfile"
 )
 
-// versionString returns what --version prints after the name.
+// versionString returns the text that --version prints after the name.
 func versionString() string {
 	b := currentBuild()
 	return b.Version + " " + b.Go + " " + b.Platform + "\nreaders: " + strings.Join(b.Readers, ", ")
@@ -18,13 +18,13 @@ func currentVersion() string {
 	return describeVersion(releaseVersion, info)
 }
 
-// metricsFile returns the metrics file with a path.
+// metricsFile returns the metrics file at a path.
 func metricsFile(path string) textfile.File {
 	return textfile.File{Path: path, Version: currentVersion()}
 }
 
-// describeVersion prefers the version of a release. go build stamps version
-// and commit of a git checkout; both are missing with -buildvcs=false.
+// describeVersion returns the version of a release, or else the version or commit that
+// go build records from a git checkout. Both are missing with -buildvcs=false.
 func describeVersion(release string, info *debug.BuildInfo) string {
 	if release != "" {
 		return release
