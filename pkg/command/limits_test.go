@@ -37,7 +37,7 @@ var limits = map[string][]struct {
 		{"connections", []string{"1024"}, []string{"pkg/internal/stream", "DefaultMaxConnections = 1024"}},
 		{"TLS handshake", []string{"10 seconds"}, []string{"pkg/internal/stream/source", "handshakeTimeout = 10 * time.Second"}},
 		{"line", []string{"32 KiB"}, []string{"pkg/internal/stream", "DefaultMaxLine = 32 << 10"}},
-		{"names of probes that peers announce", []string{"4,096"}, []string{"pkg/internal/stream/source", "maxProbes = 4096", "pkg/internal/stream/protocol", "nameAge = 24 * time.Hour", "return max(1, most/4)"}},
+		{"names of probes that peers announce", []string{"4,096"}, []string{"pkg/internal/stream/source", "maxProbes = 4096", "pkg/internal/stream/protocol", "nameAge = 24 * time.Hour", "return max(1, limit/4)"}},
 		{"logs of unknown types", []string{"64"}, []string{"pkg/internal/stream/protocol", "maxTypes = 64"}},
 		{"headers kept", []string{"4,096"}, []string{"pkg/internal/stream/encode", "maxLayouts = 4096"}},
 		{"sources counted separately", []string{"2,048"}, []string{"pkg/internal/stream/stats", "maxSources = 2048"}},
