@@ -23,43 +23,43 @@ type server interface {
 // openFunc opens an endpoint.
 type openFunc func(context.Context) (server, error)
 
-// endpoint is open while it is used.
+// endpoint is a server that listens only while it has users.
 type endpoint struct {
 	label      string
 	capability *mplane.Statement
 	log        *slog.Logger
 
-	// acquiring prevents concurrent opening.
+	// acquiring serializes calls of acquire.
 	acquiring sync.Mutex
 
-	mu     sync.Mutex
-	open   openFunc
-	former openFunc // the function before reopen, kept until open succeeds; may be nil
-	server server   // as last opened; nil if it never was
-	users  int
-	closed bool
-	now    *session // the last session; may be nil
-	again  context.CancelFunc
-	addrs  []string // empty if it is not open
-	since  time.Time
-	err    error // why it is not open though it is used
+	mu        sync.Mutex
+	open      openFunc
+	former    openFunc // the previous function, kept until open succeeds; may be nil
+	server    server   // the latest opened server; nil if there was none
+	users     int
+	closed    bool
+	session   *session // the latest session; may be nil
+	cancelRun context.CancelFunc
+	addrs     []string // empty while closed
+	since     time.Time
+	err       error // why the endpoint is closed although it has users
 }
 
-// session is the time from the opening of an endpoint to its end.
+// session lasts from the first user of an endpoint to the end of its server.
 type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc
-	opened chan struct{} // closed when it was open for the first time
-	done   chan struct{} // closed when it has ended
-	err    error         // valid after done
+	opened chan struct{} // closed when the endpoint has been opened for the first time
+	done   chan struct{} // closed when the session has ended
+	err    error         // valid after done is closed
 
 	once sync.Once
 }
 
 var errClosed = errors.New("the repository stops")
 
-// acquire opens the endpoint, unless it is open. Call release once for each
-// success.
+// acquire adds a user of the endpoint, and opens it for the first. After a
+// success, the caller must call release.
 func (e *endpoint) acquire(ctx context.Context) error {
 	e.acquiring.Lock()
 	defer e.acquiring.Unlock()
@@ -73,10 +73,10 @@ func (e *endpoint) acquire(ctx context.Context) error {
 		e.mu.Unlock()
 		return nil
 	}
-	former := e.now
+	former := e.session
 	s := &session{opened: make(chan struct{}), done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	e.now = s
+	e.session = s
 	e.mu.Unlock()
 
 	if former != nil {
@@ -101,22 +101,22 @@ func (e *endpoint) acquire(ctx context.Context) error {
 	}
 }
 
-// release closes the endpoint when its last user releases it. It does not wait
-// for data in flight.
+// release removes a user of the endpoint, and closes it after the last. It does
+// not wait for data in flight.
 func (e *endpoint) release() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.users--; e.users == 0 {
-		e.now.cancel()
+		e.session.cancel()
 	}
 }
 
-// close ends the endpoint for good and returns its last error; nil if it was
-// not opened.
+// close closes the endpoint permanently. It returns the endpoint's last error,
+// or nil if it was never open.
 func (e *endpoint) close() error {
 	e.mu.Lock()
 	e.closed = true
-	s := e.now
+	s := e.session
 	e.mu.Unlock()
 	if s == nil {
 		return nil
@@ -134,9 +134,9 @@ func (e *endpoint) close() error {
 	return nil
 }
 
-// reopen changes the function that opens the endpoint. An open endpoint is
-// reopened as soon as data in flight is accepted. If the new function fails,
-// the former one is used.
+// reopen changes the function that opens the endpoint. An open endpoint first
+// accepts the data in flight, then reopens. If the new function fails, the
+// former one is used again.
 func (e *endpoint) reopen(open openFunc) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -144,48 +144,49 @@ func (e *endpoint) reopen(open openFunc) {
 		e.former = e.open
 	}
 	e.open = open
-	if e.again != nil {
-		e.again()
+	if e.cancelRun != nil {
+		e.cancelRun()
 	}
 }
 
-// Limits of the wait before a failed endpoint is reopened.
+// Limits of the delay before a failed endpoint is reopened.
 const (
 	minRestart = time.Second
 	maxRestart = time.Minute
 )
 
-// run serves a session until its end. An endpoint that was open once is
-// reopened after a failure: the process has other endpoints to serve.
+// run serves the endpoint until the session ends. If an endpoint fails after it
+// was opened once, run reopens it, because the process also serves other
+// endpoints.
 func (e *endpoint) run(s *session) {
 	defer close(s.done)
 	defer s.cancel()
 	for back := retry.New(minRestart, maxRestart); ; {
-		ctx, again := context.WithCancel(s.ctx)
+		ctx, cancelRun := context.WithCancel(s.ctx)
 		e.mu.Lock()
 		open := e.open
-		e.again = again
+		e.cancelRun = cancelRun
 		e.mu.Unlock()
 		srv, err := open(ctx)
 		good := err == nil
 		if good {
-			e.opened(srv)
+			e.recordOpened(srv)
 			s.once.Do(func() { close(s.opened) })
 			err = srv.Run(ctx)
 		}
 		reopened := ctx.Err() != nil
-		again()
+		cancelRun()
 		if reopened {
 			err = hint.Without(err, context.Canceled)
 		}
-		formerGoesOn := e.ended(err, good || reopened)
+		useFormer := e.recordClosed(err, good || reopened)
 		switch {
 		case s.ctx.Err() != nil:
 			if s.err = err; err != nil {
 				e.log.Error("endpoint failed", "err", err)
 			}
 			return
-		case formerGoesOn:
+		case useFormer:
 			e.log.Error("endpoint not opened with the changed settings, keeping the former", "err", err)
 			continue
 		case reopened:
@@ -211,20 +212,20 @@ func (e *endpoint) run(s *session) {
 	}
 }
 
-// opened records the open endpoint.
-func (e *endpoint) opened(srv server) {
+// recordOpened records that srv is listening.
+func (e *endpoint) recordOpened(srv server) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.server, e.addrs, e.since, e.err, e.former = srv, srv.Addrs(), time.Now(), nil, nil
 	e.log.Info("listening", "address", strings.Join(e.addrs, " "))
 }
 
-// ended records that the endpoint is not open, and reports whether to reopen it
-// with the former function.
-func (e *endpoint) ended(err error, good bool) (former bool) {
+// recordClosed records that the endpoint is closed. It reports whether run must
+// reopen the endpoint with the former function.
+func (e *endpoint) recordClosed(err error, good bool) (former bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.again = nil
+	e.cancelRun = nil
 	e.addrs, e.since, e.err = nil, time.Now(), err
 	if good || e.former == nil {
 		return false
@@ -233,8 +234,9 @@ func (e *endpoint) ended(err error, good bool) (former bool) {
 	return true
 }
 
-// last returns the endpoint as last opened, or nil if it never was.
-func last[T server](e *endpoint) (srv T) {
+// lastOpened returns the latest opened server of e. It returns the zero value
+// if e is nil or was never open.
+func lastOpened[T server](e *endpoint) (srv T) {
 	if e != nil {
 		e.mu.Lock()
 		defer e.mu.Unlock()

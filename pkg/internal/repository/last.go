@@ -11,15 +11,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 )
 
-// resultsRRD are the columns of the results of repository-collect_rrd.
-// "rrdMetirc" is the spelling of Tstat's registry.
+// resultsRRD lists the result columns of repository-collect_rrd. Tstat's
+// registry spells "rrdMetirc" this way.
 var resultsRRD = []string{"rrdtimestamp", "rrdMetirc", "rrdValue"}
 
-// maxMetrics limits the stored metrics: a result with all of them must fit into
-// a message.
+// maxMetrics is the maximum number of stored metrics. A result with all of them
+// must fit into one message.
 const maxMetrics = 10_000
 
-// lastPoints stores the last point of each metric while it is needed.
+// lastPoints keeps the last point of each metric while a specification of
+// repository-collect_rrd is active.
 type lastPoints struct {
 	mu     sync.Mutex
 	users  int
@@ -31,7 +32,7 @@ type lastPoint struct {
 	received time.Time
 }
 
-// begin starts storing points until end is called.
+// begin makes add store points. The caller must call end.
 func (l *lastPoints) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,11 +43,11 @@ func (l *lastPoints) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.users--; l.users == 0 {
-		clear(l.points) // old points must not take the room of new ones
+		clear(l.points) // old points must not use up maxMetrics
 	}
 }
 
-// add stores points received now. Metrics beyond maxMetrics are skipped.
+// add stores points just received. It skips new metrics beyond maxMetrics.
 func (l *lastPoints) add(metrics []graphite.Metric) {
 	now := time.Now()
 	l.mu.Lock()
@@ -58,7 +59,7 @@ func (l *lastPoints) add(metrics []graphite.Metric) {
 		if len(m.Points) == 0 {
 			continue
 		}
-		path := graphite.CleanPath(m.Path) // as stored
+		path := graphite.CleanPath(m.Path) // the name in the store
 		old, known := l.points[path]
 		if !known && len(l.points) >= maxMetrics {
 			continue
@@ -71,7 +72,7 @@ func (l *lastPoints) add(metrics []graphite.Metric) {
 	}
 }
 
-// rows returns the last points of the metrics received since a time, ordered by
+// rows returns the last point of each metric received since a time, ordered by
 // path.
 func (l *lastPoints) rows(since time.Time) [][]string {
 	l.mu.Lock()

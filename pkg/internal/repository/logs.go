@@ -10,23 +10,24 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// LogsOptions configures the endpoint for logs. Stores is used for Math and
-// Upkeep too.
+// LogsOptions configures the endpoint for logs. Math and Upkeep use the stores
+// of Stores.
 type LogsOptions struct {
 	Math   mathproto.RepositoryOptions
 	Stores StoreOptions
 	Upkeep upkeep.Options
 }
 
-// Logs is the endpoint for logs: a repository of MATH, the stores of its
-// streams, and their upkeep while it runs.
+// Logs is the endpoint for logs. It combines a MATH repository, the stores of
+// its streams, and the upkeep of these stores.
 type Logs struct {
 	*mathproto.Repository
 	Keeper *upkeep.Keeper
 	stores *Stores
 }
 
-// NewLogs opens the parts that do not depend on a server. Run must be called.
+// NewLogs starts listening, and opens the stores that do not need a server. The
+// caller must call Run.
 func NewLogs(ctx context.Context, opt LogsOptions) (*Logs, error) {
 	pool, err := OpenStores(ctx, opt.Stores)
 	if err != nil {
@@ -40,7 +41,7 @@ func NewLogs(ctx context.Context, opt LogsOptions) (*Logs, error) {
 	return &Logs{repo, upkeep.New(opt.Upkeep), pool}, nil
 }
 
-// Run serves until ctx ends, and closes the stores.
+// Run serves until ctx ends, then closes the stores.
 func (l *Logs) Run(ctx context.Context) error {
 	keeping, stop := context.WithCancel(ctx)
 	defer stop()
@@ -52,8 +53,8 @@ func (l *Logs) Run(ctx context.Context) error {
 	return errors.Join(err, l.stores.Close())
 }
 
-// Continue continues the figures of an endpoint that has ended in this one,
-// which must not have started.
+// Continue carries over the figures from a former endpoint that has ended; nil
+// is allowed. Call it before Run.
 func (l *Logs) Continue(former *Logs) {
 	if former != nil {
 		l.Repository.Continue(former.Repository)
@@ -61,7 +62,7 @@ func (l *Logs) Continue(former *Logs) {
 	}
 }
 
-// Stats returns the state of all streams, by their numbers.
+// Stats returns the state of all streams, ordered by ID.
 func (l *Logs) Stats() []mathproto.StreamStats {
 	var to []string
 	for _, text := range l.stores.opt.To {

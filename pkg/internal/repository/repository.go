@@ -1,6 +1,7 @@
-// Package repository is the repository's side of Tstat at mPlane: endpoints
-// that receive logs (MATH), live lines and points of RRDs, bound to the
-// capabilities repository-collect_log, _streaming and _rrd.
+// Package repository implements the repository's side of Tstat in mPlane. Its
+// endpoints receive logs (MATH), live lines and points of RRDs. They are bound
+// to the capabilities repository-collect_log, repository-collect_streaming and
+// repository-collect_rrd.
 package repository
 
 import (
@@ -30,7 +31,7 @@ const (
 	CollectRRD       = "repository-collect_rrd"
 )
 
-// DefaultSystemID is the name of mPlane's repository.
+// DefaultSystemID is the System_ID of mPlane's own repository.
 const DefaultSystemID = "repository-Proxy"
 
 // Options configures the endpoints of a repository. A nil endpoint is off.
@@ -39,18 +40,18 @@ type Options struct {
 	Streaming *stream.Options
 	RRD       *rrdpush.EndpointOptions
 
-	// Host is the host under which probes reach the endpoints. With an
-	// endpoint's port it is the parameter repository.url of its capability.
-	// "" stands for the host on which the endpoint listens.
+	// Host is the host at which probes reach the endpoints; "" means the
+	// host on which the endpoint listens. Host and the endpoint's port form
+	// the parameter repository.url of the capability.
 	Host string
-	// Scheduled endpoints are open only while a specification is active;
-	// others as long as Run runs.
+	// Scheduled endpoints are open only while a specification is active.
+	// Other endpoints are open while Run runs.
 	Scheduled bool
-	SystemID  string // in the metadata; "": DefaultSystemID
+	SystemID  string // System_ID in the metadata; "": DefaultSystemID
 	Log       *slog.Logger
 }
 
-// Repository has up to three endpoints.
+// Repository runs up to three endpoints.
 type Repository struct {
 	opt       Options
 	ready     chan struct{}
@@ -59,7 +60,7 @@ type Repository struct {
 	series    *SeriesStore
 }
 
-// New returns a repository; nothing is open yet.
+// New returns a repository with closed endpoints.
 func New(opt Options) (*Repository, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.SystemID = cmp.Or(opt.SystemID, DefaultSystemID)
@@ -93,7 +94,7 @@ func New(opt Options) (*Repository, error) {
 				Metadata: mplane.Fields{
 					{Name: "System_type", Type: mplane.String, Text: "repository"},
 					{Name: "System_ID", Type: mplane.String, Text: opt.SystemID},
-					{Name: "System_version", Type: mplane.String, Text: "0.1"}, // mPlane's value, part of the token
+					{Name: "System_version", Type: mplane.String, Text: "0.1"}, // mPlane's value; the token depends on it
 				},
 				Results: d.results,
 			},
@@ -102,8 +103,8 @@ func New(opt Options) (*Repository, error) {
 	return r, nil
 }
 
-// opener returns the function that opens an endpoint, and its addresses; nil if
-// it is off.
+// opener returns the function that opens an endpoint, and the endpoint's
+// addresses. It returns nil if the endpoint is off.
 func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Options) {
 	switch {
 	case label == CollectRRD && opt.RRD != nil:
@@ -116,20 +117,20 @@ func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Option
 				stored(metrics)
 			}
 		}
-		return opens(r, label, func(context.Context) (*rrdpush.Endpoint, error) { return rrdpush.NewEndpoint(o) }), o.Listen
+		return newOpenFunc(r, label, func(context.Context) (*rrdpush.Endpoint, error) { return rrdpush.NewEndpoint(o) }), o.Listen
 	case label == CollectStreaming && opt.Streaming != nil:
 		o := *opt.Streaming
-		return opens(r, label, func(context.Context) (*stream.Stream, error) { return stream.New(o) }), o.Listen
+		return newOpenFunc(r, label, func(context.Context) (*stream.Stream, error) { return stream.New(o) }), o.Listen
 	case label == CollectLog && opt.Logs != nil:
 		o := *opt.Logs
-		return opens(r, label, func(ctx context.Context) (*Logs, error) { return NewLogs(ctx, o) }), o.Math.Listen
+		return newOpenFunc(r, label, func(ctx context.Context) (*Logs, error) { return NewLogs(ctx, o) }), o.Math.Listen
 	}
 	return nil, nil
 }
 
-// opens returns a function that opens an endpoint, which continues the figures of
-// the endpoint before it.
-func opens[T interface {
+// newOpenFunc returns a function that opens an endpoint and carries over the
+// figures of its predecessor.
+func newOpenFunc[T interface {
 	server
 	Continue(former T)
 }](r *Repository, label string, open func(context.Context) (T, error)) openFunc {
@@ -138,14 +139,14 @@ func opens[T interface {
 		if err != nil {
 			return nil, err
 		}
-		srv.Continue(last[T](r.endpoint(label)))
+		srv.Continue(lastOpened[T](r.endpoint(label)))
 		return srv, nil
 	}
 }
 
-// Reopen reopens the endpoint of a label with the options in opt, except its
-// addresses. It first responds to requests in progress; connections for lines
-// end. If reopening fails, the former options remain.
+// Reopen reopens the endpoint with a label, using the options in opt except its
+// addresses. The endpoint first answers the requests in progress, and closes
+// connections for lines. If opening fails, the former options remain in use.
 func (r *Repository) Reopen(label string, opt Options) {
 	open, _ := r.opener(label, &opt)
 	if e := r.endpoint(label); e != nil && open != nil {
@@ -165,9 +166,9 @@ func (r *Repository) endpoint(label string) *endpoint {
 // EndpointStats is the state of an endpoint.
 type EndpointStats struct {
 	Label string
-	Addrs []string  // empty if it is not open
-	Since time.Time // when it was opened or closed; zero: at the start
-	Err   error     // why it is not open though it should be
+	Addrs []string  // empty while closed
+	Since time.Time // when the endpoint was last opened or closed; zero if never
+	Err   error     // why the endpoint is closed although it should be open
 }
 
 // Open reports whether the endpoint is open.
@@ -178,7 +179,7 @@ func (e *EndpointStats) Name() string {
 	return strings.ReplaceAll(strings.TrimPrefix(e.Label, "repository-"), "_", "-")
 }
 
-// Endpoints returns the state of the endpoints.
+// Endpoints returns the state of all endpoints.
 func (r *Repository) Endpoints() []EndpointStats {
 	var list []EndpointStats
 	for _, e := range r.endpoints {
@@ -187,25 +188,24 @@ func (r *Repository) Endpoints() []EndpointStats {
 	return list
 }
 
-// Logs returns the endpoint for logs as last opened, or nil if it never was; so
-// do Lines and Points.
-func (r *Repository) Logs() *Logs { return last[*Logs](r.endpoint(CollectLog)) }
+// Logs returns the latest opened endpoint for logs, or nil.
+func (r *Repository) Logs() *Logs { return lastOpened[*Logs](r.endpoint(CollectLog)) }
 
-// Lines returns the endpoint for lines.
+// Lines returns the latest opened endpoint for lines, or nil.
 func (r *Repository) Lines() *stream.Stream {
-	return last[*stream.Stream](r.endpoint(CollectStreaming))
+	return lastOpened[*stream.Stream](r.endpoint(CollectStreaming))
 }
 
-// Points returns the endpoint for points.
+// Points returns the latest opened endpoint for points, or nil.
 func (r *Repository) Points() *rrdpush.Endpoint {
-	return last[*rrdpush.Endpoint](r.endpoint(CollectRRD))
+	return lastOpened[*rrdpush.Endpoint](r.endpoint(CollectRRD))
 }
 
-// Series returns the last points of metrics, see SeriesStore.List.
+// Series returns the last points of each metric; see SeriesStore.List.
 func (r *Repository) Series() (series []Series, untracked int64) { return r.series.List() }
 
-// Ready returns a channel that is closed when all permanently open endpoints
-// are open.
+// Ready returns a channel that Run closes when it has opened all endpoints that
+// are not scheduled.
 func (r *Repository) Ready() <-chan struct{} { return r.ready }
 
 // address returns the host:port at which probes reach an endpoint.
@@ -227,8 +227,8 @@ func address(host string, listen []peer.Options) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// Services returns the capabilities of the endpoints, which can be used while
-// Run runs.
+// Services returns the capabilities of the endpoints. They are usable only
+// while Run runs.
 func (r *Repository) Services() []component.Service {
 	var list []component.Service
 	for _, e := range r.endpoints {
@@ -250,8 +250,8 @@ func (r *Repository) Services() []component.Service {
 	return list
 }
 
-// Run opens the endpoints and serves them until ctx ends. Then they accept the
-// data in flight. Run returns nil if nothing was lost.
+// Run opens the endpoints and serves them until ctx ends. Before it returns,
+// the endpoints accept the data in flight. Run returns nil if no data was lost.
 func (r *Repository) Run(ctx context.Context) error {
 	if !r.opt.Scheduled {
 		for _, e := range r.endpoints {
@@ -265,7 +265,7 @@ func (r *Repository) Run(ctx context.Context) error {
 	return r.close()
 }
 
-// close ends all endpoints at once.
+// close closes all endpoints concurrently.
 func (r *Repository) close() error {
 	errs := make([]error, len(r.endpoints))
 	var wg sync.WaitGroup

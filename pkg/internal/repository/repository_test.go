@@ -32,8 +32,9 @@ import (
 
 func listen(addr string) []peer.Options { return []peer.Options{{Addr: addr}} }
 
-// options are of endpoints at addresses that write below a folder.
-func options(t *testing.T, dir, logs, lines, points string) Options {
+// testOptions returns options for endpoints that listen at the given addresses
+// and write below dir.
+func testOptions(t *testing.T, dir, logs, lines, points string) Options {
 	t.Helper()
 	dest, err := rrdpush.ParseDest("whisper:" + filepath.Join(dir, "whisper"))
 	if err != nil {
@@ -57,14 +58,15 @@ func options(t *testing.T, dir, logs, lines, points string) Options {
 	}
 }
 
-// TestCapabilities: tokens as those of mPlane's repository, of which they are
-// digests: labels, parameters, metadata, results and scopes are the same.
+// TestCapabilities checks that the capabilities have the tokens of mPlane's
+// repository. A token is a digest of label, parameters, metadata, results and
+// scope.
 func TestCapabilities(t *testing.T) {
 	for host, want := range map[string][3]string{
 		"":         {"5628ceb366cf23076ab131f701b6dbd0", "39de2de6bf9e6b1423cb42f258a40683", "0ccb3dc4c3290bbbb63caeb1a9f44a6d"},
 		"10.1.2.3": {"", "", "e8463d43f1775493febe07a6a86d0faf"},
 	} {
-		opt := options(t, t.TempDir(), ":3000", ":9001", ":9000")
+		opt := testOptions(t, t.TempDir(), ":3000", ":9001", ":9000")
 		opt.Host = host
 		r, err := New(opt)
 		if err != nil {
@@ -91,7 +93,7 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
-// start runs a repository. stop ends it.
+// start runs a repository until the test ends or stop is called.
 func start(t *testing.T, opt Options) (r *Repository, stop func() error) {
 	t.Helper()
 	r, err := New(opt)
@@ -125,7 +127,8 @@ func (r *Repository) addr(t *testing.T, label string) string {
 	return ""
 }
 
-// users returns how many use an endpoint; Run is one, unless it is scheduled.
+// users returns the number of users of an endpoint. Run is a user unless the
+// endpoint is scheduled.
 func (r *Repository) users(label string) int {
 	for _, e := range r.endpoints {
 		if e.label == label {
@@ -149,8 +152,8 @@ func post(t *testing.T, addr, points string) {
 	}
 }
 
-// job runs a service; end ends its scope and returns the rows.
-func job(t *testing.T, r *Repository, label string) (end func() [][]string) {
+// runService runs a service. end ends its scope and returns the rows.
+func runService(t *testing.T, r *Repository, label string) (end func() [][]string) {
 	t.Helper()
 	for _, s := range r.Services() {
 		if s.Capability.Label != label {
@@ -188,14 +191,15 @@ func await(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// TestResult checks that a specification of collect_rrd returns the last point
-// of every metric received while it ran, under the name in the store.
-func TestResult(t *testing.T) {
-	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+// TestCollectRRDReturnsLastPoints checks that a specification of collect_rrd
+// returns the last point of every metric received while it was active, under
+// its name in the store.
+func TestCollectRRDReturnsLastPoints(t *testing.T) {
+	opt := testOptions(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
 	r, stop := start(t, opt)
 	addr := r.addr(t, CollectRRD)
 	post(t, addr, `[["ip_len_in.avg.rrd", 1436486100, 1], ["ip_bitrate_out.avg.rrd", 1436486100, 7]]`)
-	end, idle := job(t, r, CollectRRD), job(t, r, CollectLog)
+	end, idle := runService(t, r, CollectRRD), runService(t, r, CollectLog)
 	await(t, "the job's begin", func() bool { return r.users(CollectRRD) == 2 })
 	post(t, addr, `[["ip_len_in.avg.rrd", 1436486700, 13.5], ["ip_len_in.avg.rrd", 1436486400, 3]]`)
 	rows := end()
@@ -221,8 +225,8 @@ func TestResult(t *testing.T) {
 	}
 }
 
-// TestStreamToBroker checks that the lines of a probe go to a broker with its
-// name as key.
+// TestStreamToBroker checks that a probe's lines are sent to a broker with the
+// probe's name as key.
 func TestStreamToBroker(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "tstat"))
 	if err != nil {
@@ -230,7 +234,7 @@ func TestStreamToBroker(t *testing.T) {
 	}
 	defer cluster.Close()
 	broker := cluster.ListenAddrs()[0]
-	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	opt := testOptions(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
 	opt.Streaming.To = []string{"kafka://" + broker + "/tstat"}
 	r, stop := start(t, opt)
 	c, err := net.Dial("tcp", r.addr(t, CollectStreaming))
@@ -269,8 +273,8 @@ func TestStreamToBroker(t *testing.T) {
 	}
 }
 
-// TestLastPoints: an older point does not replace a newer one, and there is a
-// bound, which does not count what came before.
+// TestLastPoints checks that an older point does not replace a newer one.
+// Points received before begin must not count toward maxMetrics.
 func TestLastPoints(t *testing.T) {
 	l := lastPoints{points: map[string]lastPoint{}}
 	began := time.Now()
@@ -279,7 +283,7 @@ func TestLastPoints(t *testing.T) {
 		l.begin()
 		l.add([]graphite.Metric{{Path: fmt.Sprintf("a.former%d", i), Points: []graphite.Point{{Time: 10, Value: 1}}}})
 		if rows := l.rows(began); len(rows) != 1 {
-			t.Errorf("%d rows, want those since the begin only", len(rows))
+			t.Errorf("%d rows, want only those since begin", len(rows))
 		}
 		l.end()
 	}
@@ -294,18 +298,18 @@ func TestLastPoints(t *testing.T) {
 	}
 }
 
-// TestScheduled: endpoints are open while a specification is active, and only
-// then.
-func TestScheduled(t *testing.T) {
-	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+// TestScheduledEndpointsOpenOnDemand checks that scheduled endpoints are open
+// only while a specification is active.
+func TestScheduledEndpointsOpenOnDemand(t *testing.T) {
+	opt := testOptions(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
 	opt.Scheduled = true
 	r, stop := start(t, opt)
 	for _, label := range []string{CollectRRD, CollectStreaming, CollectLog} {
 		if addr := r.addr(t, label); addr != "" {
 			t.Errorf("%s is open at %s", label, addr)
 		}
-		for range 2 { // it opens again
-			first := job(t, r, label)
+		for range 2 { // it must be possible to reopen it
+			first := runService(t, r, label)
 			await(t, "opening", func() bool { return r.addr(t, label) != "" })
 			addr := r.addr(t, label)
 			c, err := net.Dial("tcp", addr)
@@ -313,11 +317,11 @@ func TestScheduled(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Close()
-			second := job(t, r, label)
+			second := runService(t, r, label)
 			await(t, "the second user", func() bool { return r.users(label) == 2 })
 			first()
 			if r.addr(t, label) == "" {
-				t.Errorf("%s is closed before the last user goes", label)
+				t.Errorf("%s is closed before its last user released it", label)
 			}
 			second()
 			await(t, "closing", func() bool { return r.addr(t, label) == "" })
@@ -332,15 +336,15 @@ func TestScheduled(t *testing.T) {
 	}
 }
 
-// TestFailures: what cannot be opened at the start ends Run, and a
-// specification gets an exception for it; what fails later is opened again.
-func TestFailures(t *testing.T) {
+// TestEndpointFailures checks that a failure to open an endpoint ends Run or
+// the specification with an error. An endpoint that fails later is reopened.
+func TestEndpointFailures(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	opt := options(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", l.Addr().String())
+	opt := testOptions(t, t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", l.Addr().String())
 	r, err := New(opt)
 	if err != nil {
 		t.Fatal(err)
@@ -356,7 +360,7 @@ func TestFailures(t *testing.T) {
 		t.Errorf("%v, want that an address is in use", err)
 	}
 	if err := stop(); err != nil {
-		t.Errorf("the end fails for what a specification was told: %v", err)
+		t.Errorf("the repository reports the failure of a specification at its end: %v", err)
 	}
 
 	runs := make(chan int, 10)
@@ -377,24 +381,24 @@ func TestFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	if <-runs != 1 || <-runs != 2 {
-		t.Error("it is not opened again")
+		t.Error("the endpoint is not reopened")
 	}
 	if err := e.close(); err == nil || err.Error() != "x: lost" {
 		t.Errorf("end: %v", err)
 	}
 }
 
-// fakeServer is an open endpoint whose Run it is.
+// fakeServer is a server whose Run is the function itself.
 type fakeServer func(context.Context) error
 
 func (f fakeServer) Addrs() []string               { return []string{"here"} }
 func (f fakeServer) Run(ctx context.Context) error { return f(ctx) }
 
-// TestReopen: other options are used at once, and those that cannot be leave
-// the endpoint as it was.
-func TestReopen(t *testing.T) {
+// TestReopenAppliesOptions checks that new options are used at once, and that
+// the former options remain in use if the new ones fail.
+func TestReopenAppliesOptions(t *testing.T) {
 	dir := t.TempDir()
-	opt := options(t, dir, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	opt := testOptions(t, dir, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
 	r, stop := start(t, opt)
 	post(t, r.addr(t, CollectRRD), `[["ip_len_in.avg.rrd", 1436486100, 1]]`)
 	files := func(sub string) (n int) {
@@ -441,11 +445,11 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// TestFiguresGoOnAfterReopen: an endpoint that is opened again, with other
-// settings or after a failure, has done what it did before.
-func TestFiguresGoOnAfterReopen(t *testing.T) {
+// TestFiguresContinueAfterReopen checks that an endpoint keeps its figures when
+// it is reopened with other settings or after a failure.
+func TestFiguresContinueAfterReopen(t *testing.T) {
 	dir := t.TempDir()
-	opt := options(t, dir, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	opt := testOptions(t, dir, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
 	opt.Logs.Math.Import.Location, opt.Logs.Math.Import.Poll = time.UTC, 20*time.Millisecond
 	var stored atomic.Int64
 	opt.RRD.Stored = func(metrics []graphite.Metric) { stored.Add(int64(graphite.Count(metrics))) }
@@ -499,7 +503,8 @@ func TestFiguresGoOnAfterReopen(t *testing.T) {
 		if i == 1 {
 			break
 		}
-		// A second opening must not hide the figures of the first.
+		// Reopening twice must not hide the figures of the first
+		// session.
 		for range 2 {
 			before := r.Endpoints()
 			for _, e := range before {

@@ -12,10 +12,10 @@ import (
 // Series holds the last points of a metric.
 type Series struct {
 	Probe, Metric string
-	Points        []graphite.Point // by ascending time, at least one
+	Points        []graphite.Point // in ascending order of time; at least one
 }
 
-// Last returns the newest point.
+// Last returns the newest point, or the zero point if there are none.
 func (s *Series) Last() graphite.Point {
 	if len(s.Points) == 0 {
 		return graphite.Point{}
@@ -23,14 +23,14 @@ func (s *Series) Last() graphite.Point {
 	return s.Points[len(s.Points)-1]
 }
 
-// Limits of the series of a Repository.
+// Limits of the series store of a Repository.
 const (
-	seriesMetrics = 5000 // a Tstat has some 2,250
+	seriesMetrics = 5000 // one Tstat has about 2,250
 	seriesPoints  = 60
 )
 
-// SeriesStore keeps the last points of metrics, with limits for both. It is
-// safe for concurrent use.
+// SeriesStore keeps the last points of metrics in memory. The numbers of
+// metrics and of points are limited. It is safe for concurrent use.
 type SeriesStore struct {
 	metrics, points int
 
@@ -41,14 +41,15 @@ type SeriesStore struct {
 
 type seriesKey struct{ probe, metric string }
 
-// NewSeriesStore returns a store for at most metrics metrics, with at most
-// points of their newest points.
+// NewSeriesStore returns a store for up to the given number of metrics, with up
+// to the given number of points each.
 func NewSeriesStore(metrics, points int) *SeriesStore {
 	return &SeriesStore{metrics: metrics, points: points, series: map[seriesKey][]graphite.Point{}}
 }
 
-// Add adds points of a metric, by ascending time. A point replaces another one
-// at the same time. Points of a metric without room are only counted.
+// Add adds points of a metric, in ascending order of time. A point replaces the
+// point with the same time. Points of new metrics beyond the limit are only
+// counted.
 func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
 	if len(points) == 0 {
 		return
@@ -79,7 +80,7 @@ func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
 	s.series[key] = kept
 }
 
-// add adds metrics with paths PREFIX.PROBE.METRIC.
+// add adds the points of metrics whose paths are PREFIX.PROBE.METRIC.
 func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
 	for _, m := range metrics {
 		probe, metric, _ := strings.Cut(strings.TrimPrefix(m.Path, prefix+"."), ".")
@@ -87,8 +88,8 @@ func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
 	}
 }
 
-// List returns all series, ordered by probe and metric, and the number of
-// points of metrics without room.
+// List returns all series, ordered by probe and metric. untracked is the number
+// of points of metrics beyond the limit.
 func (s *SeriesStore) List() (series []Series, untracked int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,13 +12,13 @@ import (
 func TestSeriesStore(t *testing.T) {
 	s := NewSeriesStore(2, 3)
 	s.Add("b", "m", graphite.Point{Time: 10, Value: 1})
-	s.Add("a", "z") // nothing
+	s.Add("a", "z") // no points
 	s.Add("a", "m", graphite.Point{Time: 10, Value: 1}, graphite.Point{Time: 20, Value: 2})
-	s.Add("a", "n", graphite.Point{Time: 10, Value: 1}, graphite.Point{Time: 20, Value: 2}) // no room
-	s.Add("b", "m", graphite.Point{Time: 30, Value: 3}, graphite.Point{Time: 10, Value: 5}) // replaces
-	s.Add("b", "m", graphite.Point{Time: 20, Value: 2})                                     // between
-	s.Add("a", "m", graphite.Point{Time: 30, Value: 3}, graphite.Point{Time: 40, Value: 4}) // pushes out the oldest
-	s.Add("a", "m", graphite.Point{Time: 15, Value: 9})                                     // older than all, which there are enough of
+	s.Add("a", "n", graphite.Point{Time: 10, Value: 1}, graphite.Point{Time: 20, Value: 2}) // exceeds the limit of metrics
+	s.Add("b", "m", graphite.Point{Time: 30, Value: 3}, graphite.Point{Time: 10, Value: 5}) // replaces the point at 10
+	s.Add("b", "m", graphite.Point{Time: 20, Value: 2})                                     // inserted between
+	s.Add("a", "m", graphite.Point{Time: 30, Value: 3}, graphite.Point{Time: 40, Value: 4}) // displaces the oldest points
+	s.Add("a", "m", graphite.Point{Time: 15, Value: 9})                                     // dropped: older than all stored points
 	s.Add("b", "m", graphite.Point{Time: 25, Value: 2.5})
 	list, untracked := s.List()
 	want := []Series{
@@ -32,13 +32,13 @@ func TestSeriesStore(t *testing.T) {
 	if list, _ := s.List(); !reflect.DeepEqual(list[0].Points, []graphite.Point{{Time: 50, Value: 5}, {Time: 60, Value: 6}, {Time: 70, Value: 7}}) {
 		t.Errorf("after more points than are kept: %v", list[0].Points)
 	}
-	list[0].Points[0].Value = 99 // belongs to who asked
+	list[0].Points[0].Value = 99 // the caller owns the result
 	if again, _ := s.List(); again[0].Points[0].Value == 99 {
 		t.Error("the list is not a copy")
 	}
 }
 
-func TestSeriesStoreTogether(t *testing.T) {
+func TestSeriesStoreConcurrentUse(t *testing.T) {
 	s := NewSeriesStore(100, 10)
 	var wg sync.WaitGroup
 	for i := range 4 {

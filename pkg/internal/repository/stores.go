@@ -17,30 +17,32 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// StoreOptions configures the stores of the streams of MATH probes.
+// StoreOptions configures the stores of MATH streams.
 type StoreOptions struct {
 	To     []string // destinations, see stores.Open
-	Memory int64    // bytes that all jobs and stores may use together
-	Jobs   int      // concurrent files, of all streams
+	Memory int64    // bytes for all jobs and stores together
+	Jobs   int      // concurrent files of all streams
 	Cores  int      // see stores.Options
-	// Wants reports whether files of a log type and folder time can arrive.
+	// Wants reports whether files of a log type and folder time may arrive.
 	Wants func(logType string, folder time.Time) bool
-	Since time.Time // of the oldest folder that can arrive
-	// Adopt holds math_repo's state of its streams, by name; nil without a
-	// math_repo. Stream, Probe and Type are set for each.
+	Since time.Time // time of the oldest folder that may arrive
+	// Adopt maps stream names to the state that a former math_repo left;
+	// nil disables adoption. Stream, Probe and Type are set for each
+	// stream.
 	Adopt map[string]store.Adoption
 	Log   *slog.Logger
 }
 
-// Stores are the stores of streams: one per stream for DBStream, otherwise one
-// for all. It is safe for concurrent use.
+// Stores opens the stores of streams. A DBStream destination has one store per
+// stream; other destinations have one store for all streams. Stores is safe for
+// concurrent use.
 type Stores struct {
 	opt    StoreOptions
-	shared map[string]*stores.Destination // by destination
+	shared map[string]*stores.Destination // by destination URL
 }
 
-// OpenStores opens the stores that do not depend on a server, so that their
-// errors are reported at once.
+// OpenStores opens the stores that do not need a server, so that their errors
+// are reported at the start. Other stores are opened on first use.
 func OpenStores(ctx context.Context, opt StoreOptions) (*Stores, error) {
 	s := &Stores{opt: opt, shared: map[string]*stores.Destination{}}
 	for _, dest := range opt.To {
@@ -72,10 +74,9 @@ func closeAll(list []*stores.Destination) error {
 
 func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destination, error) {
 	return stores.NewDestination(dest, stores.Options{
-		// As many files are processed as there are jobs. Others wait
-		// for slow peers, see bulk.OpenPerJob. One peer may have as
-		// many open files as there are jobs, and may fill all their
-		// buffers.
+		// At most Jobs files are processed at a time. About as many
+		// other files may be open with full buffers while they wait for
+		// slow peers; see bulk.OpenPerJob.
 		Memory:     s.opt.Memory / int64(2*s.opt.Jobs*len(s.opt.To)),
 		Files:      2 * s.opt.Jobs,
 		Cores:      s.opt.Cores,
@@ -85,8 +86,8 @@ func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destinat
 	})
 }
 
-// Open returns the stores of a stream, which are opened on first use; release
-// ends their use.
+// Open returns the stores of a stream, which are opened on first use. The
+// caller must call release when it no longer uses them.
 func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release func() error, err error) {
 	var own []*stores.Destination
 	for _, dest := range s.opt.To {
@@ -102,7 +103,7 @@ func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release
 	return list, func() error { return closeAll(own) }, nil
 }
 
-// adoption returns what the stores adopt of a stream, or nil without a
+// adoption returns what the stores adopt for a stream, or nil without a
 // math_repo.
 func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	if s.opt.Adopt == nil {
@@ -113,7 +114,8 @@ func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	return &a
 }
 
-// adopting is a store that adopts math_repo's data of a stream.
+// adopting is a destination that adopts math_repo's data of a stream when it is
+// opened.
 type adopting struct {
 	*stores.Destination
 	adoption *store.Adoption // may be nil
@@ -131,7 +133,7 @@ func (d *adopting) Open(ctx context.Context) (store.Store, error) {
 	return st, nil
 }
 
-// Check returns an error if the stores cannot accept a stream.
+// Check returns an error if a store cannot accept a stream.
 func (s *Stores) Check(stream mathproto.Stream) error {
 	for _, dest := range s.opt.To {
 		switch {
@@ -139,7 +141,7 @@ func (s *Stores) Check(stream mathproto.Stream) error {
 			if err := stores.CheckStream(stream.Name, stream.Probe, []string{stream.Type}); err != nil {
 				return err
 			}
-			for _, t := range tstat.Types() { // each type that can arrive needs a table
+			for _, t := range tstat.Types() { // each type that may arrive needs a table
 				if t.Name == stream.Type || !s.opt.Wants(t.Name, s.opt.Since) {
 					continue
 				}

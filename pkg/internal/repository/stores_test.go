@@ -8,9 +8,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 )
 
-// TestStreamForStores: a stream is refused when a store cannot have it, or
-// any type that may come with it.
-func TestStreamForStores(t *testing.T) {
+// TestStoresCheckStream checks that a stream is refused if a store cannot
+// accept it or any log type that may arrive with it.
+func TestStoresCheckStream(t *testing.T) {
 	long := strings.Repeat("x", 45)
 	for _, c := range []struct {
 		to, name string
