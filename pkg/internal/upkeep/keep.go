@@ -17,35 +17,35 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 )
 
-// Before returns the start of the first UTC day that is kept if rows are kept
-// for keep: it removes days that ended at least that long ago.
+// Before returns the start of the first UTC day to keep. Pruning removes the
+// earlier days, all of which ended at least keep before now.
 func Before(now time.Time, keep time.Duration) time.Time {
 	return now.UTC().Add(-keep).Truncate(24 * time.Hour)
 }
 
-// Options of New. Stores that cannot be compacted are only pruned.
+// Options configures a Keeper. Stores that cannot be compacted are only pruned.
 type Options struct {
 	To           []string      // destinations, see stores.Open
-	Keep         time.Duration // how long rows stay; 0: forever
-	Compact      bool          // finished days, see the defaults of store.CompactOptions
-	Every        time.Duration // 0: a day
+	Keep         time.Duration // how long rows are kept; 0: forever
+	Compact      bool          // compact finished days, with the defaults of store.CompactOptions
+	Every        time.Duration // interval between rounds; 0: a day
 	RetryTimeout time.Duration // how long an unavailable database is retried
 	Log          *slog.Logger  // may be nil
 }
 
-// Enabled reports whether there is anything to do.
+// Enabled reports whether pruning or compaction is enabled.
 func (o *Options) Enabled() bool { return o.Keep > 0 || o.Compact }
 
-// Stats counts the work on a store.
+// Stats counts the upkeep of a store.
 type Stats struct {
-	Store       string // without secrets
+	Store       string // URL without secrets
 	Failed      int64  // failed rounds
 	LastSuccess time.Time
 	Pruned      store.PruneResult
 	Compacted   store.CompactResult
 }
 
-// Metrics are the metrics of stores.
+// Metrics defines the metrics of stores.
 var Metrics = metrics.New("store_", []string{"store"}, func(s *Stats) []string { return []string{s.Store} },
 	metrics.Time("upkeep_last_success_timestamp_seconds", "When the last upkeep of the store succeeded.", func(s *Stats) time.Time { return s.LastSuccess }),
 	metrics.Count("upkeep_failures_total", "Times that the upkeep of the store failed.", func(s *Stats) int64 { return s.Failed }),
@@ -54,7 +54,7 @@ var Metrics = metrics.New("store_", []string{"store"}, func(s *Stats) []string {
 	metrics.Count("pruned_rows_total", "Rows removed.", func(s *Stats) int64 { return s.Pruned.Rows }),
 )
 
-// Keeper maintains stores while imports into them run.
+// Keeper maintains stores. Imports into the stores may run at the same time.
 type Keeper struct {
 	opt Options
 
@@ -62,10 +62,11 @@ type Keeper struct {
 	stats []Stats
 }
 
-// tryAgain is when a failed round is repeated, unless the next one is earlier.
-const tryAgain = time.Hour
+// retryAfter is the delay before a failed round is retried, unless the next
+// regular round is earlier.
+const retryAfter = time.Hour
 
-// New returns a keeper, which must be started by Run.
+// New returns a keeper. The caller must call Run.
 func New(opt Options) *Keeper {
 	opt.Every = cmp.Or(opt.Every, 24*time.Hour)
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
@@ -76,8 +77,9 @@ func New(opt Options) *Keeper {
 	return k
 }
 
-// Continue continues the figures of a keeper that has ended in this one, which
-// must not have started, for the stores that both maintain.
+// Continue carries over the figures of the stores that a former keeper also
+// maintained. The former keeper must have ended; nil is allowed. Call Continue
+// before Run.
 func (k *Keeper) Continue(former *Keeper) {
 	for _, f := range former.Stats() {
 		for i := range k.stats {
@@ -88,8 +90,8 @@ func (k *Keeper) Continue(former *Keeper) {
 	}
 }
 
-// Stats returns the counts so far, in the order of the destinations. It returns
-// nil if nothing is enabled or k is nil.
+// Stats returns the counts of each store, in the order of the destinations. It
+// returns nil if nothing is enabled or k is nil.
 func (k *Keeper) Stats() []Stats {
 	if k == nil || !k.opt.Enabled() {
 		return nil
@@ -99,13 +101,14 @@ func (k *Keeper) Stats() []Stats {
 	return slices.Clone(k.stats)
 }
 
-// Run compacts and prunes at once and then regularly, until ctx ends. Failures
-// are logged and counted.
+// Run compacts and prunes immediately and then every Options.Every, until ctx
+// ends. It returns immediately if nothing is enabled. Failures are logged and
+// counted.
 func (k *Keeper) Run(ctx context.Context) {
 	for k.opt.Enabled() {
 		wait := k.opt.Every
 		for i, dest := range k.opt.To {
-			err := k.one(ctx, i, dest)
+			err := k.maintain(ctx, i, dest)
 			if ctx.Err() != nil {
 				return
 			}
@@ -114,7 +117,7 @@ func (k *Keeper) Run(ctx context.Context) {
 				k.stats[i].LastSuccess = time.Now()
 			} else {
 				k.stats[i].Failed++
-				wait = min(wait, tryAgain)
+				wait = min(wait, retryAfter)
 				k.opt.Log.Error("store upkeep failed", "store", k.stats[i].Store, "err", err)
 			}
 			k.mu.Unlock()
@@ -125,8 +128,8 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
-// one opens and maintains one store.
-func (k *Keeper) one(ctx context.Context, i int, dest string) (err error) {
+// maintain prunes and compacts one store.
+func (k *Keeper) maintain(ctx context.Context, i int, dest string) (err error) {
 	st, err := stores.Open(ctx, dest, stores.Options{Log: k.opt.Log, RetryTimeout: k.opt.RetryTimeout})
 	if err != nil {
 		return err

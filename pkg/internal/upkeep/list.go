@@ -1,5 +1,5 @@
-// Package upkeep maintains stores: it lists their contents, verifies them
-// against the sources, and compacts and prunes them regularly.
+// Package upkeep maintains stores. It lists their contents, compares them with
+// the source files, and regularly compacts and prunes them.
 package upkeep
 
 import (
@@ -11,57 +11,57 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Filter selects files; the zero value selects all of them.
+// Filter selects files. The zero value selects all files.
 type Filter struct {
 	// Wants reports whether to select files of a log type and folder time;
-	// nil: all.
+	// nil selects all.
 	Wants func(logType string, folder time.Time) bool
-	Probe string // "": all
+	Probe string // "" selects all probes
 }
 
 func (f *Filter) wants(r *store.Record) bool {
 	return (f.Wants == nil || f.Wants(r.Type, r.Time)) && (f.Probe == "" || f.Probe == r.Probe)
 }
 
-// Inventory is the content of a store. Its JSON form is a contract: fields are
-// added, never renamed.
+// Inventory describes the contents of a store. Its JSON form is stable: fields
+// may be added, but are never renamed.
 type Inventory struct {
 	Store string `json:"store"`
-	Days  []Day  `json:"days"` // by type, probe and date
+	Days  []Day  `json:"days"` // ordered by type, probe and date
 	Total Day    `json:"total"`
 	Gaps  []Gap  `json:"gaps"`
-	// Transforms counts the transformed source files by their transform,
-	// see store.Record.
+	// Transforms counts transformed source files by their transform; see
+	// store.Record.
 	Transforms map[string]int64 `json:"transforms,omitempty"`
 }
 
-// Day adds up the files of a log type and probe whose folder's time is on that
-// day, in UTC.
+// Day sums up the files of a log type and probe whose folder time is on one UTC
+// day.
 type Day struct {
 	Type  string `json:"type,omitempty"`
 	Probe string `json:"probe,omitempty"`
 	Date  string `json:"date,omitempty"` // 2006-01-02
 	Files int64  `json:"files"`          // stored source files
 	Rows  int64  `json:"rows"`
-	Text  int64  `json:"text"` // bytes of the source files' text
-	// Stored is the size of the store's files in bytes, or 0.
+	Text  int64  `json:"text"` // bytes of the source files after decompression
+	// Stored is the size of the store's files in bytes; 0 if unknown.
 	Stored int64 `json:"stored,omitempty"`
-	Pruned int64 `json:"pruned"` // source files whose rows were removed; not counted elsewhere
-	Gaps   int64 `json:"gaps"`   // missing folders after one of that day
-	// Damaged counts damaged source files, whose intact part is stored.
+	Pruned int64 `json:"pruned"` // source files whose rows were pruned; the other fields exclude them
+	Gaps   int64 `json:"gaps"`   // folders missing after a folder of that day
+	// Damaged counts damaged source files. Their intact parts are stored.
 	Damaged int64 `json:"damaged"`
 }
 
-// Gap is a time without log folders in a regular series.
+// Gap is a period without log folders in an otherwise regular series.
 type Gap struct {
 	Type    string    `json:"type"`
 	Probe   string    `json:"probe"`
-	After   time.Time `json:"after"`  // the last folder before
-	Before  time.Time `json:"before"` // the first one after
-	Missing int64     `json:"missing"`
+	After   time.Time `json:"after"`   // time of the last folder before the gap
+	Before  time.Time `json:"before"`  // time of the first folder after the gap
+	Missing int64     `json:"missing"` // estimated number of missing folders
 }
 
-// List adds up the records of a store.
+// List sums up the records that filter selects.
 func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, error) {
 	type series struct{ logType, probe string }
 	type key struct {
@@ -137,11 +137,12 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 	return inv, nil
 }
 
-// minSeries is the number of folders that a series needs for a usual distance.
+// minSeries is the minimum number of folders from which gaps derives the usual
+// distance between folders.
 const minSeries = 4
 
-// gaps finds missing folders: where the distance to the next folder is more
-// than one and a half times the usual one, which is the median.
+// gaps finds gaps between folder times. A gap is longer than one and a half
+// times the usual distance, which is the median.
 func gaps(times []time.Time) []Gap {
 	slices.SortFunc(times, time.Time.Compare)
 	times = slices.CompactFunc(times, time.Time.Equal)

@@ -17,7 +17,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// fill imports a log of an hour for each of the times.
+// fill imports one log per time, each covering an hour.
 func fill(t *testing.T, dest string, times ...time.Time) {
 	t.Helper()
 	source := t.TempDir()
@@ -43,8 +43,10 @@ func fill(t *testing.T, dest string, times ...time.Time) {
 	}
 }
 
-// TestKeeper looks after two stores beside imports, and stops at once.
-func TestKeeper(t *testing.T) {
+// TestKeeperMaintainsStores checks that a keeper prunes and compacts its
+// stores, counts a store that is unavailable as failed, and stops when its
+// context ends.
+func TestKeeperMaintainsStores(t *testing.T) {
 	dir := t.TempDir()
 	today := time.Now().UTC().Truncate(24 * time.Hour)
 	var times []time.Time
@@ -56,7 +58,7 @@ func TestKeeper(t *testing.T) {
 	to := []string{"parquet:" + filepath.Join(dir, "p"), "copy:" + filepath.Join(dir, "c"), "postgres://postgres@127.0.0.1:1/none?sslmode=disable&connect_timeout=1"}
 	fill(t, to[0], times...)
 	fill(t, to[1], times...)
-	// Compaction leaves alone what is new.
+	// Age the files: compaction skips new ones.
 	old := time.Now().Add(-48 * time.Hour)
 	files, err := filepath.Glob(filepath.Join(dir, "p", "type=*", "probe=*", "date=*", "*"))
 	if err != nil || len(files) != 12 {
@@ -95,21 +97,21 @@ func TestKeeper(t *testing.T) {
 	}
 	cancel()
 	running.Wait()
-	// A keeper of other stores goes on with the figures of those that it has too.
+	// A new keeper carries over the figures of the stores that it shares.
 	next := New(Options{To: []string{"copy:" + filepath.Join(dir, "other"), to[1]}, Keep: time.Hour})
 	next.Continue(k)
 	next.Continue(nil)
 	if s := next.Stats(); s[1] != st[1] || s[0] != (Stats{Store: s[0].Store}) {
-		t.Errorf("figures that go on: %+v, want those of %+v", s, st[1])
+		t.Errorf("figures after Continue: %+v, want those of %+v", s, st[1])
 	}
 	none := New(Options{To: to})
-	none.Run(t.Context()) // ends at once
+	none.Run(t.Context()) // returns immediately
 	if none.Stats() != nil {
-		t.Error("there is nothing to do")
+		t.Error("a keeper with nothing enabled has stats")
 	}
 	var nobody *Keeper
 	if nobody.Stats() != nil {
-		t.Error("nobody looks after nothing")
+		t.Error("a nil keeper has stats")
 	}
 }
 
@@ -130,10 +132,10 @@ func TestGaps(t *testing.T) {
 	}
 	for _, test := range []struct {
 		times []time.Time
-		want  []int64 // missing
+		want  []int64 // expected numbers of missing folders
 	}{
 		{at(), nil},
-		{at(0, 10, 20), nil}, // too few to tell
+		{at(0, 10, 20), nil}, // fewer than minSeries
 		{at(0, 1, 2, 3, 4), nil},
 		{at(3, 0, 1, 2, 2, 6, 7), []int64{2}},
 		{at(0, 1, 2.4, 3.4, 4.4), nil}, // a restart of Tstat
@@ -150,8 +152,9 @@ func TestGaps(t *testing.T) {
 	}
 }
 
-// TestVerifyDamaged: a source whose text is damaged is another one.
-func TestVerifyDamaged(t *testing.T) {
+// TestVerifyReportsDamagedSource checks that a damaged source file is reported
+// as different.
+func TestVerifyReportsDamagedSource(t *testing.T) {
 	dest := "parquet:" + filepath.Join(t.TempDir(), "p")
 	at := time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
 	fill(t, dest, at)
@@ -175,10 +178,10 @@ func TestVerifyDamaged(t *testing.T) {
 	}
 }
 
-// TestVerifyPrefix: an older version stored the start of a log, from a backup
-// within the source, and a repaired log beside the whole one. What verify
-// says mends it.
-func TestVerifyPrefix(t *testing.T) {
+// TestVerifyReportsPrefix checks that Verify reports what older versions stored
+// in addition to a log: its start, from a backup in the source, and the text
+// before a repair. Importing with Replace repairs the store.
+func TestVerifyReportsPrefix(t *testing.T) {
 	const whole = "#c_ip:1 c_port:2\n::1 1\n::1 2\n"
 	dest := "parquet:" + filepath.Join(t.TempDir(), "p")
 	source := t.TempDir()
@@ -204,7 +207,7 @@ func TestVerifyPrefix(t *testing.T) {
 	}
 	m := run(false)
 	for _, text := range []string{whole[:len(whole)-6], "#c_ip:1 c_port:2\n::1 1\n::1 7\n"} {
-		beside(t, m, key, text)
+		storeAnother(t, m, key, text)
 	}
 	rep, err := Verify(t.Context(), m, VerifyOptions{Against: &opt})
 	if err != ErrDiffers || len(rep.Findings) != 2 || rep.Findings[0].Kind != Prefix || rep.Findings[0].Rows != 1 || rep.Findings[1].Kind != Unsourced {
@@ -213,13 +216,13 @@ func TestVerifyPrefix(t *testing.T) {
 	m = run(true)
 	rep, err = Verify(t.Context(), m, VerifyOptions{Against: &opt, Deep: true})
 	if err != nil || rep.Rows != 2 || rep.Records != 1 {
-		t.Errorf("after it was mended: %+v, %v", rep, err)
+		t.Errorf("after the repair: %+v, %v", rep, err)
 	}
 }
 
-// TestVerifyInstances: two Tstat processes wrote logs of the same text into
-// folders of the same name. Each is to be stored.
-func TestVerifyInstances(t *testing.T) {
+// TestVerifySameTextOfTwoInstances checks that both logs must be stored if two
+// Tstat processes write the same text into folders of the same name.
+func TestVerifySameTextOfTwoInstances(t *testing.T) {
 	source := t.TempDir()
 	write := func(instance string) {
 		t.Helper()
@@ -250,10 +253,10 @@ func TestVerifyInstances(t *testing.T) {
 	}
 }
 
-// TestVerifyOneInstance checks that verifying the source of one instance
-// ignores the logs of other instances, and those of an instance that still
-// writes to the folder.
-func TestVerifyOneInstance(t *testing.T) {
+// TestVerifyIgnoresOtherInstances checks that verifying the source of one
+// instance ignores the logs of other instances, and the logs of an instance
+// that still writes to the folder.
+func TestVerifyIgnoresOtherInstances(t *testing.T) {
 	source, dest := t.TempDir(), t.TempDir()
 	write := func(instance, folder, text string) string {
 		t.Helper()
@@ -291,7 +294,7 @@ func TestVerifyOneInstance(t *testing.T) {
 		return rep
 	}
 	if rep := verify(t0); len(rep.Findings) > 0 || rep.Same != 2 {
-		t.Errorf("of one instance: %+v", rep)
+		t.Errorf("one instance: %+v", rep)
 	}
 	opt.IncludeOpen, opt.Settle = false, time.Minute
 	if rep := verify(source); len(rep.Findings) > 0 || rep.Same != 1 {
@@ -306,8 +309,9 @@ func TestVerifyOneInstance(t *testing.T) {
 	}
 }
 
-// TestVerifyOlderCopies: an older version skipped the second copy of a log.
-func TestVerifyOlderCopies(t *testing.T) {
+// TestVerifyAcceptsSkippedCopy checks that Verify accepts a log of which an
+// older version skipped the second copy.
+func TestVerifyAcceptsSkippedCopy(t *testing.T) {
 	const text = "#c_ip:1 c_port:2\n::1 1\n"
 	source := t.TempDir()
 	key := store.Key{Probe: "p1", Folder: "2024_05_01_00_00.out", File: "log_udp_complete"}
@@ -322,15 +326,15 @@ func TestVerifyOlderCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	beside(t, st, key, text)
+	storeAnother(t, st, key, text)
 	opt := bulk.Options{Sources: []string{source}, Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
 	if rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt}); err != nil || rep.Same != 2 {
 		t.Errorf("%+v, %v", rep, err)
 	}
 }
 
-// beside stores a further text of a log.
-func beside(t *testing.T, st store.Store, key store.Key, text string) {
+// storeAnother stores a text of a log in addition to those already stored.
+func storeAnother(t *testing.T, st store.Store, key store.Key, text string) {
 	t.Helper()
 	typ := tstat.TypeByName(key.File)
 	rd := tstat.NewReader(strings.NewReader(text), typ, tstat.ReaderOptions{})

@@ -16,69 +16,73 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// The kinds of Finding.
+// Kinds of findings.
 const (
-	Missing   = "missing"   // a finished source file that is not stored
-	Different = "different" // a different text is stored under its name
-	Extra     = "extra"     // stored, but not in the sources for that time
-	Rows      = "rows"      // the number of rows differs from the record
-	Prefix    = "prefix"    // the start of a log is stored beside the whole log
-	Unsourced = "unsourced" // stored, but no source file of that name has its text
+	Missing   = "missing"   // a finished source file is not stored
+	Different = "different" // another text is stored under the name of a source file
+	Extra     = "extra"     // a stored file is not in the sources for that time
+	Rows      = "rows"      // the number of stored rows differs from the record
+	Prefix    = "prefix"    // the start of a log is stored in addition to the whole log
+	Unsourced = "unsourced" // a stored text is in no source file of that name
 )
 
-// Finding is a difference of one of the kinds above, or a store.Fault.
+// Finding is a difference of one of the above kinds, or a store.Fault with its
+// kind.
 type Finding struct {
 	Kind   string    `json:"kind"`
 	Key    store.Key `json:"key,omitzero"`
-	Path   string    `json:"path,omitempty"` // of the source file
-	Rows   int64     `json:"rows,omitempty"` // according to the record
-	Counts int64     `json:"counted,omitempty"`
-	In     string    `json:"in,omitempty"` // file or table of the store
+	Path   string    `json:"path,omitempty"`    // path of the source file
+	Rows   int64     `json:"rows,omitempty"`    // number of rows in the record
+	Counts int64     `json:"counted,omitempty"` // number of stored rows
+	In     string    `json:"in,omitempty"`      // file or table of the store
 	Reason string    `json:"reason,omitempty"`
 	Mend   string    `json:"mend,omitempty"` // see store.Fault.Mend
 }
 
-// Report is the result of Verify. Its JSON form is a contract: fields are
-// added, never renamed.
+// Report is the result of Verify. Its JSON form is stable: fields may be added,
+// but are never renamed.
 type Report struct {
 	Store   string `json:"store"`
 	Sources int64  `json:"sources"` // source files read
 	Same    int64  `json:"same"`    // source files stored with the same fingerprint
-	Older   int64  `json:"older"`   // source files that are older states of stored logs, as in a backup
-	Pruned  int64  `json:"pruned"`  // of Same: with rows that were removed
-	Unread  int64  `json:"unread"`  // unreadable source files
-	// OtherTransform counts source files that cannot be compared, because
-	// they are stored under another transform, like anonymized.
+	Older   int64  `json:"older"`   // source files that are older states of stored logs, for example in a backup
+	Pruned  int64  `json:"pruned"`  // files in Same whose rows were pruned
+	Unread  int64  `json:"unread"`  // source files that could not be read
+	// OtherTransform counts source files that are stored under another
+	// transform, such as anonymization. They cannot be compared.
 	OtherTransform int64     `json:"other_transform"`
-	Damaged        int64     `json:"damaged"`   // records of damaged files, whose intact part is stored
+	Damaged        int64     `json:"damaged"`   // records of damaged files; their intact parts are stored
 	Records        int64     `json:"records"`   // records whose rows were counted
-	Rows           int64     `json:"rows"`      // counted
-	Uncounted      int64     `json:"uncounted"` // records of a store whose rows do not name their file
+	Rows           int64     `json:"rows"`      // rows counted
+	Uncounted      int64     `json:"uncounted"` // records of an append-only store, whose rows cannot be counted per file
 	Findings       []Finding `json:"findings"`
-	// Transforms counts the records by the transform of their text, without
-	// untransformed ones.
+	// Transforms counts the records of transformed files by their
+	// transform.
 	Transforms map[string]int64 `json:"transforms,omitempty"`
-	// PassedOver lists ignored files in the sources that look like logs.
+	// PassedOver describes files in the sources that look like logs but
+	// were ignored.
 	PassedOver bulk.PassedOver `json:"passed_over"`
 }
 
-// ErrDiffers is returned by Verify if there are findings.
+// ErrDiffers is returned by Verify if there are findings or unreadable source
+// files.
 var ErrDiffers = errors.New("the store differs")
 
 // VerifyOptions configures Verify.
 type VerifyOptions struct {
-	// Against are the sources to read, or nil. Filter selects among them
-	// and among the store's records.
+	// Against names the sources to compare with; nil compares no sources.
+	// Filter selects both source files and records.
 	Against *bulk.Options
 	Filter  Filter
-	// Deep reads all stored rows.
+	// Deep makes the store read all rows.
 	Deep bool
-	// Progress receives the progress of counting; may be nil.
+	// Progress reports the progress of counting rows; it may be nil.
 	Progress bulk.Progress
 }
 
-// Verify compares a store's records with its rows and, if requested, with the
-// sources: each finished file must be stored with its present fingerprint.
+// Verify compares a store's records with its rows and, if requested, with
+// source files. Each finished source file must be stored with its current
+// fingerprint. If the store differs, Verify returns the report and ErrDiffers.
 func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, error) {
 	rep := &Report{Store: m.String(), Findings: []Finding{}, Transforms: map[string]int64{}}
 	records := map[store.Key][]store.Record{}
@@ -98,11 +102,11 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 		return nil, err
 	}
 	if opt.Against != nil {
-		if err := rep.against(ctx, m, opt, records); err != nil {
+		if err := rep.compareSources(ctx, m, opt, records); err != nil {
 			return nil, err
 		}
 	}
-	if err := rep.count(ctx, m, opt.Progress, records); err != nil {
+	if err := rep.countRows(ctx, m, opt.Progress, records); err != nil {
 		return nil, err
 	}
 	err = m.Verify(ctx, store.VerifyOptions{Deep: opt.Deep, Wants: opt.Filter.wants, Fault: func(f store.Fault) {
@@ -120,58 +124,59 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 	return rep, nil
 }
 
-// against reads the sources.
-func (rep *Report) against(ctx context.Context, m store.Manager, opt VerifyOptions, records map[store.Key][]store.Record) error {
+// compareSources reads the sources.
+func (rep *Report) compareSources(ctx context.Context, m store.Manager, opt VerifyOptions, records map[store.Key][]store.Record) error {
 	sources := *opt.Against
 	sources.Stores = bulk.Opened(m)
 	sources.PassedOver = func(p bulk.PassedOver) { rep.PassedOver = p }
 	c := &comparison{
 		rep: rep, records: records, transform: sources.Transform(),
 		seen: map[store.Key]bool{}, open: map[store.Key]map[string]bool{}, places: map[string]bool{}, different: map[store.Key]bool{},
-		found: map[text]int{}, starts: map[text]Finding{},
+		found: map[logText]int{}, prefixes: map[logText]Finding{},
 	}
-	failed, err := bulk.Identify(ctx, sources, c.lengths, c.add)
+	failed, err := bulk.Identify(ctx, sources, c.storedLengths, c.add)
 	rep.Unread = int64(failed)
 	if err != nil {
 		return err
 	}
-	for t, f := range c.starts {
-		if c.found[t] == 0 { // otherwise it is a separate log
+	for t, f := range c.prefixes {
+		if c.found[t] == 0 { // otherwise the source has this text as a log of its own
 			c.found[t]++
 			rep.Findings = append(rep.Findings, f)
 		}
 	}
-	there, err := folders(sources.Sources)
+	present, err := folders(sources.Sources)
 	if err != nil {
 		return err
 	}
-	c.addUnsourced(sources.Sources, there)
+	c.addUnsourced(sources.Sources, present)
 	return nil
 }
 
-// comparison compares the files of sources with the records of a store.
+// comparison compares source files with the records of a store.
 type comparison struct {
 	rep       *Report
 	records   map[store.Key][]store.Record
-	transform string // of the import
+	transform string // transform that the import would apply
 
 	seen        map[store.Key]bool
 	open        map[store.Key]map[string]bool // paths of files that are still open
 	places      map[string]bool
 	different   map[store.Key]bool
-	found       map[text]int     // of source files
-	starts      map[text]Finding // stored beside the whole text
-	first, last time.Time        // of the files seen
+	found       map[logText]int     // source files per text
+	prefixes    map[logText]Finding // texts that are only the start of a stored text
+	first, last time.Time           // times of the first and last finished source file
 }
 
-// text is a text of a log.
-type text struct {
+// logText identifies a text of a log.
+type logText struct {
 	store.Key
 	store.Fingerprint
 }
 
-// lengths returns the lengths of the stored texts of a log.
-func (c *comparison) lengths(k store.Key) []int64 {
+// storedLengths returns the distinct lengths of the stored texts of a log, in
+// ascending order.
+func (c *comparison) storedLengths(k store.Key) []int64 {
 	var list []int64
 	for _, r := range c.records[k] {
 		list = append(list, r.Length)
@@ -180,10 +185,11 @@ func (c *comparison) lengths(k store.Key) []int64 {
 	return slices.Compact(list)
 }
 
-// isOther reports whether the rows of a record were transformed differently.
-func (c *comparison) isOther(r store.Record) bool { return r.Transform != c.transform }
+// otherTransform reports whether the rows of a record have another transform
+// than the import would apply.
+func (c *comparison) otherTransform(r store.Record) bool { return r.Transform != c.transform }
 
-// add compares a file with the records of its log.
+// add compares a source file with the records of its log.
 func (c *comparison) add(id bulk.Identity) error {
 	c.places[id.Place] = true
 	if id.Open {
@@ -204,7 +210,7 @@ func (c *comparison) add(id bulk.Identity) error {
 	rs := c.records[id.Key]
 	same := func(r store.Record) bool { return r.Fingerprint == id.Fingerprint }
 	i := slices.IndexFunc(rs, same)
-	t := text{id.Key, id.Fingerprint}
+	t := logText{id.Key, id.Fingerprint}
 	c.found[t]++
 	switch {
 	case i >= 0 && c.found[t] > countOf(rs, same) && !slices.ContainsFunc(rs, func(r store.Record) bool { return same(r) && r.Place == "" }):
@@ -214,7 +220,7 @@ func (c *comparison) add(id bulk.Identity) error {
 		if !rs[i].Pruned.IsZero() {
 			c.rep.Pruned++
 		}
-	case slices.ContainsFunc(rs, c.isOther):
+	case slices.ContainsFunc(rs, c.otherTransform):
 		c.rep.OtherTransform++
 		c.different[id.Key] = true
 	case slices.ContainsFunc(rs, func(r store.Record) bool { return isOlder(id, r) }):
@@ -227,17 +233,18 @@ func (c *comparison) add(id bulk.Identity) error {
 	}
 	for _, r := range rs {
 		if i >= 0 && r.Length < id.Length && r.Rows > 0 && r.Pruned.IsZero() && id.Heads[r.Length] == r.SHA256 {
-			c.starts[text{r.Key, r.Fingerprint}] = Finding{Kind: Prefix, Key: id.Key, Path: id.Path, Rows: r.Rows,
+			c.prefixes[logText{r.Key, r.Fingerprint}] = Finding{Kind: Prefix, Key: id.Key, Path: id.Path, Rows: r.Rows,
 				Reason: fmt.Sprintf("its first %d rows are stored a second time", r.Rows)}
 		}
 	}
 	return nil
 }
 
-// addUnsourced adds what is stored and no source has. there are the folders that the sources have; nil: all.
-func (c *comparison) addUnsourced(sources []string, there map[string]bool) {
-	// isOurs reports whether the sources had the file of a record.
-	isOurs := func(r store.Record) bool {
+// addUnsourced adds findings for stored texts without a source file. present
+// contains the names of the folders in the sources; nil means all.
+func (c *comparison) addUnsourced(sources []string, present map[string]bool) {
+	// fromSources reports whether a record's file came from these sources.
+	fromSources := func(r store.Record) bool {
 		if c.open[r.Key][r.Path] {
 			return false
 		}
@@ -248,18 +255,18 @@ func (c *comparison) addUnsourced(sources []string, there map[string]bool) {
 		return (r.Place == "" || c.places[r.Place]) && errors.Is(err, fs.ErrNotExist)
 	}
 	for k, rs := range c.records {
-		if r := rs[0]; !c.seen[k] && c.open[k] == nil && r.Pruned.IsZero() && !r.Time.Before(c.first) && !r.Time.After(c.last) && (there == nil || there[k.Folder]) {
+		if r := rs[0]; !c.seen[k] && c.open[k] == nil && r.Pruned.IsZero() && !r.Time.Before(c.first) && !r.Time.After(c.last) && (present == nil || present[k.Folder]) {
 			c.rep.Findings = append(c.rep.Findings, Finding{Kind: Extra, Key: k, Path: r.Path})
 		}
 		for _, r := range rs {
-			if c.seen[k] && !c.different[k] && r.Pruned.IsZero() && !c.isOther(r) && c.found[text{k, r.Fingerprint}] == 0 && isOurs(r) {
+			if c.seen[k] && !c.different[k] && r.Pruned.IsZero() && !c.otherTransform(r) && c.found[logText{k, r.Fingerprint}] == 0 && fromSources(r) {
 				c.rep.Findings = append(c.rep.Findings, Finding{Kind: Unsourced, Key: k, Path: r.Path, Rows: r.Rows})
 			}
 		}
 	}
 }
 
-// isBelow reports whether a path is one of the sources, or below one.
+// isBelow reports whether path is one of the sources or below one of them.
 func isBelow(path string, sources []string) bool {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -284,8 +291,8 @@ func countOf(rs []store.Record, is func(store.Record) bool) (n int) {
 	return n
 }
 
-// folders returns the names of the folders in the sources, or nil if a source
-// is not a local folder.
+// folders returns the names of all folders in the sources. It returns nil if a
+// source is not a local folder.
 func folders(sources []string) (map[string]bool, error) {
 	names := map[string]bool{}
 	for _, source := range sources {
@@ -309,19 +316,20 @@ func folders(sources []string) (map[string]bool, error) {
 	return names, nil
 }
 
-// isOlder reports whether a source file is an older state of the log of a
-// record: import-bulk skips such files.
+// isOlder reports whether a source file is an older state of the log in a
+// record. import-bulk skips such files.
 func isOlder(id bulk.Identity, r store.Record) bool {
 	_, agree := tstat.CompareHeads(id.Head, r.Head)
 	return agree && id.Length < r.Length && !r.Damaged
 }
 
-// countBatch is how many records are counted at once. They are sorted by day,
-// because databases read whole days.
+// countBatch is the number of records per call of Count. Records are sorted by
+// day, because databases read whole days.
 const countBatch = 1000
 
-// count compares the records with the rows.
-func (rep *Report) count(ctx context.Context, m store.Manager, progress bulk.Progress, records map[store.Key][]store.Record) error {
+// countRows compares the number of rows in each record with the number of
+// stored rows.
+func (rep *Report) countRows(ctx context.Context, m store.Manager, progress bulk.Progress, records map[store.Key][]store.Record) error {
 	var list []store.Record
 	for _, rs := range records {
 		for _, r := range rs {
@@ -366,9 +374,9 @@ func (rep *Report) count(ctx context.Context, m store.Manager, progress bulk.Pro
 	return nil
 }
 
-// recount checks records again that others may have changed meanwhile: replaced
-// and pruned records are correct, and moved ones are counted in their present
-// place.
+// recount corrects counts that changed because another process modified records
+// meanwhile. It accepts records that were replaced or pruned, and counts the
+// rows of moved records again.
 func recount(ctx context.Context, m store.Manager, records []store.Record, counts []int64) error {
 	for i, old := range records {
 		if counts[i] == old.Rows {
