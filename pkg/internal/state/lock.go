@@ -12,12 +12,13 @@ import (
 	"time"
 )
 
-// ErrLocked is wrapped by the error of Lock when another process has the lock.
+// ErrLocked is wrapped by the error of Lock if another process holds the lock.
 var ErrLocked = errors.New("locked")
 
-// Lock locks a key, any text, in the folder "locks" of the state folder dir, so
-// that the next run does not overtake a slow job. It does not wait. The kernel
-// frees the locks of a process that dies.
+// Lock acquires the lock for key, which may be any text. The lock is a file in
+// the folder "locks" of the state folder dir. Lock does not wait: it returns an
+// error that wraps ErrLocked if the lock is held. The kernel releases the locks
+// of a process that dies.
 func Lock(dir, key string) (unlock func(), err error) {
 	dir = filepath.Join(dir, "locks")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -25,8 +26,8 @@ func Lock(dir, key string) (unlock func(), err error) {
 	}
 	sum := sha256.Sum256([]byte(key))
 	path := filepath.Join(dir, hex.EncodeToString(sum[:12]))
-	// O_NOFOLLOW, so that a link made by somebody else cannot make us
-	// truncate another file.
+	// O_NOFOLLOW prevents another user's link from making Lock truncate
+	// another file.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
 	if err != nil {
 		return nil, folderError(err)
@@ -36,7 +37,7 @@ func Lock(dir, key string) (unlock func(), err error) {
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, folderError(fmt.Errorf("lock %s: %w", path, err))
 		}
-		holder, _ := os.ReadFile(path) // the holder is only informative
+		holder, _ := os.ReadFile(path) // the holder is informative only
 		return nil, fmt.Errorf("%w by another run (%s)", ErrLocked, strings.TrimSpace(string(holder)))
 	}
 	f.Truncate(0)

@@ -1,5 +1,5 @@
-// Package state stores what a command must remember between runs: files that
-// are whole or absent after any crash, and locks that the kernel frees.
+// Package state stores what a command must remember between runs. After any
+// crash, a state file is complete or absent. The kernel releases locks.
 package state
 
 import (
@@ -16,21 +16,22 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 )
 
-// banner begins the first line of a state file. The rest of the line is the
-// format number and the SHA-256 of what follows.
+// banner starts the first line of a state file. The format number and the
+// SHA-256 of the remaining lines follow on the same line.
 const banner = "tstatrepo-state"
 
-// escaped ends the first line of files with names escaped like in losslessjson.
-// Older versions did not escape names.
+// escaped ends the first line of files whose names are escaped as in package
+// losslessjson. Older versions did not escape names.
 const escaped = "escaped"
 
 // ErrNewer is wrapped by the error of CheckFormat.
 var ErrNewer = errors.New("a newer version wrote it")
 
-// CheckFormat returns an error if the file at path has a format number above
-// known, the newest that this version reads. Every file that the program writes
-// for itself carries a format number, and its reader calls CheckFormat: reading
-// a newer format in part could lose or repeat data.
+// CheckFormat returns an error that wraps ErrNewer if the format number of the
+// file at path is above known, the newest format that this version reads. Every
+// file that the program writes for its own use has a format number, and its
+// reader calls CheckFormat. Reading only part of a newer format could lose or
+// repeat data.
 func CheckFormat(path string, found, known int) error {
 	if found <= known {
 		return nil
@@ -39,9 +40,9 @@ func CheckFormat(path string, found, known int) error {
 		"upgrade tstatrepo to the version that wrote the file, or a later one")
 }
 
-// Load reads the state that Save wrote to path into v. The error is
-// fs.ErrNotExist only if the file does not exist. A file that is damaged or has
-// another format is never treated as absent, since starting from zero would
+// Load reads the state at path, which Save wrote, into v. The error is
+// fs.ErrNotExist only if the file does not exist. A damaged file, or one with
+// another format, is never treated as absent, because starting from zero would
 // repeat all work.
 func Load(path string, format int, v any) error {
 	text, err := os.ReadFile(path)
@@ -54,14 +55,14 @@ func Load(path string, format int, v any) error {
 		sum   string
 	)
 	if _, err := fmt.Sscanf(string(head), banner+" %d %s", &found, &sum); err != nil {
-		return damaged(path, "is not a state file or its begin is damaged")
+		return damaged(path, "is not a state file or its header is damaged")
 	}
 	if err := CheckFormat(path, found, format); err != nil {
 		return fmt.Errorf("state file %w", err)
 	}
 	switch {
 	case found < format:
-		return unusable(path, fmt.Sprintf("has the old format %d, and this version wants %d", found, format), "see the CHANGELOG for how to go on from that version")
+		return unusable(path, fmt.Sprintf("has the old format %d, and this version reads %d", found, format), "see the CHANGELOG for how to upgrade from that version")
 	case sum != checksum(body):
 		return damaged(path, "is damaged: its checksum is wrong")
 	}
@@ -71,7 +72,7 @@ func Load(path string, format int, v any) error {
 	case fmt.Sprintf("%s %d %s", banner, format, sum):
 		unmarshal = json.Unmarshal
 	default:
-		return damaged(path, "is not a state file or its begin is damaged")
+		return damaged(path, "is not a state file or its header is damaged")
 	}
 	if err := unmarshal(body, v); err != nil {
 		return damaged(path, "is damaged: "+err.Error())
@@ -87,9 +88,9 @@ func unusable(path, reason, advice string) error {
 	return hint.New("state file "+path+": "+reason, advice)
 }
 
-// Save replaces the state in path by v as JSON, atomically and durably. It
-// creates the folder if it does not exist. Of two concurrent saves, the later
-// wins.
+// Save atomically and durably replaces the file at path with v as JSON. It
+// creates missing folders. If two calls run concurrently, the later rename
+// takes effect.
 func Save(path string, format int, v any) error {
 	body, err := losslessjson.Marshal(v)
 	if err != nil {
@@ -109,8 +110,8 @@ func Save(path string, format int, v any) error {
 
 func checksum(body []byte) string { return fmt.Sprintf("%x", sha256.Sum256(body)) }
 
-// Absolute returns path made absolute, with links resolved if it exists: two
-// names of one folder must share their state.
+// Absolute returns the absolute path, with links resolved if the file exists.
+// Two paths of the same folder must share their state.
 func Absolute(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -123,7 +124,7 @@ func Absolute(path string) (string, error) {
 	return real, err
 }
 
-// folderError adds a hint to the error of an unusable state folder.
+// folderError adds a hint to an error that concerns the state folder.
 func folderError(err error) error {
 	return hint.Add(fmt.Errorf("state folder: %w", err), "name a folder that can be written with `state-dir`")
 }

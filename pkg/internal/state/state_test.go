@@ -38,9 +38,9 @@ func TestSaveLoad(t *testing.T) {
 	}
 }
 
-// TestPowerCut checks that a state in a new folder is durable when Save has
-// returned, even if Lock has created the folder.
-func TestPowerCut(t *testing.T) {
+// TestSavedStateSurvivesPowerCut checks that a state in a new folder is durable
+// when Save returns, even if Lock created the folder.
+func TestSavedStateSurvivesPowerCut(t *testing.T) {
 	dir := t.TempDir()
 	disk := durabletest.Record(t, dir)
 	unlock, err := Lock(filepath.Join(dir, "new"), "a")
@@ -60,7 +60,7 @@ func TestPowerCut(t *testing.T) {
 }
 
 // TestNamesNotUTF8 checks that names are restored exactly, including names with
-// backslashes that an older version wrote.
+// backslashes written by older versions.
 func TestNamesNotUTF8(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "counts")
 	for _, name := range []string{"caf\xe9", `a\x41`} {
@@ -82,8 +82,9 @@ func TestNamesNotUTF8(t *testing.T) {
 	}
 }
 
-// TestDamage checks that any changed byte and any truncation is detected.
-func TestDamage(t *testing.T) {
+// TestLoadDetectsDamage checks that Load detects any changed byte and any
+// truncation.
+func TestLoadDetectsDamage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "counts")
 	if err := Save(path, 7, counts{map[string]int64{"log": 42}}); err != nil {
 		t.Fatal(err)
@@ -113,7 +114,7 @@ func TestOtherFormat(t *testing.T) {
 	}
 	for format, want := range map[int]string{
 		6: "state file " + path + ": a newer version wrote it: its format is 7, and this version reads formats up to 6",
-		8: "state file " + path + ": has the old format 7, and this version wants 8",
+		8: "state file " + path + ": has the old format 7, and this version reads 8",
 	} {
 		err := Load(path, format, new(counts))
 		if err == nil || err.Error() != want || errors.Is(err, ErrNewer) != (format == 6) {
@@ -160,9 +161,9 @@ func TestLock(t *testing.T) {
 	again()
 }
 
-// TestModes checks that only user and group can read states and locks, and that
-// Lock does not follow a link, whose target it would truncate.
-func TestModes(t *testing.T) {
+// TestModesAndLinks checks that only user and group can read states and locks,
+// and that Lock does not follow a link and truncate its target.
+func TestModesAndLinks(t *testing.T) {
 	dir := t.TempDir()
 	if err := Save(filepath.Join(dir, "state"), 1, counts{}); err != nil {
 		t.Fatal(err)
@@ -187,7 +188,7 @@ func TestModes(t *testing.T) {
 	}
 	if unlock, err := Lock(dir, "a"); err == nil {
 		unlock()
-		t.Error("a link is taken for a lock")
+		t.Error("Lock accepts a link")
 	}
 	if text, err := os.ReadFile(target); err != nil || string(text) != "kept" {
 		t.Errorf("target: %q, %v", text, err)
