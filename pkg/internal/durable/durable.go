@@ -1,36 +1,36 @@
 // Package durable creates, replaces and removes files and folders so that a
-// power cut cannot undo them.
+// power cut cannot undo it.
 //
-// POSIX promises two things only: fsync of a file makes its bytes durable, and
+// POSIX makes only two promises: fsync of a file makes its bytes durable, and
 // fsync of a folder makes the names in that folder durable. A new file in a new
 // folder therefore needs three syncs: of the file, of its folder, and of the
-// folder above, which holds the name of the new folder.
+// parent folder, which contains the name of the new folder.
 //
 // # Order of operations
 //
-// Whoever stores something in files keeps this order. The last step alone may
-// report success: a record, a checkpoint, an acknowledgment, exit status 0.
+// Code that stores something in files follows these steps in order. Only the
+// last step may report success: a record, a checkpoint, an acknowledgment, exit
+// status 0.
 //
-//  1. MkdirAll creates the folder. The names of the folder and of all folders
-//     above it are durable when it returns. Prepare creates it too, and leaves
-//     that to step 5.
+//  1. MkdirAll creates the folder. When it returns, the names of the folder and
+//     of all its parents are durable. Alternatively, Prepare creates the folder
+//     and leaves the syncs to step 5.
 //  2. Write the bytes, to a temporary file unless the file only grows.
-//  3. Sync the file. Its bytes are durable, its name is not.
-//  4. Rename the temporary file to its name. Other processes see the old file
-//     or the new one, never a part. A power cut may still bring back the old one.
-//  5. SyncDir the folder, or Folder.Sync after Prepare. The new name is durable,
-//     the old file is gone.
-//  6. Remove what the new file replaces, if that has another name.
-//  7. Write the record of it.
+//  3. Sync the file. Its bytes are now durable, but its name is not.
+//  4. Rename the temporary file to its final name. Other processes see the old
+//     or the new file, never a part. A power cut may still restore the old file.
+//  5. SyncDir the folder, or Folder.Sync after Prepare. The new name is now
+//     durable, and the old file is gone.
+//  6. Remove the files that the new file replaces under other names.
+//  7. Write the record.
 //
-// WriteFile does steps 2 to 5 for small files, Rename steps 4 and 5. A file
-// that only grows is opened by OpenFile, which makes its name durable, and is
-// synced before what was appended counts as stored.
+// WriteFile does steps 2 to 5 for small files; Rename does steps 4 and 5. A file
+// that only grows is opened by OpenFile, which makes its name durable. Appended
+// bytes count as stored only after a sync.
 //
-// A process that finds the file or folder of another process cannot know
-// whether that process has synced it: it may have been killed just before. So
-// MkdirAll and OpenFile sync a name once in the life of each process, not only
-// when they create it.
+// A process that finds a file or folder of another process cannot know whether
+// that process synced its name before it was killed. MkdirAll and OpenFile
+// therefore sync each name once per process, not only when they create it.
 package durable
 
 import (
@@ -53,23 +53,24 @@ func MkdirAll(dir string, perm fs.FileMode) error {
 	return f.syncNames()
 }
 
-// Folder is a folder that gets new files. Its own name may not be durable yet.
+// Folder is a folder that receives new files. Its own name may not be durable
+// yet.
 type Folder struct {
 	path  string
-	names []newName // from the top down
+	names []newName // topmost folder first
 }
 
-// newName is the name of a folder that is not known to be durable.
+// newName is a folder whose name may not be durable yet.
 type newName struct {
 	path    string
 	info    fs.FileInfo
 	created bool // by this process
-	mount   bool // a mount point: it was there when its file system was mounted
+	mount   bool // a mount point: its name existed before the file system was mounted
 }
 
-// Prepare creates a folder like MkdirAll. The new names are durable only after Sync. So Sync can follow
-// the rename of a file into the folder: a file system with a journal then
-// writes the names of folder and file together.
+// Prepare creates a folder like MkdirAll, but its name becomes durable only
+// with Sync. If Sync follows the rename of a file into the folder, a file
+// system with a journal writes the names of folder and file together.
 func Prepare(dir string, perm fs.FileMode) (*Folder, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -80,8 +81,8 @@ func Prepare(dir string, perm fs.FileMode) (*Folder, error) {
 	return f, err
 }
 
-// create creates a folder and those above it, and returns what it found or
-// created.
+// create creates a folder and its missing parents. It returns the folder's
+// FileInfo.
 func (f *Folder) create(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
@@ -109,8 +110,8 @@ func (f *Folder) create(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// Sync makes durable which names the folder has, and the names of the folder
-// and of those above it.
+// Sync makes the names in the folder durable, and the names of the folder and
+// of its parents.
 func (f *Folder) Sync() error {
 	return errors.Join(SyncDir(f.path), f.syncNames())
 }
@@ -118,8 +119,9 @@ func (f *Folder) Sync() error {
 func (f *Folder) syncNames() error {
 	for _, n := range f.names {
 		if !n.mount {
-			// Only who may list a folder can sync it. Above the folders that are
-			// tstatrepo's own this is common.
+			// Syncing a folder needs the permission to list it. The
+			// process often lacks this permission for folders above
+			// its own.
 			if err := SyncDir(filepath.Dir(n.path)); err != nil && (n.created || !errors.Is(err, fs.ErrPermission)) {
 				return err
 			}
@@ -130,7 +132,7 @@ func (f *Folder) syncNames() error {
 	return nil
 }
 
-// OpenFile opens a file as os.OpenFile does, creates it if it is missing, and
+// OpenFile opens a file like os.OpenFile, creates it if it is missing, and
 // makes its name durable. The folder must exist.
 func OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	abs, err := filepath.Abs(name)
@@ -158,9 +160,9 @@ func OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// WriteFile replaces the file of that name, or creates it: after a power cut
-// the file has the old bytes or the new ones, and the new ones if WriteFile
-// has returned nil. Only the user may read the file.
+// WriteFile creates or replaces the file at name. After a power cut the file
+// has either its old or its new bytes, and the new bytes if WriteFile has
+// returned nil. Only the user may read the file.
 func WriteFile(name string, text []byte) error {
 	dir, base := filepath.Split(name)
 	f, err := os.CreateTemp(filepath.Clean(dir), "."+base+".*")
@@ -181,9 +183,9 @@ func WriteFile(name string, text []byte) error {
 	return SyncDir(filepath.Dir(name))
 }
 
-// Rename renames a file, over the one that has the new name if there is one,
-// and makes the new name durable. The old name may be back after a power cut
-// if it was in another folder.
+// Rename renames a file, replaces any file at to, and makes the new name
+// durable. If the old name was in another folder, it may reappear after a power
+// cut.
 func Rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
@@ -191,8 +193,9 @@ func Rename(from, to string) error {
 	return SyncDir(filepath.Dir(to))
 }
 
-// RemoveEmpty removes a folder below root and those above it that are empty
-// then, and makes durable what was removed in it or with it. The folder may be
+// RemoveEmpty removes the folder dir below root if it is empty, and then each
+// parent below root that has become empty. It makes these removals durable, and
+// the removal of files from the lowest remaining folder. The folder may be
 // missing.
 func RemoveEmpty(root, dir string) error {
 	for dir != "." && os.Remove(filepath.Join(root, dir)) == nil {
@@ -205,9 +208,8 @@ func RemoveEmpty(root, dir string) error {
 	return err
 }
 
-// SyncNames makes the names of files below root durable, and those of their
-// folders. It is for files that another process has created and may not have
-// synced.
+// SyncNames makes the names of files below root and of their folders durable.
+// Another process may have created the files without syncing their names.
 func SyncNames(root string, files []string) error {
 	synced := map[string]bool{}
 	for _, file := range files {
@@ -223,7 +225,8 @@ func SyncNames(root string, files []string) error {
 	return nil
 }
 
-// SyncDir makes durable which names a folder has, where the file system can.
+// SyncDir makes the names in a folder durable. It does nothing if the file
+// system does not support this.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -247,8 +250,8 @@ func Sync(f *os.File) error {
 	return nil
 }
 
-// IsTransient reports whether an error is one of a file system that may recover
-// by itself: full, over quota, read-only after a fault, a failing disk.
+// IsTransient reports whether err is an error of a file system that may
+// recover: full, over quota, read-only after a fault, or an I/O error.
 func IsTransient(err error) bool {
 	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS} {
 		if errors.Is(err, e) {
@@ -260,18 +263,18 @@ func IsTransient(err error) bool {
 
 var observer atomic.Pointer[func(*os.File)]
 
-// Observe makes Sync and SyncDir call f after each sync until stop is called.
-// It is for tests, see package durabletest.
+// Observe makes Sync and SyncDir call f after each sync, until stop is called.
+// It is for tests; see package durabletest.
 func Observe(f func(*os.File)) (stop func()) {
 	observer.Store(&f)
 	return func() { observer.Store(nil) }
 }
 
-// names are the files and folders whose names this process has synced.
+// names records the files and folders whose names this process has synced.
 var names = nameSet{synced: map[string]fs.FileInfo{}}
 
-// maxNames bounds the names remembered. Those that are forgotten are synced
-// once more.
+// maxNames is the maximum number of names recorded. Forgotten names are synced
+// again when needed.
 const maxNames = 10_000
 
 type nameSet struct {
@@ -279,7 +282,7 @@ type nameSet struct {
 	synced map[string]fs.FileInfo
 }
 
-// known reports whether the name was synced while it named this file.
+// known reports whether path was synced while it named the file of info.
 func (s *nameSet) known(path string, info fs.FileInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,7 +299,8 @@ func (s *nameSet) add(path string, info fs.FileInfo) {
 	s.synced[path] = info
 }
 
-// device returns the number of the file system that a file is on.
+// device returns the device number of a file's file system, or 0 if it is
+// unknown.
 func device(info fs.FileInfo) uint64 {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -45,7 +45,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func TestPowerCut(t *testing.T) {
+func TestDurabilityAfterPowerCut(t *testing.T) {
 	write := func(t *testing.T, path, text string) {
 		t.Helper()
 		must(t, os.WriteFile(path, []byte(text), 0o666))
@@ -81,12 +81,12 @@ func TestPowerCut(t *testing.T) {
 			must(t, os.MkdirAll(dir+"/a/b", 0o777))
 			must(t, durable.MkdirAll(dir+"/a/b", 0o777))
 		}, "a a/b old=0"},
-		{"MkdirAll of a folder that was removed and is back", func(t *testing.T, dir string) {
+		{"MkdirAll of a folder that was removed and recreated", func(t *testing.T, dir string) {
 			must(t, durable.MkdirAll(dir+"/a/b", 0o777))
 			must(t, durable.RemoveEmpty(dir, "a/b"))
 			must(t, durable.MkdirAll(dir+"/a/b", 0o777))
 		}, "a a/b old=0"},
-		{"MkdirAll of a folder that another took the place of", func(t *testing.T, dir string) {
+		{"MkdirAll of a folder that was replaced by another", func(t *testing.T, dir string) {
 			must(t, durable.MkdirAll(dir+"/a/b", 0o777))
 			must(t, os.Mkdir(dir+"/c", 0o777))
 			must(t, os.Rename(dir+"/a", dir+"/d"))
@@ -110,7 +110,7 @@ func TestPowerCut(t *testing.T) {
 			defer f.Close()
 			must(t, durable.Sync(f))
 		}, "f=1 old=0"},
-		{"OpenFile of a file that was removed and is back", func(t *testing.T, dir string) {
+		{"OpenFile of a file that was removed and recreated", func(t *testing.T, dir string) {
 			for range 2 {
 				f, err := durable.OpenFile(dir+"/f", os.O_RDWR, 0o666)
 				must(t, err)
@@ -148,9 +148,9 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// TestSyncsOnce checks that a folder and a file cost a sync when the process
-// meets them first, and none later.
-func TestSyncsOnce(t *testing.T) {
+// TestNamesAreSyncedOnce checks that the process syncs the name of a folder or
+// file only when it first uses it.
+func TestNamesAreSyncedOnce(t *testing.T) {
 	dir := t.TempDir()
 	n := 0
 	defer durable.Observe(func(*os.File) { n++ })()
