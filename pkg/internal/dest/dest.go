@@ -1,14 +1,13 @@
-// Package dest reads the URLs of destinations and sources. URLs share one
+// Package dest parses the URLs of destinations and sources. They share one
 // grammar:
 //
 //	SCHEME://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]...][/PATH][?OPTION=VALUE&...]
 //	SCHEME:PATH[?OPTION=VALUE&...]
 //	PATH
 //
-// User, password and options are unescaped (%XX), paths are not. Names of
-// options have hyphens. parquet: has no options. Errors of Parse,
-// ParsePath, Addrs and Check are usage errors, and hold nothing that may be a
-// password.
+// User, password and options are unescaped (%XX); paths are not. Option names
+// use hyphens. parquet: has no options. Parse, ParsePath, Addrs and Check return
+// usage errors that never contain a possible password.
 package dest
 
 import (
@@ -28,22 +27,22 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// URL is a URL with hosts.
+// URL is a parsed URL with hosts.
 type URL struct {
 	Scheme  string
-	rest    string        // between "://" and "?"; User, Hosts and Path are its parts
-	User    *url.Userinfo // or nil
+	rest    string        // the text between "://" and "?", which contains User, Hosts and Path
+	User    *url.Userinfo // may be nil
 	Hosts   string        // HOST[:PORT], joined by commas; see Addrs
-	Path    string        // the text after the first slash, as it is written
+	Path    string        // text after the first slash, not unescaped
 	Options Options
 }
 
-// Options are the options of a URL by their names.
+// Options maps the names of a URL's options to their values.
 type Options map[string]string
 
 // Split returns the scheme of a destination and the text after its colon. A
-// path has the scheme "". If it has a colon, a slash or dot must come first, as
-// in ./a:b.
+// plain path has the scheme "". If a path contains a colon, a slash or dot must
+// come before it, as in ./a:b.
 func Split(text string) (scheme, rest string) {
 	scheme, rest, ok := strings.Cut(text, ":")
 	if !ok || strings.ContainsAny(scheme, "/.") {
@@ -52,15 +51,15 @@ func Split(text string) (scheme, rest string) {
 	return scheme, rest
 }
 
-// ParsePath splits the text after the colon of a scheme without hosts.
+// ParsePath parses the text after the colon of a URL without hosts.
 func ParsePath(rest string) (path string, options Options, err error) {
 	path, query, _ := strings.Cut(rest, "?")
 	options, err = parseOptions(query)
 	return path, options, err
 }
 
-// Parse splits a URL with hosts. Its hosts and options are still to be checked,
-// see Addrs and Check.
+// Parse parses a URL with hosts. It does not check hosts and options; see Addrs
+// and Check.
 func Parse(text string) (*URL, error) {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok {
@@ -69,8 +68,8 @@ func Parse(text string) (*URL, error) {
 	u := &URL{Scheme: scheme}
 	var query string
 	u.rest, query, _ = strings.Cut(rest, "?")
-	if noQuery.MatchString(query) {
-		return nil, errUser
+	if passwordInQuery.MatchString(query) {
+		return nil, errUserInfo
 	}
 	var err error
 	if u.Options, err = parseOptions(query); err != nil {
@@ -78,7 +77,7 @@ func Parse(text string) (*URL, error) {
 	}
 	u.Hosts, u.Path, _ = strings.Cut(u.rest, "/")
 	if strings.Contains(u.Path, "@") {
-		return nil, errUser // of a password with a slash
+		return nil, errUserInfo // the @ follows a password with a slash
 	}
 	if i := strings.LastIndexByte(u.Hosts, '@'); i >= 0 {
 		if u.User, err = parseUser(u.Hosts[:i]); err != nil {
@@ -89,11 +88,12 @@ func Parse(text string) (*URL, error) {
 	return u, nil
 }
 
-// noQuery matches the text after the '?' of a password.
-var noQuery = regexp.MustCompile(`(?:^|&)[^=&]*[@/:]`)
+// passwordInQuery matches a query that is the rest of a password with an
+// unescaped '?'.
+var passwordInQuery = regexp.MustCompile(`(?:^|&)[^=&]*[@/:]`)
 
-// errUser does not quote the user and password that it is about.
-var errUser = hint.Usage("its user and password cannot be read", "write special characters as %XX")
+// errUserInfo must not quote the user and password that cannot be read.
+var errUserInfo = hint.Usage("its user and password cannot be read", "write special characters as %XX")
 
 func parseUser(text string) (*url.Userinfo, error) {
 	name, password, has := strings.Cut(text, ":")
@@ -102,8 +102,8 @@ func parseUser(text string) (*url.Userinfo, error) {
 		password, err = url.PathUnescape(password)
 	}
 	switch {
-	case err != nil: // which quotes the password
-		return nil, errUser
+	case err != nil: // err quotes the password
+		return nil, errUserInfo
 	case has:
 		return url.UserPassword(name, password), nil
 	}
@@ -125,9 +125,9 @@ func parseOptions(query string) (Options, error) {
 	return o, nil
 }
 
-// Check returns an error if there is an option that is not known. noun is what
-// it calls an option. Options that older versions wrote with '_' get the names
-// of today.
+// Check returns an error if o has an option that is not in known. The error
+// calls the option noun. Check renames options that older versions spelled with
+// '_' to the current spelling with '-'.
 func (o Options) Check(noun string, known ...string) error {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
 		if slices.Contains(known, name) {
@@ -150,8 +150,8 @@ func (o Options) Check(noun string, known ...string) error {
 	return nil
 }
 
-// Password returns the first line of the file that the option password-file
-// names. Without the option it returns the value of an environment variable.
+// Password returns the first line of the file in the option password-file.
+// Without this option, it returns the value of an environment variable.
 func (o Options) Password(variable string) (string, error) {
 	file := o["password-file"]
 	if file == "" {
@@ -165,8 +165,8 @@ func (o Options) Password(variable string) (string, error) {
 	return strings.TrimSuffix(line, "\r"), nil
 }
 
-// Addrs returns host and port of each host. port is the default; if it is "",
-// each host must have one.
+// Addrs returns host:port for each host. port is the default port; if it is "",
+// each host must have a port.
 func (u *URL) Addrs(port string) ([]string, error) {
 	var addrs []string
 	for text := range strings.SplitSeq(u.Hosts, ",") {
@@ -187,7 +187,7 @@ func (u *URL) Addrs(port string) ([]string, error) {
 	return addrs, nil
 }
 
-// String returns the URL, with its password if it has one.
+// String returns the URL, including its password.
 func (u *URL) String() string {
 	s := u.Scheme + "://" + u.rest
 	if len(u.Options) == 0 {
@@ -200,35 +200,35 @@ func (u *URL) String() string {
 	return s + "?" + values.Encode()
 }
 
-// secrets are what Redact hides, one after the other.
+// secrets lists the patterns that Redact replaces, in this order.
 var secrets = []struct {
 	pattern *regexp.Regexp
 	shown   string
 }{
-	// With an @ in the option, no part of the URL is certain.
+	// If the option contains an @, no part of the URL can be trusted.
 	{regexp.MustCompile(`(?is)^([^:]*://).*[?&][^=&]*(?:password|passwd|secret|token)=[^&]*@.*`), "${1}xxxxx"},
-	// A name alone is a token for NATS.
+	// For NATS, a user name without a password is a token.
 	{regexp.MustCompile(`(?is)^((?:kafka|nats)(?:\+tls)?://).*@`), "${1}xxxxx@"},
 	{regexp.MustCompile(`(?s)(://[^:]*:).*@`), "${1}xxxxx@"},
-	// What follows a name and a colon is a port, or a password whose host was
-	// forgotten.
+	// The text after a name and a colon is a port, or a password if the
+	// host is missing.
 	{regexp.MustCompile(`(?s)^([^:]*://[^:/?#\[\]]*:)(?:[^0-9,/?@]|[0-9]+[^0-9,/?@])[^@]*$`), "${1}xxxxx"},
 	{regexp.MustCompile(`(?is)([?&][^=&]*(?:password|passwd|secret|token)=)[^&]*`), "${1}xxxxx"},
-	// Settings of libpq, arguments of a command. The options key and sslkey of
-	// a URL name files.
+	// Settings of libpq and arguments of commands. The URL options key and
+	// sslkey are not secret: they name files.
 	{regexp.MustCompile(`(?is)((?:password|passwd|secret|token|[-_]key|(?:^|[^\w?&])[\w-]*key)\s*=\s*)` +
 		`(?:'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?|[^\s&'"])+`), "${1}xxxxx"},
 }
 
-// opaque are the schemes with a command or a path, which may have an @.
+// opaque lists the schemes whose command or path may contain an @.
 var opaque = []string{"", "copy", "exec", "file", "parquet", "whisper"}
 
-// Redact returns a URL without its passwords. The URL may be malformed: Redact
-// hides too much, never too little.
+// Redact returns text, which may be a malformed URL, without passwords. If in
+// doubt, it hides too much.
 func Redact(text string) string {
 	scheme, rest := Split(text)
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 && !strings.HasPrefix(rest, "//") && !slices.Contains(opaque, scheme) {
-		text = scheme + ":xxxxx" + rest[i:] // the scheme or a slash was forgotten
+		text = scheme + ":xxxxx" + rest[i:] // the scheme or a slash is missing
 	}
 	for _, s := range secrets {
 		text = s.pattern.ReplaceAllString(text, s.shown)
@@ -236,15 +236,15 @@ func Redact(text string) string {
 	return text
 }
 
-// Schemes are the kinds of destinations or sources that a command knows, as
-// help and errors show them: "parquet:DIR" or "kafka://HOST:PORT/TOPIC".
+// Schemes lists the destinations or sources that a command supports, as help
+// and errors show them, such as "parquet:DIR" or "kafka://HOST:PORT/TOPIC".
 type Schemes []string
 
-// String returns the list, for people.
+// String returns the list for help and errors.
 func (s Schemes) String() string { return strings.Join(s, ", ") }
 
-// Prefixes returns what each starts with, for completion: "parquet:" or
-// "kafka://".
+// Prefixes returns the constant prefix of each entry for completion, such as
+// "parquet:" or "kafka://".
 func (s Schemes) Prefixes() []string {
 	var list []string
 	for _, form := range s {
@@ -260,7 +260,7 @@ func (s Schemes) Prefixes() []string {
 	return list
 }
 
-// Has reports whether a scheme is in the list.
+// Has reports whether scheme is in the list.
 func (s Schemes) Has(scheme string) bool {
 	return slices.ContainsFunc(s, func(form string) bool {
 		name, _, _ := strings.Cut(form, ":")
@@ -268,8 +268,8 @@ func (s Schemes) Has(scheme string) bool {
 	})
 }
 
-// CheckPath returns a usage error if a destination is the bare name of a
-// scheme: it would be read as a folder with that name.
+// CheckPath returns a usage error if text is the bare name of a scheme, which
+// would otherwise be taken for a folder.
 func (s Schemes) CheckPath(text string) error {
 	for _, form := range s {
 		if name, _, ok := strings.Cut(form, ":"); ok && name == text {
@@ -279,8 +279,9 @@ func (s Schemes) CheckPath(text string) error {
 	return nil
 }
 
-// MissingSource returns the error of a source that os.Stat did not find. kinds
-// is the hint for a URL, which is not a source: what can be one.
+// MissingSource returns an error for a source for which os.Stat returned err.
+// If src is a URL of an unsupported scheme, the error has the hint kinds, which
+// lists the supported sources.
 func MissingSource(src string, err error, kinds string) error {
 	if scheme, _, ok := strings.Cut(src, "://"); ok && scheme != "" {
 		return hint.New("source "+Redact(src)+": unknown kind of source "+scheme, kinds)

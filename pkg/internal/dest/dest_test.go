@@ -111,7 +111,8 @@ func TestAddrs(t *testing.T) {
 	}
 }
 
-// TestOptionsAcceptOldSpelling: an option has one spelling, and the one of older versions works.
+// TestOptionsAcceptOldSpelling checks that Check also accepts the spelling of
+// older versions.
 func TestOptionsAcceptOldSpelling(t *testing.T) {
 	for _, c := range []struct {
 		given dest.Options
@@ -177,7 +178,7 @@ func TestRedact(t *testing.T) {
 		"postgres://me@corp:secret@host/db": "postgres://me@corp:xxxxx@host/db",
 		"postgres://me@corp:secret":         "postgres://me@corp:xxxxx",
 		"postgres:///me:secret@h/db":        "postgres:///me:xxxxx@h/db",
-		// Arguments of commands, quoted settings.
+		// Arguments of commands and quoted settings.
 		"exec:prog --password=x --v=1":                      "exec:prog --password=xxxxx --v=1",
 		"exec:prog --token=x --api-key=y --apikey=z":        "exec:prog --token=xxxxx --api-key=xxxxx --apikey=xxxxx",
 		"exec:env KEY=x prog --keys=2 me@h":                 "exec:env KEY=xxxxx prog --keys=2 me@h",
@@ -238,8 +239,8 @@ func TestBareSchemeIsNoPath(t *testing.T) {
 	}
 }
 
-// FuzzParse: what Parse takes it understands the same again from String, its
-// errors and Redact show no password, and a redacted URL has none.
+// FuzzParse checks that String of a parsed URL parses to the same URL. Neither
+// errors nor Redact may show a password, and a redacted URL must not have one.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"postgres://u:%s@h:5432/db?sslmode=disable", "nats://%s@h/S", "clickhouse://h/db?password=%s&tls=on",
 		"kafka+tls://me:%s@a,b:2/T?compress=none", "http://u:%s@h:1x/?%zz", "a://u:%s"} {
@@ -263,7 +264,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("%q: redacted %q", text, dest.Redact(text))
 			}
 		}
-		// Written by someone who escapes nothing.
+		// Forms without any escaping.
 		for _, form := range []string{"postgres://u:%s@h:5432/db?sslmode=disable", "nats://%s@h/S", "kafka+tls://me:%s@a,b:2/T", "x://u:%s@"} {
 			text := strings.Replace(form, "%s", mark+middle+mark, 1)
 			redacted := dest.Redact(text)
