@@ -8,26 +8,26 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Alarm logs once when a retried operation starts to fail, and once when it
-// works again. The zero Alarm is for an operation that works.
-type Alarm struct{ on bool }
+// Alarm logs when a retried operation starts to fail, and when it recovers. The
+// zero value means that the operation works.
+type Alarm struct{ failing bool }
 
-// Set records the result of the last attempt, and reports whether that has
-// changed. It logs a change: failing with err and its hint, or again.
-func (a *Alarm) Set(err error, log *slog.Logger, failing, again string) (changed bool) {
+// Set records the result of an attempt and reports whether the state changed.
+// It logs changes: the message failing with err and its hint, or recovered.
+func (a *Alarm) Set(err error, log *slog.Logger, failing, recovered string) (changed bool) {
 	switch {
-	case err != nil && !a.on:
+	case err != nil && !a.failing:
 		log.Warn(failing, append([]any{"err", err}, hint.Attrs(err)...)...)
-	case err == nil && a.on:
-		log.Info(again)
+	case err == nil && a.failing:
+		log.Info(recovered)
 	default:
 		return false
 	}
-	a.on = err != nil
+	a.failing = err != nil
 	return true
 }
 
-// Until polls until cond holds or ctx ends.
+// Until calls cond at the given interval until it returns true or ctx ends.
 func Until(ctx context.Context, every time.Duration, cond func() bool) {
 	for !cond() && Sleep(ctx, every) == nil {
 	}

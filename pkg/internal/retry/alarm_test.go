@@ -13,15 +13,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// TestAlarmLogsChangesOnly makes an operation fail twice and succeed twice.
-// Only the first failure, with its hint, and the first success are logged.
+// TestAlarmLogsChangesOnly checks that only the first of two failures, with its
+// hint, and the first of two successes are logged.
 func TestAlarmLogsChangesOnly(t *testing.T) {
 	var text strings.Builder
 	log := slog.New(slog.NewTextHandler(&text, nil))
 	var a retry.Alarm
 	var changes []bool
 	for _, err := range []error{nil, hint.New("no route", "plug it in"), errors.New("other"), nil, nil} {
-		changes = append(changes, a.Set(err, log, "sink lost", "sink back"))
+		changes = append(changes, a.Set(err, log, "sink disconnected", "sink reconnected"))
 	}
 	for i, want := range []bool{false, true, false, true, false} {
 		if changes[i] != want {
@@ -29,7 +29,7 @@ func TestAlarmLogsChangesOnly(t *testing.T) {
 		}
 	}
 	got := text.String()
-	if strings.Count(got, "\n") != 2 || !strings.Contains(got, `msg="sink lost" err="no route" hint="plug it in"`) || !strings.Contains(got, `msg="sink back"`) {
+	if strings.Count(got, "\n") != 2 || !strings.Contains(got, `msg="sink disconnected" err="no route" hint="plug it in"`) || !strings.Contains(got, `msg="sink reconnected"`) {
 		t.Errorf("logged:\n%s", got)
 	}
 }

@@ -1,4 +1,4 @@
-// Package retry spaces the attempts of an operation that may succeed later.
+// Package retry retries operations with increasing delays.
 package retry
 
 import (
@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// Backoff returns the waits between attempts. Each is twice as long as the one
-// before, up to a maximum. A random part, up to half, is then cut off, so that
-// clients that lost a server at the same moment do not all return at once.
+// Backoff returns the delays between attempts. The nominal delay doubles up to
+// a maximum. Up to half of it is randomly subtracted, so that clients that lost
+// a server at the same moment do not all reconnect at once.
 type Backoff struct{ min, max, next time.Duration }
 
-// New returns a Backoff whose first wait is up to min and whose longest is up
-// to max.
+// New returns a Backoff whose first delay is at most min and whose later delays
+// are at most max.
 func New(min, max time.Duration) *Backoff { return &Backoff{min, max, min} }
 
-// Next returns the next wait.
+// Next returns the next delay.
 func (b *Backoff) Next() time.Duration {
 	d := b.next
 	if b.next > b.max/2 {
@@ -28,14 +28,13 @@ func (b *Backoff) Next() time.Duration {
 	return d/2 + rand.N(d-d/2+1)
 }
 
-// Reset makes the next wait as short as the first, after a success.
+// Reset makes the next delay as short as the first. Call it after a success.
 func (b *Backoff) Reset() { b.next = b.min }
 
-// Wait waits until the next attempt is due. If ctx ends before that, Wait
-// returns its cause.
+// Wait waits for the next delay. If ctx ends first, Wait returns its cause.
 func (b *Backoff) Wait(ctx context.Context) error { return Sleep(ctx, b.Next()) }
 
-// Sleep waits for d. If ctx ends before that, Sleep returns its cause.
+// Sleep waits for d. If ctx ends first, Sleep returns its cause.
 func Sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -46,17 +45,17 @@ func Sleep(ctx context.Context, d time.Duration) error {
 
 // Policy selects which errors are retried and for how long.
 type Policy struct {
-	// Transient reports whether an error may go away by itself; any other
-	// error ends the attempts.
+	// Transient reports whether an error may be temporary. Do returns any
+	// other error at once.
 	Transient func(error) bool
 	// Limit is the time from the first failure to the start of the last
-	// attempt. 0 allows one attempt; math.MaxInt64 retries until the context
-	// ends.
+	// attempt. 0 allows one attempt; math.MaxInt64 retries until ctx ends.
 	Limit time.Duration
-	// Retrying is called after the first failure if there will be another
-	// attempt; nil disables the call.
+	// Retrying is called once, after the first failure, if another attempt
+	// follows. It may be nil.
 	Retrying func(error)
-	// Min and Max bound the waits, see New; 0 means 100ms and 15s.
+	// Min and Max are the limits of the delays as in New; 0 means 100ms and
+	// 15s.
 	Min, Max time.Duration
 }
 

@@ -11,12 +11,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-var errAway, errWrong = errors.New("server is away"), errors.New("wrong password")
+var errDown, errWrong = errors.New("server is down"), errors.New("wrong password")
 
-func isAway(err error) bool { return errors.Is(err, errAway) }
+func isDown(err error) bool { return errors.Is(err, errDown) }
 
-// TestWaitsDoubleUpToTheMaximum repeats the sequence of waits many times: each
-// wait lies between half of its nominal length and the whole, and they differ.
+// TestWaitsDoubleUpToTheMaximum checks that each delay is random, between half
+// of its nominal length and all of it.
 func TestWaitsDoubleUpToTheMaximum(t *testing.T) {
 	nominal := []time.Duration{100, 200, 400, 800, 1000, 1000, 1000}
 	seen := make([]map[time.Duration]bool, len(nominal))
@@ -67,7 +67,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 		time.AfterFunc(time.Second, func() { cancel(cause) })
 		start := time.Now()
 		b := retry.New(time.Hour, time.Hour)
-		for range 2 { // the second begins after the end
+		for range 2 { // the second starts after the context has ended
 			if err := b.Wait(ctx); err != cause {
 				t.Errorf("Wait returns %v", err)
 			}
@@ -81,11 +81,11 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// attempts runs f under a policy and returns the time of each
-// attempt since the first, how often Retrying was called, and the error.
+// attempts runs f with a policy. It returns the time of each attempt since the
+// start, how often Retrying was called, and the error.
 func attempts(ctx context.Context, limit time.Duration, f func(n int) error) (at []time.Duration, retrying int, err error) {
 	start := time.Now()
-	p := retry.Policy{Transient: isAway, Limit: limit, Retrying: func(error) { retrying++ }}
+	p := retry.Policy{Transient: isDown, Limit: limit, Retrying: func(error) { retrying++ }}
 	err = p.Do(ctx, func() error {
 		at = append(at, time.Since(start))
 		return f(len(at))
@@ -103,11 +103,11 @@ func TestDoRetriesTransientErrorsOnly(t *testing.T) {
 			attempts, retrying int
 		}{
 			{"success", time.Hour, []error{nil}, nil, 1, 0},
-			{"success later", time.Hour, []error{errAway, errAway, nil}, nil, 3, 1},
+			{"success later", time.Hour, []error{errDown, errDown, nil}, nil, 3, 1},
 			{"permanent", time.Hour, []error{errWrong}, errWrong, 1, 0},
-			{"permanent later", time.Hour, []error{errAway, errWrong}, errWrong, 2, 1},
-			{"without limit", math.MaxInt64, []error{errAway, errAway, nil}, nil, 3, 1},
-			{"one attempt", 0, []error{errAway}, errAway, 1, 0},
+			{"permanent later", time.Hour, []error{errDown, errWrong}, errWrong, 2, 1},
+			{"without limit", math.MaxInt64, []error{errDown, errDown, nil}, nil, 3, 1},
+			{"one attempt", 0, []error{errDown}, errDown, 1, 0},
 		} {
 			at, retrying, err := attempts(t.Context(), c.limit, func(n int) error { return c.errs[n-1] })
 			if err != c.want || len(at) != c.attempts || retrying != c.retrying {
@@ -117,18 +117,18 @@ func TestDoRetriesTransientErrorsOnly(t *testing.T) {
 	})
 }
 
-// TestDoUsesItsLimitExactly checks that the last attempt starts when the limit
-// ends, even if the wait before it would be longer, and that the limit begins
-// with the first failure, however long that attempt took.
+// TestDoUsesItsLimitExactly checks that the last attempt starts exactly when
+// the limit ends, and that the limit counts from the first failure, however
+// long the first attempt took.
 func TestDoUsesItsLimitExactly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at, _, err := attempts(t.Context(), time.Minute, func(n int) error {
 			if n == 1 {
 				time.Sleep(time.Hour)
 			}
-			return errAway
+			return errDown
 		})
-		if last := at[len(at)-1]; err != errAway || last != time.Hour+time.Minute {
+		if last := at[len(at)-1]; err != errDown || last != time.Hour+time.Minute {
 			t.Errorf("error %v, attempts at %v", err, at)
 		}
 		if len(at) > 20 {
@@ -141,11 +141,11 @@ func TestDoEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		at, _, err := attempts(ctx, math.MaxInt64, func(int) error { return errAway })
-		if err != errAway || len(at) < 5 || at[len(at)-1] > 10*time.Second {
+		at, _, err := attempts(ctx, math.MaxInt64, func(int) error { return errDown })
+		if err != errDown || len(at) < 5 || at[len(at)-1] > 10*time.Second {
 			t.Errorf("error %v, attempts at %v", err, at)
 		}
-		if at, _, err := attempts(ctx, math.MaxInt64, func(int) error { return errAway }); err != errAway || len(at) != 1 {
+		if at, _, err := attempts(ctx, math.MaxInt64, func(int) error { return errDown }); err != errDown || len(at) != 1 {
 			t.Errorf("with a context that has ended: error %v, attempts at %v", err, at)
 		}
 	})
