@@ -1,10 +1,11 @@
-// Package hint defines errors with a hint for the user, and usage errors.
+// Package hint defines usage errors and errors with a hint for the user.
 //
-// A hint names an option of the program in backquotes, as in
+// A hint names options of the program in backquotes, as in
 //
 //	name a folder that can be written with `state-dir`
 //
-// so that the program can show what its user calls the option, like a flag.
+// so that the program can replace the name by the text that its user types, such
+// as a flag.
 package hint
 
 import (
@@ -12,14 +13,14 @@ import (
 	"fmt"
 )
 
-// hinted is an error with a hint.
-type hinted struct {
+// hintedError is an error with a hint.
+type hintedError struct {
 	error
 	hint string
 }
 
-func (e hinted) Unwrap() error { return e.error }
-func (e hinted) Hint() string  { return e.hint }
+func (e hintedError) Unwrap() error { return e.error }
+func (e hintedError) Hint() string  { return e.hint }
 
 // New returns an error with the text reason and a hint; "" adds no hint.
 func New(reason, hint string) error { return Add(errors.New(reason), hint) }
@@ -29,11 +30,11 @@ func Add(err error, hint string) error {
 	if hint == "" {
 		return err
 	}
-	return hinted{err, hint}
+	return hintedError{err, hint}
 }
 
 // Of returns the first hint in the tree of err, or "". A hint is the result of
-// the method Hint.
+// a method Hint() string.
 func Of(err error) string {
 	var h interface {
 		error
@@ -45,10 +46,10 @@ func Of(err error) string {
 	return ""
 }
 
-// Attrs returns the hint of err as attributes of a log line, or nil.
+// Attrs returns the hint of err as slog attributes, or nil.
 func Attrs(err error) []any { return Text(Of(err)) }
 
-// Text returns a hint as attributes of a log line; nil if it is "".
+// Text returns a hint as slog attributes, or nil if it is "".
 func Text(hint string) []any {
 	if hint == "" {
 		return nil
@@ -59,19 +60,19 @@ func Text(hint string) []any {
 // errUsage is in the tree of every usage error.
 var errUsage = errors.New("usage")
 
-type usage struct{ error }
+type usageError struct{ error }
 
-func (e usage) Unwrap() []error { return []error{e.error, errUsage} }
+func (e usageError) Unwrap() []error { return []error{e.error, errUsage} }
 
-// Usage returns an error about a wrong argument or setting, with a hint.
+// Usage returns a usage error, which is about a wrong argument or setting, with
+// a hint.
 func Usage(reason, hint string) error { return AsUsage(New(reason, hint)) }
 
 // AsUsage marks an error as a usage error.
-func AsUsage(err error) error { return usage{err} }
+func AsUsage(err error) error { return usageError{err} }
 
-// Usagef returns an error about a wrong argument or setting, formatted like
-// fmt.Errorf.
+// Usagef returns a usage error formatted like fmt.Errorf.
 func Usagef(format string, args ...any) error { return AsUsage(fmt.Errorf(format, args...)) }
 
-// IsUsage reports whether an error is about a wrong argument or setting.
+// IsUsage reports whether err is about a wrong argument or setting.
 func IsUsage(err error) bool { return errors.Is(err, errUsage) }

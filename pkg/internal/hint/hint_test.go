@@ -44,12 +44,12 @@ func TestHintsAndUsageAreFoundInTheTree(t *testing.T) {
 		t.Errorf("attributes %v of an error without hint", a)
 	}
 	if err := hint.AsUsage(hint.Add(broken, "mend it")); !errors.Is(err, broken) {
-		t.Error("the cause is lost")
+		t.Error("the cause is missing")
 	}
 }
 
 func TestWithoutKeepsOtherParts(t *testing.T) {
-	end, lost, full := errors.New("end"), errors.New("lost"), errors.New("full")
+	end, lost, full := errors.New("end"), errors.New("lost"), errors.New("full") // end is a target
 	for _, c := range []struct {
 		err  error
 		want string
@@ -58,7 +58,7 @@ func TestWithoutKeepsOtherParts(t *testing.T) {
 		{end, ""},
 		{lost, "lost"},
 		{fmt.Errorf("read: %w", end), ""},
-		{fmt.Errorf("%w: %w", end, lost), ""}, // a cause of the end
+		{fmt.Errorf("%w: %w", end, lost), ""}, // an error with several causes is not split
 		{errors.Join(end, end), ""},
 		{errors.Join(end, lost, nil, full), "lost\nfull"},
 		{errors.Join(fmt.Errorf("read: %w", end), errors.Join(end, lost)), "lost"},

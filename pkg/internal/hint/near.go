@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// DidYouMean suggests the candidate that is similar to word, or begins with it,
-// as "; did you mean PREFIXCANDIDATE?", or returns "".
+// DidYouMean returns "; did you mean PREFIXCANDIDATE?" for the candidate that
+// is most similar to word or begins with it. It returns "" if no candidate is
+// similar.
 func DidYouMean(word string, candidates []string, prefix string) string {
 	best, least := "", len(word)/3+2
 	for _, c := range candidates {
@@ -27,8 +28,8 @@ func DidYouMean(word string, candidates []string, prefix string) string {
 	return fmt.Sprintf("; did you mean %s%s?", prefix, best)
 }
 
-// distance returns the edit distance of a and b: the number of letters to
-// insert, delete or replace.
+// distance returns the edit distance of a and b: the number of bytes to insert,
+// delete or replace.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

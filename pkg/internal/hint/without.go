@@ -6,23 +6,23 @@ import (
 	"slices"
 )
 
-// joined is the type of the errors that errors.Join returns. Other errors with
-// several causes cannot be split: without one of the causes their text would be
-// wrong.
-var joined = reflect.TypeOf(errors.Join(errUsage))
+// joinedType is the type of the errors that errors.Join returns. Other errors
+// with several causes cannot be split: their text would be wrong without one of
+// the causes.
+var joinedType = reflect.TypeOf(errors.Join(errUsage))
 
-// parts returns the errors that errors.Join has joined, or nil.
+// parts returns the errors joined by errors.Join, or nil.
 func parts(err error) []error {
-	if reflect.TypeOf(err) != joined {
+	if reflect.TypeOf(err) != joinedType {
 		return nil
 	}
 	return err.(interface{ Unwrap() []error }).Unwrap()
 }
 
-// Without returns err without the targets, see errors.Is. Of joined errors it
-// keeps those that are not targets; other errors it keeps or drops as a whole.
-// It also keeps an error that wraps joined errors, if one of those is not a
-// target.
+// Without returns err without the targets, which are compared as in errors.Is.
+// It removes targets from joined errors, and returns nil if nothing remains.
+// Any other error that wraps a target is dropped entirely, unless it also wraps
+// joined errors that contain another error.
 func Without(err error, targets ...error) error {
 	if !slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) }) {
 		return err
@@ -34,15 +34,15 @@ func Without(err error, targets ...error) error {
 		}
 		return errors.Join(rest...)
 	}
-	if inner := errors.Unwrap(err); inner != nil && holdsMore(inner, targets) {
+	if inner := errors.Unwrap(err); inner != nil && wrapsOther(inner, targets) {
 		return err
 	}
 	return nil
 }
 
-// holdsMore reports whether err wraps joined errors of which one is not a
-// target.
-func holdsMore(err error, targets []error) bool {
+// wrapsOther reports whether err wraps joined errors that contain an error
+// other than the targets.
+func wrapsOther(err error, targets []error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if parts(err) != nil {
 			return Without(err, targets...) != nil
