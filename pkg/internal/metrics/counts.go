@@ -5,26 +5,27 @@ import (
 	"time"
 )
 
-// Counts counts events per interval of time, for the last intervals only. It is
-// safe for concurrent use and cheap: each call takes one lock.
-// NewCounts(time.Hour, 24) keeps a day by hours; NewCounts(5*time.Second, 60)
-// keeps the last five minutes of frequent events.
+// Counts counts events per interval of time and keeps the latest intervals. It
+// is safe for concurrent use; each call takes one lock. NewCounts(time.Hour,
+// 24) keeps a day by hours; NewCounts(5*time.Second, 60) keeps the last five
+// minutes of frequent events.
 type Counts struct {
 	width time.Duration
 
 	mu    sync.Mutex
-	bins  []int64 // a ring: interval i is at i modulo its length
-	first int64   // interval of the first event
-	last  int64   // newest interval
+	bins  []int64 // a ring: interval i is at index i % len(bins)
+	first int64   // interval of the first event; -1: no event yet
+	last  int64   // newest interval counted
 }
 
-// NewCounts returns counts of n intervals, aligned to multiples of width in
-// UTC. n must be at least 2.
+// NewCounts returns counts for n intervals, aligned to multiples of width in
+// UTC. Values of n below 2 are treated as 2.
 func NewCounts(width time.Duration, n int) *Counts {
 	return &Counts{width: width, bins: make([]int64, max(n, 2)), first: -1}
 }
 
-// Add counts n events at a time. Events older than all intervals are ignored.
+// Add counts n events at a time. It ignores events that are older than all
+// intervals.
 func (c *Counts) Add(at time.Time, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -38,16 +39,16 @@ func (c *Counts) Add(at time.Time, n int64) {
 	}
 }
 
-// Values returns the events per interval, oldest first. The last interval
-// contains now.
+// Values returns the number of events per interval, oldest first. The last
+// interval contains now.
 func (c *Counts) Values(now time.Time) []int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.values(now)
 }
 
-// Rate returns the events per second in the last two finished intervals, or in
-// the current one if none has finished yet.
+// Rate returns the events per second in the last two complete intervals, or in
+// the current interval if none is complete yet.
 func (c *Counts) Rate(now time.Time) float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,8 +71,7 @@ func (c *Counts) Rate(now time.Time) float64 {
 
 func (c *Counts) interval(t time.Time) int64 { return t.UnixNano() / int64(c.width) }
 
-// advance makes i a counted interval, and clears the intervals that it
-// replaces.
+// advance adds intervals up to i, and clears the ones that they replace.
 func (c *Counts) advance(i int64) {
 	n := int64(len(c.bins))
 	for j := max(c.last+1, i-n+1); j <= i; j++ {

@@ -8,7 +8,7 @@ import (
 )
 
 func TestCounts(t *testing.T) {
-	at := func(s int) time.Time { return time.Unix(1_700_000_000+int64(s), 0) } // on a multiple of 10 s
+	at := func(s int) time.Time { return time.Unix(1_700_000_000+int64(s), 0) } // a multiple of 10 s
 	check := func(c *Counts, now time.Time, rate float64, want ...int64) {
 		t.Helper()
 		if got := c.Values(now); !slices.Equal(got, want) {
@@ -33,7 +33,7 @@ func TestCounts(t *testing.T) {
 	c.Add(at(1000), 1)
 	check(c, at(1000), 0, 0, 0, 0, 1)
 	check(c, at(5000), 0, 0, 0, 0, 0)
-	// A clock that goes back loses no events.
+	// A clock that goes back must not lose events.
 	c.Add(at(4990), 2)
 	check(c, at(4000), 0.1, 0, 0, 2, 0)
 
@@ -44,9 +44,9 @@ func TestCounts(t *testing.T) {
 	check(d, at(2), 5, 5, 0)
 }
 
-// TestCountsTogether counts concurrently, for the race detector, and checks the
-// sum.
-func TestCountsTogether(t *testing.T) {
+// TestCountsConcurrentUse counts concurrently and checks the sum. It is meant
+// for the race detector.
+func TestCountsConcurrentUse(t *testing.T) {
 	c := NewCounts(time.Hour, 8)
 	var wg sync.WaitGroup
 	for range 8 {

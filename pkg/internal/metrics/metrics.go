@@ -1,4 +1,5 @@
-// Package metrics builds Prometheus metrics from the figures of other packages.
+// Package metrics builds Prometheus metrics from the statistics of other
+// packages.
 package metrics
 
 import (
@@ -9,30 +10,33 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// MaxSets bounds the label sets of a metric: peers choose some of the labels.
+// MaxSets is the maximum number of label sets of a metric. A limit is needed
+// because peers choose some of the labels.
 const MaxSets = 2000
 
-// maxLabel bounds the value of a label, in bytes.
+// maxLabel is the maximum length of a label's value in bytes.
 const maxLabel = 200
 
-// Metric is a figure of a T.
+// Metric defines a metric whose values come from items of type T.
 type Metric[T any] struct {
 	name, help string
 	value      func(*T) (v float64, known bool)
 	merge      func(a, b float64) float64 // combines values with the same labels
 }
 
-// Value is a figure that may be unknown.
+// Value returns a metric whose value may be unknown: f returns false.
 func Value[T any](name, help string, f func(*T) (float64, bool)) Metric[T] {
 	return Metric[T]{name, help, f, func(a, b float64) float64 { return a + b }}
 }
 
-// Count is a number of things. It is a counter if its name ends in _total.
+// Count returns a metric with a number of things. It is a counter if its name
+// ends in _total, otherwise a gauge.
 func Count[T any](name, help string, f func(*T) int64) Metric[T] {
 	return Value(name, help, func(t *T) (float64, bool) { return float64(f(t)), true })
 }
 
-// Flag is 1 or 0.
+// Flag returns a metric whose value is 1 if f returns true, otherwise 0. Of
+// values with the same labels, the greatest counts.
 func Flag[T any](name, help string, f func(*T) bool) Metric[T] {
 	return Metric[T]{name, help, func(t *T) (v float64, known bool) {
 		if f(t) {
@@ -42,7 +46,8 @@ func Flag[T any](name, help string, f func(*T) bool) Metric[T] {
 	}, func(a, b float64) float64 { return max(a, b) }}
 }
 
-// Time is the newest of several times. A zero time is unknown.
+// Time returns a metric with a time in Unix seconds. A zero time is unknown. Of
+// times with the same labels, the latest counts.
 func Time[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	return Metric[T]{name, help, func(t *T) (float64, bool) {
 		at := f(t)
@@ -50,14 +55,15 @@ func Time[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	}, func(a, b float64) float64 { return max(a, b) }}
 }
 
-// Earliest is the first of several times.
+// Earliest returns a metric like Time, but of times with the same labels, the
+// earliest counts.
 func Earliest[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	m := Time(name, help, f)
 	m.merge = func(a, b float64) float64 { return min(a, b) }
 	return m
 }
 
-// Table holds the metrics of all T, which labels distinguish.
+// Table defines the metrics of items of type T. Labels distinguish the items.
 type Table[T any] struct {
 	labels  func(*T) []string
 	metrics []Metric[T]
@@ -65,8 +71,9 @@ type Table[T any] struct {
 }
 
 // New returns a table of metrics whose names begin with tstatrepo_ and prefix.
-// names are the names of the labels; the function labels returns their values.
-// If it returns one value less, the first label comes from Collect.
+// names lists the names of the labels; labels returns their values for an item.
+// If labels returns one value less than names, the first label comes from the
+// items passed to Collect.
 func New[T any](prefix string, names []string, labels func(*T) []string, list ...Metric[T]) *Table[T] {
 	t := &Table[T]{labels: labels, metrics: list}
 	for i := range list {
@@ -83,13 +90,14 @@ func (t *Table[T]) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Of returns items with the same first label; first is "" if labels returns all
-// values.
+// Of returns items for Collect that share the first label; first is "" if the
+// table's function labels returns all values.
 func Of[T any](first string, items ...T) iter.Seq2[string, *T] {
 	return Each([]struct{}{{}}, func(*struct{}) (string, []T) { return first, items })
 }
 
-// Each returns the items of all owners, each with the first label of its owner.
+// Each returns the items of all owners for Collect, each with the first label
+// of its owner.
 func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Seq2[string, *T] {
 	return func(yield func(string, *T) bool) {
 		for i := range owners {
@@ -103,10 +111,10 @@ func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Se
 	}
 }
 
-// Collect sends the metrics of items, each with its first label, see Of. It
-// merges values with the same labels, since a metric must be unique.
+// Collect sends the metrics of items, which Of or Each returned. It merges the
+// values of items with the same labels, because a metric must be unique.
 func (t *Table[T]) Collect(ch chan<- prometheus.Metric, items iter.Seq2[string, *T]) {
-	// The separator does not occur in valid text.
+	// Valid UTF-8 does not contain the separator.
 	const separator = "\xff"
 	all := make([]map[string]float64, len(t.metrics))
 	for first, item := range items {
