@@ -1,10 +1,10 @@
-// Package losslessjson is encoding/json for values that hold file names. JSON
-// text is UTF-8 and file names are bytes: encoding/json replaces every byte
-// that is not UTF-8, so that the file is not found again.
+// Package losslessjson is encoding/json for values that contain file names.
+// JSON text is UTF-8, but file names are bytes. encoding/json replaces every
+// byte that is not UTF-8, so the file could not be found again.
 //
-// Here such a byte becomes the text \xHH. A backslash before an x becomes
-// \x5c, so that Unescape returns every name unchanged. All other strings are
-// what encoding/json makes of them.
+// This package writes such a byte as the text \xHH. It writes a backslash
+// before an x as \x5c, so that Unescape can restore every name. It encodes all
+// other strings like encoding/json.
 package losslessjson
 
 import (
@@ -37,7 +37,7 @@ func Escape(s string) string {
 	return b.String()
 }
 
-// Unescape returns the string that Escape made s from.
+// Unescape returns the string that Escape turned into s.
 func Unescape(s string) string {
 	if !strings.Contains(s, `\x`) {
 		return s
@@ -57,11 +57,11 @@ func Unescape(s string) string {
 				continue
 			}
 		}
-		b.WriteString(`\x`) // written by someone else
+		b.WriteString(`\x`) // not written by Escape
 	}
 }
 
-// Marshal is json.Marshal with every string escaped.
+// Marshal is like json.Marshal, but escapes all strings.
 func Marshal(v any) ([]byte, error) {
 	js, err := json.Marshal(v)
 	if err != nil || !bytes.Contains(js, []byte(`\ufffd`)) && !bytes.Contains(js, []byte(`\\x`)) {
@@ -70,7 +70,7 @@ func Marshal(v any) ([]byte, error) {
 	return json.Marshal(escaped(reflect.ValueOf(v)).Interface())
 }
 
-// MarshalIndent is json.MarshalIndent with every string escaped.
+// MarshalIndent is like json.MarshalIndent, but escapes all strings.
 func MarshalIndent(v any, prefix, indent string) ([]byte, error) {
 	js, err := Marshal(v)
 	if err != nil {
@@ -81,26 +81,27 @@ func MarshalIndent(v any, prefix, indent string) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// Unmarshal is json.Unmarshal of what Marshal wrote.
+// Unmarshal is like json.Unmarshal, but unescapes all strings. v must be a
+// non-nil pointer.
 func Unmarshal(js []byte, v any) error {
 	if err := json.Unmarshal(js, v); err != nil || !bytes.Contains(js, []byte(`\\x`)) {
 		return err
 	}
 	p := reflect.ValueOf(v).Elem()
-	p.Set(converted(p, Unescape))
+	p.Set(mapStrings(p, Unescape))
 	return nil
 }
 
-func escaped(v reflect.Value) reflect.Value { return converted(v, Escape) }
+func escaped(v reflect.Value) reflect.Value { return mapStrings(v, Escape) }
 
 var (
 	jsonMarshaler = reflect.TypeFor[json.Marshaler]()
 	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
 )
 
-// converted returns a copy of v with f applied to its strings. A type that
-// encodes itself stays as it is.
-func converted(v reflect.Value, f func(string) string) reflect.Value {
+// mapStrings returns a copy of v with f applied to its strings. It does not
+// change values of types that implement their own encoding.
+func mapStrings(v reflect.Value, f func(string) string) reflect.Value {
 	if !v.IsValid() {
 		return v
 	}
@@ -117,17 +118,17 @@ func converted(v reflect.Value, f func(string) string) reflect.Value {
 			return v
 		}
 		out.Set(reflect.New(t.Elem()))
-		out.Elem().Set(converted(v.Elem(), f))
+		out.Elem().Set(mapStrings(v.Elem(), f))
 	case reflect.Interface:
 		if v.IsNil() {
 			return v
 		}
-		out.Set(converted(v.Elem(), f))
+		out.Set(mapStrings(v.Elem(), f))
 	case reflect.Struct:
 		out.Set(v)
 		for i := range t.NumField() {
 			if out.Field(i).CanSet() {
-				out.Field(i).Set(converted(v.Field(i), f))
+				out.Field(i).Set(mapStrings(v.Field(i), f))
 			}
 		}
 	case reflect.Slice:
@@ -136,11 +137,11 @@ func converted(v reflect.Value, f func(string) string) reflect.Value {
 		}
 		out.Set(reflect.MakeSlice(t, v.Len(), v.Len()))
 		for i := range v.Len() {
-			out.Index(i).Set(converted(v.Index(i), f))
+			out.Index(i).Set(mapStrings(v.Index(i), f))
 		}
 	case reflect.Array:
 		for i := range v.Len() {
-			out.Index(i).Set(converted(v.Index(i), f))
+			out.Index(i).Set(mapStrings(v.Index(i), f))
 		}
 	case reflect.Map:
 		if v.IsNil() {
@@ -148,7 +149,7 @@ func converted(v reflect.Value, f func(string) string) reflect.Value {
 		}
 		out.Set(reflect.MakeMapWithSize(t, v.Len()))
 		for _, k := range v.MapKeys() {
-			out.SetMapIndex(converted(k, f), converted(v.MapIndex(k), f))
+			out.SetMapIndex(mapStrings(k, f), mapStrings(v.MapIndex(k), f))
 		}
 	default:
 		return v

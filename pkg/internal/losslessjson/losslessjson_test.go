@@ -23,8 +23,9 @@ type sample struct {
 	Bytes   []byte
 }
 
-// TestRoundTrip: every name comes back as it was, in every place of a value.
-func TestRoundTrip(t *testing.T) {
+// TestNamesRoundTrip checks that names are restored exactly, wherever they
+// occur in a value.
+func TestNamesRoundTrip(t *testing.T) {
 	for name, text := range map[string]string{
 		"plain":        "plain",
 		"caf\xe9-i":    `caf\xe9-i`,
@@ -57,8 +58,9 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestLikeEncodingJSON: a value without such names is the same text.
-func TestLikeEncodingJSON(t *testing.T) {
+// TestPlainValuesMatchEncodingJSON checks that the encoding of a value without
+// special names is that of encoding/json.
+func TestPlainValuesMatchEncodingJSON(t *testing.T) {
 	v := map[string]any{"a": []any{1.5, "x", nil, true}, `b\c`: map[string]any{"<": "\u2028"}}
 	got, err := MarshalIndent(v, "", "  ")
 	want, _ := json.MarshalIndent(v, "", "  ")
@@ -67,7 +69,8 @@ func TestLikeEncodingJSON(t *testing.T) {
 	}
 }
 
-// FuzzEscape: Unescape restores every string, and the escaped form is UTF-8.
+// FuzzEscape checks that Escape returns UTF-8 text from which Unescape restores
+// the string.
 func FuzzEscape(f *testing.F) {
 	for _, s := range []string{"a", "\xff", `\x`, `\x5`, `\x5c`, "\\\xff", `\\x41`} {
 		f.Add(s)
