@@ -10,39 +10,39 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Modules of mPlane's components that are ours.
+// Modules of mPlane's components that tstatrepo replaces.
 const (
 	repositoryModule = "mplane.components.tstat.tstatrepository"
 	probeModule      = "mplane.components.tstat.tstat"
 )
 
-// Where the reference implementation connects to and listens by default.
+// Defaults of the reference implementation.
 const (
 	defaultPort = "1228"
-	carbon      = "graphite://127.0.0.1:2003" // fixed in the old importer
+	carbon      = "graphite://127.0.0.1:2003" // hard-coded in the old importer
 )
 
-// builtin are the registries that tstatrepo knows by itself.
+// builtin lists the URLs of the registries that are built into tstatrepo.
 var builtin = []string{
 	"https://raw.githubusercontent.com/fp7mplane/components/master/tstat/tstat-registry.json",
 	"http://ict-mplane.eu/registry/core",
 }
 
-// labels are those of our capabilities.
+// labels lists the labels of tstatrepo's capabilities.
 var labels = []string{
 	"repository-collect_rrd", "repository-collect_streaming", "repository-collect_log",
 	"tstat-exporter_rrd", "tstat-exporter_streaming", "tstat-exporter_log",
 }
 
-// component is an INI file that is being read.
+// component converts the INI file of an mPlane component.
 type component struct {
 	*converter
 	f   *iniFile
-	tls [3]string // certificate, key and authorities of [TLS], absolute
+	tls [3]string // absolute paths of certificate, key and authorities in [TLS]
 }
 
-// ini reads the file of a component: tstatrepository.conf or tstat.conf.
-func (c *converter) ini(text []byte) error {
+// readINI reads the file of a component: tstatrepository.conf or tstat.conf.
+func (c *converter) readINI(text []byte) error {
 	f, problems, err := parseINI(c.file, text)
 	if err != nil {
 		return err
@@ -51,23 +51,23 @@ func (c *converter) ini(text []byte) error {
 		return &Error{File: c.file, Reason: "is not a configuration of the old tools"}
 	}
 	if c.opt.Command != Serve {
-		return hint.Add(&Error{File: c.file, Reason: "is that of an mPlane component"}, "use it with tstatrepo serve")
+		return hint.Add(&Error{File: c.file, Reason: "belongs to an mPlane component"}, "use it with tstatrepo serve")
 	}
 	for _, p := range problems {
 		c.note(p.line, p.key, "%s", p.text)
 	}
 	p := &component{converter: c, f: f}
 	if f.table("component") == nil {
-		return hint.Add(&Error{File: c.file, Reason: "has no section [component]"}, "tstatrepository.conf and tstat.conf are read; a supervisor's has its settings in [supervisor] of tstatrepo.toml, a client's in [runcap]")
+		return hint.Add(&Error{File: c.file, Reason: "has no section [component]"}, "name tstatrepository.conf or tstat.conf; the settings of a supervisor belong in [supervisor] of tstatrepo.toml, those of a client in [runcap]")
 	}
-	p.certificates(f.table("TLS"))
-	p.supervisor(f.table("component"))
-	p.roles()
+	p.readTLS(f.table("TLS"))
+	p.readSupervisor(f.table("component"))
+	p.readRoles()
 	for _, t := range f.sections {
 		switch {
 		case slices.Contains([]string{"TLS", "Roles", "Authorizations", "component"}, t.name):
 		case strings.HasPrefix(t.name, "module_"):
-			p.module(t)
+			p.readModule(t)
 		default:
 			c.note(t.line, "["+t.name+"]", "is not a section of a component")
 			continue
@@ -86,8 +86,8 @@ func (c *converter) ini(text []byte) error {
 	return nil
 }
 
-// value returns the value of a key, "" if it is missing or cannot be used, and
-// where it is.
+// value returns the value of a key and its line. The value is "" if the key is
+// missing or cannot be used.
 func (p *component) value(t *iniTable, key string) (value string, line int) {
 	e := p.f.get(t, key)
 	if e == nil {
@@ -100,22 +100,22 @@ func (p *component) value(t *iniTable, key string) (value string, line int) {
 		p.note(e.line, t.key(key), "cannot be used: %v", err)
 		return "", e.line
 	case strings.Contains(value, "\n"):
-		p.note(e.line, t.key(key), "cannot be used: it goes over several lines")
+		p.note(e.line, t.key(key), "cannot be used: the value has several lines")
 		return "", e.line
 	}
 	return value, e.line
 }
 
-// none says of a key that is there why it has no counterpart.
-func (p *component) none(t *iniTable, key, reason string) {
+// noteUnsupported adds a note that an existing key has no counterpart.
+func (p *component) noteUnsupported(t *iniTable, key, reason string) {
 	if e := p.f.get(t, key); e != nil {
 		e.used = true
 		p.note(e.line, t.key(key), "has no counterpart: %s", reason)
 	}
 }
 
-// certificates takes [TLS]. Without it the old programs use HTTP.
-func (p *component) certificates(t *iniTable) {
+// readTLS reads [TLS]. Without this section the old programs use HTTP.
+func (p *component) readTLS(t *iniTable) {
 	if t == nil {
 		return
 	}
@@ -126,13 +126,13 @@ func (p *component) certificates(t *iniTable) {
 			continue
 		}
 		p.tls[i] = p.abs(value)
-		p.set("serve", k.new, p.tls[i], p.at(line, t.key(k.old)))
+		p.set("serve", k.new, p.tls[i], p.location(line, t.key(k.old)))
 	}
 }
 
-// supervisor takes [component]: where the supervisor is, or where it is waited
-// for.
-func (p *component) supervisor(t *iniTable) {
+// readSupervisor reads [component]: the address of the supervisor, or the
+// address on which the component waits for it.
+func (p *component) readSupervisor(t *iniTable) {
 	workflow, line := p.value(t, "workflow")
 	unused := func(keys ...string) {
 		for _, key := range keys {
@@ -156,7 +156,7 @@ func (p *component) supervisor(t *iniTable) {
 		} else if host == "" || strings.ContainsAny(host, " \t/@?#") {
 			p.note(at, t.key("client_host"), "%q is not a host", host)
 		} else {
-			p.set("serve", "supervisor", scheme+"://"+net.JoinHostPort(host, port)+"/", p.at(at, "[component] client_host, client_port"))
+			p.set("serve", "supervisor", scheme+"://"+net.JoinHostPort(host, port)+"/", p.location(at, "[component] client_host, client_port"))
 		}
 		for _, k := range []struct{ key, fixed string }{
 			{"registration_path", "register/capability"}, {"specification_path", "show/specification"}, {"result_path", "register/result"},
@@ -171,12 +171,12 @@ func (p *component) supervisor(t *iniTable) {
 		if addr, err := address("", cmp.Or(port, defaultPort)); err != nil {
 			p.note(at, t.key("listen-port"), "cannot be used: %v", err)
 		} else {
-			p.set("serve", "clients", []string{addr}, p.at(at, t.key("listen-port")))
+			p.set("serve", "clients", []string{addr}, p.location(at, t.key("listen-port")))
 		}
-		p.none(t, "listen-cap-link", "clients find the specifications' address by where they asked")
+		p.noteUnsupported(t, "listen-cap-link", "clients send specifications to the address from which they received the capabilities")
 		unused("client_host", "client_port", "registration_path", "specification_path", "result_path")
 	default:
-		p.note(line, t.key("workflow"), "%q is neither component-initiated nor client-initiated: the old program ends", workflow)
+		p.note(line, t.key("workflow"), "%q is neither component-initiated nor client-initiated: the old program exits", workflow)
 		unused("client_host", "client_port", "registration_path", "specification_path", "result_path", "listen-port", "listen-cap-link")
 	}
 	var registries, from []string
@@ -185,28 +185,28 @@ func (p *component) supervisor(t *iniTable) {
 		switch {
 		case uri == "":
 		case slices.Contains(builtin, uri):
-			p.note(at, t.key(key), "is not needed: that registry is built in")
+			p.note(at, t.key(key), "is not needed: this registry is built in")
 		case strings.Contains(uri, "://") && !strings.HasPrefix(uri, "file:///"):
-			p.note(at, t.key(key), "has no counterpart: registries are files. If it is not the core registry or Tstat's, which are built in, fetch it and name it in registry")
+			p.note(at, t.key(key), "has no counterpart: registries are files. The core registry and Tstat's are built in; download any other and name the file in registry")
 		default:
 			registries = append(registries, p.abs(strings.TrimPrefix(uri, "file://")))
-			from = append(from, p.at(at, t.key(key)))
+			from = append(from, p.location(at, t.key(key)))
 		}
 	}
 	if registries != nil {
 		p.set("serve", "registry", registries, strings.Join(from, "; "))
 	}
-	p.none(t, "scheduler_max_results", "results are given back once, and their number has no limit")
-	p.none(t, "indirect_export_uri", "results go to the supervisor only")
+	p.noteUnsupported(t, "scheduler_max_results", "results are returned once, and their number is not limited")
+	p.noteUnsupported(t, "indirect_export_uri", "results are sent only to the supervisor")
 }
 
-// roles takes [Roles] and [Authorizations], which the old programs look at
-// with TLS only.
-func (p *component) roles() {
+// readRoles reads [Roles] and [Authorizations]. The old programs use them only
+// with TLS.
+func (p *component) readRoles() {
 	if p.f.table("TLS") == nil {
 		for _, name := range []string{"Roles", "Authorizations"} {
 			if t := p.f.table(name); t != nil {
-				p.note(t.line, "["+name+"]", "has no effect without [TLS], and is left out")
+				p.note(t.line, "["+name+"]", "has no effect without [TLS], and is omitted")
 				for _, e := range t.entries {
 					e.used = true
 				}
@@ -214,26 +214,28 @@ func (p *component) roles() {
 		}
 		return
 	}
-	given := p.pairs("Roles", "role", nil)
-	granted := p.pairs("Authorizations", "authorize", func(t *iniTable, e *iniEntry) {
+	given := p.readPairs("Roles", "role", nil)
+	granted := p.readPairs("Authorizations", "authorize", func(t *iniTable, e *iniEntry) {
 		if !slices.ContainsFunc(labels, func(l string) bool { return strings.Contains(l, e.key) }) {
 			p.note(e.line, t.key(e.key), "has no counterpart: tstatrepo has no such capability; Tstat's runtime.conf switches its logs on and off")
 		}
 	})
 	switch {
 	case granted == 0:
-		// Without any everything is allowed to everybody here.
-		p.set("serve", "authorize", []string{"nothing=nobody"}, p.file+": [Authorizations] allows nothing, to nobody")
+		// Without any authorization, tstatrepo allows everything to
+		// everybody.
+		p.set("serve", "authorize", []string{"nothing=nobody"}, p.file+": [Authorizations] grants nothing to anybody")
 	case given == 0:
-		p.note(0, "[Roles]", "gives no role to anybody, so that nobody may do anything")
+		p.note(0, "[Roles]", "assigns no roles, so nobody may do anything")
 	}
 }
 
-// pairs takes a section of NAME = ROLE,ROLE and returns how many there are.
-func (p *component) pairs(section, key string, look func(*iniTable, *iniEntry)) int {
+// readPairs reads a section of NAME = ROLE,ROLE and returns the number of valid
+// entries. check, which may be nil, is called for each of them.
+func (p *component) readPairs(section, key string, check func(*iniTable, *iniEntry)) int {
 	t := p.f.table(section)
 	if t == nil {
-		p.note(0, "["+section+"]", "is missing: the old program ends")
+		p.note(0, "["+section+"]", "is missing: the old program exits")
 		return 0
 	}
 	var list []string
@@ -245,34 +247,34 @@ func (p *component) pairs(section, key string, look func(*iniTable, *iniEntry)) 
 		var roles []string
 		for role := range strings.SplitSeq(value, ",") {
 			if role == "" || strings.ContainsAny(role, "= \t") {
-				p.note(line, t.key(e.key), "the role %q is left out: it is empty, or has spaces, which the old program reads as part of the name", role)
+				p.note(line, t.key(e.key), "the role %q is omitted: it is empty or contains spaces, which the old program treats as part of the name", role)
 				continue
 			}
 			roles = append(roles, role)
 		}
 		if len(roles) == 0 {
-			p.note(line, t.key(e.key), "cannot be used: it has no role")
+			p.note(line, t.key(e.key), "cannot be used: it names no role")
 			continue
 		}
-		if look != nil {
-			look(t, e)
+		if check != nil {
+			check(t, e)
 		}
 		list = append(list, e.key+"="+strings.Join(roles, ","))
 	}
 	if list != nil {
-		p.set("serve", key, list, p.at(t.line, "["+section+"]"))
+		p.set("serve", key, list, p.location(t.line, "["+section+"]"))
 	}
 	return len(list)
 }
 
-// module takes a section [module_…].
-func (p *component) module(t *iniTable) {
+// readModule reads a section [module_…].
+func (p *component) readModule(t *iniTable) {
 	name, line := p.value(t, "module")
 	switch name {
 	case repositoryModule:
-		p.repository(t)
+		p.readRepository(t)
 	case probeModule:
-		p.probe(t)
+		p.readProbe(t)
 	default:
 		p.note(line, t.key("module"), "has no counterpart: %s is not a module of Tstat", name)
 		for _, e := range t.entries {
@@ -281,8 +283,8 @@ func (p *component) module(t *iniTable) {
 	}
 }
 
-// repository takes the endpoints of tstatrepository.conf.
-func (p *component) repository(t *iniTable) {
+// readRepository reads the endpoints of tstatrepository.conf.
+func (p *component) readRepository(t *iniTable) {
 	host, _ := p.value(t, "repository_ip")
 	endpoint := func(key, section string) bool {
 		port, line := p.value(t, key)
@@ -291,52 +293,52 @@ func (p *component) repository(t *iniTable) {
 			p.note(line, t.key(key), "cannot be used: %v", err)
 			return false
 		}
-		from := p.at(line, t.key("repository_ip")+", "+key)
+		from := p.location(line, t.key("repository_ip")+", "+key)
 		p.set(section, "listen", []string{addr}, from)
 		return true
 	}
 	if endpoint("repository_rrd_port", "collect-rrd") {
-		p.set("collect-rrd", "to", carbon, "fixed in the old importer: CARBON_SERVER, CARBON_PORT")
-		p.set("collect-rrd", "names", "upstream", "the old importer's names, for dashboards that have them")
+		p.set("collect-rrd", "to", carbon, "hard-coded in the old importer as CARBON_SERVER and CARBON_PORT")
+		p.set("collect-rrd", "names", "upstream", "the old importer's names, for existing dashboards")
 	}
 	if endpoint("repository_streaming_port", "collect-streaming") {
 		p.set("collect-streaming", "to", []string{"-"}, "the old importer printed the lines")
 	}
 	if port, line := p.value(t, "repository_log_port"); p.has("collect-log") {
-		p.note(line, t.key("repository_log_port"), "is that of math_repo's own file, which is used")
+		p.note(line, t.key("repository_log_port"), "is not used: math_repo's own file has the port")
 	} else {
-		p.note(line, t.key("repository_log_port"), "has no counterpart: math_repo takes the logs, at port %s, and its own file says where they go. "+
+		p.note(line, t.key("repository_log_port"), "has no counterpart: math_repo receives the logs at port %s, and its own file names their destination. "+
 			"Name both files in config, separated by a comma, to replace math_repo too.", port)
 	}
 	if p.tls[0] != "" {
 		use := []string{}
-		if has, ok := p.otherTLS(t); has || !ok {
+		if has, ok := p.rrdTLS(t); has || !ok {
 			use = append(use, "rrd")
 		}
 		p.set("serve", "tls-for", use, "the old exporters of live lines and math_probe know no TLS; that of RRDs has what the file of config_path says")
 	}
 }
 
-// probe takes Tstat's folders of tstat.conf.
-func (p *component) probe(t *iniTable) {
+// readProbe reads Tstat's folders from tstat.conf, and math_probe's file.
+func (p *component) readProbe(t *iniTable) {
 	if id, line := p.value(t, "System_ID"); id != "" {
-		p.set("probe", "system-id", id, p.at(line, t.key("System_ID")))
+		p.set("probe", "system-id", id, p.location(line, t.key("System_ID")))
 	}
 	if dir, line := p.value(t, "tstat_rrd_path"); dir != "" {
-		p.set("probe", "rrd-folder", p.abs(dir), p.at(line, t.key("tstat_rrd_path")))
+		p.set("probe", "rrd-folder", p.abs(dir), p.location(line, t.key("tstat_rrd_path")))
 	}
-	p.none(t, "runtimeconf", "the capabilities tstat-log_…, which switch Tstat's logs on and off, are not offered")
-	if tls, ok := p.otherTLS(t); p.tls[0] != "" && ok {
+	p.noteUnsupported(t, "runtimeconf", "tstatrepo does not offer the capabilities tstat-log_…, which switch Tstat's logs on and off")
+	if tls, ok := p.rrdTLS(t); p.tls[0] != "" && ok {
 		use := []string{}
 		if tls {
 			use = append(use, "rrd")
 		}
 		p.set("probe", "tls-for", use, "the old exporters of live lines and logs know no TLS; that of RRDs has what the file of config_path says")
 	}
-	p.note(t.line, "["+t.name+"]", "the exporters send to the networks of peers in [probe] only, this machine if it is not set; the old ones sent wherever a specification said")
+	p.note(t.line, "["+t.name+"]", "the exporters send only to the networks in peers of [probe], by default only to this machine; the old exporters sent to any address in a specification")
 	dir, line := p.value(t, "math_path")
 	if dir == "" {
-		p.note(line, t.key("math_path"), "is missing: nothing says where the logs are")
+		p.note(line, t.key("math_path"), "is missing: the folder of the logs is unknown")
 		return
 	}
 	dir = p.abs(dir)
@@ -357,9 +359,9 @@ func (p *component) probe(t *iniTable) {
 	p.file = before
 }
 
-// otherTLS reports whether the file that config_path names has certificates,
-// which are for the RRDs. ok is false if that cannot be told.
-func (p *component) otherTLS(t *iniTable) (has, ok bool) {
+// rrdTLS reports whether the file in config_path has certificates, which are
+// those of the RRDs. ok is false if that file cannot be read.
+func (p *component) rrdTLS(t *iniTable) (has, ok bool) {
 	path, line := p.value(t, "config_path")
 	if path == "" {
 		return false, false
@@ -387,7 +389,7 @@ func (p *component) otherTLS(t *iniTable) (has, ok bool) {
 		}
 	}
 	if tls != p.tls {
-		p.note(line, t.key("config_path"), "has no counterpart: it names other certificates for the RRDs (%s), and tstatrepo has one for everything", cmp.Or(tls[0], "none"))
+		p.note(line, t.key("config_path"), "has no counterpart: it names other certificates for the RRDs (%s), but tstatrepo has one for everything", cmp.Or(tls[0], "none"))
 	}
 	return true, true
 }

@@ -9,12 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// iniFile is a file as Python's configparser reads it with its defaults, and
-// with keys whose case counts: that is how the reference implementation of
-// mPlane does it.
+// iniFile is a file as read by Python's configparser with its default options,
+// but with case-sensitive keys, like in mPlane's reference implementation.
 type iniFile struct {
 	sections []*iniTable
-	defaults *iniTable // of the section DEFAULT: its keys are in every other one
+	defaults *iniTable // section DEFAULT, whose keys all other sections inherit
 }
 
 type iniTable struct {
@@ -24,28 +23,29 @@ type iniTable struct {
 }
 
 type iniEntry struct {
-	key, value string // the value before interpolation
+	key, value string // value before interpolation
 	line       int
 	used       bool
 }
 
-// Bounds of what a file may hold.
+// Limits of a file.
 const (
 	maxEntries = 10_000
-	maxDepth   = 10 // of %(name)s in what %(name)s stands for, as configparser has it
+	maxDepth   = 10 // maximum nesting of %(name)s, as in configparser
 )
 
 const defaultSection = "DEFAULT"
 
-// iniProblem is something in a file that configparser refuses.
+// iniProblem is a mistake that configparser refuses, but that does not prevent
+// reading the file.
 type iniProblem struct {
 	line int
 	key  string
 	text string
 }
 
-// parseINI reads a file. The error is about its first line that cannot be
-// read; what configparser refuses but can be told apart is in problems.
+// parseINI parses a file. It returns an error for the first line that cannot be
+// parsed.
 func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err error) {
 	if !utf8.Valid(text) {
 		return nil, nil, &Error{File: name, Reason: "is not UTF-8 text"}
@@ -78,8 +78,8 @@ func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err 
 		indent = level
 		finish()
 		if header := sectionHeader.FindStringSubmatch(value); header != nil {
-			if table = f.open(header[1], number); table == nil {
-				problems = append(problems, iniProblem{number, "[" + header[1] + "]", "the section is there twice: the old program refuses the file, and here the two are put together"})
+			if table = f.addSection(header[1], number); table == nil {
+				problems = append(problems, iniProblem{number, "[" + header[1] + "]", "the section occurs twice: the old program refuses the file; tstatrepo merges the two"})
 				table = f.table(header[1])
 			}
 			continue
@@ -97,8 +97,8 @@ func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err 
 		entry = &iniEntry{key: strings.TrimSpace(value[:at]), line: number}
 		values = []string{strings.TrimSpace(value[at+1:])}
 		if old := table.find(entry.key); old != nil {
-			problems = append(problems, iniProblem{number, table.key(entry.key), fmt.Sprintf("is there already, in line %d: the old program refuses the file, and here the first one counts", old.line)})
-			continue // its value is read, and forgotten
+			problems = append(problems, iniProblem{number, table.key(entry.key), fmt.Sprintf("is already set in line %d: the old program refuses the file; tstatrepo uses the first value", old.line)})
+			continue // read the value, but ignore it
 		}
 		table.entries = append(table.entries, entry)
 	}
@@ -108,13 +108,13 @@ func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err 
 
 var sectionHeader = regexp.MustCompile(`^\[(.+)\]`)
 
-// splitLines splits a text where Python's universal newlines do.
+// splitLines splits text into lines like Python's universal newlines.
 func splitLines(text string) []string {
 	return strings.Split(strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n"), "\n")
 }
 
-// open adds a section; nil if it is there already.
-func (f *iniFile) open(name string, line int) *iniTable {
+// addSection adds a section. It returns nil if the section already exists.
+func (f *iniFile) addSection(name string, line int) *iniTable {
 	if name == defaultSection { // may be repeated
 		return f.defaults
 	}
@@ -147,10 +147,10 @@ func (t *iniTable) find(key string) *iniEntry {
 	return nil
 }
 
-// key names a key of the section in messages.
+// key returns the name of a key with its section, for messages.
 func (t *iniTable) key(key string) string { return "[" + t.name + "] " + key }
 
-// get finds a key of a section, or of the defaults, or nil.
+// get returns the entry of a key in a section or in the defaults, or nil.
 func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 	if e := t.find(key); e != nil {
 		return e
@@ -160,8 +160,8 @@ func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 
 var reference = regexp.MustCompile(`^%\(([^)]+)\)s`)
 
-// expand returns a value with %(name)s replaced by the section's value of that
-// name, and %% by %.
+// expand replaces each %(name)s in value by the section's value of that name,
+// and %% by %.
 func (f *iniFile) expand(t *iniTable, value string) (string, error) {
 	e := expansion{f: f, t: t}
 	if err := e.add(value, 1); err != nil {
@@ -174,7 +174,7 @@ type expansion struct {
 	f     *iniFile
 	t     *iniTable
 	text  strings.Builder
-	steps int // each level can double them
+	steps int // replacements so far; each level of nesting can double them
 }
 
 func (e *expansion) add(rest string, depth int) error {

@@ -1,8 +1,8 @@
 // Package legacy reads the configuration and state of the programs that
-// tstatrepo replaces: the INI files of mPlane's Python components
+// tstatrepo replaces. It reads the INI files of mPlane's Python components
 // (tstatrepository.conf, tstat.conf), the XML files of DBStream's math_probe
-// and math_repo, and what math_repo remembers between runs. It tells what they
-// say in the words of tstatrepo.toml.
+// and math_repo, and the state files of math_repo. It converts the
+// configuration to settings of tstatrepo.toml.
 package legacy
 
 import (
@@ -21,31 +21,32 @@ import (
 	"strings"
 )
 
-// maxSize is the size of the largest file that is read: real ones have a few
+// maxSize is the maximum size of a file in bytes. Real files have a few
 // kilobytes.
 const maxSize = 1 << 20
 
-// Command is what the configuration is for: the sections differ.
+// Command is the command that is to be configured. It determines the sections.
 type Command string
 
 // The commands that read old files.
 const (
-	Serve      Command = "serve"       // all files; [serve], [collect-…] and [probe]
-	ImportBulk Command = "import-bulk" // those of math_probe and math_repo; [import-bulk]
+	Serve      Command = "serve"       // reads all files; writes [serve], [collect-…] and [probe]
+	ImportBulk Command = "import-bulk" // reads the files of math_probe and math_repo; writes [import-bulk]
 )
 
-// Options are those of Convert.
+// Options configures Convert.
 type Options struct {
 	Command Command
-	// Dir is the folder that the old program was started in: relative paths
-	// are below it.
+	// Dir is the folder in which the old program was started. Relative
+	// paths are relative to it.
 	Dir string
 }
 
-// Config is the configuration of old files as settings of tstatrepo.toml.
+// Config holds the settings of tstatrepo.toml that correspond to old files.
 type Config struct {
 	Sections []*Section
-	// Notes say what has no counterpart, or could not be used.
+	// Notes lists the old settings that have no counterpart or could not be
+	// used.
 	Notes []Note
 }
 
@@ -59,21 +60,21 @@ type Section struct {
 type Setting struct {
 	Key   string
 	Value any    // string or []string
-	From  string // where it comes from, or why it is so
-	// Printed takes the place of Value where people see it; nil: Value has no
-	// secret.
+	From  string // place of the old setting, or the reason for the value
+	// Printed replaces Value in output for people. It is nil if Value
+	// contains no secret.
 	Printed any
 }
 
-// Note is about a key of an old file.
+// Note is a remark on a key of an old file.
 type Note struct {
 	File string
 	Line int
-	Key  string // as the file has it, with its section or element
+	Key  string // key in the file, with its section or element
 	Text string
 }
 
-// Place returns the file, with the line if that is known.
+// Place returns FILE:LINE, or FILE if the line is unknown.
 func (n Note) Place() string {
 	if n.Line == 0 {
 		return n.File
@@ -83,8 +84,8 @@ func (n Note) Place() string {
 
 func (n Note) String() string { return n.Place() + ": " + n.Key + ": " + n.Text }
 
-// Error is a file that cannot be read as what it should be. Line is 0 if it
-// is about the whole file.
+// Error reports a file that cannot be read as a configuration. Line is 0 if the
+// error concerns the whole file.
 type Error struct {
 	File   string
 	Line   int
@@ -98,18 +99,18 @@ func (e *Error) Error() string {
 	return e.File + ": " + e.Reason
 }
 
-// section names that only mPlane's files have.
+// iniSection matches the header of a section that only mPlane's files have.
 var iniSection = regexp.MustCompile(`(?m)^\[(component|client|TLS|Roles|Authorizations|module_[^\]\n]+)\]`)
 
-// IsOld reports whether text is that of an old file: XML, or INI with the
-// sections of mPlane. TOML is neither.
+// IsOld reports whether text is an old configuration: XML, or INI with a
+// section of mPlane. TOML is not.
 func IsOld(text []byte) bool { return isXML(text) || iniSection.Match(text) }
 
 func isXML(text []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(trimBOM(text)), []byte("<")) }
 
 func trimBOM(text []byte) []byte { return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) }
 
-// ReadFile reads a file of a size that a configuration can have.
+// ReadFile reads a regular file of at most 1 MiB, as configurations have.
 func ReadFile(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -130,9 +131,9 @@ func ReadFile(name string) ([]byte, error) {
 	return text, err
 }
 
-// Convert reads the named files, and those that they name, and returns what
-// they say together. The files of one machine belong together: tstatrepository.conf
-// and that of math_repo; tstat.conf, which names that of math_probe.
+// Convert converts the named files, and the files that they refer to, into one
+// configuration. The files must belong to one machine: tstatrepository.conf
+// with math_repo's file, and tstat.conf, which refers to math_probe's file.
 func Convert(names []string, opt Options) (*Config, error) {
 	c := &converter{opt: opt}
 	var math, rest []string
@@ -149,8 +150,8 @@ func Convert(names []string, opt Options) (*Config, error) {
 			rest = append(rest, name)
 		}
 	}
-	// What tstatrepository.conf says of logs depends on whether math_repo's
-	// file is there.
+	// Read math_repo's file first: the conversion of the log settings in
+	// tstatrepository.conf depends on it.
 	for _, name := range slices.Concat(math, rest) {
 		if err := c.read(name, texts[name]); err != nil {
 			return nil, err
@@ -159,26 +160,27 @@ func Convert(names []string, opt Options) (*Config, error) {
 	return c.config(), nil
 }
 
-// read converts a file.
+// read converts one file.
 func (c *converter) read(name string, text []byte) error {
 	c.file = name
 	done := len(c.cfg.Notes)
-	read := c.ini
+	read := c.readINI
 	if isXML(text) {
-		read = c.xml
+		read = c.readXML
 	}
 	err := read(text)
-	// In the order of the file, after those of files that were done before.
+	// Sort the notes of this file, but leave those of earlier files first.
 	slices.SortStableFunc(c.cfg.Notes[done:], func(a, b Note) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 	})
 	return err
 }
 
-// config returns what was read, in order.
+// config returns the configuration with its sections in the order of
+// tstatrepo.toml.
 func (c *converter) config() *Config {
 	if c.opt.Command == Serve {
-		c.endpoints()
+		c.turnOffMissing()
 	}
 	order := []string{"serve", "collect-log", "collect-streaming", "collect-rrd", "probe", "import-bulk"}
 	slices.SortStableFunc(c.cfg.Sections, func(a, b *Section) int {
@@ -187,23 +189,24 @@ func (c *converter) config() *Config {
 	return &c.cfg
 }
 
-// converter collects what files say.
+// converter collects the settings of all files.
 type converter struct {
 	opt  Options
 	cfg  Config
-	file string // that is being read
+	file string // file being read
 }
 
 func (c *converter) note(line int, key, format string, args ...any) {
 	c.cfg.Notes = append(c.cfg.Notes, Note{c.file, line, key, fmt.Sprintf(format, args...)})
 }
 
-// at is where a value comes from, for the comment above it.
-func (c *converter) at(line int, key string) string {
+// location returns the place of a key, for the comment above the setting.
+func (c *converter) location(line int, key string) string {
 	return fmt.Sprintf("%s:%d: %s", c.file, line, key)
 }
 
-// set adds a setting. What an earlier file said stays.
+// set adds a setting. If an earlier file set the same key, that setting is
+// kept.
 func (c *converter) set(section, key string, value any, from string) {
 	c.add(section, Setting{Key: key, Value: value, From: from})
 }
@@ -211,7 +214,7 @@ func (c *converter) set(section, key string, value any, from string) {
 func (c *converter) add(section string, set Setting) {
 	s := c.section(section)
 	if i := slices.IndexFunc(s.Settings, func(o Setting) bool { return o.Key == set.Key }); i >= 0 {
-		c.note(0, "["+section+"] "+set.Key, "is there already, from %s; this one, from %s, is not used", s.Settings[i].From, set.From)
+		c.note(0, "["+section+"] "+set.Key, "is already set, from %s; the value from %s is not used", s.Settings[i].From, set.From)
 		return
 	}
 	s.Settings = append(s.Settings, set)
@@ -230,9 +233,9 @@ func (c *converter) has(section string) bool {
 	return slices.ContainsFunc(c.cfg.Sections, func(s *Section) bool { return s.Name == section })
 }
 
-// endpoints turns off those endpoints of serve that the old programs did not
+// turnOffMissing turns off the endpoints of serve that the old programs did not
 // have.
-func (c *converter) endpoints() {
+func (c *converter) turnOffMissing() {
 	for _, name := range []string{"collect-log", "collect-streaming", "collect-rrd"} {
 		if !c.has(name) {
 			c.set(name, "listen", []string{}, "off: the old files have none")
@@ -240,7 +243,7 @@ func (c *converter) endpoints() {
 	}
 }
 
-// abs is a path as the old program understood it.
+// abs returns the absolute path to which the old program resolved path.
 func (c *converter) abs(path string) string { return absIn(c.opt.Dir, path) }
 
 func absIn(dir, path string) string {
@@ -250,8 +253,8 @@ func absIn(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// address joins the host and port that an old program listened on. An empty
-// host was every address there.
+// address returns the host:port on which an old program listened. An empty host
+// means all addresses.
 func address(host, port string) (string, error) {
 	if err := checkPort(port); err != nil {
 		return "", err
@@ -269,9 +272,9 @@ func checkPort(port string) error {
 	return nil
 }
 
-// WriteTOML writes the configuration as a file that tstatrepo reads. Each value
-// has a comment that says where it comes from, and the notes are comments at
-// the end. With secrets, passwords are in it.
+// WriteTOML writes the configuration as a file for tstatrepo. A comment above
+// each value names its origin; the notes follow as comments at the end.
+// Passwords are included only if secrets is true.
 func (c *Config) WriteTOML(w io.Writer, secrets bool) error {
 	var b bytes.Buffer
 	for i, s := range c.Sections {
@@ -297,8 +300,8 @@ func (c *Config) WriteTOML(w io.Writer, secrets bool) error {
 	return err
 }
 
-// comment makes a text fit for a comment of TOML, which has no control
-// characters.
+// comment replaces control characters, which TOML does not allow in comments,
+// by spaces.
 func comment(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
@@ -322,7 +325,7 @@ func valueTOML(v any) string {
 	panic(fmt.Sprintf("legacy: a setting is a %T", v))
 }
 
-// quote writes a basic string of TOML.
+// quote returns text as a basic string of TOML.
 func quote(text string) string {
 	var b strings.Builder
 	b.WriteByte('"')
@@ -341,5 +344,5 @@ func quote(text string) string {
 	return b.String()
 }
 
-// missing reports whether an error says that a file is not there.
-func missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+// isMissing reports whether err means that a file does not exist.
+func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -13,9 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-var update = flag.Bool("update", false, "write testdata/golden anew")
+var update = flag.Bool("update", false, "rewrite testdata/golden")
 
-// TestConvert compares what files say with testdata/golden.
+// TestConvert compares converted files with testdata/golden.
 func TestConvert(t *testing.T) {
 	t.Chdir("testdata")
 	dir, err := os.Getwd()
@@ -84,7 +84,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// convert converts a text for serve.
+// convert converts a file with the given text for serve.
 func convert(t *testing.T, text string) (*Config, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "old")
@@ -94,8 +94,9 @@ func convert(t *testing.T, text string) (*Config, error) {
 	return Convert([]string{file}, Options{Command: Serve, Dir: "/srv"})
 }
 
-// TestErrors: files that are of no use at all.
-func TestErrors(t *testing.T) {
+// TestUnusableFiles checks the errors for files that cannot be converted at
+// all.
+func TestUnusableFiles(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"empty", "", "is not a configuration of the old tools"},
 		{"toml", "[serve]\nadmin = \"\"\n", "is not a configuration of the old tools"},
@@ -126,8 +127,9 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestQuirks: what configparser makes of unusual files.
-func TestQuirks(t *testing.T) {
+// TestConfigparserQuirks checks that unusual files are read like by
+// configparser.
+func TestConfigparserQuirks(t *testing.T) {
 	text := strings.Join([]string{
 		"\xef\xbb\xbf; a comment",
 		"[TLS]",
@@ -167,7 +169,7 @@ func TestQuirks(t *testing.T) {
 	if got := values["supervisor"]; got != "https://100%:1/" {
 		t.Errorf("supervisor %v", got)
 	}
-	// Nobody may do anything: an empty list would allow everything.
+	// This allows nothing; an empty list would allow everything.
 	if got, _ := values["authorize"].([]string); len(got) != 1 || got[0] != "nothing=nobody" {
 		t.Errorf("authorize %v", got)
 	}
@@ -178,11 +180,11 @@ func TestQuirks(t *testing.T) {
 	for _, want := range []string{
 		`old:9: [Roles] urn: the role "x = admin"`,
 		`old:10: [Roles] two: the role ""`,
-		"old:9: [Roles] urn: cannot be used: it has no role",
-		"old:17: [component] client_port: is there already, in line 16",
-		"old:18: [component] registration_path: cannot be used: it goes over several lines",
+		"old:9: [Roles] urn: cannot be used: it names no role",
+		"old:17: [component] client_port: is already set in line 16",
+		"old:18: [component] registration_path: cannot be used: the value has several lines",
 		"old:20: [component] result_path: has no counterpart: it is always register/result",
-		"old:21: [component]: the section is there twice",
+		"old:21: [component]: the section occurs twice",
 		"old:22: [component] scheduler_max_results: has no counterpart",
 	} {
 		if !strings.Contains(strings.Join(notes, "\n"), want) {
@@ -200,8 +202,9 @@ func (c *Config) section(name string) []Setting {
 	return nil
 }
 
-// TestInterpolation: configparser's, which ends.
-func TestInterpolation(t *testing.T) {
+// TestInterpolationIsBounded checks interpolation, including nesting that never
+// ends.
+func TestInterpolationIsBounded(t *testing.T) {
 	text := "[a]\nplain = x%%y\nref = <%(plain)s>\nbad = %x\nloop = %(loop)s\n"
 	for _, name := range "bcdefghij" {
 		text += string(name) + " = " + strings.Repeat("%("+string(name+1)+")s", 50) + "\n"
@@ -245,8 +248,8 @@ func TestIsOld(t *testing.T) {
 	}
 }
 
-// fuzz converts whatever text a file has; what comes out is TOML.
-func fuzz(f *testing.F, files ...string) {
+// fuzzConvert checks that the conversion of any text yields valid TOML.
+func fuzzConvert(f *testing.F, files ...string) {
 	for _, file := range files {
 		text, err := os.ReadFile(filepath.Join("testdata", file))
 		if err != nil {
@@ -273,5 +276,5 @@ func fuzz(f *testing.F, files ...string) {
 	})
 }
 
-func FuzzINI(f *testing.F) { fuzz(f, "tstat.conf", "tstatrepository.conf", "import_repo.conf") }
-func FuzzXML(f *testing.F) { fuzz(f, "math_repo.xml", "hydra.xml", "math/math_probe.xml") }
+func FuzzINI(f *testing.F) { fuzzConvert(f, "tstat.conf", "tstatrepository.conf", "import_repo.conf") }
+func FuzzXML(f *testing.F) { fuzzConvert(f, "math_repo.xml", "hydra.xml", "math/math_probe.xml") }

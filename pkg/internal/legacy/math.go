@@ -12,12 +12,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 )
 
-// pgPort is the port that math_repo connects to, whatever its file says.
+// pgPort is the port to which math_repo connects, regardless of its
+// configuration.
 const pgPort = "5432"
 
-// xml reads the file of math_probe, of math_repo, or of hydra, which runs
-// math_repo with a separate part.
-func (c *converter) xml(text []byte) error {
+// readXML reads the file of math_probe, of math_repo, or of hydra, which starts
+// math_repo and contains its configuration.
+func (c *converter) readXML(text []byte) error {
 	root, err := parseXML(c.file, text)
 	if err != nil {
 		return err
@@ -46,15 +47,15 @@ func hasAttr(e *element, name string) bool {
 	return false
 }
 
-// hydra finds the modules that are ours among those of DBStream.
+// hydra finds the module math_repo among DBStream's modules.
 func (c *converter) hydra(root *element) error {
 	found := false
 	for _, a := range root.attrs {
-		c.note(root.line, "<config "+a.name+">", "has no counterpart: it is hydra's; systemd watches tstatrepo")
+		c.note(root.line, "<config "+a.name+">", "has no counterpart: it belongs to hydra; systemd supervises tstatrepo")
 	}
 	for _, top := range root.children {
 		if top.name != "modules" {
-			c.note(top.line, "<"+top.name+">", "has no counterpart: it is hydra's")
+			c.note(top.line, "<"+top.name+">", "has no counterpart: it belongs to hydra")
 			continue
 		}
 		for _, m := range top.children {
@@ -64,13 +65,13 @@ func (c *converter) hydra(root *element) error {
 			case m.name != "module":
 				c.note(m.line, "<"+m.name+">", "is not known")
 			case program != "math_repo" || cfg == nil:
-				c.note(m.line, "<module "+m.attr("name")+">", "has no counterpart: %s goes on under hydra", cmp.Or(program, "it"))
+				c.note(m.line, "<module "+m.attr("name")+">", "has no counterpart: hydra still starts %s", cmp.Or(program, "it"))
 			case found:
 				c.note(m.line, "<module "+m.attr("name")+">", "is a second math_repo, which needs a separate configuration")
 			default:
 				found = true
 				c.mathRepo(cfg)
-				c.note(m.line, "<module "+m.attr("name")+">", "take it out of this file, or hydra starts math_repo again")
+				c.note(m.line, "<module "+m.attr("name")+">", "remove it from this file, or hydra starts math_repo again")
 			}
 		}
 	}
@@ -80,8 +81,9 @@ func (c *converter) hydra(root *element) error {
 	return nil
 }
 
-// rest notes what was not asked for in an element: old programs pass over it.
-func (c *converter) rest(e *element, children ...string) {
+// noteUnknown adds notes on unknown attributes and children, which the old
+// programs ignore. children lists the known names.
+func (c *converter) noteUnknown(e *element, children ...string) {
 	for _, a := range e.attrs {
 		if !a.used && a.name != "xmlns" {
 			c.note(e.line, "<"+e.name+" "+a.name+">", "is not known; the old program ignores it too")
@@ -97,20 +99,20 @@ func (c *converter) rest(e *element, children ...string) {
 		case !known:
 			c.note(child.line, "<"+child.name+">", "is not known; the old program ignores it too")
 		case seen[child.name]:
-			c.note(child.line, "<"+child.name+">", "is there twice in <%s>: the last one counts", e.name)
+			c.note(child.line, "<"+child.name+">", "occurs twice in <%s>; the last one counts", e.name)
 		}
 		seen[child.name] = true
 	}
 }
 
-// fileTime reports an unknown method of determining a file's time.
+// fileTime adds a note if the method of determining a file's time is unknown.
 func (c *converter) fileTime(e *element) {
 	if m := e.attr("fileTimeConvMethod"); m != "tstat" {
-		c.note(e.line, "<"+e.name+" fileTimeConvMethod>", "%q is unknown: the old program ends, and here the times are those of Tstat's folders", m)
+		c.note(e.line, "<"+e.name+" fileTimeConvMethod>", "%q is unknown: the old program exits; tstatrepo uses the times of Tstat's folders", m)
 	}
 }
 
-// listen returns the address that an old program listened on.
+// listen returns the address on which an old program listened.
 func (c *converter) listen(e *element) (addr string, ok bool) {
 	addr, err := address(e.attr("ip"), e.attr("port"))
 	if err != nil {
@@ -120,19 +122,20 @@ func (c *converter) listen(e *element) (addr string, ok bool) {
 	return addr, true
 }
 
-// mathProbe reads math_probe's element; dir is where the program was started.
+// mathProbe reads math_probe's element. dir is the folder in which the program
+// was started.
 func (c *converter) mathProbe(e *element, dir string) {
 	folder, stream, typ := e.attr("directory"), e.attr("streamName"), e.attr("streamType")
 	c.fileTime(e)
 	addr, ok := c.listen(e)
-	c.rest(e)
-	from := func(attr string) string { return c.at(e.line, "<config "+attr+">") }
+	c.noteUnknown(e)
+	from := func(attr string) string { return c.location(e.line, "<config "+attr+">") }
 	section := "import-bulk"
 	if c.opt.Command == Serve {
 		section = "probe"
 	}
 	if ok {
-		c.set(section, "listen", []string{addr}, from("ip, port")+": where the repository fetches from")
+		c.set(section, "listen", []string{addr}, from("ip, port")+": the repository fetches from this address")
 	}
 	if folder == "" {
 		c.note(e.line, "<config directory>", "is missing")
@@ -149,7 +152,7 @@ func (c *converter) mathProbe(e *element, dir string) {
 	if t := mathproto.LogType(typ); t != nil {
 		c.set(section, "type", []string{t.Name}, from("streamType"))
 	} else {
-		c.note(e.line, "<config streamType>", "%q has no counterpart: Tstat has no log of that type", typ)
+		c.note(e.line, "<config streamType>", "%q has no counterpart: Tstat has no such log type", typ)
 	}
 	if section == "import-bulk" {
 		c.set(section, "to", []string{"math://localhost:3000"}, "math_probe's default. If math_probe ran with the flag repoUrl, put that address here: "+
@@ -164,24 +167,24 @@ func (c *converter) mathRepo(e *element) {
 		section = "collect-log"
 	}
 	if addr, ok := c.listen(e); ok {
-		c.set(section, "listen", []string{addr}, c.at(e.line, "<config ip, port>"))
+		c.set(section, "listen", []string{addr}, c.location(e.line, "<config ip, port>"))
 	}
-	c.rest(e, "import")
+	c.noteUnknown(e, "import")
 	imp := e.child("import")
 	if imp == nil {
-		c.note(e.line, "<import>", "is missing: nothing says where the logs go")
+		c.note(e.line, "<import>", "is missing: the destination of the logs is unknown")
 		return
 	}
 	c.fileTime(imp)
 	if n, err := strconv.ParseUint(imp.attr("pollInterval"), 10, 31); err != nil || n == 0 {
 		c.note(imp.line, "<import pollInterval>", "%q is not a number of seconds", imp.attr("pollInterval"))
 	} else {
-		c.set(section, "poll", strconv.FormatUint(n, 10)+"s", c.at(imp.line, "<import pollInterval>"))
+		c.set(section, "poll", strconv.FormatUint(n, 10)+"s", c.location(imp.line, "<import pollInterval>"))
 	}
-	c.rest(imp, "fileHandler")
+	c.noteUnknown(imp, "fileHandler")
 	h := imp.child("fileHandler")
 	if h == nil {
-		c.note(imp.line, "<fileHandler>", "is missing: nothing says where the logs go")
+		c.note(imp.line, "<fileHandler>", "is missing: the destination of the logs is unknown")
 		return
 	}
 	dir := h.attr("outDir")
@@ -192,25 +195,25 @@ func (c *converter) mathRepo(e *element) {
 	switch kind := h.attr("type"); kind {
 	case "copy":
 		if dir != "" {
-			c.set(section, "to", []string{"copy:" + out}, c.at(h.line, "<fileHandler type, outDir>"))
+			c.set(section, "to", []string{"copy:" + out}, c.location(h.line, "<fileHandler type, outDir>"))
 		}
-		c.rest(h)
+		c.noteUnknown(h)
 	case "dbs":
-		c.rest(h, "dbsHandler")
+		c.noteUnknown(h, "dbsHandler")
 		if d := h.child("dbsHandler"); d != nil {
 			c.dbstream(section, d)
 		} else {
-			c.note(h.line, "<dbsHandler>", "is missing: nothing says which database it is")
+			c.note(h.line, "<dbsHandler>", "is missing: the database is unknown")
 		}
 	default:
-		c.note(h.line, "<fileHandler type>", "%q is unknown: the old one has copy and dbs", kind)
+		c.note(h.line, "<fileHandler type>", "%q is unknown: math_repo supports copy and dbs", kind)
 	}
 	if dir != "" {
-		c.set(section, "adopt", out, c.at(h.line, "<fileHandler outDir>")+": math_repo's state, so that what it stored is not stored again")
+		c.set(section, "adopt", out, c.location(h.line, "<fileHandler outDir>")+": math_repo's state; logs that it stored are not stored again")
 	}
 }
 
-// dbstream makes the URL of a database.
+// dbstream adds the URL of a dbsHandler's database.
 func (c *converter) dbstream(section string, e *element) {
 	q := url.Values{}
 	if schema := e.attr("partSchema"); schema == "" {
@@ -220,14 +223,14 @@ func (c *converter) dbstream(section string, e *element) {
 	}
 	in, out := e.attr("inputWindow"), e.attr("outputWindow")
 	if in != out {
-		c.note(e.line, "<dbsHandler inputWindow>", "differs from outputWindow, and math_repo's partitions were wrong; here windows have the length of outputWindow")
+		c.note(e.line, "<dbsHandler inputWindow>", "differs from outputWindow, so math_repo's partitions were wrong; tstatrepo uses outputWindow")
 	}
 	if n, err := strconv.ParseUint(out, 10, 31); err != nil || n == 0 {
 		c.note(e.line, "<dbsHandler outputWindow>", "%q is not a number of seconds", out)
 	} else {
 		q.Set("window", strconv.FormatUint(n, 10)+"s")
 	}
-	c.rest(e, "dbs", "scheduler")
+	c.noteUnknown(e, "dbs", "scheduler")
 	if s := e.child("scheduler"); s != nil {
 		host, port := s.attr("ip"), s.attr("port")
 		if err := checkPort(port); err != nil {
@@ -235,27 +238,27 @@ func (c *converter) dbstream(section string, e *element) {
 		} else {
 			q.Set("scheduler", net.JoinHostPort(cmp.Or(host, "localhost"), port))
 		}
-		c.rest(s)
+		c.noteUnknown(s)
 	}
 	d := e.child("dbs")
 	if d == nil {
-		c.note(e.line, "<dbs>", "is missing: nothing says which database it is")
+		c.note(e.line, "<dbs>", "is missing: the database is unknown")
 		return
 	}
 	host, user, password, port := d.attr("host"), d.attr("user"), d.attr("password"), d.attr("port")
 	u := url.URL{Scheme: "dbstream", Host: net.JoinHostPort(cmp.Or(host, "localhost"), pgPort), Path: "/" + d.attr("dbname"), RawQuery: strings.ReplaceAll(q.Encode(), "%3A", ":")}
 	if port != pgPort {
-		c.note(d.line, "<dbs port>", "%q: math_repo does not look at it and connects to %s, and so it is here; change the URL if the database is elsewhere", port, pgPort)
+		c.note(d.line, "<dbs port>", "%q is ignored by math_repo, which connects to %s, and so does tstatrepo; change the URL if the database uses another port", port, pgPort)
 	}
-	c.rest(d)
-	from := c.at(d.line, "<dbs>")
+	c.noteUnknown(d)
+	from := c.location(d.line, "<dbs>")
 	if user != "" {
 		u.User = url.User(user)
 	}
 	set := Setting{Key: "to", Value: []string{u.String()}, From: from}
 	if password != "" && user != "" {
 		set.Printed = set.Value
-		set.From += "; its password belongs into ~/.pgpass or PGPASSWORD"
+		set.From += "; put its password into ~/.pgpass or PGPASSWORD"
 		u.User = url.UserPassword(user, password)
 		set.Value = []string{u.String()}
 	}

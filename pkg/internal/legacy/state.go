@@ -21,32 +21,33 @@ const (
 	copyPrefix  = "copy_stat_"
 )
 
-// State is what math_repo knew when it stopped.
+// State is the state of a math_repo when it stopped.
 type State struct {
-	// Streams are the registered ones, in the order of their registration,
-	// and those that only have a state.
+	// Streams lists the registered streams in the order of their
+	// registration, then streams that only have a state file.
 	Streams []Stream
-	// Notes say which files could not be used.
+	// Notes lists the files that could not be used.
 	Notes []Note
 }
 
 // Stream is a stream of math_repo.
 type Stream struct {
 	Name string
-	// Registered tells what the probe registered; nil: the stream is not in
-	// the list.
+	// Registered is the probe's registration; nil if the stream is not in
+	// math_repo's list.
 	Registered *mathproto.Registration
-	// Copied is the time of the last log folder whose file was copied; zero:
-	// not known.
+	// Copied is the time of the last log folder whose file was copied, or
+	// zero if unknown.
 	Copied time.Time
-	// Stored is the time up to which rows are in DBStream; zero: not known.
+	// Stored is the time up to which rows are stored in DBStream, or zero
+	// if unknown.
 	Stored time.Time
 }
 
 // ReadState reads the state files in math_repo's outDir. A folder without state
-// files belongs to a math_repo that has stored nothing. Unusable files are
-// reported in the notes: math_repo writes them in place, so a crash can leave
-// an incomplete file.
+// files belongs to a math_repo that has stored nothing. The notes report
+// unusable files: math_repo writes its files in place, so a crash can leave an
+// incomplete file.
 func ReadState(dir string) (*State, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, err
@@ -59,16 +60,16 @@ func ReadState(dir string) (*State, error) {
 	}
 	for _, e := range entries {
 		if name, ok := stateOf(e.Name(), dbsPrefix); ok {
-			s.read(filepath.Join(dir, e.Name()), name, "lastOutputFileTime", func(st *Stream, t time.Time) { st.Stored = t })
+			s.readTime(filepath.Join(dir, e.Name()), name, "lastOutputFileTime", func(st *Stream, t time.Time) { st.Stored = t })
 		}
 		if name, ok := stateOf(e.Name(), copyPrefix); ok {
-			s.read(filepath.Join(dir, e.Name()), name, "lastFinishedTimestamp", func(st *Stream, t time.Time) { st.Copied = t })
+			s.readTime(filepath.Join(dir, e.Name()), name, "lastFinishedTimestamp", func(st *Stream, t time.Time) { st.Copied = t })
 		}
 	}
 	return s, nil
 }
 
-// stateOf returns the stream of a state file.
+// stateOf returns the stream to which a state file belongs.
 func stateOf(file, prefix string) (stream string, ok bool) {
 	stream, ok = strings.CutPrefix(file, prefix)
 	if !ok {
@@ -81,7 +82,8 @@ func (s *State) note(file string, line int, key string, err error) {
 	s.Notes = append(s.Notes, Note{file, line, key, err.Error()})
 }
 
-// stream returns the stream of a name, nil if there cannot be one.
+// stream returns the stream with a name, adding it if necessary. It returns nil
+// if the name is invalid or there are too many streams.
 func (s *State) stream(file string, line int, name string) *Stream {
 	if err := store.ValidProbe(name); err != nil {
 		s.note(file, line, "stream", fmt.Errorf("%q is not the name of a stream: letters, digits, '_' and '-', at most 64", name))
@@ -98,27 +100,28 @@ func (s *State) stream(file string, line int, name string) *Stream {
 	return &s.Streams[len(s.Streams)-1]
 }
 
-// open reads a state file; nil if it is not there, or of no use.
-func (s *State) open(file, root string) *element {
+// readElement reads the root element of a state file. It returns nil if the
+// file is missing, empty or unusable.
+func (s *State) readElement(file, root string) *element {
 	text, err := ReadFile(file)
-	if missing(err) {
+	if isMissing(err) {
 		return nil
 	}
 	var e *element
 	if err == nil {
-		if len(strings.TrimSpace(string(text))) == 0 { // made at the first start
+		if len(strings.TrimSpace(string(text))) == 0 { // math_repo creates it empty at its first start
 			return nil
 		}
 		e, err = parseXML(file, text)
 	}
 	if err == nil && e.name != root {
-		err = fmt.Errorf("is no <%s>", root)
+		err = fmt.Errorf("is not a <%s>", root)
 	}
 	if err == nil {
 		return e
 	}
 	var own *Error
-	if errors.As(err, &own) { // it names the file
+	if errors.As(err, &own) { // the note names the file
 		s.note(file, own.Line, "<"+root+">", errors.New(own.Reason))
 	} else {
 		s.note(file, 0, "<"+root+">", err)
@@ -128,7 +131,7 @@ func (s *State) open(file, root string) *element {
 
 // readRunning reads the list of registered streams.
 func (s *State) readRunning(file string) {
-	root := s.open(file, "runningImports")
+	root := s.readElement(file, "runningImports")
 	if root == nil || root.child("imports") == nil {
 		return
 	}
@@ -155,7 +158,7 @@ func (s *State) registration(file string, e *element) {
 		reg.StartTime = n
 	}
 	if mathproto.LogType(reg.StreamType) == nil {
-		s.note(file, e.line, "<DBSImportConfig streamType>", fmt.Errorf("%q has no counterpart: Tstat has no log of that type", reg.StreamType))
+		s.note(file, e.line, "<DBSImportConfig streamType>", fmt.Errorf("%q has no counterpart: Tstat has no such log type", reg.StreamType))
 		return
 	}
 	if st := s.stream(file, e.line, reg.StreamName); st != nil && st.Registered == nil {
@@ -163,12 +166,12 @@ func (s *State) registration(file string, e *element) {
 	}
 }
 
-// maxTime is the latest time that a state can have, in the year 36812.
+// maxTime is the latest valid time of a state file, in the year 36812.
 const maxTime = 1 << 40
 
-// read reads the state of one stream, whose time is in an attribute.
-func (s *State) read(file, name, attr string, set func(*Stream, time.Time)) {
-	e := s.open(file, "state")
+// readTime reads the time in an attribute of one stream's state file.
+func (s *State) readTime(file, name, attr string, set func(*Stream, time.Time)) {
+	e := s.readElement(file, "state")
 	if e == nil {
 		return
 	}
@@ -178,7 +181,7 @@ func (s *State) read(file, name, attr string, set func(*Stream, time.Time)) {
 		s.note(file, e.line, "<state "+attr+">", fmt.Errorf("%q is not a time", text))
 		return
 	}
-	if n == 0 { // nothing yet
+	if n == 0 { // nothing stored yet
 		return
 	}
 	if st := s.stream(file, e.line, name); st != nil {

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// TestState reads the state that math_repo left after its golden runs.
-func TestState(t *testing.T) {
+// TestReadState reads the state that math_repo left after the runs for its
+// golden files.
+func TestReadState(t *testing.T) {
 	s, err := ReadState("testdata/state")
 	if err != nil {
 		t.Fatal(err)
@@ -27,8 +28,9 @@ func TestState(t *testing.T) {
 	}
 }
 
-// TestDamagedState: what is whole is used.
-func TestDamagedState(t *testing.T) {
+// TestReadStateUsesIntactFiles checks that intact files are used even if others
+// are damaged.
+func TestReadStateUsesIntactFiles(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"running_imports.xml": `<runningImports><imports>
@@ -66,7 +68,7 @@ func TestDamagedState(t *testing.T) {
 	for _, want := range []string{
 		`running_imports.xml:3: stream: "../b" is not the name`, `running_imports.xml:4: <DBSImportConfig streamType>: "mawi_wide"`,
 		`running_imports.xml:5: <StartTime>: "x" is not a time`, `dbs_stat_f.xml:1: <state>: `, `copy_stat_a.xml:1: <state lastFinishedTimestamp>: "-5"`,
-		`copy_stat_g.xml: <state>: is no <state>`, `copy_stat_$(x).xml:1: stream: "$(x)" is not the name`,
+		`copy_stat_g.xml: <state>: is not a <state>`, `copy_stat_$(x).xml:1: stream: "$(x)" is not the name`,
 	} {
 		if !strings.Contains(notes.String(), want) {
 			t.Errorf("no note %q in\n%s", want, notes.String())

@@ -8,13 +8,13 @@ import (
 	"io"
 )
 
-// element is an element of an XML file with the line where it begins.
+// element is an XML element.
 type element struct {
 	name     string
-	line     int
+	line     int // line of the start tag
 	attrs    []*attribute
 	children []*element
-	text     string // characters directly in the element, as far as read
+	text     string // characters directly in the element, truncated
 }
 
 type attribute struct {
@@ -22,16 +22,16 @@ type attribute struct {
 	used        bool
 }
 
-// Bounds of an XML file.
+// Limits of an XML file.
 const (
 	maxElements = 10_000
 	maxNesting  = 32
-	maxText     = 1000 // bytes of text that are kept of an element
+	maxText     = 1000 // about how many bytes of an element's text are kept
 )
 
-// parseXML reads the first element of a file and what is in it, as the old
-// programs do: what follows is not looked at, and a comment may come before
-// the declaration.
+// parseXML parses the first element of a file. Like the old programs, it
+// ignores everything after this element, and accepts a comment before the
+// declaration.
 func parseXML(name string, text []byte) (*element, error) {
 	dec := xml.NewDecoder(bytes.NewReader(trimBOM(text)))
 	dec.CharsetReader = func(charset string, _ io.Reader) (io.Reader, error) {
@@ -84,8 +84,8 @@ func xmlError(name string, err error) error {
 	return &Error{File: name, Reason: err.Error()}
 }
 
-// attr returns the value of an attribute, or "". Of two with a
-// name the last one counts, as in the old programs.
+// attr returns the value of an attribute, or "". Like in the old programs, the
+// last attribute with a name counts.
 func (e *element) attr(name string) string {
 	value := ""
 	for _, a := range e.attrs {
@@ -96,7 +96,7 @@ func (e *element) attr(name string) string {
 	return value
 }
 
-// child returns the last child of a name, or nil.
+// child returns the last child with a name, or nil.
 func (e *element) child(name string) *element {
 	var found *element
 	for _, c := range e.children {
