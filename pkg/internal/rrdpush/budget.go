@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// allowance updates the budgets and returns how many new metrics may be sent now.
+// allowance updates the budgets of all folders. It returns how many new metrics may
+// be sent now.
 func (p *Pusher) allowance() int {
 	if p.Dest.creates <= 0 {
 		return math.MaxInt
@@ -17,7 +18,7 @@ func (p *Pusher) allowance() int {
 		s.Creates = min(p.mostCreates(), s.Creates+float64(max(now-s.Counted, 0))*p.createRate())
 		s.Counted = now
 		if f.spool != nil {
-			// A spool is sent without pauses, including the new metrics in it.
+			// A spool is sent without pauses. It may contain new metrics.
 			n, _, err := f.spool.Len()
 			waiting = waiting || err != nil || n > 0
 		}
@@ -28,8 +29,8 @@ func (p *Pusher) allowance() int {
 	return int(p.budget())
 }
 
-// budget returns how many new metrics may still be sent to the destination. The
-// folders differ in it if they were pushed separately before.
+// budget returns how many new metrics may still be sent to the destination. Budgets
+// of folders that were pushed separately before may differ; the smallest counts.
 func (p *Pusher) budget() float64 {
 	left := p.mostCreates()
 	for _, f := range p.folders {
@@ -38,18 +39,18 @@ func (p *Pusher) budget() float64 {
 	return left
 }
 
-// ownMetrics is how many new metrics are reserved for carbon itself. A minute
-// after its start it creates some 20 carbon.agents metrics from the same budget.
+// ownMetrics is the number of new metrics reserved for carbon itself. A minute after
+// its start, carbon creates about 20 carbon.agents metrics under the same limit.
 const ownMetrics = 25
 
-// mostCreates returns how many new metrics may be sent at once.
+// mostCreates returns the maximum budget.
 func (p *Pusher) mostCreates() float64 {
 	n := max(p.Dest.creates, 0)
 	return float64(n - min(ownMetrics, n/2))
 }
 
-// createRate returns how many new metrics per second are sent. It is a little
-// less than carbon's limit, because carbon counts when it creates the file.
+// createRate returns the number of new metrics per second. It is a little below
+// carbon's limit, since carbon counts a metric when it creates the file.
 func (p *Pusher) createRate() float64 { return 0.95 * float64(p.Dest.creates) / 60 }
 
 // manyCreates is Debian's MAX_CREATES_PER_MINUTE of carbon.

@@ -26,12 +26,12 @@ type Dest struct {
 	server remotewrite.Server
 
 	timeout time.Duration
-	// creates is the server's limit of new metrics per minute: 0 no limit, -1
+	// creates is the server's limit of new metrics per minute; 0: no limit, -1:
 	// not given.
 	creates int
 }
 
-// Schemes are the kinds of destinations.
+// Schemes are the URL forms of destinations.
 var Schemes = dest.Schemes{"graphite://HOST:2003", "graphite+tls://", "graphite+pickle://HOST:2004", "graphite+pickle+tls://",
 	"whisper:DIR", "prometheus+http://HOST:9090/api/v1/write", "prometheus+https://", "http://REPOSITORY:9000", "https://", "-"}
 
@@ -138,8 +138,9 @@ func (d *Dest) remote() bool {
 // labels reports whether metrics at the destination have labels.
 func (d *Dest) labels() bool { return d.scheme == "prometheus" }
 
-// NamingOf returns the naming of a mode at the destination: rrdfile.LabelNamingOf
-// if it has labels, rrdfile.NamingOf otherwise. It returns false for other modes.
+// NamingOf returns the naming of a mode: rrdfile.LabelNamingOf if metrics at the
+// destination have labels, rrdfile.NamingOf otherwise. It returns false for unknown
+// modes.
 func (d *Dest) NamingOf(mode string, t *rrdfile.Table) (rrdfile.Naming, bool) {
 	if d.labels() {
 		return rrdfile.LabelNamingOf(mode, t)
@@ -147,14 +148,14 @@ func (d *Dest) NamingOf(mode string, t *rrdfile.Table) (rrdfile.Naming, bool) {
 	return rrdfile.NamingOf(mode, t)
 }
 
-// exports reports whether the destination is an endpoint, which receives the
-// names of files, not of metrics.
+// exports reports whether the destination is an endpoint, which receives file names
+// instead of metric names.
 func (d *Dest) exports() bool { return d.scheme == "http" || d.scheme == "https" }
 
 // Prints reports whether the destination is standard output.
 func (d *Dest) Prints() bool { return d.scheme == "-" }
 
-// key returns the identity of the destination in state files. It holds no secret.
+// key returns the identity of the destination in state files. It contains no secrets.
 func (d *Dest) key() string {
 	switch d.scheme {
 	case "graphite":

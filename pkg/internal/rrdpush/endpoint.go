@@ -22,89 +22,91 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// Limits of a POST. The old exporter sends a round of all files at once: some
-// 3,000 points, and all history in the first.
+// Limits of an endpoint. The old exporter sends the new points of all files in one
+// POST, about 3,000 points. Its first POST contains all history.
 const (
 	maxBody   = 256 << 20
 	maxPoints = 2 << 20
-	maxPosts  = 16 // processed at a time; others wait
-	maxOpen   = 64 // open at a time, including those that wait for their peer
+	maxPosts  = 16 // POSTs processed at a time
+	maxOpen   = 64 // POSTs being received or processed at a time
 	maxConns  = 1024
 	maxName   = 255 // bytes of a file name
 
 	// DefaultMaxMetrics is more than the 7,341 RRDs that Tstat can write.
 	DefaultMaxMetrics = 10_000
-	maxProbes         = 1000    // with stored metrics
-	batchOf           = 1 << 16 // points that are read before they are stored
-	// Metrics are sent in parts, so that other probes' POSTs do not wait long. The
-	// first part has fewestMetrics. Each part is twice the one before, up to
-	// mostMetrics, unless that took long: creating a Whisper file can take several
-	// syncs of a slow disk.
+	maxProbes         = 1000    // probes with stored metrics
+	batchOf           = 1 << 16 // points per batch
+	// Metrics are sent in parts, so that POSTs of other probes do not wait long.
+	// The first part has fewestMetrics. The size doubles up to mostMetrics after a
+	// part faster than shortPart, and is halved after a part slower than longPart.
+	// Creating a Whisper file can take several syncs of a slow disk.
 	fewestMetrics, mostMetrics = 10, 1000
 	shortPart, longPart        = 100 * time.Millisecond, 500 * time.Millisecond
 	// maxAhead is how far ahead of this machine's clock a point may be.
 	maxAhead = 24 * time.Hour
-	// quietFor is the interval between warnings about the points of a probe that
-	// are left out.
+	// quietFor is the minimum interval between warnings about left out points of a
+	// probe.
 	quietFor = 10 * time.Minute
 )
 
-// EndpointOptions are the options of an Endpoint. If neither Target.Probe nor
-// Probes is set, it refuses peers without a client certificate.
+// EndpointOptions configures an Endpoint. If neither Target.Probe nor Probes is set,
+// the endpoint refuses peers without a client certificate.
 type EndpointOptions struct {
 	Target
 	Listen []peer.Options
-	// Probes names peers without a client certificate by their address; unknown
-	// ones get a name built from the address. nil: all are Target.Probe.
+	// Probes maps addresses of peers without a client certificate to probes. Names
+	// of unknown peers are built from the address. If Probes is nil, Target.Probe
+	// is the name of all peers without a certificate.
 	Probes *peer.Probes
-	// MaxMetrics bounds the different metrics of a probe since the start. 0 means
-	// DefaultMaxMetrics.
+	// MaxMetrics is the maximum number of different metrics of a probe since the
+	// start; 0: DefaultMaxMetrics.
 	MaxMetrics int
 }
 
-// EndpointStats counts what an Endpoint did since its start.
+// EndpointStats are the counts of an Endpoint since its start.
 type EndpointStats struct {
 	Posts    int64 `json:"posts"`    // accepted
 	Refused  int64 `json:"refused"`  // POSTs that were not accepted
-	Points   int64 `json:"points"`   // stored, or in the spool
+	Points   int64 `json:"points"`   // stored or spooled
 	Negative int64 `json:"negative"` // negative percentiles left out
 	Unnamed  int64 `json:"unnamed"`  // points of files without a name
-	// NotFinite are values left out that the exporters of mPlane write as
-	// Infinity or NaN.
+	// NotFinite counts values left out that mPlane's exporters write as Infinity
+	// or NaN.
 	NotFinite int64 `json:"not_finite"`
-	// NotTstat, OverLimit and Ahead are points left out: those of files that Tstat
-	// does not write, of metrics beyond MaxMetrics, and of times more than a day
-	// ahead of the clock.
+	// NotTstat, OverLimit and Ahead count points left out. NotTstat are points of
+	// files that Tstat does not write, OverLimit points of metrics beyond
+	// MaxMetrics, and Ahead points more than a day ahead of the clock.
 	NotTstat  int64 `json:"not_tstat"`
 	OverLimit int64 `json:"over_limit"`
 	Ahead     int64 `json:"ahead"`
-	// TooOld, OutOfOrder and DestRefused (other reasons) are those of Points that a
-	// remote write destination did not store.
+	// TooOld, OutOfOrder and DestRefused (other reasons) count points in Points
+	// that a remote write destination did not store.
 	TooOld      int64 `json:"too_old"`
 	OutOfOrder  int64 `json:"out_of_order"`
 	DestRefused int64 `json:"destination_refused"`
 
 	Spooled     int64     `json:"-"` // bytes in the spool after the last points
-	Down        error     `json:"-"` // why the destination did not accept these; nil if it did
-	LastSuccess time.Time `json:"-"` // when points were last stored, or put into the spool
+	Down        error     `json:"-"` // error of the destination for the last points, or nil
+	LastSuccess time.Time `json:"-"` // when points were last stored or spooled
 }
 
-// LeftOut returns how many points of peers were not accepted.
+// LeftOut returns the number of points that were not accepted from peers.
 func (s *EndpointStats) LeftOut() int64 { return s.NotTstat + s.OverLimit + s.Ahead }
 
-// NotStored returns how many of Points the destination refused or ignored.
+// NotStored returns the number of points in Points that the destination refused or
+// ignored.
 func (s *EndpointStats) NotStored() int64 { return s.TooOld + s.OutOfOrder + s.DestRefused }
 
-// Endpoint is the repository's side of mPlane's indirect export: it receives
-// points of RRDs by HTTP. It is an http.Handler for exportPath.
+// Endpoint is the repository's side of mPlane's indirect export. It receives points
+// of RRDs over HTTP. It is an http.Handler for exportPath.
 type Endpoint struct {
 	opt       EndpointOptions
 	unlock    func() // of the destination
 	listeners []*peer.Listener
-	slots     chan struct{} // one for each POST that is processed
-	open      chan struct{} // one for each POST that is open
+	slots     chan struct{} // has an element for each POST being processed
+	open      chan struct{} // has an element for each POST being received or processed
 	seed      maphash.Seed  // of the hashes in senders
-	mu        sync.Mutex    // of the sink
+	mu        sync.Mutex    // guards sink and spool
 	sink      graphite.Sink
 	spool     *graphite.Spool
 
@@ -116,10 +118,10 @@ type Endpoint struct {
 
 // sender is a probe that sends points.
 type sender struct {
-	posts   int                 // under way; guarded by Endpoint.counting
-	turn    chan struct{}       // held by the POST that is open; it guards metrics
-	metrics map[uint64]struct{} // hashes of the files that have a metric
-	leftOut rate.Sometimes      // limits warnings about points left out
+	posts   int                 // in progress; guarded by Endpoint.counting
+	turn    chan struct{}       // lock of the one POST being received; guards metrics
+	metrics map[uint64]struct{} // hashes of the names of files with a metric
+	leftOut rate.Sometimes      // limits warnings about left out points
 }
 
 // NewEndpoint opens the destination and listens. Run closes both.
@@ -160,17 +162,18 @@ func (e *Endpoint) close() error {
 	return e.sink.Close()
 }
 
-// Addrs returns the addresses listened on.
+// Addrs returns the addresses on which the endpoint listens.
 func (e *Endpoint) Addrs() []string { return peer.Addrs(e.listeners) }
 
-// Stats returns what the endpoint did so far.
+// Stats returns the current counts.
 func (e *Endpoint) Stats() EndpointStats {
 	e.counting.Lock()
 	defer e.counting.Unlock()
 	return e.stats
 }
 
-// Continue adopts the counts of an endpoint that has ended. Call it before Run.
+// Continue takes over the counts of a former endpoint that has ended; nil is
+// ignored. Call it before Run.
 func (e *Endpoint) Continue(former *Endpoint) {
 	if former == nil {
 		return
@@ -182,15 +185,15 @@ func (e *Endpoint) Continue(former *Endpoint) {
 	})
 }
 
-// count updates the counts.
+// count calls change with the counts, under their lock.
 func (e *Endpoint) count(change func(*EndpointStats)) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
 	change(&e.stats)
 }
 
-// record records the state of the destination and the spool after a send, whose
-// error is err. e.mu is held.
+// record records the state of the destination and the spool after a send that
+// returned err. The caller must hold e.mu.
 func (e *Endpoint) record(err error) {
 	var size int64
 	if e.spool != nil {
@@ -204,8 +207,8 @@ func (e *Endpoint) record(err error) {
 // flushEvery is the interval between attempts to flush the spool.
 const flushEvery = 30 * time.Second
 
-// Run serves until ctx ends, and returns nil then. It responds to requests in
-// progress.
+// Run serves until ctx ends, and finishes requests in progress. It returns nil if
+// ctx ended.
 func (e *Endpoint) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle(exportPath, e)
@@ -239,9 +242,9 @@ func (e *Endpoint) flush(ctx context.Context) {
 	e.record(err)
 }
 
-// ServeHTTP handles a POST. Like the old repository it responds to a list of
-// points with 200 and no body, and to anything else with 400. It responds with
-// 503 if it cannot store the points now.
+// ServeHTTP handles a POST. Like the old repository, it responds with status 200 and
+// no body to a list of points, and with 400 to anything else. If it currently cannot
+// store the points, it responds with 503.
 func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	probe, err := e.probe(r)
 	if err != nil {
@@ -259,7 +262,8 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	key := probe
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		// Peers without a certificate may share a name, but do not wait for each other.
+		// Hosts without a certificate may share a name. They must not wait for each
+		// other.
 		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 			key += " " + peer.Host(from.Addr())
 		}
@@ -270,7 +274,8 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer e.leave(key, from)
-	// The probe's turn comes first: a POST that waits for it does not count as open.
+	// Wait for the probe's other POST first, so that a waiting POST does not count as
+	// open.
 	for _, place := range []chan struct{}{from.turn, e.open} {
 		select {
 		case place <- struct{}{}:
@@ -281,8 +286,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var n EndpointStats // of this request
 	var notStored error
-	// The points are stored even if the peer does not wait for the
-	// response.
+	// Store the points even if the peer does not wait for the response.
 	ctx := context.WithoutCancel(r.Context())
 	slot := &slot{slots: e.slots}
 	defer slot.Release()
@@ -309,11 +313,11 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// bodyPiece is how much of a POST is read at a time, in bytes.
+// bodyPiece is the number of bytes of a POST that are read at a time.
 const bodyPiece = 64 << 10
 
-// slot is the place of a POST among those being processed. It is a peer.Place:
-// a POST releases it while it waits for its peer.
+// slot is the place of a POST in Endpoint.slots. It implements peer.Place, so that
+// the POST releases the place while it waits for its peer.
 type slot struct {
 	slots chan struct{}
 	held  bool
@@ -339,8 +343,8 @@ func (s *slot) Release() {
 	}
 }
 
-// enter returns the sender of a probe. The caller calls leave when its POST has
-// ended.
+// enter returns the sender of a probe for a POST. The caller must call leave at the
+// end of the POST. enter returns an error if there are too many probes.
 func (e *Endpoint) enter(probe string) (*sender, error) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
@@ -356,7 +360,7 @@ func (e *Endpoint) enter(probe string) (*sender, error) {
 	return s, nil
 }
 
-// leave ends a POST. It deletes a sender without POSTs and metrics.
+// leave ends a POST. It deletes the sender if it has no other POSTs and no metrics.
 func (e *Endpoint) leave(probe string, s *sender) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
@@ -365,7 +369,7 @@ func (e *Endpoint) leave(probe string, s *sender) {
 	}
 }
 
-// store sends metrics in parts, between which other POSTs may send theirs.
+// store sends metrics in parts, so that other POSTs can send in between.
 func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
 	for size := fewestMetrics; len(metrics) > 0; {
 		n := min(size, len(metrics))
@@ -384,7 +388,7 @@ func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
 	return nil
 }
 
-// send sends metrics and returns how long that took.
+// send sends metrics and returns how long the sink took.
 func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took time.Duration, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -401,7 +405,7 @@ func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took ti
 	return time.Since(begin), nil
 }
 
-// reportLeftOut counts the points of a POST that are left out and warns of them.
+// reportLeftOut counts and logs the left out points of a POST.
 func (e *Endpoint) reportLeftOut(r *http.Request, probe string, from *sender, n *EndpointStats) {
 	first := false
 	e.count(func(s *EndpointStats) {
@@ -437,7 +441,8 @@ func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, code int, text
 	_, _ = io.WriteString(w, text) // the peer may be gone
 }
 
-// probe returns the name of the probe that the client certificate is for.
+// probe returns the name of the probe from the client certificate, the address or
+// the settings.
 func (e *Endpoint) probe(r *http.Request) (string, error) {
 	identity, err := peer.IdentityOf(r.TLS)
 	if err != nil {

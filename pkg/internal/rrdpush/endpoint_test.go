@@ -41,7 +41,7 @@ func endpointOptions(t testing.TB, dest string) EndpointOptions {
 	return EndpointOptions{Target: opt.Target}
 }
 
-// post sends a body to an endpoint and returns the answer.
+// post sends a body to an endpoint and returns the response.
 func post(e *Endpoint, contentType, body string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodPost, exportPath, strings.NewReader(body))
 	r.Header.Set("Content-Type", contentType)
@@ -107,7 +107,7 @@ func TestEndpointAnswers(t *testing.T) {
 		t.Errorf("%+v", sum)
 	}
 
-	// Nobody without a name.
+	// Peers without a name are refused.
 	e.close()
 	opt.Probe = ""
 	if e, err = NewEndpoint(opt); err != nil {
@@ -119,8 +119,8 @@ func TestEndpointAnswers(t *testing.T) {
 	}
 }
 
-// TestEndpointAway: what the destination does not take is kept; when there is
-// no room left the peer is told.
+// TestEndpointAway checks that points are spooled while the destination is down, and
+// that the endpoint responds with 503 when the spool is full.
 func TestEndpointAway(t *testing.T) {
 	opt := endpointOptions(t, "graphite://127.0.0.1:1")
 	opt.SpoolSize = 300
@@ -138,7 +138,7 @@ func TestEndpointAway(t *testing.T) {
 	}
 }
 
-// python finds the values that Python writes and JSON does not have.
+// python matches values that Python writes but JSON lacks.
 var python = regexp.MustCompile(`(,\s*)(NaN|-?Infinity)(\s*\])`)
 
 func FuzzEndpoint(f *testing.F) {
@@ -164,7 +164,7 @@ func FuzzEndpoint(f *testing.F) {
 	})
 }
 
-// certificates makes those of a repository and of a probe.
+// certificates creates certificates of a repository and of a probe.
 func certificates(t *testing.T) (repository, probe peer.TLS) {
 	t.Helper()
 	a := peertest.NewAuthority(t)
@@ -176,8 +176,8 @@ func certificates(t *testing.T) (repository, probe peer.TLS) {
 		files("probe", pkix.Name{Organization: []string{"org.mplane.polito"}, CommonName: "tstat-turin"})
 }
 
-// TestExport: a probe's push over TLS to an endpoint is in the repository's
-// Whisper files what rrdtool fetch prints, under the name of the certificate.
+// TestExport checks a push over TLS to an endpoint. The repository's Whisper files
+// must have the points that rrdtool fetch prints, under the name in the certificate.
 func TestExport(t *testing.T) {
 	dir := rrdtest.Samples(t)
 	out := t.TempDir()
@@ -220,8 +220,8 @@ func TestExport(t *testing.T) {
 	compare(t, carbontest.Read(t, filepath.Join(out, "w"), begin, end), renamed)
 }
 
-// TestExportForm: the body is what the old exporter sends, in bounded
-// requests, and each is sent until the answer is 200.
+// TestExportForm checks that requests have limited size and the form of the old
+// exporter, and that each is retried until the response is 200.
 func TestExportForm(t *testing.T) {
 	var mu sync.Mutex
 	var bodies []string
@@ -268,7 +268,7 @@ func TestExportForm(t *testing.T) {
 	}
 }
 
-// postFrom sends a body from an address and returns the answer.
+// postFrom sends a body from an address and returns the response.
 func postFrom(e *Endpoint, addr string, body io.Reader) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodPost, exportPath, body)
 	r.RemoteAddr = addr
@@ -278,8 +278,8 @@ func postFrom(e *Endpoint, addr string, body io.Reader) *httptest.ResponseRecord
 	return w
 }
 
-// newEndpoint opens one that prints what it stores and names probes by their
-// addresses.
+// newEndpoint opens an endpoint that prints the points it stores and names probes
+// after their addresses.
 func newEndpoint(t *testing.T, out, log io.Writer, maxMetrics int) *Endpoint {
 	t.Helper()
 	opt := endpointOptions(t, "-")
@@ -292,16 +292,16 @@ func newEndpoint(t *testing.T, out, log io.Writer, maxMetrics int) *Endpoint {
 	return e
 }
 
-// TestEndpointLeavesOut: points of names that are not Tstat's, of metrics
-// beyond the limit of a probe, and of the future are left out, counted and
-// reported once; the others of the same POST are stored.
+// TestEndpointLeavesOut checks that points of unknown files, of metrics beyond the
+// limit and of the future are left out, counted and logged once. Other points of the
+// same POST are stored.
 func TestEndpointLeavesOut(t *testing.T) {
 	var out, log bytes.Buffer
 	e := newEndpoint(t, &out, &log, 2)
 	now := time.Now().Unix()
 	body := fmt.Sprintf(`[["evil_1.rrd", 300, 1], ["tcp_cl_p_in.avg.rrd", 300, 1], ["tcp_cl_p_in.avg.rrd", %d, 2], ["tcp_cl_p_in.avg.rrd", %d, 3],
 		["udp_cl_p_in.avg.rrd", 300, 4], ["ip_len_in.avg.rrd", 300, 5], ["evil_2.rrd", 300, 1]]`, now+86300, now+86500)
-	for range 2 { // known metrics stay so
+	for range 2 { // known metrics do not count again
 		if w := postFrom(e, "10.0.0.1:1", strings.NewReader(body)); w.Code != 200 {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}
@@ -324,7 +324,7 @@ func TestEndpointLeavesOut(t *testing.T) {
 	}
 }
 
-// countedBody counts what is read of a body.
+// countedBody counts the bytes read from a body.
 type countedBody struct {
 	io.Reader
 	n atomic.Int64
@@ -336,8 +336,8 @@ func (c *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestEndpointReadsOnePostOfAProbe: while a POST of a probe is read, other POSTs
-// of that probe wait, and do not take the places of other probes.
+// TestEndpointReadsOnePostOfAProbe checks that only one POST of a probe is read at a
+// time. Waiting POSTs must not occupy the places of other probes.
 func TestEndpointReadsOnePostOfAProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const body = `[["tcp_cl_p_in.avg.rrd", 300, 1]]`
@@ -369,10 +369,10 @@ func TestEndpointReadsOnePostOfAProbe(t *testing.T) {
 	})
 }
 
-// sends is a sink that keeps how much it was sent at once, and takes its time.
+// sends is a slow sink that records how many metrics it was sent at once.
 type sends struct {
 	metrics, points []int
-	each            time.Duration // for a metric
+	each            time.Duration // per metric
 }
 
 func (s *sends) Send(_ context.Context, metrics []graphite.Metric) error {
@@ -384,8 +384,8 @@ func (s *sends) Send(_ context.Context, metrics []graphite.Metric) error {
 
 func (s *sends) Close() error { return nil }
 
-// TestEndpointStoresLongListsInParts: memory and the time that other probes
-// wait do not grow with the length of a list, however slow the destination is.
+// TestEndpointStoresLongListsInParts checks that memory and the waiting time of other
+// probes do not grow with the length of a list, even if the destination is slow.
 func TestEndpointStoresLongListsInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEndpoint(t, io.Discard, io.Discard, 0)
@@ -395,7 +395,7 @@ func TestEndpointStoresLongListsInParts(t *testing.T) {
 		}
 		for _, c := range []struct {
 			each time.Duration
-			most int // metrics at once
+			most int // maximum metrics at once
 		}{{0, mostMetrics}, {time.Millisecond, 200}, {20 * time.Millisecond, 20}, {time.Second, fewestMetrics}} {
 			sink := &sends{each: c.each}
 			e.sink = sink
@@ -417,8 +417,8 @@ func TestEndpointStoresLongListsInParts(t *testing.T) {
 	})
 }
 
-// TestEndpointBoundsProbes: a probe that stored nothing is forgotten; of those
-// with metrics there are so many and no more.
+// TestEndpointBoundsProbes checks that the number of probes with metrics is limited,
+// and that probes without metrics are forgotten.
 func TestEndpointBoundsProbes(t *testing.T) {
 	e := newEndpoint(t, io.Discard, io.Discard, 0)
 	from := func(i int, body string) int {
@@ -443,9 +443,8 @@ func TestEndpointBoundsProbes(t *testing.T) {
 	}
 }
 
-// TestEndpointSlowPostsHoldNoPlace: POSTs that have begun and do not go on
-// hold up no others, neither those of other probes nor those of other hosts
-// under the same name.
+// TestEndpointSlowPostsHoldNoPlace checks that stalled POSTs do not delay POSTs of
+// other probes, or of other hosts with the same probe name.
 func TestEndpointSlowPostsHoldNoPlace(t *testing.T) {
 	for _, shared := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

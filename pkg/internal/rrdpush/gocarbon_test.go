@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/carbontest"
 )
 
-// TestGoCarbon: all samples come back from go-carbon as from carbon.
+// TestGoCarbon checks that go-carbon returns all samples, like carbon.
 func TestGoCarbon(t *testing.T) {
 	testCarbon(t, carbontest.StartGo(t, carbontest.YearsOf300))
 }

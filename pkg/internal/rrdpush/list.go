@@ -11,16 +11,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// Listed is a data source of an RRD file with its names at the destination.
+// Listed is a data source of an RRD file with its metric at the destination.
 type Listed struct {
-	File    string            `json:"file"`               // its path
-	Metric  string            `json:"metric"`             // at the destination; "": no name
+	File    string            `json:"file"`               // path of the RRD file
+	Metric  string            `json:"metric"`             // name at the destination; "": none
 	Labels  map[string]string `json:"labels,omitempty"`   // nil: the destination has no labels
 	Unit    string            `json:"unit"`               // see rrdfile.Unit
 	LeftOut string            `json:"left_out,omitempty"` // why it is not pushed
 }
 
-// Series returns the metric with its labels, as the destination shows it.
+// Series returns the metric with its labels, in the notation of the destination.
 func (l *Listed) Series() string {
 	if l.Labels == nil {
 		return l.Metric
@@ -28,9 +28,9 @@ func (l *Listed) Series() string {
 	return remotewrite.Join(l.Metric, l.Labels).String()
 }
 
-// List returns the names at the destination of the data sources of all files. It
-// sends nothing and reads no state. Besides an error about sources or files that
-// could not be read, it returns the names of the others.
+// List returns the data sources of all files with their names at the destination. It
+// sends nothing and reads no state. If it returns an error about unreadable sources
+// or files, it also returns the other files.
 func List(opt Options) ([]Listed, error) {
 	p, err := newPusher(opt)
 	if err != nil {

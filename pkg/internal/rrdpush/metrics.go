@@ -6,7 +6,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// Metrics are the metrics of endpoints, whose names are the first label.
+// Metrics are the metrics of endpoints. The first label is the name of the endpoint.
 var Metrics = metrics.New("rrd_push_", []string{"rrd"}, func(*EndpointStats) []string { return nil },
 	metrics.Count("posts_total", "Exports accepted from probes.", func(s *EndpointStats) int64 { return s.Posts }),
 	metrics.Count("refused_total", "Exports of probes that were refused.", func(s *EndpointStats) int64 { return s.Refused }),

@@ -19,15 +19,15 @@ import (
 
 var errTooMany = fmt.Errorf("more than %d points", maxPoints)
 
-// Reasons why a file has no metric, in place of the index of one.
+// Reasons why a file has no metric, used in place of the index of a metric.
 const (
 	unnamed = -1 - iota
 	notTstat
 	overLimit
 )
 
-// read reads [[file, time, value], …], counts in n the points that it leaves out,
-// and calls store for each batch. Of a list with an error, only the batches before
+// read parses [[file, time, value], …] and calls store for each batch. It counts
+// points that it leaves out in n. If the list has an error, only the batches before
 // the error are stored.
 func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointStats, store func([]graphite.Metric) error) error {
 	d := json.NewDecoder(&pythonJSON{r: bufio.NewReader(body)})
@@ -37,7 +37,7 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	}
 	latest := time.Now().Add(maxAhead).Unix()
 	var metrics []graphite.Metric
-	at := map[string]int{} // by file, the index of its metric, or why it is left out
+	at := map[string]int{} // index of the metric, or reason for leaving it out, by file
 	flush := func() error {
 		for _, m := range metrics {
 			sortPoints(m.Points)
@@ -95,7 +95,7 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	return flush()
 }
 
-// metric returns 0 and the name of a file's metric, or the reason why it is left out.
+// metric returns 0 and the name of a file's metric, or the reason for leaving it out.
 func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	if !rrdfile.IsTstat(file) {
 		return notTstat, ""
@@ -113,8 +113,8 @@ func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	return 0, name
 }
 
-// nextPoint parses one [file, time, value]. It returns an infinity for any
-// value that is not finite.
+// nextPoint parses one [file, time, value]. It returns an infinity for NaN and
+// infinities.
 func nextPoint(d *json.Decoder) (string, graphite.Point, error) {
 	var tokens [5]json.Token
 	for i := range tokens {
@@ -150,12 +150,12 @@ func unexpected(err error) error {
 	return err
 }
 
-// maxItem bounds the text between brackets and commas, in bytes, because the
-// decoder keeps all of it in memory.
+// maxItem limits the text between brackets and commas in bytes, since the decoder
+// keeps it in memory.
 const maxItem = 8 << 10
 
-// pythonJSON converts Python's JSON to JSON: it replaces NaN and Infinity by a
-// number that is too large.
+// pythonJSON converts the JSON dialect of Python to JSON: it replaces NaN and
+// Infinity with a number that overflows.
 type pythonJSON struct {
 	r               *bufio.Reader
 	rest            string // returned before more of r
@@ -164,8 +164,8 @@ type pythonJSON struct {
 	length          int // bytes since the last bracket or comma
 }
 
-// infinite replaces a value that is not finite. Its spaces separate it from a
-// number beside it.
+// infinite is the replacement for NaN and Infinity. Its spaces separate it from
+// adjacent text.
 const infinite = " 1e999 "
 
 func (p *pythonJSON) Read(b []byte) (n int, err error) {
@@ -207,7 +207,7 @@ func (p *pythonJSON) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// follows skips text if it is next, and reports whether it was.
+// follows reports whether text is next in the input, and skips it.
 func (p *pythonJSON) follows(text string) bool {
 	next, _ := p.r.Peek(len(text)) // the next read returns the error
 	if string(next) != text {
@@ -217,7 +217,7 @@ func (p *pythonJSON) follows(text string) bool {
 	return true
 }
 
-// sortPoints orders points by time, as sinks require. Most are in order already.
+// sortPoints sorts points by time, as sinks require.
 func sortPoints(points []graphite.Point) {
 	if !slices.IsSortedFunc(points, byTime) {
 		slices.SortStableFunc(points, byTime)

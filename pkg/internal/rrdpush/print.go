@@ -13,7 +13,7 @@ import (
 // printer writes points as text lines.
 type printer struct {
 	w      io.Writer
-	labels bool // write paths as series, see remotewrite.ParsePath
+	labels bool // write series instead of paths, see remotewrite.ParsePath
 	buf    []byte
 }
 

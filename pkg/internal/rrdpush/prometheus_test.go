@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// expectedSeries is expected with the names that Prometheus shows.
+// expectedSeries is like expected, with names in the notation of Prometheus.
 func expectedSeries(t testing.TB, dir string) carbontest.Points {
 	t.Helper()
 	byPath := expected(t, dir, false)
@@ -46,8 +46,8 @@ func seriesOf(t testing.TB, file string) string {
 	return s.String()
 }
 
-// TestSeriesAreUnique: each name of Tstat's RRDs maps to a valid series of its
-// own.
+// TestSeriesAreUnique checks that each name of Tstat's RRDs maps to a valid and
+// unique series.
 func TestSeriesAreUnique(t *testing.T) {
 	text, err := os.ReadFile("../../rrdfile/testdata/names.tsv")
 	if err != nil {
@@ -73,8 +73,8 @@ func TestSeriesAreUnique(t *testing.T) {
 	}
 }
 
-// TestPrometheus: all samples come back from a real Prometheus with exactly
-// the times and values of rrdtool fetch.
+// TestPrometheus checks that a real Prometheus returns all samples with exactly the
+// times and values of rrdtool fetch.
 func TestPrometheus(t *testing.T) {
 	dir := rrdtest.Samples(t)
 	want := expectedSeries(t, dir)
@@ -97,8 +97,8 @@ func TestPrometheus(t *testing.T) {
 	compare(t, server.Points(`{probe="p"}`), want)
 }
 
-// TestPrometheusRefusesHistory: what a Prometheus without an out-of-order
-// window refuses is counted and not tried for ever.
+// TestPrometheusRefusesHistory checks that points refused by a Prometheus without an
+// out-of-order window are counted and not retried forever.
 func TestPrometheusRefusesHistory(t *testing.T) {
 	tool := rrdtest.Start(t)
 	dir := t.TempDir()
@@ -125,7 +125,7 @@ func TestPrometheusRefusesHistory(t *testing.T) {
 	}
 }
 
-// TestPrometheusAway: points wait in the spool with their labels.
+// TestPrometheusAway checks that spooled points keep their labels.
 func TestPrometheusAway(t *testing.T) {
 	tool := rrdtest.Start(t)
 	dir := t.TempDir()
@@ -168,8 +168,8 @@ func TestPrometheusAway(t *testing.T) {
 	}
 }
 
-// TestEndpointToPrometheus: an endpoint names what probes send, and counts
-// what the server refuses.
+// TestEndpointToPrometheus checks that an endpoint names the points of probes, and
+// counts the points that the server refuses.
 func TestEndpointToPrometheus(t *testing.T) {
 	server := carbontest.StartPrometheus(t, "1d")
 	e, err := NewEndpoint(endpointOptions(t, "prometheus+http://"+server.Addr))
@@ -193,7 +193,8 @@ func TestEndpointToPrometheus(t *testing.T) {
 	}
 }
 
-// TestLabelsAreShown: dry runs and lists show series as Prometheus does.
+// TestLabelsAreShown checks that dry runs and lists show series in the notation of
+// Prometheus.
 func TestLabelsAreShown(t *testing.T) {
 	tool := rrdtest.Start(t)
 	dir := t.TempDir()
@@ -233,7 +234,7 @@ func TestPrometheusDest(t *testing.T) {
 			t.Error("upstream names have labels")
 		}
 	}
-	// Other secrets and times are the same destination.
+	// Other secrets and timeouts do not change the destination.
 	if d, err := ParseDest(base + "?timeout=3s&bearer-token-file=/t&ca=/c"); err != nil || !keys[d.key()] {
 		t.Errorf("%v", err)
 	}

@@ -1,5 +1,5 @@
-// Package rrdpush sends the points of Tstat's RRDs to Graphite or Prometheus. It
-// reads them from the folders where Tstat writes them, and receives them from
+// Package rrdpush sends the points of Tstat's RRDs to Graphite or Prometheus. A
+// Pusher reads the RRD files that Tstat writes. An Endpoint receives points from
 // other probes.
 package rrdpush
 
@@ -30,36 +30,38 @@ import (
 )
 
 // ErrFiles is wrapped by the error of a run that could not read some files. The
-// points of the others are sent.
+// points of the other files are sent.
 var ErrFiles = errors.New("could not be read")
 
-// Target is the destination of points, and their names there.
+// Target describes the destination of points and the names of their metrics.
 type Target struct {
 	Dest     *Dest
 	Probe    string // name of the probe, the second node of every path
-	Prefix   string // first nodes
+	Prefix   string // first nodes of every path
 	Naming   rrdfile.Naming
 	Mode     string // name of the naming: part of the state's key
 	Negative bool   // keep negative percentiles, Tstat's "no samples"
 
 	TLS          peer.TLS
-	Peers        peer.Networks // allowed for an HTTP destination; none: all
+	Peers        peer.Networks // allowed networks of an HTTP destination; empty: all
 	RetryTimeout time.Duration // of a batch
 	SpoolSize    int64         // bytes; 0: no spool
 	StateDir     string
 	Stdout       io.Writer
 	Log          *slog.Logger
 
-	// Stored is called with metrics that were stored, or put into the spool.
-	// Calls do not overlap. It must not keep the slice. nil disables the calls.
+	// Stored is called with metrics that were stored or spooled; nil disables
+	// the calls. Calls are not concurrent. Stored must not keep the slice.
 	Stored func([]graphite.Metric)
 
-	// leftOut is called with what a remote write left out; nil disables the calls.
+	// leftOut is called with the points that a remote write left out; nil disables
+	// the calls.
 	leftOut func(remotewrite.LeftOut)
 }
 
-// open returns the sink of the destination. For a remote one this is a spool of
-// the given name, unless SpoolSize is 0; otherwise the spool is nil.
+// open returns the sink of the destination. If the destination is a server and
+// SpoolSize is not 0, the sink is a spool with the given name. Otherwise the spool
+// is nil.
 func (t *Target) open(name string) (graphite.Sink, *graphite.Spool, error) {
 	sink, err := t.openSink()
 	if err != nil || !t.Dest.remote() || t.SpoolSize == 0 {
@@ -72,7 +74,7 @@ func (t *Target) open(name string) (graphite.Sink, *graphite.Spool, error) {
 	return spool, spool, nil
 }
 
-// spoolDir returns the folder of the spool of that name.
+// spoolDir returns the folder of the spool with the given name.
 func (t *Target) spoolDir(name string) string {
 	return filepath.Join(t.StateDir, "rrd-push", name+".spool")
 }
@@ -80,10 +82,10 @@ func (t *Target) spoolDir(name string) string {
 // Options selects what a Pusher pushes and where.
 type Options struct {
 	Target
-	Sources []string      // folders of RRD files, not those below them, and .rrd files
-	Since   time.Time     // push again from this time on; zero: only new points
+	Sources []string      // folders of RRD files, without subfolders, and .rrd files
+	Since   time.Time     // push all points from this time on; zero: only new points
 	Every   time.Duration // interval between pushes; 0: push once
-	DryRun  bool          // print lines instead of sending, save no state
+	DryRun  bool          // print points instead of sending them; save no state
 	Reader  string        // one of rrdfile.Modes; "": rrdfile.Go
 }
 
@@ -91,42 +93,42 @@ type Options struct {
 type Summary struct {
 	Probe     string  `json:"probe"`
 	Files     int64   `json:"files"`           // RRD files of the sources
-	Unchanged int64   `json:"unchanged"`       // not read, since nothing changed
+	Unchanged int64   `json:"unchanged"`       // files not read, since they have not changed
 	Failed    int64   `json:"failed"`          // could not be read
 	Points    int64   `json:"points"`          // sent, or in the spool
 	Unknown   int64   `json:"unknown"`         // values that were NaN
 	NotFinite int64   `json:"not_finite"`      // infinite values left out
 	Negative  int64   `json:"negative"`        // negative percentiles left out
-	Recreated int64   `json:"recreated"`       // files older than the last point sent: sent from their start
+	Recreated int64   `json:"recreated"`       // files older than their last point sent; sent from the start
 	New       int64   `json:"new_metrics"`     // metrics sent for the first time
 	Waiting   int64   `json:"waiting"`         // new metrics held back by the limit per minute
 	WaitFor   float64 `json:"waiting_seconds"` // until the last of them can be sent
 	Unnamed   int64   `json:"unnamed"`         // files without a name
 	Shared    int64   `json:"shared"`          // files that share their name with another
-	TooOld    int64   `json:"too_old"`         // points older than the retention of their Whisper file, or than the server accepts
-	Disorder  int64   `json:"out_of_order"`    // points older than others of the series, which the server does not accept
-	Ahead     int64   `json:"ahead"`           // points ahead of the clock, not sent to a Prometheus
+	TooOld    int64   `json:"too_old"`         // points too old for the server or the retention of their Whisper file
+	Disorder  int64   `json:"out_of_order"`    // points refused because the series has newer ones
+	Ahead     int64   `json:"ahead"`           // points ahead of the clock, not sent to Prometheus
 	Refused   int64   `json:"refused"`         // points that the server refused for other reasons
-	Ignored   int64   `json:"ignored"`         // points that a VictoriaMetrics acknowledged and did not store
+	Ignored   int64   `json:"ignored"`         // points that VictoriaMetrics acknowledged and dropped
 	Old       int64   `json:"older_than_3y"`   // points sent that Debian's carbon drops by default
-	Spooled   int64   `json:"spooled_bytes"`   // waiting in the spool at the end
+	Spooled   int64   `json:"spooled_bytes"`   // in the spool at the end
 	Seconds   float64 `json:"seconds"`
 }
 
 // fileState is the saved state of a file.
 type fileState struct {
-	After   int64          `json:"after"`             // steps up to this unix time are sent
+	After   int64          `json:"after"`             // steps up to this Unix time were sent
 	Created bool           `json:"created,omitempty"` // a point was sent, so the metric exists
-	Stamp   *rrdfile.Stamp `json:"stamp,omitempty"`   // set if any later change of the file alters the stamp
+	Stamp   *rrdfile.Stamp `json:"stamp,omitempty"`   // of the file when it was read; nil: too recent to detect changes
 }
 
-// pushState is the saved state of a folder and its destination.
+// pushState is the saved state of a folder for one destination.
 type pushState struct {
 	Source  string                `json:"source"`
 	Dest    string                `json:"dest"`
 	Files   map[string]*fileState `json:"files"`
-	Creates float64               `json:"creates"` // new metrics that may be sent
-	Counted int64                 `json:"counted"` // at this unix time
+	Creates float64               `json:"creates"` // budget of new metrics, see budget
+	Counted int64                 `json:"counted"` // Unix time of Creates
 }
 
 const stateFormat = 1
@@ -139,14 +141,14 @@ type Pusher struct {
 	sink    graphite.Sink // of the destination
 	sum     *Summary
 
-	failed map[string]string // by path, the error of a file that was reported
-	older  []string          // the files that the pass sends from their start
+	failed map[string]string // last logged error of a file, by path
+	older  []string          // files that the pass sends from their start
 
 	// Warnings that were logged.
 	warnedShared, warnedOld, warnedMany bool
 }
 
-// New opens the state and the destination. Close closes them. The error is a
+// New opens the state and the destination. The caller must call Close. New returns a
 // usage error if a source is neither a folder nor an .rrd file.
 func New(opt Options) (*Pusher, error) {
 	p, err := newPusher(opt)
@@ -159,7 +161,8 @@ func New(opt Options) (*Pusher, error) {
 	return p, nil
 }
 
-// newPusher returns a Pusher of the sources. open must be called.
+// newPusher returns a Pusher of the sources, without its state and destination. See
+// open.
 func newPusher(opt Options) (*Pusher, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -175,7 +178,7 @@ func newPusher(opt Options) (*Pusher, error) {
 	return &Pusher{Options: opt, failed: map[string]string{}, folders: list, reader: r}, nil
 }
 
-// Close closes the destination.
+// Close closes the destination and releases the state.
 func (p *Pusher) Close() error {
 	err := p.reader.Close()
 	for _, f := range p.folders {
@@ -187,8 +190,8 @@ func (p *Pusher) Close() error {
 	return err
 }
 
-// Run pushes once, or with Every until ctx ends, and yields the summary of each
-// pass. ctx may have interrupted the last one.
+// Run pushes once, or repeatedly until ctx ends if Every is set. It yields the
+// summary and error of each pass. The end of ctx may interrupt the last pass.
 func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 	return func(yield func(*Summary, error) bool) {
 		if p.Every == 0 {
@@ -220,7 +223,7 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 	}
 }
 
-// open loads the state and opens the sinks.
+// open loads the state of all folders and opens their sinks.
 func (p *Pusher) open() error {
 	p.leftOut = func(n remotewrite.LeftOut) {
 		p.sum.TooOld += n.TooOld
@@ -281,8 +284,8 @@ func (p *Pusher) load(f *folder) (err error) {
 	return nil
 }
 
-// keyOf returns the key of a folder's state: everything that decides which
-// points are sent where, under which names.
+// keyOf returns the key of a folder's state. It contains the folder, the destination
+// and everything that determines the names of metrics.
 func (p *Pusher) keyOf(f *folder) (string, error) {
 	dest := p.Dest.key()
 	if p.Dest.scheme == "whisper" {
@@ -330,7 +333,7 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 		before := w.Lost()
 		defer func() { p.sum.TooOld = w.Lost() - before }()
 	}
-	// One batch is sent while the next is read.
+	// Read the next batch while one is sent.
 	readCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.allowed = p.allowance()
@@ -388,8 +391,8 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// finish logs warnings about the pass. It returns the error of a destination that
-// is down or of files that could not be read.
+// finish logs warnings about the pass. It returns an error if the destination is
+// down or files could not be read.
 func (p *Pusher) finish() error {
 	if p.sum.Recreated = int64(len(p.older)); p.sum.Recreated > 0 {
 		p.Log.Warn("files are older than the last point sent: they are sent from their start",

@@ -32,14 +32,13 @@ import (
 
 var soak = flag.Bool("soak", false, "run the long versions of tests")
 
-// The samples are of 24 and 25 March 2016, those of step60 of the day they
-// were made.
+// The samples are from 24 and 25 March 2016, except for step60.
 const (
 	begin, end     = 1458855000, 1458865000
 	begin60, end60 = 1795329000, 1795331000
 )
 
-// options returns those of a push of dir to dest, with a state of its own.
+// options returns options of a push of dir to dest, with a new state folder.
 func options(t testing.TB, dir, dest string) Options {
 	t.Helper()
 	d, err := ParseDest(dest)
@@ -63,7 +62,7 @@ func run(t testing.TB, opt Options) (sum *Summary, err error) {
 	return sum, errors.Join(err, p.Close())
 }
 
-// stub opens a pusher that sends to a sink of the test.
+// stub opens a pusher that sends to sink.
 func stub(t testing.TB, opt Options, sink graphite.Sink) *Pusher {
 	t.Helper()
 	p, err := New(opt)
@@ -87,8 +86,9 @@ func push(t testing.TB, opt Options) *Summary {
 	return sum
 }
 
-// expected returns what rrdtool fetch prints of the files in a folder, less
-// NaN, negative percentiles and the current step, by the metric's path.
+// expected returns the points that rrdtool fetch prints for the files in a folder, by
+// path of the metric. It leaves out NaN, the current step and, unless negative is set,
+// negative percentiles.
 func expected(t testing.TB, dir string, negative bool) carbontest.Points {
 	t.Helper()
 	tool := rrdtest.Start(t)
@@ -107,8 +107,7 @@ func expected(t testing.TB, dir string, negative bool) carbontest.Points {
 	return want
 }
 
-// compare tells where points are not what rrdtool printed, with its 10
-// digits behind the point.
+// compare reports differences between points, up to the 10 decimals of rrdtool.
 func compare(t testing.TB, got, want carbontest.Points) {
 	t.Helper()
 	for path, points := range want {
@@ -128,7 +127,7 @@ func compare(t testing.TB, got, want carbontest.Points) {
 	}
 }
 
-// age makes files look as if they had not changed for an hour.
+// age sets the modification times of files to an hour ago.
 func age(t testing.TB, dir string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.rrd"))
@@ -142,8 +141,8 @@ func age(t testing.TB, dir string) {
 	}
 }
 
-// TestCarbon: all samples come back from a real carbon-cache through
-// Whisper's Python library with exactly the times and values of rrdtool fetch.
+// TestCarbon checks that all samples are stored by a real carbon-cache. Whisper's
+// Python library must read exactly the times and values of rrdtool fetch.
 func TestCarbon(t *testing.T) {
 	testCarbon(t, carbontest.Start(t, carbontest.YearsOf300, "MAX_CREATES_PER_MINUTE = inf"))
 }
@@ -181,14 +180,15 @@ func testCarbon(t *testing.T, server *carbontest.Server) {
 	if !bytes.HasPrefix(png, []byte("\x89PNG")) || len(png) < 5000 {
 		t.Errorf("%d bytes of PNG", len(png))
 	}
-	if keep := os.Getenv("TSTATREPO_TESTPNG"); keep != "" { // to look at
+	if keep := os.Getenv("TSTATREPO_TESTPNG"); keep != "" { // for visual inspection
 		if err := os.WriteFile(keep, png, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// TestWhisper: the same with Whisper files, and with a step of 60 s.
+// TestWhisper checks the same as TestCarbon with Whisper files, and with a step of
+// 60 s.
 func TestWhisper(t *testing.T) {
 	samples := rrdtest.Samples(t)
 	for _, c := range []struct {
@@ -212,7 +212,7 @@ func TestWhisper(t *testing.T) {
 	}
 }
 
-// lines returns a push to standard output as points.
+// lines returns the points that a push to standard output prints.
 func lines(t testing.TB, opt Options) (carbontest.Points, *Summary) {
 	t.Helper()
 	var out bytes.Buffer
@@ -245,8 +245,8 @@ func TestNegative(t *testing.T) {
 	}
 }
 
-// TestUpstreamNames: files without a name are counted, names that files share
-// are told once.
+// TestUpstreamNames checks that files without a name are counted, and that shared
+// names are logged once.
 func TestUpstreamNames(t *testing.T) {
 	dir := rrdtest.Samples(t)
 	var log bytes.Buffer
@@ -280,7 +280,7 @@ func TestUpstreamNames(t *testing.T) {
 	}
 }
 
-// counter is a step of 300 s whose value is its number.
+// counter updates an RRD with a step of 300 s. The value of each step is its number.
 type counter struct {
 	tool *rrdtest.Tool
 	file string
@@ -294,13 +294,14 @@ func newCounter(t testing.TB, tool *rrdtest.Tool, file string) *counter {
 	return &counter{tool, file, 0}
 }
 
-// update adds a step, all of it in time.
+// update adds a complete step.
 func (c *counter) update() {
 	c.n++
 	c.tool.Do("update %s %d:%d", c.file, epoch+300*c.n, c.n)
 }
 
-// TestOnlyNew: every point is sent once, the unfinished step not at all.
+// TestOnlyNew checks that every point is sent once, and that the unfinished step is
+// not sent.
 func TestOnlyNew(t *testing.T) {
 	tool := rrdtest.Start(t)
 	dir := t.TempDir()
@@ -335,7 +336,7 @@ func TestOnlyNew(t *testing.T) {
 			t.Errorf("point %d at %d", i, pt.Time)
 		}
 	}
-	// --since sends again, and does not go back.
+	// Since resends points, and does not move the saved position back.
 	p.Since = time.Unix(epoch+300*10, 0)
 	s.got = nil
 	if err := p.pass(t.Context()); err != nil || graphite.Count(s.got) != int(a.n)-9 {
@@ -348,7 +349,7 @@ func TestOnlyNew(t *testing.T) {
 	}
 }
 
-// recorder is a sink that keeps what it gets, or fails.
+// recorder is a sink that records metrics, or fails.
 type recorder struct {
 	got  []graphite.Metric
 	fail error
@@ -362,7 +363,7 @@ func (r *recorder) Send(_ context.Context, m []graphite.Metric) error {
 }
 func (r *recorder) Close() error { return nil }
 
-// differing is a reader that finds a difference in one file.
+// differing is a reader that reports a difference in one file.
 type differing struct {
 	reader
 	file string
@@ -375,12 +376,12 @@ func (d differing) Read(path string, after int64) (*rrdfile.File, error) {
 	return d.reader.Read(path, after)
 }
 
-// TestDifferenceSendsNothing: where the two readers differ, nothing of the pass
-// is sent or remembered, and what waits in the spool stays there.
+// TestDifferenceSendsNothing checks that a pass sends and saves nothing if the two
+// readers differ, and does not flush the spool.
 func TestDifferenceSendsNothing(t *testing.T) {
 	tool := rrdtest.Start(t)
 	opt := options(t, t.TempDir(), "graphite://127.0.0.1:1")
-	opt.Sources = append(opt.Sources, t.TempDir()) // each is a batch of its own
+	opt.Sources = append(opt.Sources, t.TempDir()) // each folder is a separate batch
 	for i, name := range []string{"tcp_a.avg.rrd", "tcp_b.avg.rrd"} {
 		newCounter(t, tool, filepath.Join(opt.Sources[i], name)).update()
 	}
@@ -403,7 +404,7 @@ func TestDifferenceSendsNothing(t *testing.T) {
 	}
 }
 
-// TestFails: what was not taken is sent next time.
+// TestFails checks that points that were not accepted are sent in the next run.
 func TestFails(t *testing.T) {
 	tool := rrdtest.Start(t)
 	dir := t.TempDir()
@@ -423,7 +424,7 @@ func TestFails(t *testing.T) {
 	if !errors.Is(err, graphite.ErrUnavailable) || !errors.Is(err, ErrFiles) || sum.Points != 1 || sum.Spooled == 0 || sum.Failed != 1 {
 		t.Errorf("%+v, %v", sum, err)
 	}
-	// The same place by another protocol is the same destination.
+	// Another protocol does not change the destination.
 	if sum, err = run(t, opt); !errors.Is(err, graphite.ErrUnavailable) || sum.Points != 0 || sum.Spooled == 0 {
 		t.Errorf("again: %+v, %v", sum, err)
 	}
@@ -438,8 +439,7 @@ func TestFails(t *testing.T) {
 	}
 }
 
-// TestSkippedFileGetsHint: the log says what to do about a file that cannot be
-// read.
+// TestSkippedFileGetsHint checks that the log has a hint for an unreadable file.
 func TestSkippedFileGetsHint(t *testing.T) {
 	dir := t.TempDir()
 	foreign := append([]byte("RRD\x000003"), make([]byte, 200)...)
@@ -457,8 +457,8 @@ func TestSkippedFileGetsHint(t *testing.T) {
 	}
 }
 
-// TestPacing: of many new metrics as many are sent as the server creates, the
-// rest is kept back, not marked as sent, and comes later.
+// TestPacing checks that no more new metrics are sent than the server creates. The
+// other metrics are not recorded as sent, and are sent later.
 func TestPacing(t *testing.T) {
 	tool := rrdtest.Start(t)
 	dir := t.TempDir()
@@ -484,8 +484,8 @@ func TestPacing(t *testing.T) {
 	}
 }
 
-// TestWaitingTakesNoMemory: points of metrics that are kept back are not kept in
-// memory: a first push may hold back all history of thousands of files.
+// TestWaitingTakesNoMemory checks that points of delayed metrics are not kept in
+// memory. A first push may delay all history of thousands of files.
 func TestWaitingTakesNoMemory(t *testing.T) {
 	opt := options(t, rrdtest.Samples(t), "graphite://127.0.0.1:1?new-metrics-per-minute=4")
 	p := stub(t, opt, &recorder{})
@@ -505,8 +505,8 @@ func TestWaitingTakesNoMemory(t *testing.T) {
 	}
 }
 
-// TestFolders: the folders of a push have states of their own, one budget of
-// new metrics and one destination. One that is away holds up no other.
+// TestFolders checks that the folders of a push have separate states, but share the
+// budget of new metrics and the destination. A missing folder does not affect others.
 func TestFolders(t *testing.T) {
 	tool := rrdtest.Start(t)
 	top := t.TempDir()
@@ -546,7 +546,7 @@ func TestFolders(t *testing.T) {
 	if len(s.got) != 5 {
 		t.Fatalf("%d metrics", len(s.got))
 	}
-	// Another pusher knows what was sent.
+	// A new pusher knows which points were sent.
 	p.Close()
 	opt.Sources = opt.Sources[1:]
 	p = stub(t, opt, s)
@@ -571,8 +571,8 @@ func TestFolders(t *testing.T) {
 	pass(60, 0, 0, "1 of 1 files could not be read")
 }
 
-// TestPacingLeavesRoom: a carbon that was just started creates its own metrics
-// from the budget for new ones. It drops no metric of the probe.
+// TestPacingLeavesRoom checks that a newly started carbon drops no metric of the
+// probe, although it creates its own metrics under the same limit.
 func TestPacingLeavesRoom(t *testing.T) {
 	const limit, own = 50, 20
 	opt := options(t, t.TempDir(), "graphite://127.0.0.1:1?new-metrics-per-minute=50")
@@ -603,8 +603,8 @@ func TestPacingLeavesRoom(t *testing.T) {
 	}
 }
 
-// TestPacedCarbon: a carbon with Debian's limit of 50 new metrics a minute
-// loses none of them.
+// TestPacedCarbon checks that a carbon with Debian's limit of 50 new metrics per
+// minute stores all metrics.
 func TestPacedCarbon(t *testing.T) {
 	if !*soak {
 		t.Skip("takes four minutes: -soak")
@@ -629,9 +629,8 @@ func TestPacedCarbon(t *testing.T) {
 	compare(t, got, want)
 }
 
-// TestCarbonAway: carbon is away, comes back, and its cache is full for a
-// while: nothing is lost but what carbon says it drops, of what it had read at
-// that moment. Sent once more, that arrives too.
+// TestCarbonAway stops and restarts carbon and fills its cache. Only points are lost
+// that carbon reports as dropped. They arrive when they are sent again.
 func TestCarbonAway(t *testing.T) {
 	tool := rrdtest.Start(t)
 	dir := t.TempDir()
@@ -686,8 +685,8 @@ func TestCarbonAway(t *testing.T) {
 	}
 }
 
-// TestVictoria: VictoriaMetrics gets the same times, and the values to the
-// digits that it keeps.
+// TestVictoria checks that VictoriaMetrics returns the same times, and the same values
+// up to its precision.
 func TestVictoria(t *testing.T) {
 	dir := rrdtest.Samples(t)
 	want := expected(t, dir, false)
@@ -710,7 +709,7 @@ func TestVictoria(t *testing.T) {
 	}
 }
 
-// TestCarbonTLS: a carbon behind TLS that wants a certificate.
+// TestCarbonTLS checks a carbon behind TLS that requires a client certificate.
 func TestCarbonTLS(t *testing.T) {
 	dir := rrdtest.Samples(t)
 	server, client := certificates(t)
@@ -770,7 +769,7 @@ func TestParseDest(t *testing.T) {
 	}
 }
 
-// TestRecreated: the clock was ahead, and Tstat made the file again. It is
+// TestRecreated checks that a file that Tstat recreated after its clock was ahead is
 // sent from its start, and reported once.
 func TestRecreated(t *testing.T) {
 	tool := rrdtest.Start(t)
@@ -806,7 +805,7 @@ func TestRecreated(t *testing.T) {
 	pass(0, 0)
 	tool.Do("update %s %d:7", file, start+50*300)
 	pass(1, 0)
-	// A copy from a backup.
+	// The file is replaced by a backup.
 	backup, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -822,7 +821,7 @@ func TestRecreated(t *testing.T) {
 	}
 }
 
-// TestInfinite: infinite values are left out and counted.
+// TestInfinite checks that infinite values are left out and counted.
 func TestInfinite(t *testing.T) {
 	tool := rrdtest.Start(t)
 	dir := t.TempDir()

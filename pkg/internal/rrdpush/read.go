@@ -21,26 +21,26 @@ type reader interface {
 	Close() error
 }
 
-// batchPoints is how many points a batch has, unless its last file has more.
+// batchPoints is the number of points after which a batch is complete.
 const batchPoints = 200_000
 
-// batch is metrics of one folder that are sent together, and the state to save
-// after that.
+// batch holds metrics of one folder that are sent together, and the state to save
+// afterwards.
 type batch struct {
 	folder  *folder
 	metrics []graphite.Metric
-	all     []graphite.Point // of the metrics
+	all     []graphite.Point // backing memory of the points of metrics
 	points  int
 	files   map[string]*fileState
-	created int // metrics that are new
+	created int // number of new metrics
 }
 
 func newBatch() *batch {
 	return &batch{files: map[string]*fileState{}, all: make([]graphite.Point, 0, batchPoints+batchPoints/10)}
 }
 
-// reset empties b and keeps its memory, except that of files: the state has these
-// values.
+// reset empties b for reuse. It does not reuse files, whose values now belong to the
+// state.
 func (b *batch) reset() {
 	*b = batch{files: map[string]*fileState{}, all: b.all[:0], metrics: b.metrics[:0]}
 }
@@ -48,14 +48,14 @@ func (b *batch) reset() {
 // reading is the part of a pass that reads files.
 type reading struct {
 	*Pusher
-	known   map[*folder]map[string]*fileState // at the start of the pass
-	allowed int                               // new metrics that may be sent
-	batches chan *batch                       // to be sent
-	free    chan *batch                       // sent, for reuse
-	next    *batch                            // being filled
+	known   map[*folder]map[string]*fileState // state at the start of the pass
+	allowed int                               // new metrics that may still be sent
+	batches chan *batch                       // complete batches
+	free    chan *batch                       // sent batches, for reuse
+	next    *batch                            // the batch being filled
 }
 
-// read sends batches of the new points of files to r.batches.
+// read reads the new points of files and sends them to r.batches in batches.
 func (r *reading) read(ctx context.Context, files []named) error {
 	r.next = <-r.free
 	for _, f := range files {
@@ -88,9 +88,9 @@ func (r *reading) flush(ctx context.Context) error {
 	}
 }
 
-// compare reads the new points of all files with both readers, if the options
-// ask for both, and returns the first difference. A pass calls it before it sends
-// anything.
+// compare returns the first difference between both readers in the new points of
+// files. It returns nil unless Options.Reader is rrdfile.Both. A pass calls it before
+// it sends anything.
 func (r *reading) compare(ctx context.Context, files []named) error {
 	if r.Reader != rrdfile.Both {
 		return nil
@@ -107,15 +107,15 @@ func (r *reading) compare(ctx context.Context, files []named) error {
 	return nil
 }
 
-// isDifference reports whether the two readers differ about a file.
+// isDifference reports whether err says that the two readers read different points.
 func isDifference(err error) bool { return errors.As(err, new(*rrdfile.DifferenceError)) }
 
-// found is the new points of a file.
+// found holds the new points of a file.
 type found struct {
 	*rrdfile.File           // nil: the file was not read
 	known         fileState // the saved state
 	unchanged     bool      // the file was not read
-	recreated     bool      // the file is older than its last point that was sent
+	recreated     bool      // the file is older than its last point sent
 	at            time.Time // when the file was read
 }
 
@@ -140,8 +140,8 @@ func (r *reading) readNew(f named) (got found, err error) {
 		return got, nil // removed since the folder was read
 	}
 	if err == nil && got.Update < got.known.After {
-		// librrd refuses updates before the last one. So Tstat recreated the file
-		// after its clock was ahead, or somebody replaced the file.
+		// librrd refuses updates older than the last one. So Tstat has recreated
+		// the file after its clock was ahead, or somebody has replaced the file.
 		got.recreated, got.known.After = true, 0
 		if r.Since.IsZero() {
 			got.File, err = r.reader.Read(path, 0)
@@ -150,7 +150,8 @@ func (r *reading) readNew(f named) (got found, err error) {
 	return got, err
 }
 
-// file adds the new points of a file to the next batch. Its error ends the pass.
+// file adds the new points of a file to the next batch. It counts unreadable files
+// and only returns errors that end the pass.
 func (r *reading) file(f named) error {
 	path := filepath.Join(f.dir, f.file)
 	got, err := r.readNew(f)
@@ -195,7 +196,8 @@ func (r *reading) file(f named) error {
 	return nil
 }
 
-// fail counts a file that cannot be read, and logs each of its errors once.
+// fail counts an unreadable file. It logs the error unless it is the same as in the
+// last pass.
 func (p *Pusher) fail(path string, err error) {
 	p.sum.Failed++
 	if p.failed[path] != err.Error() {
@@ -204,8 +206,8 @@ func (p *Pusher) fail(path string, err error) {
 	}
 }
 
-// metrics returns the metrics of a file, without values that are left out, and
-// counts the negative percentiles among these.
+// metrics returns the metrics of a file, and the number of negative percentiles left
+// out. It also leaves out infinite values.
 func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric, negative int64) {
 	percentile := !r.Negative && rrdfile.IsPercentile(f.file)
 	for i, s := range got.Series {
@@ -239,11 +241,11 @@ func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric
 	return metrics, negative
 }
 
-// carbonKeeps is how long carbon keeps points with Debian's
-// storage-schemas.conf: 60s:1d,5m:30d,1h:3y. It drops older ones silently.
+// carbonKeeps is how long carbon keeps points with Debian's storage-schemas.conf:
+// 60s:1d,5m:30d,1h:3y. It silently drops older points.
 const carbonKeeps = 3 * 365 * 24 * time.Hour
 
-// carbonDrops counts the points that are older than carbonKeeps.
+// carbonDrops returns the number of points older than carbonKeeps.
 func carbonDrops(points []graphite.Point, now time.Time) int64 {
 	n, _ := slices.BinarySearchFunc(points, now.Add(-carbonKeeps).Unix(), func(p graphite.Point, t int64) int { return cmp.Compare(p.Time, t) })
 	return int64(n)

@@ -15,26 +15,26 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// folder is a folder with RRD files of the sources, its saved state and its
-// sink. A file named as a source shares the state of its folder.
+// folder is a source folder with its saved state and sink. If a source is a file, it
+// belongs to its folder.
 type folder struct {
-	dir   string   // as the source names it
+	dir   string   // path as in the source
 	abs   string   // absolute path, the identity of the folder
 	all   bool     // push all RRD files in the folder
-	only  []string // files named as sources: without all, only these
-	empty bool     // the last pass found no RRD file
+	only  []string // files given as sources; without all, only these are pushed
+	empty bool     // the last pass found no RRD files
 
-	key    string          // of the state
+	key    string          // of the state, see keyOf
 	unlock func()          // unlocks the state
-	path   string          // of the state file; "": none
+	path   string          // of the state file; "": the state is not saved
 	state  pushState       // saved after each batch
-	sink   graphite.Sink   // of the destination, or the spool before it
-	spool  *graphite.Spool // nil: none
+	sink   graphite.Sink   // the spool, or the sink of the destination
+	spool  *graphite.Spool // nil: no spool
 }
 
-// folders returns the folders of the sources, each once, in the order of the
-// sources. Its error is a usage error that names all invalid sources. A source that
-// does not exist is invalid only if no other exists: a pass reports it and pushes the
+// folders returns the folders of the sources in their order, without duplicates. It
+// returns a usage error that names all invalid sources. A missing source is only
+// invalid if all sources are missing. Otherwise each pass reports it and pushes the
 // others.
 func folders(sources []string) ([]*folder, error) {
 	const kinds = "a folder of RRDs or an .rrd file"
@@ -85,7 +85,7 @@ func folders(sources []string) ([]*folder, error) {
 	return list, nil
 }
 
-// suffix is the end of the names of RRD files.
+// suffix is the suffix of the names of RRD files.
 const suffix = ".rrd"
 
 // files returns the names of the RRD files to push.
@@ -101,7 +101,7 @@ func (f *folder) files() ([]string, error) {
 		}
 		return nil, fmt.Errorf("source %s: %w", f.dir, err)
 	}
-	files := slices.Clone(f.only) // they may be missing
+	files := slices.Clone(f.only) // includes missing files, which a pass reports
 	for _, e := range entries {
 		if name := e.Name(); strings.HasSuffix(name, suffix) && !e.IsDir() && !slices.Contains(f.only, name) {
 			files = append(files, name)
@@ -111,7 +111,7 @@ func (f *folder) files() ([]string, error) {
 	return files, nil
 }
 
-// named is a file with the path of its metric.
+// named is an RRD file with the path of its metric.
 type named struct {
 	*folder
 	file    string
@@ -119,7 +119,7 @@ type named struct {
 	leftOut string // why the file is not pushed; "": it is pushed
 }
 
-// name returns the name of the file for reports.
+// name returns the name of the file for logs: its path if there are several folders.
 func (p *Pusher) name(f named) string {
 	if len(p.folders) == 1 {
 		return f.file
@@ -127,9 +127,9 @@ func (p *Pusher) name(f named) string {
 	return filepath.Join(f.dir, f.file)
 }
 
-// list returns the RRD files of the sources with the paths of their metrics,
-// ordered by folder. The files of readable folders are returned besides the error
-// about the others.
+// list returns the RRD files of the sources with the paths of their metrics, by
+// folder. If it returns an error about unreadable folders, it also returns the files
+// of the other folders.
 func (p *Pusher) list() ([]named, error) {
 	var files []named
 	var errs []error
