@@ -1,6 +1,6 @@
 // Package admin serves the administration listener of a repository or probe: a
-// page for people, the same as JSON, metrics for Prometheus, and health checks.
-// It only reads: nothing can be changed through it.
+// status page, the same status as JSON, metrics for Prometheus, and health checks.
+// All of it is read-only.
 package admin
 
 import (
@@ -13,29 +13,29 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options configure Handler.
+// Options configures Handler.
 type Options struct {
 	// State returns a snapshot for a request. It is called concurrently.
 	State func() *State
 	// Gatherer provides /metrics, see NewCollector.
 	Gatherer prometheus.Gatherer
-	// Ready returns why the service is not ready, or nil. A nil func is always
-	// ready. The page and /-/ready show the reason to all clients.
+	// Ready returns an error if the service is not ready. If Ready is nil, the
+	// service is always ready. The page and /-/ready show the error to all clients.
 	Ready func() error
 }
 
-// maxScrapes bounds the requests for metrics at a time.
+// maxScrapes is the maximum number of concurrent requests for metrics.
 const maxScrapes = 4
 
 // Handler serves
 //
-//	/           the page: status, problems and what to do about them; JSON for
-//	            clients that prefer application/json, see Keys
+//	/           the page: status, problems and hints; JSON for clients that
+//	            prefer application/json, see Keys
 //	/metrics    metrics for Prometheus
-//	/-/healthy  200 as long as the process answers
+//	/-/healthy  200 if the process responds
 //	/-/ready    200, or 503 and the reason
 //
-// to GET and HEAD. Everything else is 404 or 405.
+// It only accepts GET and HEAD.
 func Handler(opt Options) http.Handler {
 	if opt.Ready == nil {
 		opt.Ready = func() error { return nil }
@@ -59,11 +59,12 @@ func Handler(opt Options) http.Handler {
 	return secured(mux)
 }
 
-// policy forbids the page to load or run anything and to be framed. Style and
-// icon are part of the page, and its form requests the page.
+// policy is the Content-Security-Policy of the page. It forbids scripts, frames and
+// loading anything. The style and the icon are embedded, and the form may only
+// request the page.
 var policy = "default-src 'none'; style-src '" + styleHash + "'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// secured sets the security headers of all answers.
+// secured adds security headers to all responses.
 func secured(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -78,7 +79,7 @@ func secured(next http.Handler) http.Handler {
 	})
 }
 
-// answer sends a line of text.
+// answer sends a response with a line of text.
 func answer(w http.ResponseWriter, status int, text string) {
 	send(w, status, "text/plain; charset=utf-8", []byte(text+"\n"))
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// handler serves a state.
+// handler returns a handler that serves a fixed state.
 func handler(t *testing.T, s *State, ready error) http.Handler {
 	t.Helper()
 	reg := prometheus.NewRegistry()

@@ -14,8 +14,8 @@ import (
 
 const alertRules = "../../../conf/prometheus/tstatrepo.rules.yml"
 
-// TestAlertRulesNameMetrics: each metric of the alert rules is one that serve
-// shows.
+// TestAlertRulesNameMetrics checks that the alert rules only use metrics that serve
+// exports.
 func TestAlertRulesNameMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(NewCollector(broken), peer.Refusals, mathproto.RefusedRegistrations)

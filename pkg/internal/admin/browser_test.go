@@ -18,7 +18,8 @@ import (
 	"time"
 )
 
-// chromium returns a browser. Without one the test is skipped, but not on CI.
+// chromium returns the path of a browser. If there is none, it skips the test, except
+// on CI.
 func chromium(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -33,7 +34,7 @@ func chromium(t *testing.T) string {
 	return ""
 }
 
-// browse runs a browser without a window on a URL and returns what it prints.
+// browse runs a headless browser and returns its output.
 func browse(t *testing.T, dark bool, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -46,7 +47,7 @@ func browse(t *testing.T, dark bool, args ...string) string {
 	cmd := exec.CommandContext(ctx, chromium(t), append([]string{
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--hide-scrollbars", "--user-data-dir=" + filepath.Join(home, "profile"),
-		// Whatever a page asks for but itself goes nowhere, and is seen.
+		// Requests to other hosts fail and are reported.
 		"--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 		fmt.Sprintf("--blink-settings=preferredColorScheme=%d", scheme),
 	}, args...)...)
@@ -61,15 +62,15 @@ func browse(t *testing.T, dark bool, args ...string) string {
 	return string(out)
 }
 
-// bench is a server of pages of states for the frame of another page, whose
-// script looks at them as people do: the page itself runs no script and stands
-// in no frame.
+// bench serves the status pages of states inside a frame of a test page. The script
+// of the test page inspects them, since the status page allows no scripts and no
+// frames.
 type bench struct {
 	URL string
 
 	mu        sync.Mutex
 	requests  []string
-	forbidden []string // requests that the policy stopped
+	forbidden []string // requests that the policy blocked
 }
 
 func newBench(t *testing.T) *bench {
@@ -113,8 +114,8 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// framed lets a page stand in a frame, and tells the server what the policy
-// stops.
+// framed changes the policy of a page: it allows frames, and reports blocked requests
+// to the server.
 type framed struct{ http.ResponseWriter }
 
 func (f *framed) WriteHeader(status int) {
@@ -124,8 +125,8 @@ func (f *framed) WriteHeader(status int) {
 	f.ResponseWriter.WriteHeader(status)
 }
 
-// look is a page that shows pages in a frame, ?busy=1280&empty=360, and writes
-// its observations as JSON.
+// look is a test page that shows states in a frame of the given widths, such as
+// ?busy=1280&empty=360, and writes its findings as JSON.
 const look = `<!DOCTYPE html><title>look</title><iframe id="f" style="border:0;height:900px"></iframe><pre id="found"></pre>
 <script>
 const inspect = state => {
@@ -134,12 +135,12 @@ const inspect = state => {
 	const all = s => [...d.querySelectorAll(s)];
 	const need = (e, ok, what) => { if (!ok) wrong.push(what + ": " + name(e)); };
 
-	// As it was served: how high, and what is folded.
+	// The initial height and folds.
 	const height = d.documentElement.scrollHeight, folded = all("details:not([open])").length, open = all("details[open]").length;
 	for (const e of all("details")) {
 		need(e, e.firstElementChild.tagName === "SUMMARY" && e.firstElementChild.textContent.trim(), "fold without summary");
 		need(e, e.open || !e.querySelector("summary .mark.error, summary .mark.warning"), "folded trouble");
-		e.open = true; // the rest is about all there is
+		e.open = true; // the other checks need the whole page
 	}
 	for (const t of all("table")) {
 		need(t, t.caption && t.caption.textContent.trim(), "table without caption");
@@ -172,8 +173,8 @@ const inspect = state => {
 	const ids = all("[id]").map(e => e.id);
 	if (new Set(ids).size !== ids.length) wrong.push("ids twice");
 
-	// Keyboard: the skip link is first and seen when it has the focus; the
-	// order is that of the text.
+	// Keyboard: the skip link comes first and is visible when focused; the
+	// focus order is the order of the text.
 	const stops = all("a[href], button, summary, input:not([type=hidden]), [tabindex]").filter(e => e.tabIndex >= 0);
 	if (!stops[0].classList.contains("skip")) wrong.push("first stop is no skip link");
 	for (const e of stops) {
@@ -184,7 +185,7 @@ const inspect = state => {
 		need(e, w.getComputedStyle(e).outlineStyle !== "none", "focus cannot be seen");
 	}
 
-	// Contrast: 4.5 to 1 for text, as WCAG's level AA has it.
+	// Contrast of text: at least 4.5 to 1, as WCAG level AA requires.
 	const rgb = c => c.match(/[\d.]+/g).map(Number);
 	const light = c => { const [r, g, b] = c.map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
 	const ground = e => { for (; e; e = e.parentElement) { const c = rgb(w.getComputedStyle(e).backgroundColor); if (c.length === 3 || c[3] > 0) return c; } return [255, 255, 255]; };
@@ -200,12 +201,12 @@ const inspect = state => {
 		need(e, ratio >= 4.5, "contrast " + ratio.toFixed(1));
 	}
 
-	// Nothing is wider than the window.
+	// No element is wider than the window.
 	if (d.documentElement.scrollWidth > w.innerWidth) {
 		wrong.push("wider than the window: " + d.documentElement.scrollWidth);
 		for (const e of all("body *")) if (e.getBoundingClientRect().right > w.innerWidth + 1 && !e.closest(".skip")) wrong.push("too wide: " + name(e));
 	}
-	// Numbers of a column end at the same place.
+	// Numbers of a column are right-aligned.
 	if (w.innerWidth > 800) for (const t of all("table")) {
 		const ends = {};
 		for (const c of t.querySelectorAll("tbody td.n")) (ends[c.cellIndex] ||= new Set()).add(Math.round(c.getBoundingClientRect().right));
@@ -226,8 +227,8 @@ const inspect = state => {
 })();
 </script>`
 
-// shot is a page that shows a page at a width, in its full height:
-// /shot?width=360&path=busy/.
+// shot is a test page that shows a page with a given width in its full height, such
+// as /shot?width=360&path=busy/.
 const shot = `<!DOCTYPE html><title>shot</title><style>body{margin:0}iframe{border:0;display:block}</style><iframe id="f"></iframe>
 <script>
 const q = new URLSearchParams(location.search);
@@ -237,8 +238,8 @@ f.onload = () => { f.style.height = f.contentDocument.documentElement.scrollHeig
 f.src = "/framed/" + q.get("path");
 </script>`
 
-// TestScreenshots writes pictures of the page into the folder that SCREENSHOTS
-// names, to look at.
+// TestScreenshots writes screenshots of the page to the folder in SCREENSHOTS, for
+// visual inspection.
 func TestScreenshots(t *testing.T) {
 	dir := os.Getenv("SCREENSHOTS")
 	if dir == "" {
@@ -260,7 +261,7 @@ func TestScreenshots(t *testing.T) {
 	}
 }
 
-// found is what the page look writes.
+// found holds the findings of the page look.
 type found struct {
 	State    string
 	Width    int
@@ -275,9 +276,9 @@ type found struct {
 	Dark     bool
 }
 
-// TestBrowser looks at the page in a browser: it is whole, fits the window,
-// can be used with the keyboard and a screen reader and be read in light and
-// dark, and asks for nothing but itself.
+// TestBrowser checks the page in a browser. It must fit the window, be usable with a
+// keyboard and a screen reader, be readable in light and dark mode, and make no other
+// requests.
 func TestBrowser(t *testing.T) {
 	b := newBench(t)
 	for _, dark := range []bool{false, true} {
@@ -304,7 +305,7 @@ func TestBrowser(t *testing.T) {
 			if f.State != pages[i].state || f.Width != pages[i].width || f.Dark != dark || f.Texts < 20 || f.Scripts != 0 || f.Injected != 0 {
 				t.Errorf("found %+v", f)
 			}
-			// 20 probes fit on a screen of 1080 lines while all is well.
+			// 20 healthy probes fit on a screen of 1080 lines.
 			if f.State == "many" && f.Width == 1280 && f.Height > 950 {
 				t.Errorf("many, %d wide: %d high", f.Width, f.Height)
 			}
@@ -326,8 +327,8 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
-// TestPolicyWorks: were there a script, a style or an image of others in the
-// page, the browser would not load them.
+// TestPolicyWorks checks that the browser would not load foreign scripts, styles or
+// images in the page.
 func TestPolicyWorks(t *testing.T) {
 	var mu sync.Mutex
 	var asked []string

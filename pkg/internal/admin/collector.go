@@ -17,14 +17,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// NewCollector returns the metrics of a State. It requests a new State for each
-// scrape, like the page. Points of RRDs are not metrics here, only their number
-// and age: their place is Graphite.
+// NewCollector returns a collector that calls state for each scrape. Of points of
+// RRDs it only exports the number and age; the values belong in Graphite.
 func NewCollector(state func() *State) prometheus.Collector { return collector{state} }
 
 type collector struct{ state func() *State }
 
-// Metrics of a service as a whole; each of its parts has more.
+// Metrics of a service as a whole. The packages of its parts define further metrics.
 var (
 	buildMetrics = metrics.New("", []string{"version", "goversion"}, func(s *State) []string { return []string{s.Version, runtime.Version()} },
 		metrics.Count("build_info", "Version of tstatrepo, always 1.", func(*State) int64 { return 1 }))
@@ -47,21 +46,21 @@ var (
 		metrics.Time("last_point_timestamp_seconds", "Time of the newest point of a probe.", func(s *repository.Series) time.Time { return time.Unix(s.Last().Time, 0) }))
 )
 
-// tables are all tables that Collect uses.
+// tables are all metric tables that Collect uses.
 var tables = []interface{ Describe(chan<- *prometheus.Desc) }{
 	buildMetrics, supervisorMetrics, refusedMetrics, capabilityMetrics, endpointMetrics, certificateMetrics, noticeMetrics,
 	mathproto.Metrics, mathproto.StoreMetrics, upkeep.Metrics, stream.Metrics, stream.SourceMetrics, stream.SinkMetrics, stream.QueueMetrics,
 	rrdpush.Metrics, recreatedMetrics, seriesMetrics,
 }
 
-// Describe sends the descriptions of all metrics.
+// Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, t := range tables {
 		t.Describe(ch)
 	}
 }
 
-// Collect sends the metrics of the current state.
+// Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.state()
 	buildMetrics.Collect(ch, metrics.Of("", *s))

@@ -17,7 +17,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// decode reads JSON objects.
+// decode returns a sequence of JSON objects.
 func decode(t *testing.T, text []byte) (list []map[string]any) {
 	t.Helper()
 	for d := json.NewDecoder(bytes.NewReader(text)); d.More(); {
@@ -91,7 +91,7 @@ func TestCollector(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, strings.Join(lines, "\n"))
 		}
 	}
-	// A state with everything shows every metric, and none is in vain.
+	// The busy state must export every described metric.
 	descs := make(chan *prometheus.Desc, 200)
 	NewCollector(nil).Describe(descs)
 	close(descs)
@@ -104,7 +104,7 @@ func TestCollector(t *testing.T) {
 	}
 }
 
-// TestCollectorNames: the names follow Prometheus' rules.
+// TestCollectorNames checks that the names of metrics follow Prometheus's rules.
 func TestCollectorNames(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(NewCollector(busy))
@@ -121,11 +121,11 @@ func TestCollectorNames(t *testing.T) {
 	}
 }
 
-// TestCollectorHostile: what peers are called, and how many there are, breaks
-// no scrape.
+// TestCollectorHostile checks that hostile names and numbers of peers do not break a
+// scrape.
 func TestCollectorHostile(t *testing.T) {
 	s := hostile()
-	s.Live[0].Sources = append(s.Live[0].Sources, s.Live[0].Sources...) // the same labels twice
+	s.Live[0].Sources = append(s.Live[0].Sources, s.Live[0].Sources...) // duplicate labels
 	s.Logs = append(s.Logs, s.Logs...)
 	for i := range 3 * metrics.MaxSets {
 		s.Logs = append(s.Logs, mathproto.StreamStats{Registration: mathproto.Registration{StreamName: fmt.Sprint(i)}, Probe: "p\xff\n\"\\"})

@@ -15,8 +15,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
 )
 
-// clickhouseSQL replaces what Altinity's plugin does in a query for
-// ClickHouse, as its manual says.
+// clickhouseSQL expands the macros of Altinity's Grafana plugin in a query for
+// ClickHouse, according to its manual.
 func clickhouseSQL(t *testing.T, sql string, interval time.Duration, probes []string) string {
 	t.Helper()
 	sql = strings.NewReplacer(
@@ -31,7 +31,7 @@ func clickhouseSQL(t *testing.T, sql string, interval time.Duration, probes []st
 	return sql + " FORMAT JSON"
 }
 
-// TestFlowsClickHouse asks the queries of the board at a real server.
+// TestFlowsClickHouse runs the queries of the board on a real server.
 func TestFlowsClickHouse(t *testing.T) {
 	server := clickhousetest.Start(t)
 	db := server.Database()
@@ -67,7 +67,7 @@ func TestFlowsClickHouse(t *testing.T) {
 				t.Fatalf("%s: %v: %s", sql, err, text)
 			}
 			read = answer.Statistics.Rows
-			key := "" // the column by which there are series
+			key := "" // the column that names the series
 			if f := grouped.FindStringSubmatch(sql); f != nil {
 				key = f[1]
 			}
@@ -99,7 +99,7 @@ func TestFlowsClickHouse(t *testing.T) {
 	for _, p := range board.Panels {
 		sql := p.Targets[0].Query
 		board.query(t, sql, time.Minute, []string{"turin"})
-		// Those read of the table of records are fewer than those of 2014.
+		// A query must not read the partitions of 2014.
 		if all := server.Number(t, "SELECT count() FROM "+db+"."+logTable.FindString(sql)+"_rows"); read >= all {
 			t.Errorf("%s reads %d rows, and there are %d", p.Title, read, all)
 		}

@@ -21,8 +21,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// The logs that the boards of flows are tried with, by probe. The time shown
-// cuts through those of 2016; those of 2014 have partitions of their own.
+// The logs of the tests of flow boards, by probe. The displayed time range contains
+// only part of the logs of 2016. The logs of 2014 are in separate partitions.
 var (
 	flowLogs = map[string][]string{
 		"turin":  {"../../tstat/testdata/logs/v330_multihour_crashed", "../../tstat/testdata/logs/v330_anonymised"},
@@ -32,7 +32,7 @@ var (
 	flowsTo   = time.Date(2016, 3, 24, 23, 45, 30, 0, time.UTC)
 )
 
-// importFlows imports flowLogs.
+// importFlows imports flowLogs into a store.
 func importFlows(t *testing.T, s store.Store) {
 	t.Helper()
 	for probe, trees := range flowLogs {
@@ -46,12 +46,12 @@ func importFlows(t *testing.T, s store.Store) {
 	}
 }
 
-// flow is a line of a log by Tstat's names of the columns, read without any
-// code of the import.
+// flow is a line of a log by Tstat's column names. It is parsed without the code of
+// the import.
 type flow map[string]string
 
-// number returns the number in a column, NaN if there is none: that equals
-// nothing.
+// number returns the number in a column, or NaN, which compares unequal to
+// everything.
 func (f flow) number(column string) float64 {
 	n, err := strconv.ParseFloat(f[column], 64)
 	if err != nil {
@@ -62,7 +62,7 @@ func (f flow) number(column string) float64 {
 
 func (f flow) bytes() float64 { return f.number("c_bytes_all") + f.number("s_bytes_all") }
 
-// name is what clients called a TCP server.
+// name returns the name by which a client called a TCP server.
 func (f flow) name() string {
 	for _, column := range []string{"c_tls_SNI", "c_ssl_SNI", "http_hostname", "fqdn"} {
 		if text := f[column]; text != "" && text != "-" {
@@ -72,7 +72,7 @@ func (f flow) name() string {
 	return ""
 }
 
-// readFlows returns the flows of one log type whose time is shown.
+// readFlows returns the flows of one log type in the displayed time range.
 func readFlows(t *testing.T, logType, timeColumn string, probes ...string) []flow {
 	t.Helper()
 	var flows []flow
@@ -122,7 +122,7 @@ func sum(flows []flow, of func(flow) float64) float64 {
 	return n
 }
 
-// columns returns the sum of columns over flows.
+// columns returns the sum of some columns over all flows.
 func columns(flows []flow, names ...string) float64 {
 	return sum(flows, func(f flow) float64 {
 		var n float64
@@ -163,8 +163,8 @@ func top(flows []flow, key func(flow) string) (names []string, by map[string][]f
 	return names[:min(20, len(names))], by
 }
 
-// result is what a query answers: the values of each column, as text, and of
-// each series where a column says whose the value is. NULL is "".
+// result is the result of a query: the values, as text, by column, or by series if a
+// column names the series. NULL is "".
 type result map[string][]string
 
 // rows returns the number of rows.
@@ -179,13 +179,13 @@ func (r result) rows() int {
 // flowBoard is a board of flows at a server with the flows of flowLogs.
 type flowBoard struct {
 	*dashboard
-	// query asks one target, or the query of a variable.
+	// query runs the SQL of a target or of a variable.
 	query func(t *testing.T, sql string, interval time.Duration, probes []string) result
-	// quantile is how the database computes one of sorted values.
+	// quantile returns a quantile of sorted values, as the database computes it.
 	quantile func(sorted []float64, p float64) float64
 }
 
-// test asks all queries of the board, and compares with the logs.
+// test runs all queries of the board and compares the results with the logs.
 func (b *flowBoard) test(t *testing.T) {
 	found := b.query(t, b.Templating.List[1].Query, 0, nil)["probe"]
 	if slices.Sort(found); !slices.Equal(found, []string{"turin", "vienna"}) {
@@ -216,8 +216,8 @@ func (b *flowBoard) test(t *testing.T) {
 	}
 }
 
-// testSeries checks a graph: its points with the usual interval, and their
-// values with an interval that holds all flows.
+// testSeries checks the points of a graph with the usual interval, and the values with
+// an interval that contains all flows.
 func (b *flowBoard) testSeries(t *testing.T, title, sql string, flows []flow, probes []string) {
 	interval := 5 * time.Minute
 	times := groups(flows, func(f flow) string {
@@ -236,7 +236,7 @@ func (b *flowBoard) testSeries(t *testing.T, title, sql string, flows []flow, pr
 		}
 	}
 	distinct := slices.Compact(slices.Sorted(slices.Values(got["time"])))
-	// A quantile has no point where no flow has a round-trip time.
+	// A quantile has no point in intervals without round-trip times.
 	if len(distinct) > len(times) || len(distinct) < len(times) && !strings.HasPrefix(title, "RTT") {
 		t.Errorf("%d points, expected %d", len(distinct), len(times))
 	}
@@ -315,7 +315,7 @@ func (b *flowBoard) testSums(t *testing.T, title, sql string, tcp, udp []flow, p
 	}
 }
 
-// testTop checks a table of the largest.
+// testTop checks a table of the largest groups.
 func (b *flowBoard) testTop(t *testing.T, title, sql string, tcp, udp []flow, probes []string) {
 	flows, key := tcp, func(f flow) string { return f["s_ip"] }
 	switch title {
@@ -362,7 +362,7 @@ func (b *flowBoard) testTop(t *testing.T, title, sql string, tcp, udp []flow, pr
 				t.Errorf("%s: %s: %q, expected %g", name, column, got[column][i], value)
 			}
 		}
-		// Several of the same size come in any order.
+		// Groups of the same size may be in any order.
 		if size := sum(by[names[i]], flow.bytes); sum(of, flow.bytes) != size {
 			t.Errorf("%s is number %d, expected %s", name, i+1, names[i])
 		}
@@ -377,15 +377,15 @@ func interpolated(sorted []float64, p float64) float64 {
 	return sorted[i] + part*(sorted[min(i+1, len(sorted)-1)]-sorted[i])
 }
 
-// near reports whether text is a number up to the digits that a sum loses.
+// near reports whether text equals want up to rounding errors of a sum.
 func near(text string, want float64) bool {
 	got, err := strconv.ParseFloat(text, 64)
 	return err == nil && math.Abs(got-want) <= 1e-9*math.Abs(want)
 }
 
-// postgresSQL replaces what Grafana does in a query for PostgreSQL, as its
-// manual says: the variables of a board (a list of quoted values where several
-// may be chosen), the global ones, and the macros.
+// postgresSQL expands a query for PostgreSQL like Grafana, according to its manual:
+// global variables, macros, and the variables of a board. A variable with several
+// values becomes a list of quoted values.
 func postgresSQL(t *testing.T, sql string, interval time.Duration, probes []string) string {
 	t.Helper()
 	sql = strings.NewReplacer(
@@ -394,7 +394,7 @@ func postgresSQL(t *testing.T, sql string, interval time.Duration, probes []stri
 		"$__interval", interval.String(),
 	).Replace(sql)
 	from, to := "'"+flowsFrom.Format(time.RFC3339)+"'", "'"+flowsTo.Format(time.RFC3339)+"'"
-	// An argument has no parentheses: Grafana would end it at the first.
+	// Arguments contain no parentheses: Grafana ends an argument at the first.
 	sql = regexp.MustCompile(`\$(__\w+)\(([^)]*)\)`).ReplaceAllStringFunc(sql, func(call string) string {
 		name, list, _ := strings.Cut(strings.Trim(call, "$)"), "(")
 		arg := strings.Split(list, ", ")
@@ -405,7 +405,7 @@ func postgresSQL(t *testing.T, sql string, interval time.Duration, probes []stri
 			return to
 		case "__timeFilter":
 			return fmt.Sprintf("%s BETWEEN %s AND %s", arg[0], from, to)
-		case "__timeGroupAlias": // the third, a value for gaps, is filled in later
+		case "__timeGroupAlias": // Grafana applies the third argument, a fill value, later
 			return fmt.Sprintf(`floor(extract(epoch from %s)/%g)*%g AS "time"`, arg[0], interval.Seconds(), interval.Seconds())
 		}
 		return call
@@ -416,7 +416,7 @@ func postgresSQL(t *testing.T, sql string, interval time.Duration, probes []stri
 	return sql
 }
 
-// TestFlowsPostgres asks the queries of the board at a real server.
+// TestFlowsPostgres runs the queries of the board on a real server.
 func TestFlowsPostgres(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// dashboard is what the tests look at in a dashboard of Grafana.
+// dashboard holds the parts of a Grafana dashboard that the tests check.
 type dashboard struct {
 	UID        string
 	Title      string
@@ -33,7 +33,7 @@ type dashboard struct {
 		FieldConfig              struct{ Defaults struct{ Unit string } }
 		Targets                  []struct {
 			RefID, LegendFormat string
-			// One of these is the query.
+			// Exactly one of these is set.
 			Expr, Target, RawSQL, Query string
 			Datasource                  source
 		}
@@ -42,7 +42,7 @@ type dashboard struct {
 
 type source struct{ Type, UID string }
 
-// readDashboard reads a dashboard and checks its form.
+// readDashboard parses a dashboard and checks its structure.
 func readDashboard(t *testing.T, name, kind string) *dashboard {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("../../../conf/grafana", name))
@@ -84,8 +84,8 @@ func readDashboard(t *testing.T, name, kind string) *dashboard {
 
 var direction = regexp.MustCompile(`_(in|out|loc)\.`)
 
-// tstatMetrics are the metrics of the RRDs in rrdfile's testdata, a sample of
-// what Tstats write: each histogram is there in all of its directions.
+// tstatMetrics returns the metrics of the RRDs in rrdfile's testdata. They include
+// each histogram in all of its directions.
 func tstatMetrics(t *testing.T) []string {
 	t.Helper()
 	text, err := os.ReadFile("../../rrdfile/testdata/names.tsv")
@@ -107,7 +107,7 @@ func tstatMetrics(t *testing.T) []string {
 	return slices.Compact(names)
 }
 
-// expand returns what a path of Graphite with {a,b} stands for.
+// expand returns the paths that a Graphite path with {a,b} matches.
 func expand(path string) []string {
 	before, rest, ok := strings.Cut(path, "{")
 	if !ok {
@@ -121,7 +121,7 @@ func expand(path string) []string {
 	return paths
 }
 
-// TestGrafanaTstat: each metric of the dashboard is one that rrd-push makes.
+// TestGrafanaTstat checks that the dashboard only uses metrics that rrd-push creates.
 func TestGrafanaTstat(t *testing.T) {
 	names := tstatMetrics(t)
 	path := regexp.MustCompile(`\$prefix\.\$probe\.((?:\{[^}]*\}|[^ ,(){}'])+)`)
@@ -142,7 +142,7 @@ func TestGrafanaTstat(t *testing.T) {
 			}
 		}
 	}
-	for _, of := range matter {
+	for _, of := range mainMetrics {
 		for _, name := range of {
 			if !slices.Contains(names, name) {
 				t.Errorf("the page puts %s first, but no RRD is named so", name)
@@ -161,8 +161,8 @@ func TestGrafanaTstat(t *testing.T) {
 	}
 }
 
-// TestGrafanaOwn: each metric of the dashboard is one that serve shows, with
-// the labels it is asked for.
+// TestGrafanaOwn checks that the dashboard only uses metrics and labels that serve
+// exports.
 func TestGrafanaOwn(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(NewCollector(busy), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -172,7 +172,7 @@ func TestGrafanaOwn(t *testing.T) {
 	}
 	labels := map[string][]string{}
 	for _, f := range families {
-		labels[f.GetName()] = []string{"instance"} // Prometheus' own
+		labels[f.GetName()] = []string{"instance"} // added by Prometheus
 		for _, l := range f.Metric[0].Label {
 			labels[f.GetName()] = append(labels[f.GetName()], l.GetName())
 		}

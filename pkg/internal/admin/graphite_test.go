@@ -20,8 +20,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// samplesAllWays returns a folder with the sample of each histogram in all of
-// its directions; rrdtest has one of them.
+// samplesAllWays returns a folder with a sample of each histogram in all of its
+// directions, of which rrdtest has only one.
 func samplesAllWays(t *testing.T) string {
 	t.Helper()
 	dir := rrdtest.Samples(t)
@@ -40,10 +40,10 @@ func samplesAllWays(t *testing.T) string {
 	return dir
 }
 
-// TestGraphiteBoard asks the targets of the dashboard at a real graphite-web
-// with the points of real RRDs.
+// TestGraphiteBoard runs the targets of the dashboard on a real graphite-web with the
+// points of real RRDs.
 func TestGraphiteBoard(t *testing.T) {
-	const begin, end = 1458855000, 1458865000 // the samples' time
+	const begin, end = 1458855000, 1458865000 // time range of the samples
 	dir := t.TempDir()
 	schemas := filepath.Join(dir, "storage-schemas.conf")
 	if err := os.WriteFile(schemas, []byte(carbontest.YearsOf300), 0o644); err != nil {
@@ -71,7 +71,7 @@ func TestGraphiteBoard(t *testing.T) {
 	for _, p := range readDashboard(t, "tstat-graphite.json", "graphite").Panels {
 		for _, q := range p.Targets {
 			target := strings.NewReplacer("$prefix", "tstat", "$probe", "turin").Replace(q.Target)
-			// The metrics of the target, and what the functions around make of them.
+			// The metrics of the target, and the functions applied to them.
 			metrics, title, sum, largest := target, "", false, false
 			for f := call.FindStringSubmatch(metrics); f != nil; f = call.FindStringSubmatch(metrics) {
 				metrics = f[2]

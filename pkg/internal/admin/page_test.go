@@ -12,12 +12,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 )
 
-// states returns the states of the tests.
+// states returns the test states by name.
 func states() map[string]*State {
 	return map[string]*State{"busy": busy(), "broken": broken(), "hostile": hostile(), "empty": empty(), "many": many(), "many broken": manyBroken(), "probe": probeState()}
 }
 
-// pageAt returns the text of a page at noon.
+// pageAt returns the HTML of the page at noon with a query.
 func pageAt(t *testing.T, s *State, notReady error, query string) string {
 	t.Helper()
 	q, err := url.ParseQuery(query)
@@ -31,8 +31,8 @@ func pageAt(t *testing.T, s *State, notReady error, query string) string {
 	return b.String()
 }
 
-// TestStatusAgrees: the title, the verdict, the tiles and the probes of a page
-// show the same status.
+// TestStatusAgrees checks that the title, the verdict, the tiles and the probes of the
+// page show the same status.
 func TestStatusAgrees(t *testing.T) {
 	list := states()
 	change := func(name string, f func(*State)) {
@@ -89,15 +89,15 @@ func TestStatusAgrees(t *testing.T) {
 	}
 }
 
-// TestPageByProbe: the page shows what its query chooses, and names what it
-// leaves out.
+// TestPageByProbe checks that the page shows the selection of its query, and the
+// number of omitted elements.
 func TestPageByProbe(t *testing.T) {
 	const open, folded = `<details class="probe" open>`, `<details class="probe">`
 	for _, c := range []struct {
 		name, query  string
 		state        *State
 		open, folded int
-		rows         int // of the table of probes
+		rows         int // in the table of probes
 		has, lacks   string
 	}{
 		{"well", "", many(), 0, 20, 20, "Streams of 20 probes", "not shown"},
@@ -127,8 +127,8 @@ func TestPageByProbe(t *testing.T) {
 	}
 }
 
-// TestTstatProblems: problems of the Tstat of a probe are reported, with or
-// without an export.
+// TestTstatProblems checks that problems of Tstat on this machine are reported, with
+// and without an export.
 func TestTstatProblems(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -155,7 +155,7 @@ func TestTstatProblems(t *testing.T) {
 	}
 }
 
-// TestClockOfProbe: the last reading of the streams of a probe counts.
+// TestClockOfProbe checks that the newest reading of a probe's streams counts.
 func TestClockOfProbe(t *testing.T) {
 	streams := []*mathproto.StreamStats{
 		{ClockAhead: time.Hour, ClockTime: noon.Add(-time.Hour)}, {ClockAhead: time.Second, ClockTime: noon}, {},
@@ -173,8 +173,8 @@ func TestClockOfProbe(t *testing.T) {
 	}
 }
 
-// TestChosenProbeIsShown: the page has room for the probe that its query
-// chooses, however many other probes and streams there are.
+// TestChosenProbeIsShown checks that the page shows the probe in its query, for any
+// number of other probes and streams.
 func TestChosenProbeIsShown(t *testing.T) {
 	s := many()
 	logs := s.Logs

@@ -10,21 +10,21 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 )
 
-// Size of the plots in their own units; the page stretches them.
+// Size of plots in SVG units. The page scales them.
 const (
 	plotWidth  = 240.0
 	plotHeight = 40.0
 )
 
-// bars are a histogram as an SVG path.
+// bars is a bar chart as an SVG path.
 type bars struct {
 	Path  string
-	Title string // the same in words
-	Scale string // of the plot
+	Title string // description for screen readers
+	Scale string // maximum and period, see scale
 }
 
-// newBars plots counts per interval, oldest first, ending now. what names the
-// counted things.
+// newBars returns a chart of counts per interval, oldest first, ending now. what is
+// the noun of the counted things.
 func newBars(values []int64, interval time.Duration, what string) *bars {
 	if len(values) == 0 || slices.Max(values) <= 0 {
 		return nil
@@ -50,7 +50,7 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 	}
 }
 
-// scale describes the height and width of bars.
+// scale returns a description of the maximum and the period of a bar chart.
 func scale(most int64, interval time.Duration, n int) string {
 	if interval == time.Hour {
 		return "at most " + number(most)
@@ -61,14 +61,14 @@ func scale(most int64, interval time.Duration, n int) string {
 // line is a plot of a series as an SVG path.
 type line struct {
 	Path   string
-	Low    string // least value
+	Low    string // smallest value
 	High   string // greatest value
 	Period string // see period
-	Title  string // the same in words
+	Title  string // description for screen readers
 }
 
-// newLine plots points over time. A pause of more than twice the usual step
-// is a gap.
+// newLine returns a plot of points over time. Points more than twice the usual step
+// apart are not connected.
 func newLine(points []graphite.Point, unit string) *line {
 	var p []graphite.Point
 	for _, q := range points {
@@ -131,5 +131,5 @@ func seconds(n int64) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// clock formats a Unix time for the title of a plot.
+// clock formats a Unix time in seconds for the title of a plot.
 func clock(unix int64) string { return time.Unix(unix, 0).Format("2006-01-02 15:04") }

@@ -14,14 +14,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
 
-// Levels of a problem, a part, a probe or the whole, the worst last.
+// Levels of a problem, a part, a probe or the service, in order of severity.
 const (
 	fine    = "fine"
 	warning = "warning"
 	failure = "error"
 )
 
-// levelIf returns failure for an error, else warning.
+// levelIf returns failure if isError is set, and otherwise warning.
 func levelIf(isError bool) string {
 	if isError {
 		return failure
@@ -29,7 +29,7 @@ func levelIf(isError bool) string {
 	return warning
 }
 
-// worst returns the worst of levels.
+// worst returns the most severe of levels.
 func worst(levels ...string) string {
 	w := fine
 	for _, l := range levels {
@@ -40,7 +40,7 @@ func worst(levels ...string) string {
 	return w
 }
 
-// probeView is a probe with all its data on the page.
+// probeView holds the data of a probe on the page.
 type probeView struct {
 	Name  string
 	ID    string // HTML id of its details
@@ -67,13 +67,13 @@ type probeView struct {
 	HasTime bool                         // Clock is known
 }
 
-// liveSource is a source of live lines of a run.
+// liveSource is a source of live lines in one run.
 type liveSource struct {
 	Run string
 	stream.SourceStats
 }
 
-// pointsOf summarizes the points of a probe in a run.
+// pointsOf summarizes the points of a probe in one run.
 type pointsOf struct {
 	Run     string
 	Metrics int64
@@ -83,7 +83,7 @@ type pointsOf struct {
 // plainName matches names that can be part of an HTML id.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// newProbes groups a state by probe. Probes with problems come first.
+// newProbes returns the data of a state by probe. Probes with problems come first.
 func newProbes(s *State, problems []Problem) (list []*probeView) {
 	byName := map[string]*probeView{}
 	get := func(name string) *probeView {
@@ -133,7 +133,7 @@ func newProbes(s *State, problems []Problem) (list []*probeView) {
 	return list
 }
 
-// severity returns the rank of a level; the worst has the lowest.
+// severity returns the sort rank of a level: 0 for the most severe.
 func severity(level string) int { return slices.Index([]string{failure, warning, fine}, level) }
 
 func (p *probeView) addStream(l *mathproto.StreamStats) {
@@ -152,7 +152,7 @@ func (p *probeView) addStream(l *mathproto.StreamStats) {
 	}
 }
 
-// addTo adds the points of an endpoint to their probes.
+// addTo adds the points of a run to their probes; get returns a probe by name.
 func (r *RRD) addTo(get func(string) *probeView) {
 	for _, s := range r.Series {
 		p := get(s.Probe)
@@ -171,7 +171,7 @@ func (r *RRD) addTo(get func(string) *probeView) {
 	}
 }
 
-// finish orders the streams and sets what depends on all data of the probe.
+// finish sorts the streams and computes the totals of the probe.
 func (p *probeView) finish() {
 	slices.SortFunc(p.All, func(a, b *mathproto.StreamStats) int {
 		return cmp.Or(cmp.Compare(severity(streamLevel(a)), severity(streamLevel(b))), strings.Compare(a.StreamName, b.StreamName), strings.Compare(a.Type(), b.Type()))
@@ -196,8 +196,8 @@ func (p *probeView) Has() string {
 	return strings.Join(list, ", ")
 }
 
-// NewestFolder returns the time of the newest log folder of Tstat on this
-// machine. It is zero if Tstat wrote no folder yet or the probe is remote.
+// NewestFolder returns the time of Tstat's newest log folder on this machine. It is
+// zero if Tstat has not written a folder yet or the probe is remote.
 func (p *probeView) NewestFolder() time.Time {
 	if p.Tstat == nil {
 		return time.Time{}
@@ -205,8 +205,8 @@ func (p *probeView) NewestFolder() time.Time {
 	return p.Tstat.Newest
 }
 
-// bound selects at most n streams for the page, without healthy ones if
-// unhealthy is set.
+// bound selects at most n streams for the page. If unhealthy is set, it leaves out
+// healthy streams.
 func (p *probeView) bound(unhealthy bool, n int) {
 	list := p.All
 	if unhealthy {
@@ -216,7 +216,7 @@ func (p *probeView) bound(unhealthy bool, n int) {
 	p.Streams = first(list, max(0, n))
 }
 
-// streamLevel returns the level of the worst problem of a stream.
+// streamLevel returns the level of the most severe problem of a stream.
 func streamLevel(l *mathproto.StreamStats) string {
 	switch {
 	case fails(l), l.Late():
@@ -227,13 +227,13 @@ func streamLevel(l *mathproto.StreamStats) string {
 	return fine
 }
 
-// fails reports whether logs of a stream could not be stored in one of its
-// stores.
+// fails reports whether one of the stores of a stream failed to store logs.
 func fails(l *mathproto.StreamStats) bool {
 	return l.Err() != "" || slices.ContainsFunc(l.Stores, func(s bulk.StoreSummary) bool { return s.Error != "" })
 }
 
-// byProbe groups streams by probe. The names are in the order of the streams.
+// byProbe groups streams by probe. names are the probes in order of their first
+// stream.
 func byProbe(logs []mathproto.StreamStats) (names []string, streams map[string][]*mathproto.StreamStats) {
 	streams = map[string][]*mathproto.StreamStats{}
 	for i := range logs {
@@ -246,9 +246,9 @@ func byProbe(logs []mathproto.StreamStats) (names []string, streams map[string][
 	return names, streams
 }
 
-// nameProbes gives several streams of a host one probe name, the host, if each
-// is its own probe. So are all streams without certificates and configured
-// probes; without this, the page would list each stream as a probe.
+// nameProbes names the probe of streams after their host if each stream of the host
+// is a separate probe. This is the case without certificates and configured probes.
+// Otherwise the page would list each stream as a probe.
 func (s *State) nameProbes() {
 	alone := map[string][]*mathproto.StreamStats{} // by host
 	for i := range s.Logs {
@@ -266,7 +266,8 @@ func (s *State) nameProbes() {
 	}
 }
 
-// clockOf returns the newest reading of how far the clock of a probe is ahead.
+// clockOf returns how far the clock of a probe is ahead, from the newest reading. It
+// returns false if there is no reading.
 func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool) {
 	var last time.Time
 	for _, l := range streams {
@@ -280,7 +281,7 @@ func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool)
 // aheadText describes how far a clock is ahead.
 func aheadText(d time.Duration) string {
 	switch {
-	case d.Abs() <= 2*time.Second: // readings are not more exact
+	case d.Abs() <= 2*time.Second: // within the precision of readings
 		return "right"
 	case d < 0:
 		return span(d) + " behind"

@@ -8,9 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 )
 
-// TestStreamsWithoutProbe: streams of one host that nothing else names are
-// those of one probe, and their trouble is one problem. A single one keeps its
-// name.
+// TestStreamsWithoutProbe checks that unnamed streams of one host become one probe,
+// and their failures one problem. A single stream keeps its name.
 func TestStreamsWithoutProbe(t *testing.T) {
 	s := &State{Started: noon}
 	add := func(name, callback string) {

@@ -15,7 +15,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// When problems begin.
+// Thresholds of problems.
 const (
 	settleIn     = 30 * time.Second    // after the start; registering and a first log folder may take as long
 	expiresSoon  = 30 * 24 * time.Hour // before a certificate ends
@@ -26,8 +26,7 @@ const (
 	tstatArchive = 30 * 24 * time.Hour // folders unchanged for longer are an archive, not the output of a running Tstat
 )
 
-// Parts of a service that a problem belongs to. They are part of the contract
-// of the JSON.
+// Values of Problem.Part. They are part of the stable status JSON.
 const (
 	PartSupervisor   = "supervisor"
 	PartService      = "service"
@@ -40,12 +39,12 @@ const (
 	PartRecent       = "recent"
 )
 
-// endpointParts are the parts that endpoints belong to.
+// endpointParts maps names of endpoints to parts.
 var endpointParts = map[string]string{"collect-log": PartLogs, "collect-streaming": PartLive, "collect-rrd": PartRRD}
 
-// Problem describes something that is wrong and what to do about it.
+// Problem describes a problem and how to solve it.
 type Problem struct {
-	Error  bool   // else a warning: nothing is lost, or late, yet
+	Error  bool   // false: a warning; nothing is late or lost yet
 	Part   string // PartLogs, …
 	Probes []string
 	What   string
@@ -55,8 +54,8 @@ type Problem struct {
 // level returns failure or warning.
 func (p *Problem) level() string { return levelIf(p.Error) }
 
-// Problems returns what is wrong in a state at a time, errors first. notReady
-// is why the service is not ready; nil: it is ready.
+// Problems returns the problems of a state at the given time, errors first. notReady
+// says why the service is not ready; nil means that it is ready.
 func (s *State) Problems(notReady error, now time.Time) []Problem {
 	var list []Problem
 	add := func(isError bool, part, do, what string, args ...any) {
@@ -137,8 +136,8 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 	return list
 }
 
-// logProblems returns why logs are late or not stored: one problem for each
-// cause, however many streams it affects.
+// logProblems returns the problems of logs that are late or not stored: one problem
+// per cause, for any number of streams.
 func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 	type cause struct {
 		problem Problem
@@ -207,7 +206,7 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 	return list
 }
 
-// rejectProblems returns the probes with too many rejected lines.
+// rejectProblems returns a problem for each probe with too many rejected lines.
 func rejectProblems(logs []mathproto.StreamStats) (list []Problem) {
 	names, streams := byProbe(logs)
 	for _, name := range names {
@@ -233,7 +232,7 @@ func rejectProblems(logs []mathproto.StreamStats) (list []Problem) {
 	return list
 }
 
-// rejectFiles returns the files with the rejected lines of streams.
+// rejectFiles returns the paths of the files with rejected lines of streams.
 func rejectFiles(streams []*mathproto.StreamStats) (files []string) {
 	for _, l := range streams {
 		if l.RejectFile != "" && l.Rejects+l.Failed > 0 && !slices.Contains(files, l.RejectFile) {
@@ -243,8 +242,8 @@ func rejectFiles(streams []*mathproto.StreamStats) (files []string) {
 	return files
 }
 
-// clockProblems returns the probes whose clocks differ too much from that of
-// this machine.
+// clockProblems returns a problem for each probe whose clock differs too much from
+// the clock of this machine.
 func clockProblems(logs []mathproto.StreamStats) (list []Problem) {
 	names, streams := byProbe(logs)
 	for _, name := range names {
@@ -256,7 +255,7 @@ func clockProblems(logs []mathproto.StreamStats) (list []Problem) {
 	return list
 }
 
-// tstatProblems returns what is wrong with the Tstat of this machine.
+// tstatProblems returns the problems of Tstat on this machine.
 func (s *State) tstatProblems(now time.Time) (list []Problem) {
 	t := s.Tstat
 	if t == nil || t.Looked.IsZero() {
@@ -293,7 +292,7 @@ func probesOf(streams []*mathproto.StreamStats) (names []string) {
 	return names
 }
 
-// titleOf returns the name of a single stream, else the number of streams.
+// titleOf returns the name of a single stream, or the number of several streams.
 func titleOf(streams []*mathproto.StreamStats) string {
 	if len(streams) == 1 {
 		return title(streams[0])
@@ -306,7 +305,7 @@ func tooMany(rejects, good int64) bool { return rejects > 0 && rejects*100 > rej
 
 func (n *Notice) level() string { return levelIf(n.Error) }
 
-// endpoint returns the endpoint with a name, or nil.
+// endpoint returns the endpoint with the given name, or nil.
 func (s *State) endpoint(name string) *repository.EndpointStats {
 	i := slices.IndexFunc(s.Endpoints, func(e repository.EndpointStats) bool { return e.Name() == name })
 	if i < 0 {
@@ -315,7 +314,7 @@ func (s *State) endpoint(name string) *repository.EndpointStats {
 	return &s.Endpoints[i]
 }
 
-// title returns the name of a stream for people.
+// title returns the display name of a stream.
 func title(l *mathproto.StreamStats) string {
 	if l.Probe == "" || l.Probe == l.StreamName {
 		return l.StreamName

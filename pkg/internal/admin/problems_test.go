@@ -16,7 +16,7 @@ func TestProblems(t *testing.T) {
 		name   string
 		change func(*State)
 		ready  error
-		want   string // error or warning, begin of What; "": none
+		want   string // error or warning, and start of What; "": no problem
 	}{
 		{"busy", func(*State) {}, nil, ""},
 		{"not ready", func(*State) {}, errors.New("no"), "error: Not ready: no."},

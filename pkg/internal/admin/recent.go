@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// maxNotice bounds the text of a notice, in bytes.
+// maxNotice is the maximum length of the text of a notice in bytes.
 const maxNotice = 2 << 10
 
-// Recent is a slog.Handler that keeps the last warnings and errors, and hands
-// everything to another handler. It is safe for concurrent use.
+// Recent is a slog.Handler that keeps the last warnings and errors and passes all
+// records to another handler. It is safe for concurrent use.
 type Recent struct {
 	next   slog.Handler
 	ring   *ring
@@ -22,15 +22,15 @@ type Recent struct {
 	prefix string // of the keys in a group
 }
 
-// ring is shared by all handlers derived from one.
+// ring holds the notices of a handler and all handlers derived from it.
 type ring struct {
 	mu      sync.Mutex
 	size    int
 	notices []Notice // oldest first
 }
 
-// NewRecent returns a handler in front of next that keeps n notices. A repeated
-// text increases the count of its notice.
+// NewRecent returns a handler that keeps n notices and passes all records to next. A
+// repeated text increases the count of its notice.
 func NewRecent(next slog.Handler, n int) *Recent {
 	return &Recent{next: next, ring: &ring{size: max(n, 1)}}
 }
@@ -44,13 +44,13 @@ func (r *Recent) List() []Notice {
 	return list
 }
 
-// Enabled reports whether the next handler wants the level, or this one keeps
-// it.
+// Enabled reports whether the next handler is enabled for the level, or whether
+// Recent keeps records of the level.
 func (r *Recent) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn || r.next.Enabled(ctx, l)
 }
 
-// Handle keeps warnings and errors and passes on the record.
+// Handle keeps a warning or error, and passes the record to the next handler.
 func (r *Recent) Handle(ctx context.Context, rec slog.Record) error {
 	if rec.Level >= slog.LevelWarn {
 		var b strings.Builder
@@ -72,7 +72,7 @@ func (r *Recent) Handle(ctx context.Context, rec slog.Record) error {
 	return r.next.Handle(ctx, rec)
 }
 
-// WithAttrs returns a handler that shares the list.
+// WithAttrs implements slog.Handler. The new handler shares the notices.
 func (r *Recent) WithAttrs(attrs []slog.Attr) slog.Handler {
 	var b strings.Builder
 	for _, a := range attrs {
@@ -81,7 +81,7 @@ func (r *Recent) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &Recent{r.next.WithAttrs(attrs), r.ring, r.attrs + b.String(), r.prefix}
 }
 
-// WithGroup returns a handler that shares the list.
+// WithGroup implements slog.Handler. The new handler shares the notices.
 func (r *Recent) WithGroup(name string) slog.Handler {
 	if name == "" {
 		return r
@@ -103,8 +103,8 @@ func (r *ring) add(n Notice) {
 	r.notices = append(r.notices, n)
 }
 
-// appendAttr writes " key=value", members of groups with the group's name in
-// front.
+// appendAttr writes " key=value". The keys of group members are prefixed with the
+// name of the group.
 func appendAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	v := a.Value.Resolve()
 	if v.Kind() == slog.KindGroup {
@@ -122,8 +122,8 @@ func appendAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	fmt.Fprintf(b, " %s%s=%s", prefix, a.Key, v)
 }
 
-// cut returns the first n bytes of a text, without a broken character at the
-// end.
+// cut returns at most the first n bytes of text, without an incomplete character at
+// the end.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text

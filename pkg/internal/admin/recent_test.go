@@ -19,7 +19,7 @@ func TestRecent(t *testing.T) {
 	log.With("a", 1).WithGroup("g").With("b", "x").Warn("second", "c", 2, slog.Group("h", "d", 3))
 	log.Error("third")
 	log.Warn("first")  // again
-	log.Error("first") // another, since it is an error
+	log.Error("first") // a separate notice, since the level differs
 	list := r.List()
 	var got []string
 	for _, n := range list {
@@ -47,8 +47,7 @@ func TestRecent(t *testing.T) {
 	}
 }
 
-// TestRecentHandler: what passes through is what the next handler would have
-// got without it.
+// TestRecentHandler checks that the next handler receives all records unchanged.
 func TestRecentHandler(t *testing.T) {
 	var out bytes.Buffer
 	h := NewRecent(slog.NewJSONHandler(&out, nil), 10)

@@ -19,10 +19,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// noon is when the tests look at a state.
+// noon is the current time in the tests.
 var noon = time.Date(2026, 8, 20, 12, 0, 30, 0, time.UTC)
 
-// busy is a repository with everything, nothing of it wrong.
+// busy returns a repository with all features and no problems.
 func busy() *State {
 	hourly := make([]int64, 24)
 	for i := range hourly {
@@ -94,7 +94,7 @@ func busy() *State {
 	}
 }
 
-// broken is busy with everything wrong.
+// broken returns busy with all kinds of problems.
 func broken() *State {
 	s := busy()
 	s.Supervisor.Registered, s.Supervisor.Since, s.Supervisor.Err = false, noon.Add(-3*time.Minute), "dial tcp 10.0.0.1:8889: connect: connection refused"
@@ -119,17 +119,16 @@ func broken() *State {
 	return s
 }
 
-// empty is a repository that has just begun.
+// empty returns a newly started repository.
 func empty() *State {
 	s := busy()
 	return &State{Name: s.Name, Version: s.Version, Started: noon.Add(-time.Second), Endpoints: s.Endpoints}
 }
 
-// nasty is a text that a peer may send.
+// nasty is a hostile text from a peer.
 var nasty = `</td></script><script>alert(1)</script><b class="hostile" onclick="x()">"'` + "\x00\xff\u202e\x1b[31m" + strings.Repeat("W", 5000)
 
-// hostile is a repository whose peers send nasty texts and numbers, and as
-// many as they like.
+// hostile returns a repository whose peers send many hostile texts and numbers.
 func hostile() *State {
 	s := busy()
 	s.Name = nasty
@@ -159,7 +158,7 @@ func hostile() *State {
 	return s
 }
 
-// addSeries adds four hours of some metrics of a probe.
+// addSeries adds four hours of points of a probe.
 func addSeries(series *repository.SeriesStore, probe string) {
 	for i, m := range []struct {
 		name string
@@ -179,7 +178,7 @@ func addSeries(series *repository.SeriesStore, probe string) {
 	}
 }
 
-// many is a repository of 20 probes with 12 streams each, nothing of it wrong.
+// many returns a repository of 20 probes with 12 streams each and no problems.
 func many() *State {
 	s := busy()
 	one, src := s.Logs[0], s.Live[0].Sources[0]
@@ -198,7 +197,7 @@ func many() *State {
 		src.Probe, src.From = probe, fmt.Sprintf("10.1.%d.7", i)
 		s.Live[0].Sources = append(s.Live[0].Sources, src)
 		addSeries(series, probe)
-		for k := range 238 { // as many as there is room for
+		for k := range 238 { // as many as fit
 			series.Add(probe, fmt.Sprintf("tcp.port_dst.in.port_%d", k), graphite.Point{Time: noon.Unix() - 300, Value: 1}, graphite.Point{Time: noon.Unix(), Value: 2})
 		}
 	}
@@ -206,12 +205,12 @@ func many() *State {
 	return s
 }
 
-// manyBroken is many with trouble of some probes.
+// manyBroken returns many with problems of some probes.
 func manyBroken() *State {
 	s := many()
 	for i := range s.Logs {
 		switch l := &s.Logs[i]; {
-		case i < 12: // the probe does not answer
+		case i < 12: // the probe does not respond
 			l.Failure = fmt.Errorf("dial tcp %s: connect: connection refused: %w", l.CallBackUrl, bulk.ErrSource)
 			l.LastError = l.Failure.Error()
 		case i == 40:
@@ -224,7 +223,7 @@ func manyBroken() *State {
 	return s
 }
 
-// probeState is a probe that sends nothing yet.
+// probeState returns a probe that has not sent anything yet.
 func probeState() *State {
 	s := empty()
 	s.Name, s.Endpoints, s.Supervisor = "tap3.polito.it", nil, busy().Supervisor

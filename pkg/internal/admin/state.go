@@ -12,16 +12,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// State is a snapshot of a service, for the page and the metrics. A zero time
-// means never or unknown. Texts may come from peers: they are escaped and
-// shortened where they are shown, but must not hold secrets.
+// State is a snapshot of a service, for the page and the metrics. A zero time means
+// never or unknown. Texts may come from peers. The page and the metrics escape and
+// shorten them, but they must not contain secrets.
 type State struct {
 	Name    string // of this repository or probe
 	Version string // of the program
 	Started time.Time
 
-	Tstat        *Tstat      // on this machine; nil: serve runs no probe
-	Supervisor   *Supervisor // nil: none is configured
+	Tstat        *Tstat      // on this machine; nil: this service has no probe
+	Supervisor   *Supervisor // nil: no supervisor is configured
 	Endpoints    []repository.EndpointStats
 	Capabilities []Capability
 	Logs         []mathproto.StreamStats
@@ -32,7 +32,7 @@ type State struct {
 	Recent       []Notice // errors and warnings, newest first, see Recent
 }
 
-// Supervisor describes to whom the capabilities are offered.
+// Supervisor describes where the service offers its capabilities.
 type Supervisor struct {
 	URL     string
 	Clients []string // addresses that clients and supervisors connect to, in the client-initiated workflow
@@ -45,7 +45,7 @@ type Tstat struct {
 	exporter.Tstat
 }
 
-// Sides of a capability.
+// Values of Capability.Side.
 const (
 	SideRepository = "repository"
 	SideProbe      = "probe"
@@ -55,7 +55,7 @@ const (
 type Capability struct {
 	Label          string
 	Side           string                    // SideRepository or SideProbe
-	Specifications []component.Specification // that run
+	Specifications []component.Specification // currently running
 }
 
 // Live is a run that sends lines to sinks while Tstat writes them.
@@ -72,7 +72,7 @@ type RRD struct {
 	Recreated int64 // RRDs older than the last point sent, sent from their start
 
 	Series []repository.Series
-	// Untracked counts points of metrics that Series has no room for. They are
+	// Untracked counts points of metrics for which Series has no room. They are
 	// stored like all others.
 	Untracked int64
 }
@@ -85,7 +85,7 @@ type Certificate struct {
 	Err      string // why the certificate cannot be read
 }
 
-// Notice is an error or a warning that was logged, once or several times.
+// Notice is a logged error or warning, with the number of its repetitions.
 type Notice struct {
 	Time  time.Time // the last time
 	First time.Time

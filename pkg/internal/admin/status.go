@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
 
-// status is the page as JSON. It is a contract: keys are added, never renamed
-// or removed, and keep their types and units. The key doc says what a value
-// is; the manual prints it.
+// status is the JSON form of the page. It is stable: keys may be added, but are never
+// renamed or removed, and keep their types and units. The struct tag doc describes a
+// value for the manual.
 type status struct {
 	Name       string            `json:"name" doc:"host name of this machine"`
 	Version    string            `json:"version" doc:"version of tstatrepo"`
@@ -218,7 +218,7 @@ func (t stamp) MarshalJSON() ([]byte, error) {
 	return []byte(strconv.Quote(u.Format(time.RFC3339))), nil
 }
 
-// finite returns v, or nil if v is NaN or infinite, which JSON cannot write.
+// finite returns v, or nil if v is NaN or infinite, which JSON cannot represent.
 func finite(v float64) *float64 {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return nil
@@ -226,8 +226,8 @@ func finite(v float64) *float64 {
 	return &v
 }
 
-// each returns f of each element of a list. The result is never nil, so that
-// its JSON is a list and not null.
+// each returns the results of f for each element of a list. The result is never nil,
+// so that its JSON is a list and not null.
 func each[T, U any](list []T, f func(*T) U) []U {
 	out := make([]U, 0, len(list))
 	for i := range list {
@@ -337,12 +337,12 @@ func (p *plots) json() jsonRRD {
 
 // Key describes a key of the status JSON.
 type Key struct {
-	Path string // as in probes[].name: dots between keys, [] after a list
-	Type string // string, number, boolean, time, object or list of one of them
-	Doc  string // what the value is
+	Path string // such as probes[].name: dots between keys, [] after a list
+	Type string // string, number, boolean, time, object or a list of these
+	Doc  string // description of the value
 }
 
-// Keys returns all keys of the status JSON, in its order.
+// Keys returns all keys of the status JSON in order.
 func Keys() []Key { return keysOf("", reflect.TypeFor[status]()) }
 
 func keysOf(prefix string, t reflect.Type) (list []Key) {
@@ -375,8 +375,8 @@ func keysOf(prefix string, t reflect.Type) (list []Key) {
 	return list
 }
 
-// wantsJSON reports whether a request prefers JSON to the page: it accepts
-// application/json with at least the quality of text/html.
+// wantsJSON reports whether an Accept header prefers JSON to HTML: the quality of
+// application/json is at least the quality of text/html.
 func wantsJSON(accept []string) bool {
 	quality := map[string]float64{}
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {

@@ -16,8 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden file of the keys")
 
-// TestKeys: the keys of the JSON and their types are a contract. Keys may be
-// added, but not removed.
+// TestKeys checks that no key of the status JSON was removed or has changed its type.
 func TestKeys(t *testing.T) {
 	const golden = "testdata/status.keys"
 	var b strings.Builder
@@ -76,8 +75,8 @@ func seen(t *testing.T, path string, v any, types map[string]map[string]bool) {
 	}
 }
 
-// TestStatusJSON: the JSON has exactly the keys and types of the contract,
-// whatever peers send, and the same status as the page.
+// TestStatusJSON checks that the JSON has exactly the documented keys and types, even
+// with hostile peers, and the same status as the page.
 func TestStatusJSON(t *testing.T) {
 	types := map[string]map[string]bool{}
 	for name, s := range states() {
@@ -118,7 +117,8 @@ func TestStatusJSON(t *testing.T) {
 	}
 }
 
-// TestAccept: a browser gets the page, a program that requests JSON gets JSON.
+// TestAccept checks that a browser gets the page, and a program that requests JSON
+// gets JSON.
 func TestAccept(t *testing.T) {
 	for accept, want := range map[string]bool{
 		"": false, "*/*": false, "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": false,

@@ -8,11 +8,12 @@ import (
 	"time"
 )
 
-// maxText bounds a text of a peer on the page and in a label, in bytes.
+// maxText is the maximum length in bytes of a text from a peer, on the page and in
+// labels.
 const maxText = 200
 
-// number writes an integer with thin spaces between thousands, as on
-// 1 234 567; a screen reader still reads one number.
+// number formats an integer with thin spaces between thousands, like 1 234 567. A
+// screen reader still reads it as one number.
 func number(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	sign := ""
@@ -33,7 +34,7 @@ func number(n int64) string {
 	return b.String()
 }
 
-// count is a number with its noun.
+// count formats a number with its noun in singular or plural.
 func count(n int64, noun string) string {
 	if n != 1 {
 		noun += "s"
@@ -41,7 +42,7 @@ func count(n int64, noun string) string {
 	return number(n) + " " + noun
 }
 
-// rate writes events a second so that columns of them can be compared.
+// rate formats events per second with a fixed number of decimals.
 func rate(v float64) string {
 	switch {
 	case math.IsNaN(v) || math.Abs(v) >= 1e18:
@@ -54,7 +55,7 @@ func rate(v float64) string {
 	return number(int64(math.Round(v)))
 }
 
-// size writes bytes with binary units.
+// size formats bytes with binary units.
 func size(n int64) string {
 	v := float64(n)
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
@@ -64,8 +65,8 @@ func size(n int64) string {
 	return short(v) + "\u00a0" + units[0]
 }
 
-// value writes a measured value in a few characters, with a prefix of the SI
-// from a thousand on.
+// value formats a measured value in a few characters, with an SI prefix from 1000
+// on.
 func value(v float64) string {
 	a := math.Abs(v)
 	switch {
@@ -88,7 +89,8 @@ func value(v float64) string {
 	return short(v) + "\u00a0" + prefixes[0]
 }
 
-// short writes three digits, all of them if there are more before the point.
+// short formats a value with three significant digits, or with all digits before the
+// decimal point if there are more.
 func short(v float64) string {
 	a := math.Abs(v)
 	digits := 0
@@ -102,7 +104,7 @@ func short(v float64) string {
 	return strconv.FormatFloat(v, 'f', digits, 64)
 }
 
-// span writes the length of a duration in its largest units.
+// span formats a duration in its largest units.
 func span(d time.Duration) string {
 	s := int64(d.Abs() / time.Second)
 	switch {
@@ -122,7 +124,7 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d\u00a0years", s/86400/365)
 }
 
-// ago writes a time relative to now.
+// ago formats a time relative to now.
 func ago(t, now time.Time) string {
 	switch d := now.Sub(t); {
 	case t.IsZero():
@@ -136,5 +138,5 @@ func ago(t, now time.Time) string {
 	}
 }
 
-// absolute writes a time with its zone.
+// absolute formats a time with its zone.
 func absolute(t time.Time) string { return t.Format("2006-01-02 15:04:05 MST") }

@@ -71,7 +71,7 @@ func TestPlots(t *testing.T) {
 	}
 }
 
-// TestLagOfEachStore: a store that has nothing has no lag, not one of 0 s.
+// TestLagOfEachStore checks that an empty store has no lag, instead of a lag of 0 s.
 func TestLagOfEachStore(t *testing.T) {
 	l := &mathproto.StreamStats{Time: noon, Stores: []bulk.StoreSummary{
 		{Store: "a"},

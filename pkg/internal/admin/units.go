@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// matter lists the metrics that the page plots first, in this order, by their
+// mainMetrics lists the metrics that the page plots first, in this order, by their
 // names in the default naming. The names of a line are alternatives.
-var matter = [][]string{
+var mainMetrics = [][]string{
 	{"ip.bitrate.in.TCP"},
 	{"ip.bitrate.out.TCP"},
 	{"ip.bitrate.in.UDP"},
@@ -24,28 +24,28 @@ var matter = [][]string{
 	{"profile.Active_or_Missed_TCP_or_UDP_flows.Missed_TCP_Flows"},
 }
 
-// related lists the prefixes of metrics that come next.
+// related lists the prefixes of metrics that the page plots after mainMetrics.
 var related = []string{"ip.bitrate.", "L3.bitrate.", "profile.", "tcp.rtt.", "tcp.anomalies.", "number_of_tracked_tcp_flows.", "number_of_tracked_udp_flows."}
 
-// interest returns the rank of a metric among the plots. Metrics of a part of
-// the traffic (cloud, noncloud) come after those of all traffic.
+// interest returns the rank of a metric among the plots; lower ranks come first.
+// Metrics of part of the traffic (cloud, noncloud) follow metrics of all traffic.
 func interest(metric string) int {
-	if i := slices.IndexFunc(matter, func(names []string) bool { return slices.Contains(names, metric) }); i >= 0 {
+	if i := slices.IndexFunc(mainMetrics, func(names []string) bool { return slices.Contains(names, metric) }); i >= 0 {
 		return i
 	}
 	if strings.Contains(metric, "cloud.") {
-		return len(matter) + len(related) + 1
+		return len(mainMetrics) + len(related) + 1
 	}
 	i := slices.IndexFunc(related, func(p string) bool { return strings.HasPrefix(metric, p) })
 	if i < 0 {
 		i = len(related)
 	}
-	return len(matter) + i
+	return len(mainMetrics) + i
 }
 
-// units lists the units of Tstat's histograms; the first match counts. counted
-// is the unit of a bin, measured that of a statistic like Average. An empty
-// measured means that bins are rates or levels, and statistics share their unit.
+// units lists the units of Tstat's histograms; the first match counts. counted is
+// the unit of bins, measured the unit of statistics like Average. If measured is "",
+// bins are rates or levels, and statistics have the same unit.
 var units = []struct {
 	metric            *regexp.Regexp
 	counted, measured string
@@ -70,10 +70,10 @@ var units = []struct {
 	{regexp.MustCompile(`^(tcp|udp|Stream|mm|rtcp)\.`), "flows", ""},
 }
 
-// statistic matches the metrics of statistics.
+// statistic matches the names of metrics that are statistics of a histogram.
 var statistic = regexp.MustCompile(`\.(Average|Minimum|Maximum|Stdev|quantile_[0-9_]+)$`)
 
-// unit returns the unit of a metric, "" if it is unknown.
+// unit returns the unit of a metric, or "" if it is unknown.
 func unit(metric string) string {
 	if strings.HasSuffix(metric, ".Variance") {
 		return ""
@@ -110,14 +110,14 @@ func quantity(v float64, unit string) string {
 	if text == "–" {
 		return text
 	}
-	// An SI prefix belongs to the unit if that is a symbol.
+	// Join the SI prefix with a unit that is a symbol.
 	if strings.Contains(text, "\u00a0") && (unit == "bit/s" || unit == "B" || unit == "s") {
 		return text + unit
 	}
 	return text + "\u00a0" + unit
 }
 
-// period describes how long a plot is and how often it has a point.
+// period describes the duration of a plot and the distance of its points.
 func period(width, step time.Duration) string {
 	if width <= 0 || step <= 0 {
 		return ""

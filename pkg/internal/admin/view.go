@@ -21,7 +21,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Bounds of what the page shows; it says how much more there is.
+// Limits of lists on the page. The page shows the number of omitted elements.
 const (
 	maxProblems = 20
 	maxProbes   = 200
@@ -34,8 +34,8 @@ const (
 	fewProbes   = 3   // up to so many probes, plots are open and streams are folded once
 )
 
-// Seconds between reloads of the page: the one offered, and the limits of the
-// query.
+// Seconds between reloads of the page: the interval that the page offers, and the
+// limits of the query.
 const (
 	refreshChoice = 10
 	refreshMin    = 2
@@ -48,7 +48,7 @@ var pageText string
 //go:embed page.css
 var pageStyle string
 
-// styleHash identifies the style in the policy, which allows no other.
+// styleHash is the hash of the embedded style, for policy.
 var styleHash = func() string {
 	sum := sha256.Sum256([]byte(pageStyle))
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
@@ -88,13 +88,13 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"unix":     func(seconds int64) time.Time { return time.Unix(seconds, 0) },
 }).Parse(pageText))
 
-// storeLags returns the lag of each store of a stream; nil for a single store.
+// storeLags returns the lag of each store of a stream, or nil if there is only one.
 func storeLags(l *mathproto.StreamStats) (list []string) {
 	if len(l.Stores) < 2 {
 		return nil
 	}
 	for _, s := range l.Stores {
-		text := s.Store + ": –" // nothing is stored
+		text := s.Store + ": –" // nothing stored yet
 		if lag, ok := s.Lag(l.Time); ok {
 			text = s.Store + ": " + span(lag)
 		}
@@ -106,14 +106,14 @@ func storeLags(l *mathproto.StreamStats) (list []string) {
 	return list
 }
 
-// uneven reports whether a store of a stream fails or is behind the others.
+// uneven reports whether a store of a stream fails or lags behind other stores.
 func uneven(l *mathproto.StreamStats) bool {
 	return slices.ContainsFunc(l.Stores, func(s bulk.StoreSummary) bool {
 		return s.Behind > 0 || s.Error != "" || !s.Last.Equal(l.Stores[0].Last)
 	})
 }
 
-// rows holds the first elements of a list and the number of the others.
+// rows holds the shown elements of a list and the number of omitted elements.
 type rows[T any] struct {
 	Shown []T
 	More  int64
@@ -124,7 +124,7 @@ func first[T any](list []T, n int) rows[T] {
 	return rows[T]{list[:n], int64(len(list) - n)}
 }
 
-// Values of the query of the page.
+// Keys of the query of the page.
 const (
 	queryRefresh = "refresh" // seconds
 	queryMetric  = "metric"  // text that the names of plotted metrics contain
@@ -133,7 +133,7 @@ const (
 	queryOpen    = "open"    // section to open
 )
 
-// view holds the data of the template and of the JSON.
+// view holds the data of the page template and of the status JSON.
 type view struct {
 	*State
 	Now       time.Time
@@ -141,7 +141,7 @@ type view struct {
 	Icon      template.URL
 	Refresh   int // seconds between reloads; 0: never
 	Filter    string
-	Unhealthy bool   // hides what is healthy
+	Unhealthy bool   // hide healthy probes and sections
 	Chosen    string // name of the chosen probe
 	Opened    string // section to open
 
@@ -256,7 +256,7 @@ func (v *view) addRRD(r RRD) {
 	}
 }
 
-// levelOf returns the level of the worst problem of parts.
+// levelOf returns the level of the most severe problem of parts.
 func (v *view) levelOf(parts ...string) string {
 	w := fine
 	for _, p := range v.All {
@@ -284,11 +284,11 @@ func (v *view) Title() string {
 	return v.Name
 }
 
-// Hidden returns how many probes the page has no room for.
+// Hidden returns the number of probes that the page omits.
 func (v *view) Hidden() int64 { return v.Front.More + v.Folded.More }
 
-// Open reports whether a section is open: the query names it, it has problems,
-// or it holds what the query searches for.
+// Open reports whether a section is open: the query names it, it has problems, or it
+// contains matches of the query.
 func (v *view) Open(section string) bool {
 	switch section {
 	case v.Opened:
@@ -305,21 +305,21 @@ func (v *view) Open(section string) bool {
 	return false
 }
 
-// Shows reports whether the page has a section. The filter hides sections that
-// have no problem and are not in the query.
+// Shows reports whether the page shows a section. The filter hides sections that are
+// not open.
 func (v *view) Shows(section string) bool { return !v.Unhealthy || v.Open(section) }
 
-// OpenProbe reports whether a probe is open: it has problems, the query names
-// it, or it is this machine.
+// OpenProbe reports whether the details of a probe are open: it has problems, the
+// query names it, or it is on this machine.
 func (v *view) OpenProbe(p *probeView) bool {
 	return p.Level != fine || p.Name == v.Chosen || p.Tstat != nil && !v.Unhealthy
 }
 
-// FoldTwice reports whether the folded probes are so many that one more fold
-// encloses them.
+// FoldTwice reports whether an outer fold encloses the folded probes, since there
+// are many.
 func (v *view) FoldTwice() bool { return len(v.Folded.Shown) > fewProbes }
 
-// Level returns the level of the worst problem.
+// Level returns the level of the most severe problem.
 func (v *view) Level() string {
 	switch {
 	case v.Errors > 0:
@@ -343,8 +343,8 @@ func (v *view) Verdict() string {
 	return "All is well"
 }
 
-// Ago, At and Machine format a time for the template: relative, absolute, and
-// for programs.
+// Ago, At and Machine format a time for the template: relative to now, absolute, and
+// as RFC 3339.
 func (v *view) Ago(t time.Time) string     { return ago(t, v.Now) }
 func (v *view) At(t time.Time) string      { return absolute(t) }
 func (v *view) Machine(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -362,8 +362,8 @@ func (v *view) Port(endpoint string) string {
 // Folder formats the time of a log folder.
 func (v *view) Folder(t time.Time) string { return t.Format("2006-01-02 15:04") }
 
-// link returns the address of this page with some of its query changed. The
-// changes are pairs of key and value; "" removes the key.
+// link returns the URL of this page with changes of the query. changes are pairs of
+// key and value; the value "" removes the key.
 func (v *view) link(changes ...string) string {
 	q := url.Values{}
 	set := func(key, value string) {
@@ -389,7 +389,8 @@ func (v *view) link(changes ...string) string {
 	return "/?" + q.Encode()
 }
 
-// Reload returns the address of this page with another refresh; 0 removes it.
+// Reload returns the URL of this page that reloads every given seconds; 0 disables
+// reloads.
 func (v *view) Reload(seconds int) string {
 	if seconds == 0 {
 		return v.link(queryRefresh, "")
@@ -397,18 +398,18 @@ func (v *view) Reload(seconds int) string {
 	return v.link(queryRefresh, strconv.Itoa(seconds))
 }
 
-// LinkSection returns the address of a section, which it opens.
+// LinkSection returns a URL that opens a section.
 func (v *view) LinkSection(section string) string { return v.link(queryOpen, section) + "#" + section }
 
-// LinkProbe returns the address of a probe, which it opens.
+// LinkProbe returns a URL that opens the details of a probe.
 func (v *view) LinkProbe(p *probeView) string { return v.link(queryProbe, p.Name) + "#" + p.ID }
 
-// LinkPlots returns the address of the plots of a probe.
+// LinkPlots returns a URL that shows the plots of a probe.
 func (v *view) LinkPlots(p *probeView) string {
 	return v.link(queryProbe, p.Name, queryMetric, "", queryOpen, "rrd") + "#rrd"
 }
 
-// LinkShow returns the address of all probes, or of the unhealthy ones.
+// LinkShow returns a URL that shows all probes, or only unhealthy probes.
 func (v *view) LinkShow(unhealthy bool) string {
 	if unhealthy {
 		return v.link(queryShow, "unhealthy", queryProbe, "") + "#probes"
@@ -416,7 +417,7 @@ func (v *view) LinkShow(unhealthy bool) string {
 	return v.link(queryShow, "", queryProbe, "") + "#probes"
 }
 
-// LinkAllPlots returns the address of the plots of all probes.
+// LinkAllPlots returns a URL that shows the plots of all probes.
 func (v *view) LinkAllPlots() string {
 	return v.link(queryProbe, "", queryMetric, "", queryOpen, "rrd") + "#rrd"
 }
@@ -455,7 +456,7 @@ func (v *view) Places(p Problem) (list []place) {
 // RefreshChoice returns the seconds between reloads that the page offers.
 func (v *view) RefreshChoice() int { return refreshChoice }
 
-// Up returns how long the process has run.
+// Up returns the uptime of the process.
 func (v *view) Up() string { return span(v.Now.Sub(v.Started)) }
 
 // Span returns the time since t as text.
@@ -479,7 +480,7 @@ type timed struct {
 // With returns the data of the template "time".
 func (v *view) With(t time.Time) timed { return timed{t, v} }
 
-// parts splits the name of a metric where a line may break.
+// parts splits the name of a metric at possible line breaks.
 func parts(metric string) (list []string) {
 	for node := range strings.SplitAfterSeq(cut(metric, maxText), ".") {
 		list = append(list, strings.SplitAfter(node, "_")...)
@@ -487,7 +488,7 @@ func parts(metric string) (list []string) {
 	return list
 }
 
-// icon returns a dot in the color of a level, for the tab of the browser.
+// icon returns the favicon of a level, a colored dot, as a data URL.
 func icon(level string) template.URL {
 	color := map[string]string{fine: "%232e8b57", warning: "%23d98e04", failure: "%23c62828"}[level]
 	return template.URL(fmt.Sprintf("data:image/svg+xml,%%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%%3E%%3Ccircle cx='8' cy='8' r='7' fill='%s'/%%3E%%3C/svg%%3E", color))

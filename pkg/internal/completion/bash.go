@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// bashFiles completes a file; for other values bash must not add slashes to
+// bashFiles completes a file. Only files get compopt -o filenames, which adds slashes to
 // folders.
 const bashFiles = `mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null`
 
@@ -106,7 +106,7 @@ func bashCommand(b *bytes.Buffer, c *Command) {
 	case 0:
 	case 1:
 		argument = bashReply(c.Arguments[0].Complete)
-	default: // the second argument follows a word of the first
+	default: // the second argument follows the first, which is a fixed word
 		words := c.Arguments[0].Complete
 		argument = fmt.Sprintf(`for ((i++; i < COMP_CWORD; i++)); do
                 if [[ " %s " == *" ${COMP_WORDS[i]} "* ]]; then

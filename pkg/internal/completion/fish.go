@@ -49,7 +49,7 @@ func fishCommand(b *bytes.Buffer, c *Command) {
 	case len(c.Arguments) == 0 || c.takesFiles():
 	case len(c.Arguments) == 1:
 		fmt.Fprintf(b, "%s -a '%s'\n", cond, fishReply(c.Arguments[0].Complete))
-	default: // the second argument follows a word of the first
+	default: // the second argument follows the first, which is a fixed word
 		words := c.Arguments[0].Complete
 		fmt.Fprintf(b, "complete -c tstatrepo -n '%s; and not __fish_seen_subcommand_from %s' -a '%s'\n", seen, words, words)
 		fmt.Fprintf(b, "complete -c tstatrepo -n '%s; and __fish_seen_subcommand_from %s' -a '%s'\n", seen, words, fishReply(c.Arguments[1].Complete))

@@ -65,7 +65,7 @@ command)
 
 // zshFlag returns the specification of a flag for _arguments.
 func zshFlag(f *Flag) string {
-	if f.Placeholder == "" && len(f.Names) > 1 { // only --help
+	if f.Placeholder == "" && len(f.Names) > 1 { // applies to --help only
 		return fmt.Sprintf("'(- *)'{-h,--help}'[%s]'", zshEscape(f.Usage))
 	}
 	spec := dashed(f.Names[0])

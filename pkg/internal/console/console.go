@@ -1,5 +1,5 @@
-// Package console is the output of the program for people: log lines, errors
-// and progress on stderr, and the formatting of numbers, sizes and tables.
+// Package console writes log lines, errors and progress to stderr. It also formats
+// numbers, sizes and tables for people.
 package console
 
 import (
@@ -15,7 +15,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Console is stderr: log lines, errors and the progress line share it.
+// Console is the stderr of the process. Log lines, errors and the progress line share
+// it.
 type Console struct {
 	tty   bool
 	json  bool // log lines and errors are JSON
@@ -23,7 +24,7 @@ type Console struct {
 
 	mu    sync.Mutex // guards w and clear
 	w     io.Writer
-	clear func() // removes the progress line; may be nil
+	clear func() // removes the progress line from the screen; may be nil
 }
 
 // New returns a console that writes to w, which is a terminal if tty is set.
@@ -39,13 +40,13 @@ func (c *Console) Format(json bool, level slog.Level) {
 	c.level.Set(level)
 }
 
-// Formatted returns the last arguments of Format.
+// Formatted returns the current format, as set by Format.
 func (c *Console) Formatted() (json bool, level slog.Level) { return c.json, c.level.Level() }
 
 // Quiet suppresses log lines below warnings.
 func (c *Console) Quiet() { c.level.Set(max(c.level.Level(), slog.LevelWarn)) }
 
-// Write prints whole lines above the progress line.
+// Write writes complete lines above the progress line.
 func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -76,8 +77,8 @@ func (c *Console) Fail(err error) {
 
 var option = regexp.MustCompile("`([a-z]+(?:-[a-z]+)*)`")
 
-// WithFlags replaces the names of options in text by flags: packages below know
-// no flags and write `state-dir`, see package hint.
+// WithFlags replaces option names in text by flags, for example `state-dir` by
+// --state-dir. Other packages do not know the flags, see package hint.
 func WithFlags(text string) string { return option.ReplaceAllString(text, "--$1") }
 
 // Logger returns the logger of the process.
@@ -93,8 +94,8 @@ func (c *Console) Logger() *slog.Logger {
 	return slog.New(&textHandler{con: c})
 }
 
-// textHandler writes "tstatrepo: warning: message key=value" without a time:
-// the journal adds the time, and on a terminal nobody needs it.
+// textHandler writes "tstatrepo: warning: message key=value". It omits the time, which
+// the journal adds and a terminal does not need.
 type textHandler struct {
 	con    *Console
 	attrs  string

@@ -48,7 +48,7 @@ hint: do this
 	}
 }
 
-// TestBar checks that log lines are on separate lines, and that the bar is
+// TestBar checks that log lines and the bar do not share a line, and that the bar is
 // removed at the end.
 func TestBar(t *testing.T) {
 	var b bytes.Buffer

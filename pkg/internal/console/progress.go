@@ -9,15 +9,15 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// Progress shows how far a run is; see bulk.Progress.
+// Progress displays the progress of a run, see bulk.Progress.
 type Progress interface {
 	Total(files int, bytes int64)
 	Add(bytes, rows int64)
 }
 
-// Progress returns a display of the progress of a run, and a function that ends
-// it: a bar on a terminal, log lines every interval elsewhere, nil if quiet or
-// interval turns both off.
+// Progress returns a display of the progress of a run, and a function that ends the
+// display. The display is a bar on a terminal, and otherwise a log line every
+// interval. It is nil if quiet is set, or if interval disables it.
 func (c *Console) Progress(interval time.Duration, quiet bool) (Progress, func()) {
 	switch {
 	case quiet:
@@ -32,8 +32,8 @@ func (c *Console) Progress(interval time.Duration, quiet bool) (Progress, func()
 	return nil, func() {}
 }
 
-// barProgress is a line at the bottom of the terminal. The lock of the
-// console keeps it and log lines apart.
+// barProgress is a progress bar in the last line of the terminal. The lock of the
+// console prevents it from mixing with log lines.
 type barProgress struct {
 	con     *Console
 	bar     *progressbar.ProgressBar
@@ -50,7 +50,7 @@ func (b *barProgress) Total(files int, bytes int64) {
 		return
 	}
 	if bytes <= 0 {
-		bytes = -1 // a pipe: counts without an end
+		bytes = -1 // input from a pipe: the total is unknown
 	}
 	b.bar = progressbar.NewOptions64(bytes,
 		progressbar.OptionSetWriter(b.con.w),
@@ -60,7 +60,8 @@ func (b *barProgress) Total(files int, bytes int64) {
 		progressbar.OptionFullWidth(),
 		progressbar.OptionThrottle(200*time.Millisecond),
 		progressbar.OptionClearOnFinish(),
-		// The goroutine of progressbar would draw without the lock.
+		// Disable the goroutine of progressbar, which would draw without the
+		// lock.
 		progressbar.OptionSetSpinnerChangeInterval(0),
 	)
 	b.con.clear = func() { _ = b.bar.Clear() }
@@ -80,7 +81,8 @@ func (b *barProgress) Add(bytes, rows int64) {
 	_ = b.bar.Add64(bytes)
 }
 
-// remove removes the bar from the screen; the lock is held.
+// remove removes the bar from the screen. The caller must hold the lock of the
+// console.
 func (b *barProgress) remove() {
 	if b.bar != nil {
 		b.con.clear()

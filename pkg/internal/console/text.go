@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 )
 
-// Printable escapes what could control the terminal, because names of files and
-// responses of servers are untrusted.
+// Printable escapes characters that are not printable. File names and server responses
+// are untrusted and could control the terminal.
 func Printable(s string) string {
 	if utf8.ValidString(s) && strings.IndexFunc(s, unprintable) < 0 {
 		return s
@@ -48,13 +48,13 @@ func Count(n int64) string {
 	return s
 }
 
-// Units are the units of sizes, the largest first.
+// Units are the binary units of sizes, largest first.
 var Units = []struct {
 	Name  string
 	Bytes int64
 }{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
 
-// Bytes returns "1.5 GiB".
+// Bytes formats a size with a binary unit, like "1.5 GiB".
 func Bytes(n int64) string {
 	for _, u := range Units {
 		if n >= u.Bytes {
@@ -64,8 +64,8 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// Table formats a table. The first left columns are left-aligned; the others
-// are right-aligned.
+// Table formats a table. The first left columns are left-aligned, the others
+// right-aligned.
 func Table(table [][]string, left int) string {
 	width := make([]int, len(table[0]))
 	for _, row := range table {
@@ -90,8 +90,8 @@ func Table(table [][]string, left int) string {
 	return b.String()
 }
 
-// WriteJSON prints a result as JSON, and keeps all bytes of names; see
-// losslessjson.
+// WriteJSON writes v as JSON. It preserves bytes of names that are not UTF-8, see
+// package losslessjson.
 func WriteJSON(w io.Writer, v any) error {
 	text, err := losslessjson.MarshalIndent(v, "", "  ")
 	if err == nil {

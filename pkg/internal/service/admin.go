@@ -37,9 +37,8 @@ func (svc *Service) administer(ctx context.Context) error {
 	return srv.Serve(ctx, listeners...)
 }
 
-// ready returns why the service is not ready, or nil once its endpoints and the
-// stores of its streams are open. A supervisor, a sink, or a store that fails
-// later does not matter.
+// ready returns nil once the endpoints and the stores of the streams are open, and
+// an error before. Later failures of stores, sinks or the supervisor do not count.
 func (svc *Service) ready() error {
 	var errs []error
 	for _, e := range svc.repo.Endpoints() {
@@ -63,7 +62,7 @@ func (svc *Service) ready() error {
 // state returns the snapshot for the page and the metrics.
 func (svc *Service) state() *admin.State {
 	var tstat *admin.Tstat
-	if svc.exporter != nil { // Tstat can take a second, so call it without svc.mu
+	if svc.exporter != nil { // without svc.mu, since Tstat can take a second
 		tstat = &admin.Tstat{Probe: svc.exporter.Name, Tstat: svc.exporter.Tstat()}
 	}
 	svc.mu.Lock()
@@ -152,7 +151,7 @@ func addExport(s *admin.State, from string, e exporter.Export) {
 	}
 }
 
-// certificates reads the certificates that the service presents and trusts.
+// certificates returns the certificates that the service presents and trusts.
 func certificates(files peer.TLS) []admin.Certificate {
 	var list []admin.Certificate
 	for _, f := range []struct{ use, path string }{{"tls-cert", files.Cert}, {"tls-ca", files.CA}} {

@@ -7,12 +7,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Change is a configuration that a running service loads. Its options have the
-// Shared of those that the service started with.
+// Change is a new configuration of a running service. Its options must have the same
+// Shared as the current options.
 type Change struct {
 	Options Options
-	// Taken are the changed keys that the service applies; Left are those
-	// that need a restart.
+	// Taken are the changed keys that the service applies. Left are the changed
+	// keys that need a restart.
 	Taken, Left []string
 }
 
@@ -49,7 +49,7 @@ func (svc *Service) reload(load func() (*Change, error)) {
 	svc.opt.RRDTo = next.RRDTo
 }
 
-// touches reports whether a key of a section changes.
+// touches reports whether the service applies a changed key of a section.
 func (c *Change) touches(section string) bool {
 	return slices.ContainsFunc(c.Taken, func(key string) bool { return strings.HasPrefix(key, section+".") })
 }

@@ -1,6 +1,6 @@
-// Package service runs tstatrepo as a service: the endpoints of the repository
-// and the exporters of a probe, registered at a supervisor and open to clients,
-// with a page, metrics, reload and a clean stop.
+// Package service implements the command serve: the endpoints of a repository and the
+// exporters of a probe. It registers them at a supervisor, offers them to clients,
+// serves the administration page, and handles reloads and shutdown.
 package service
 
 import (
@@ -25,19 +25,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Shared is common to the options of every configuration that a service loads.
+// Shared is the state that all configurations of a running service share.
 type Shared struct {
 	Log    *slog.Logger
 	Probes *peer.Probes  // probes that send to this repository
-	Roles  *mplane.Roles // who may use which capability
+	Roles  *mplane.Roles // permissions to use capabilities
 
 	recent *admin.Recent // recent log messages
 }
 
-// recentNotices is how many errors and warnings the page keeps.
+// recentNotices is the number of errors and warnings that the page shows.
 const recentNotices = 50
 
-// NewShared returns a Shared whose log lines go to h.
+// NewShared returns a Shared that passes log records to h.
 func NewShared(h slog.Handler) *Shared {
 	recent := admin.NewRecent(h, recentNotices)
 	return &Shared{Log: slog.New(recent), Probes: new(peer.Probes), Roles: new(mplane.Roles), recent: recent}
@@ -47,14 +47,14 @@ func NewShared(h slog.Handler) *Shared {
 type Options struct {
 	*Shared
 	StateDir string
-	Drain    time.Duration // for data in flight at a stop
+	Drain    time.Duration // for data in flight at shutdown
 	Version  string        // of the program, for the page
 
 	Repository repository.Options
-	RRDTo      string            // destination of points, for the page
+	RRDTo      string            // destination of points, shown on the page
 	Probe      *exporter.Options // nil: off
 	Known      []peer.Probe      // become Shared.Probes
-	Allowed    *mplane.Roles     // become Shared.Roles; nil: everybody may use everything
+	Allowed    *mplane.Roles     // become Shared.Roles; nil: no restrictions
 	Registries *mplane.Registries
 	Supervisor *wire.Dialer // may be nil
 	TLS        peer.TLS     // certificates of the service, for the page
@@ -62,7 +62,7 @@ type Options struct {
 	Admin      []peer.Options // empty: off
 }
 
-// Service is a running serve command.
+// Service is the service of a serve command.
 type Service struct {
 	started time.Time
 
@@ -71,12 +71,12 @@ type Service struct {
 
 	repo      *repository.Repository
 	exporter  *exporter.Exporter   // nil: off
-	component *component.Component // at the supervisor; may be nil
+	component *component.Component // registered at the supervisor; may be nil
 	services  []component.Service
 	jobs      []*component.Jobs // of the supervisor and of clients
 }
 
-// New returns a service; Run starts it.
+// New returns a service that is not started yet. Run starts it.
 func New(opt Options) (svc *Service, err error) {
 	svc = &Service{opt: opt, started: time.Now()}
 	opt.Probes.Replace(opt.Known)
@@ -88,10 +88,10 @@ func New(opt Options) (svc *Service, err error) {
 		if svc.exporter, err = exporter.New(*opt.Probe); err != nil {
 			return nil, err
 		}
-		// Supervisors of the RI assign a specification to the first
-		// capability that it fulfills. Without System_ID they cannot
-		// distinguish the exporters of a probe from the endpoints, and
-		// users run the exporters.
+		// Offer the exporters first. Supervisors of the reference
+		// implementation assign a specification to the first capability that
+		// fits. Without System_ID they cannot distinguish the exporters of a
+		// probe from the endpoints, and users run the exporters.
 		svc.services = svc.exporter.Services()
 	}
 	svc.services = append(svc.services, svc.repo.Services()...)
@@ -101,13 +101,14 @@ func New(opt Options) (svc *Service, err error) {
 // Services returns the capabilities that the service offers.
 func (svc *Service) Services() []component.Service { return svc.services }
 
-// grace is how much longer than Options.Drain a complete stop may take.
+// grace is how much longer than Options.Drain the shutdown may take.
 const grace = 10 * time.Second
 
-// Run serves until ctx ends, and returns nil then. A signal on hup reloads the
-// configuration, see Change.
+// Run serves until ctx ends and then returns nil. A signal on hup calls load and
+// applies the new configuration, see Change.
 func (svc *Service) Run(ctx context.Context, hup <-chan os.Signal, load func() (*Change, error)) error {
-	// Two processes would steal each other's specifications and streams.
+	// Lock the state: two processes would take each other's specifications and
+	// streams.
 	unlock, err := state.Lock(svc.opt.StateDir, "serve")
 	if err != nil {
 		return hint.Add(fmt.Errorf("serve: %w", err), "give each service a separate `state-dir`")
@@ -161,7 +162,7 @@ func (svc *Service) Run(ctx context.Context, hup <-chan os.Signal, load func() (
 	}
 }
 
-// parts runs functions concurrently. The first that fails stops all.
+// parts runs the parts of a service concurrently. The first failure stops all parts.
 type parts struct {
 	stop    func()
 	running sync.WaitGroup
@@ -176,7 +177,7 @@ func (p *parts) Go(run func() error) {
 		err := run()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if len(p.errs) > 0 { // the part was stopped
+		if len(p.errs) > 0 { // another part has failed
 			err = hint.Without(err, context.Canceled)
 		}
 		if err != nil {
@@ -186,15 +187,15 @@ func (p *parts) Go(run func() error) {
 	})
 }
 
-// err returns the errors of all ended parts, in the order in which they ended.
+// err returns the joined errors of all parts, in the order in which the parts ended.
 func (p *parts) err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return errors.Join(p.errs...)
 }
 
-// Memory returns the memory in bytes that the process should not exceed: the
-// limits of the endpoints, and an allowance for the rest.
+// Memory returns the memory limit of the process in bytes: the limits of the endpoints
+// plus an allowance for everything else.
 func (o *Options) Memory() int64 {
 	limit := int64(128 << 20)
 	if logs := o.Repository.Logs; logs != nil {
@@ -223,7 +224,7 @@ func (svc *Service) offer(ctx context.Context, parts *parts) (err error) {
 	if len(svc.opt.Clients) > 0 {
 		jobs := component.NewJobs(svc.services, svc.opt.Registries, svc.opt.Roles, component.Limits{}, svc.opt.Log)
 		svc.jobs = append(svc.jobs, jobs)
-		// Clients fetch their results.
+		// Results are kept until clients fetch them.
 		if err := jobs.Restore(filepath.Join(svc.opt.StateDir, "clients.state"), nil); err != nil {
 			return err
 		}

@@ -7,30 +7,32 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// notifier notifies systemd of the state of a service, if systemd has set
-// NOTIFY_SOCKET.
+// notifier notifies systemd of the state of the service. It does nothing if
+// NOTIFY_SOCKET is not set.
 type notifier struct{ log *slog.Logger }
 
-func (n notifier) tell(state string) {
+func (n notifier) notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		n.log.Warn("systemd not notified", "state", state, "err", err)
 	}
 }
 
-func (n notifier) ready() { n.tell(daemon.SdNotifyReady) }
+func (n notifier) ready() { n.notify(daemon.SdNotifyReady) }
 
-// reloading includes the time: systemd ignores notifications from before it.
+// reloading notifies systemd of a reload. It includes the time, as systemd requires
+// for services of Type=notify-reload.
 func (n notifier) reloading() {
-	n.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+	n.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
-func (n notifier) stopping() { n.tell(daemon.SdNotifyStopping) }
+func (n notifier) stopping() { n.notify(daemon.SdNotifyStopping) }
 
-// alive must be called on every tick of watchdog.
-func (n notifier) alive() { n.tell(daemon.SdNotifyWatchdog) }
+// alive tells systemd that the service is alive. It must be called on every tick of
+// watchdog.
+func (n notifier) alive() { n.notify(daemon.SdNotifyWatchdog) }
 
-// watchdog returns a channel that ticks twice as often as systemd expects alive
-// (WatchdogSec), or nil if systemd expects none.
+// watchdog returns a channel that ticks twice per WatchdogSec of systemd. It returns
+// nil if the watchdog is disabled.
 func (n notifier) watchdog() <-chan time.Time {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {

@@ -22,9 +22,9 @@ type Run struct {
 	Ended   time.Time
 }
 
-// WriteImports replaces f by metrics of the runs, by probe, and of the upkeep
-// of the stores. Alert on the age of the last success: it survives failed runs
-// and reveals runs that never start.
+// WriteImports replaces f by metrics of the runs, by probe, and of the upkeep of the
+// stores. It keeps the time of the last success when a run fails. An alert on its age
+// also detects runs that never start.
 func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	reg := prometheus.NewRegistry()
 	gauges := map[string]*prometheus.GaugeVec{}
@@ -95,7 +95,7 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	return f.Write(reg)
 }
 
-// ByProbe merges the runs of each probe's streams.
+// ByProbe merges the runs of the streams of each probe.
 func ByProbe(runs map[string]Run) map[string]Run {
 	probes := map[string]Run{}
 	for _, r := range runs {

@@ -1,5 +1,5 @@
-// Package textfile writes metrics of commands that are not scraped, for the
-// textfile collector of node_exporter.
+// Package textfile writes metrics of short-lived commands for the textfile collector of
+// node_exporter.
 package textfile
 
 import (
@@ -29,8 +29,8 @@ func (f File) Write(reg *prometheus.Registry) error {
 	return nil
 }
 
-// formerSuccess returns the value of metric in f, the time of the last success,
-// or 0.
+// formerSuccess returns the time of the last success that metric has in f, in Unix
+// seconds. It returns 0 if there is none.
 func (f File) formerSuccess(metric, probe string) float64 {
 	text, err := os.ReadFile(f.Path)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 )
 
-// TestMetricsOfStreams checks that the streams of one probe are summed up.
+// TestMetricsOfStreams checks that the counts of a probe's streams are added up.
 func TestMetricsOfStreams(t *testing.T) {
 	one, two, other := sampleSummary(), sampleSummary(), sampleSummary()
 	one.Probe, two.Probe, other.Probe = "turin", "turin", "rome"
