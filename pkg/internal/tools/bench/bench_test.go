@@ -38,7 +38,7 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// TestRun measures a command that takes memory and time.
+// TestRun checks the measured memory and time of a command.
 func TestRun(t *testing.T) {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		t.Skip("only on Linux")
@@ -56,8 +56,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestMissing proves that all missing programs are named at once, before
-// anything runs.
+// TestMissing checks that the error names all missing programs.
 func TestMissing(t *testing.T) {
 	if err := missing(t.Context(), []string{"sh", "ls"}); err != nil {
 		t.Error(err)
@@ -86,8 +85,8 @@ func TestRequirements(t *testing.T) {
 	}
 }
 
-// TestFailedCase proves that the results of other cases, and the ones so far of
-// a case that fails, are in the report, and that the error names the failed.
+// TestFailedCase checks that the report contains the results of other cases, and the
+// results of a failed case before its failure. The error must name the failed case.
 func TestFailedCase(t *testing.T) {
 	b := &bench{log: io.Discard}
 	measure := func(name string, err error) benchCase {
@@ -111,8 +110,8 @@ func TestFailedCase(t *testing.T) {
 	}
 }
 
-// TestBase proves that both binaries run in turn with the options that both
-// know, and that a case which the older one cannot run is named as left out.
+// TestBase checks that both binaries run alternately with the options that both know.
+// A case that the older binary cannot run must be reported as left out.
 func TestBase(t *testing.T) {
 	b := &bench{log: io.Discard, pairs: 2, base: &base{commit: "abc1234", known: map[string]bool{}}}
 	dir := t.TempDir()
@@ -160,8 +159,8 @@ func TestBase(t *testing.T) {
 	}
 }
 
-// TestNoise proves that processes count which are neither below this one nor threads
-// of the kernel, with their ended children, and the time that the host withheld.
+// TestNoise checks which CPU time counts as noise: other processes with their ended
+// children, except descendants and kernel threads, and time stolen by the host.
 func TestNoise(t *testing.T) {
 	proc := t.TempDir()
 	stat := func(pid, parent int, ticks ...int64) {

@@ -21,12 +21,11 @@ const mib = 1 << 20
 // memoryTarget is the peak memory of an import to Parquet at its default --memory.
 const memoryTarget = 300 * mib
 
-// out is where everything that is measured writes; it is empty before each
-// run.
+// out returns the output folder of measured commands. It is empty before each run.
 func (b *bench) out() string { return filepath.Join(b.dir, "out") }
 
-// fresh removes the last run's output and waits until the disk is idle, so
-// that no run pays for the one before it.
+// fresh removes the output of the last run and waits until the disk is idle, so that
+// runs do not affect each other.
 func (b *bench) fresh(ctx context.Context) error {
 	if err := os.RemoveAll(b.out()); err != nil {
 		return err
@@ -37,11 +36,11 @@ func (b *bench) fresh(ctx context.Context) error {
 	return exec.CommandContext(ctx, "sync").Run()
 }
 
-// side is one of the two that are compared.
+// side runs one of the two compared programs once.
 type side func(context.Context) (usage, error)
 
-// imports returns the side that imports a tree into a store below out, and
-// checks what it reports as stored. Copies have no rows.
+// imports returns a side that imports a tree into a store below out. It checks the
+// reported number of rows, except for copies.
 func (b *bench) imports(t tree, store string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -55,7 +54,7 @@ func (b *bench) imports(t tree, store string, flags ...string) side {
 	}
 }
 
-// summary is what is needed of tstatrepo's JSON summary.
+// summary is the relevant part of tstatrepo's JSON summary.
 type summary struct{ Files, Skipped, Rows int64 }
 
 // importTo imports a tree into a destination.
@@ -68,8 +67,8 @@ func (b *bench) importTo(ctx context.Context, t tree, dest string, flags ...stri
 	return u, s, err
 }
 
-// importArgs is the command that imports a tree, with its state in a folder
-// below out.
+// importArgs returns the command that imports a tree, with its state in a folder below
+// out.
 func (b *bench) importArgs(t tree, dest, state string, jobs int) []string {
 	return b.tstatrepo("import-bulk", "--to="+dest, "--state-dir="+filepath.Join(b.out(), state), "--probe=bench",
 		"--include-open", "--timezone=UTC", "--jobs="+strconv.Itoa(jobs), "--json", t.dir)
@@ -83,8 +82,8 @@ func readSummary(text []byte) (summary, error) {
 	return s.Total, nil
 }
 
-// duckdb reads a tree with DuckDB: kind is table or parquet. DuckDB gets as
-// much memory as it wants.
+// duckdb returns a side that reads a tree with DuckDB, without a memory limit. kind is
+// table or parquet.
 func (b *bench) duckdb(t tree, kind string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -103,8 +102,8 @@ func (b *bench) duckdb(t tree, kind string, flags ...string) side {
 	}
 }
 
-// cp is `cp -r` of a tree, and sync: what is copied is on the disk then, as
-// it is after our import.
+// cp returns a side that runs `cp -r` of a tree and sync, so that the copy is durable
+// like an import.
 func (b *bench) cp(t tree) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -114,9 +113,9 @@ func (b *bench) cp(t tree) side {
 	}
 }
 
-// series are the measured runs of one side.
+// series holds the measured runs of one side.
 type series struct {
-	rates []float64 // units a second
+	rates []float64 // units per second
 	cpu   []float64 // seconds
 	rss   int64     // highest
 }
@@ -127,7 +126,7 @@ func (s *series) add(u usage, units float64) {
 	s.rss = max(s.rss, u.rss)
 }
 
-// String is "median (q1-q3), CPU s".
+// String returns "median (q1-q3), CPU s".
 func (s *series) String() string {
 	if len(s.rates) == 0 {
 		return "-"
@@ -136,7 +135,7 @@ func (s *series) String() string {
 		count(quantile(s.rates, 0.75)), quantile(s.cpu, 0.5))
 }
 
-// count prints a number with a space between thousands.
+// count formats a number with spaces between thousands.
 func count(x float64) string {
 	s := strconv.FormatFloat(math.Round(x), 'f', 0, 64)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -145,7 +144,7 @@ func count(x float64) string {
 	return s
 }
 
-// quantile interpolates between the sorted values, as most tools do.
+// quantile returns quantile q of v, with linear interpolation.
 func quantile(v []float64, q float64) float64 {
 	v = slices.Sorted(slices.Values(v))
 	if len(v) == 0 {
@@ -159,15 +158,15 @@ func quantile(v []float64, q float64) float64 {
 	return v[i] + (x-float64(i))*(v[i+1]-v[i])
 }
 
-// baseTarget is the smallest ratio of speeds to those of an older tstatrepo.
+// baseTarget is the minimum ratio of the speed to the speed of an older tstatrepo.
 const baseTarget = 0.97
 
-// peerName is the part of a case's name that names the other program.
+// peerName matches the name of the other program in the name of a case.
 var peerName = regexp.MustCompile(` / [^,]*`)
 
-// compare runs both sides alternately and appends a result. units is what a
-// run does (rows, MiB); target is the smallest ratio of speeds, 0 for none.
-// With a base that is the peer; a case that it cannot run is left out.
+// compare runs both sides alternately and appends a result. units is the work of a run
+// (rows, MiB). target is the minimum ratio of speeds; 0 means no target. If b.base is
+// set, the peer is the older tstatrepo; a case that it cannot run is left out.
 func (b *bench) compare(ctx context.Context, name string, units, target float64, ours, peer side) error {
 	if b.base != nil {
 		peer, target = b.asBase(ours), baseTarget
@@ -195,12 +194,12 @@ func (b *bench) compare(ctx context.Context, name string, units, target float64,
 			return fmt.Errorf("%s: peer: %w", name, perr)
 		}
 		if i == 0 {
-			continue // warm-up: programs and load are in the page cache now
+			continue // warm-up: fills the page cache
 		}
 		a.add(ua, units)
 		p.add(up, units)
 		ratios = append(ratios, up.wall.Seconds()/ua.wall.Seconds())
-		b.say("  pair %d: %.2f s, peer %.2f s", i, ua.wall.Seconds(), up.wall.Seconds())
+		b.logf("  pair %d: %.2f s, peer %.2f s", i, ua.wall.Seconds(), up.wall.Seconds())
 	}
 	ratio := quantile(ratios, 0.5)
 	b.median = quantile(a.rates, 0.5)
@@ -217,7 +216,7 @@ func (b *bench) compare(ctx context.Context, name string, units, target float64,
 	return nil
 }
 
-// load is the tree most cases use.
+// load returns the tree that most cases use.
 func (b *bench) load(ctx context.Context) (tree, error) { return b.generate(ctx, b.rows, 8, time.Hour) }
 
 func (b *bench) caseTable(ctx context.Context) error {
@@ -255,7 +254,7 @@ func (b *bench) caseOneFile(ctx context.Context) error {
 	return b.compare(ctx, "parquet / DuckDB parquet, one file, rows/s", float64(t.rows), 1.6, b.imports(t, "parquet"), b.duckdb(t, "parquet"))
 }
 
-// caseCores shows what the second core brings for one file.
+// caseCores compares one and two cores for a single file.
 func (b *bench) caseCores(ctx context.Context) error {
 	t, err := b.generate(ctx, b.rows, 1, 8*time.Hour)
 	if err != nil {
@@ -275,8 +274,7 @@ func (b *bench) caseCores(ctx context.Context) error {
 	return b.compare(ctx, "parquet, one file, two CPUs / one, rows/s", float64(t.rows), 1.6, two, one)
 }
 
-// caseCopy copies two GiB: with less, starting and the last sync would be
-// much of it.
+// caseCopy copies 2 GiB. With less data, startup and the last sync would dominate.
 func (b *bench) caseCopy(ctx context.Context) error {
 	t, err := b.load(ctx)
 	if err != nil {
@@ -289,8 +287,8 @@ func (b *bench) caseCopy(ctx context.Context) error {
 	return b.compare(ctx, name, float64(t.bytes)/mib, 0.9, b.imports(t, "copy"), b.cp(t))
 }
 
-// caseSmall imports many small files: what a file costs, above all to make it
-// and its folder durable.
+// caseSmall imports many small files. It shows the cost per file, above all of syncing
+// the file and its folder.
 func (b *bench) caseSmall(ctx context.Context) error {
 	t, err := b.generate(ctx, 10*int64(b.files), b.files, time.Minute)
 	if err != nil {
@@ -305,14 +303,14 @@ func (b *bench) caseSmall(ctx context.Context) error {
 	return nil
 }
 
-// caseScale shows that time grows linearly and memory does not grow with the
-// rows.
+// caseScale checks that time grows linearly with the number of rows, and that memory
+// does not grow.
 func (b *bench) caseScale(ctx context.Context) error {
 	base, err := b.load(ctx)
 	if err != nil {
 		return err
 	}
-	if b.base != nil { // once the rows is the case parquet
+	if b.base != nil { // the case parquet measures 1 times the rows
 		t, err := b.multiply(base, 4)
 		if err != nil {
 			return err
@@ -331,7 +329,7 @@ func (b *bench) caseScale(ctx context.Context) error {
 			}
 		}
 		if free, need := diskFree(b.dir), t.bytes/2; free < need {
-			b.say("  %d rows: skipped, needs %d MiB of disk", t.rows, need/mib)
+			b.logf("  %d rows: skipped, needs %d MiB of disk", t.rows, need/mib)
 			continue
 		}
 		runs := min(b.pairs, 3)
@@ -345,14 +343,14 @@ func (b *bench) caseScale(ctx context.Context) error {
 				return err
 			}
 			s.add(u, float64(t.rows))
-			b.say("  %d rows: %.2f s, %d MiB", t.rows, u.wall.Seconds(), u.rss/mib)
+			b.logf("  %d rows: %.2f s, %d MiB", t.rows, u.wall.Seconds(), u.rss/mib)
 		}
 		name := count(float64(t.rows)) + " rows: "
 		var list []result
 		if n == 1 {
 			one = s
 		} else {
-			// Time per row at n times the rows, against once the rows.
+			// Time per row at n times the rows, relative to 1 times.
 			slower := quantile(one.rates, 0.5) / quantile(s.rates, 0.5)
 			list = append(list, result{
 				name: name + "time, rows/s", ours: s.String(), peer: "-", ratio: fmt.Sprintf("%.2f", 1/slower),
@@ -370,17 +368,17 @@ func (b *bench) caseScale(ctx context.Context) error {
 	return nil
 }
 
-// diskFree is what an unprivileged user may still write at path.
+// diskFree returns the free bytes at path for an unprivileged user.
 func diskFree(path string) int64 {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(path, &fs); err != nil {
-		return math.MaxInt64 // the run will say
+		return math.MaxInt64 // the run will report the error
 	}
 	//lint:ignore unconvert another type on other systems
 	return int64(fs.Bavail) * int64(fs.Bsize)
 }
 
-// caseAgain is what cron does all day: nothing is new.
+// caseAgain imports a tree without new files, like most runs from cron.
 func (b *bench) caseAgain(ctx context.Context) error {
 	t, err := b.generate(ctx, 10*int64(b.files), b.files, time.Minute)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
 )
 
-// caseClickHouse imports into a private ClickHouse server. The peer is what the
-// server can take of text: two parallel curl that post the same rows, converted
-// beforehand, into one plain table with the same columns.
+// caseClickHouse imports into a private ClickHouse server. The peer is a pair of parallel
+// curl processes that post the same rows as text, converted beforehand, into a plain
+// table with the same columns.
 func (b *bench) caseClickHouse(ctx context.Context) (err error) {
 	t, err := b.load(ctx)
 	if err != nil {
@@ -41,7 +41,8 @@ func (b *bench) caseClickHouse(ctx context.Context) (err error) {
 		return b.compare(ctx, name, float64(t.rows), 0, ours, nil)
 	}
 
-	// The rows of an import by tstatrepo, every other folder in one file.
+	// Export the rows of an import by tstatrepo to two files, with alternating
+	// folders.
 	base := server.Database()
 	if _, err := into(base); err != nil {
 		return err

@@ -10,17 +10,15 @@ import (
 	"time"
 )
 
-// compactTarget is how many bytes of Parquet a second are read at least.
+// compactTarget is the minimum number of Parquet bytes read per second.
 const compactTarget = 200e6
 
-// compactProbes is how many probes have the same logs in the store that is
-// compacted.
+// compactProbes is the number of probes in the compacted store. All have the same logs.
 const compactProbes = 4
 
-// caseCompact compacts the logs of several probes, as many rows as the load
-// has for each. The peer writes the same bytes as fast as a
-// program can that does not look at them. A second line is about logs so short
-// that their rows are encoded again.
+// caseCompact compacts the logs of several probes, each with the rows of the load. The
+// peer copies the same bytes without parsing them. A second result measures logs so
+// short that their rows are encoded again.
 func (b *bench) caseCompact(ctx context.Context) error {
 	for _, c := range []struct {
 		name    string
@@ -44,8 +42,8 @@ func (b *bench) compactOne(ctx context.Context, name string, rows int64, folders
 		return err
 	}
 	store := filepath.Join(b.out(), "store")
-	// copied makes a store that the binary has written: older ones may not read
-	// those of newer ones.
+	// copied creates a store written by the same binary, since older binaries may
+	// not read newer stores.
 	copied := func(ctx context.Context) error {
 		made := filepath.Join(b.dir, fmt.Sprintf("store-%dx%d-%s", rows, folders, filepath.Base(b.binary)))
 		if _, err := os.Stat(made); err != nil {
@@ -93,7 +91,7 @@ func (b *bench) compactOne(ctx context.Context, name string, rows int64, folders
 		}
 		return b.run(ctx, "sh", "-c", `for day in "$0"/type=*/probe=*/date=*; do cat "$day"/*.parquet >"$day.cat" & done; wait; sync`, store)
 	}
-	if _, err := ours(ctx); err != nil { // tells how many bytes there are
+	if _, err := ours(ctx); err != nil { // determines the number of bytes
 		return err
 	}
 	if err := b.compare(ctx, name+", MB/s", bytes/1e6, 0, ours, peer); err != nil {

@@ -16,18 +16,19 @@ type tree struct {
 	dir   string
 	rows  int64
 	files int
-	bytes int64 // text of the log files
+	bytes int64 // total size of the log files
 }
 
-// start is the time of the first folder of every tree, in UTC.
+// start is the time of the first folder of every tree.
 var start = time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)
 
-// generate returns the tree of rows in folders, made by tstatgen unless it is
-// there from an earlier run: the same flags always give the same bytes.
+// generate returns a tree with the given rows in the given number of folders. It runs
+// tstatgen unless the tree exists from an earlier run. The same arguments always give
+// the same bytes.
 func (b *bench) generate(ctx context.Context, rows int64, folders int, interval time.Duration) (tree, error) {
 	dir := filepath.Join(b.dir, fmt.Sprintf("logs-%dx%d", rows, folders))
 	if _, err := os.Stat(dir); err != nil {
-		b.say("generating %d rows in %d folders", rows, folders)
+		b.logf("generating %d rows in %d folders", rows, folders)
 		part := dir + ".part" // renamed when complete
 		if err := os.RemoveAll(part); err != nil {
 			return tree{}, err
@@ -45,10 +46,9 @@ func (b *bench) generate(ctx context.Context, rows int64, folders int, interval 
 	return b.measure(dir, rows, folders)
 }
 
-// multiply returns a tree with n times the rows of t. Its log files are hard
-// links: a file is identified by its probe, folder and name, so each link is
-// imported as a separate file. Ten million rows need only the disk space of one
-// million.
+// multiply returns a tree with n times the rows of t, in the disk space of t. Its log
+// files are hard links. An import identifies a file by probe, folder and name, so it
+// imports each link as a separate file.
 func (b *bench) multiply(t tree, n int) (tree, error) {
 	dir := fmt.Sprintf("%s-times-%d", t.dir, n)
 	if _, err := os.Stat(dir); err != nil {
@@ -77,7 +77,7 @@ func (b *bench) multiply(t tree, n int) (tree, error) {
 	return b.measure(dir, t.rows*int64(n), t.files*n)
 }
 
-// measure adds up the files of a tree.
+// measure returns the tree in dir, with the total size of its files.
 func (b *bench) measure(dir string, rows int64, files int) (tree, error) {
 	t := tree{dir: dir, rows: rows}
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {

@@ -13,9 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// caseDatabases imports into a private PostgreSQL server. The peer is what one does
-// without tstatrepo: two parallel psql that \copy the logs into one plain table with
-// the same columns. ANALYZE, which DBStream wants of an importer, is measured apart.
+// caseDatabases imports into a private PostgreSQL server. The peer is a pair of parallel psql
+// processes that \copy the logs into a plain table with the same columns. ANALYZE, which
+// DBStream expects of an importer, is measured separately.
 func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	t, err := b.load(ctx)
 	if err != nil {
@@ -25,12 +25,11 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	defer tb.end(&err)
 	server := postgreSQL(tb)
 
-	// Both sides without TLS, which is not what is compared here.
+	// Neither side uses TLS.
 	host := func(db string) string { return server.Host(db) + "?sslmode=disable" }
 
-	// Each run has its own database, which is dropped when it ends: else one
-	// side would find what it needs in the server's caches, and memory that
-	// was given back a moment ago, and the other one would not.
+	// Each run has its own database, which is dropped at the end. Otherwise one
+	// side could profit from warm caches of the server and recently freed memory.
 	empty := server.Database(tb)
 	server.Exec(tb, empty, "create schema dbs_ts0")
 	fresh := func(ctx context.Context, run func(db string) (usage, error)) (usage, error) {
@@ -43,8 +42,8 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 		return run(db)
 	}
 
-	// \copy has options for the NULL and the separator of logs, so that awk has
-	// little to do. Times stay numbers, which the server reads faster.
+	// \copy has options for the NULL and the separator of logs, so awk has little
+	// to convert. Times stay numbers, which the server parses faster.
 	var halves [2][]string
 	logs, err := filepath.Glob(filepath.Join(t.dir, "*.out", "log_tcp_complete"))
 	if err != nil {
@@ -108,7 +107,7 @@ psql=$0 url=$1; import "$2" & import "$3" && wait $!`,
 	if len(b.cpus) < 2 {
 		return nil
 	}
-	// A server that shares no CPU with the client, as on another machine.
+	// Bind the server to a CPU that the client does not use, as on another machine.
 	server.Bind(tb, b.cpus[0])
 	both := b.prefix
 	b.prefix = bind(b.cpus[1])
@@ -119,8 +118,8 @@ psql=$0 url=$1; import "$2" & import "$3" && wait $!`,
 	return b.compare(ctx, "dbstream on a separate CPU / 2 x awk | psql, rows/s", float64(t.rows), 1, toDBStream, peer)
 }
 
-// plainTable returns the SQL that makes the table plain for a log with a header,
-// with the types that tstatrepo stores. Times are numbers.
+// plainTable returns the SQL that creates the table plain for a log with a header. The
+// column types are the same as in tstatrepo, but times are numbers.
 func plainTable(log string) (string, error) {
 	f, err := os.Open(log)
 	if err != nil {
@@ -144,8 +143,8 @@ func plainTable(log string) (string, error) {
 	return "create table plain (" + strings.Join(columns, ", ") + ")", nil
 }
 
-// postgreSQL starts a server that does nothing by itself: its autovacuum
-// would analyze what one side has stored while the other one is measured.
+// postgreSQL starts a server without autovacuum. Autovacuum would analyze the tables of
+// one side while the other side is measured.
 func postgreSQL(tb *serverTB) *pgtest.Server {
 	server := pgtest.Start(tb)
 	server.Exec(tb, "postgres", "alter system set autovacuum = off")
@@ -153,14 +152,14 @@ func postgreSQL(tb *serverTB) *pgtest.Server {
 	return server
 }
 
-// serverTB lets pgtest, carbontest and rrdtest, which are for tests, serve a
-// program: it is that part of testing.TB that they use.
+// serverTB implements the part of testing.TB that pgtest, carbontest and rrdtest use, so
+// that a program can use these test packages.
 type serverTB struct {
 	testing.TB
 	cleanup []func()
 }
 
-// serverError is the failure of a call of pgtest, as a panic.
+// serverError is the panic value of Fatal.
 type serverError string
 
 func (*serverTB) Helper()                            {}
@@ -179,7 +178,7 @@ func (t *serverTB) TempDir() string {
 	return dir
 }
 
-// end stops the server and turns a failure into an error.
+// end stops the server. It recovers a serverError and stores it in err.
 func (t *serverTB) end(err *error) {
 	p := recover()
 	for i := len(t.cleanup) - 1; i >= 0; i-- {

@@ -18,17 +18,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
 
-// The load: RRDs of Tstat's names and archives, with a day of points.
+// The load of the RRD cases: RRDs with Tstat's names and archives and a day of points.
 const (
 	rrdFiles  = 2000
 	rrdSteps  = 288
 	rrdPoints = rrdFiles * rrdSteps
 	rrdBegin  = 1_700_006_400 // a multiple of every archive's step
 	rrdEnd    = rrdBegin + 300*rrdSteps
-	rrdPasses = 20 // one is over too soon
+	rrdPasses = 20 // a single pass is too short to measure
 )
 
-// rrds makes the load once and returns its folder.
+// rrds creates the load, unless it exists, and returns its folder.
 func (b *bench) rrds(tb *serverTB) (string, error) {
 	dir := filepath.Join(b.dir, "rrds")
 	if _, err := os.Stat(dir); err == nil {
@@ -38,7 +38,7 @@ func (b *bench) rrds(tb *serverTB) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b.say("making %d RRDs", rrdFiles)
+	b.logf("making %d RRDs", rrdFiles)
 	part := dir + ".part"
 	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
 		return "", err
@@ -59,12 +59,13 @@ func (b *bench) rrds(tb *serverTB) (string, error) {
 	return dir, os.Rename(part, dir)
 }
 
-// python is Debian's, which has Debian's modules.
+// python returns a command that runs a script with Debian's Python, which has Debian's
+// modules.
 func (b *bench) python(script string, args ...string) []string {
 	return append([]string{carbontest.Python, filepath.Join(b.root, "pkg", "bench", script)}, args...)
 }
 
-// number runs a command that must print a number.
+// number returns a side that runs a command, which must print the number want.
 func (b *bench) number(want int, args []string) side {
 	return func(ctx context.Context) (usage, error) {
 		u, err := b.run(ctx, args...)
@@ -75,7 +76,8 @@ func (b *bench) number(want int, args []string) side {
 	}
 }
 
-// caseRRDRead reads and names files; the peer only fetches, one row more.
+// caseRRDRead reads and names RRD files. The peer only fetches points, one row more per
+// file.
 func (b *bench) caseRRDRead(ctx context.Context) (err error) {
 	tb := &serverTB{}
 	defer tb.end(&err)
@@ -89,7 +91,7 @@ func (b *bench) caseRRDRead(ctx context.Context) (err error) {
 		b.number(rrdFiles*(rrdSteps+1)*rrdPasses, b.python("fetch.py", dir, since, until, passes)))
 }
 
-// lineSink is a carbon that only counts lines.
+// lineSink is a fake carbon server that only counts lines.
 type lineSink struct {
 	net.Listener
 	lines atomic.Int64
@@ -128,7 +130,7 @@ func (s *lineSink) port() string {
 	return port
 }
 
-// counted runs a side that must bring all points into the sink.
+// counted returns a side that runs f and checks that all points have arrived.
 func (s *lineSink) counted(f side) side {
 	return func(ctx context.Context) (usage, error) {
 		s.lines.Store(0)
@@ -140,7 +142,7 @@ func (s *lineSink) counted(f side) side {
 	}
 }
 
-// push pushes everything, as the first time, to a server.
+// push returns a side that pushes all points of dir to a server, with new state.
 func (b *bench) push(dir, addr string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -207,8 +209,8 @@ func (b *bench) caseGraphite(ctx context.Context) (err error) {
 	carbon := carbontest.Start(tb, "[all]\npattern = .*\nretentions = 300s:15y\n",
 		"MAX_CREATES_PER_MINUTE = inf", "MAX_UPDATES_PER_SECOND = 50", "CARBON_METRIC_INTERVAL = 0")
 	victoria := carbontest.StartVictoria(tb)
-	// VictoriaMetrics stores points as fast as nc sends them, so what tstatrepo
-	// does for them shows; carbon is slower than both.
+	// VictoriaMetrics stores points as fast as nc sends them, which shows the
+	// overhead of tstatrepo. Carbon is slower than both.
 	for _, s := range []struct {
 		name, addr string
 		target     float64

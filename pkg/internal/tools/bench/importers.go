@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// caseImporters lets two imports share a private PostgreSQL server, each with
-// one file at a time, as on two machines. The peer is one import with two
-// files at a time. Many tiny files show what claiming them costs.
+// caseImporters runs two imports with one job each into the same private PostgreSQL
+// server, as on two machines. The peer is one import with two jobs. Many tiny files
+// show the cost of claims.
 func (b *bench) caseImporters(ctx context.Context) (err error) {
 	large, err := b.load(ctx)
 	if err != nil {
@@ -25,7 +25,7 @@ func (b *bench) caseImporters(ctx context.Context) (err error) {
 	tb := &serverTB{}
 	defer tb.end(&err)
 	server := postgreSQL(tb)
-	// into runs f on an empty database.
+	// into returns a side that runs f on an empty database.
 	into := func(f func(dest string) (usage, int64, error), rows int64) side {
 		return func(ctx context.Context) (usage, error) {
 			db := server.Database(tb)
@@ -62,8 +62,8 @@ func (b *bench) caseImporters(ctx context.Context) (err error) {
 	return nil
 }
 
-// twoImports runs two imports of a tree at the same time, and returns the rows
-// that they stored.
+// twoImports runs two concurrent imports of a tree. It returns the total number of
+// stored rows.
 func (b *bench) twoImports(ctx context.Context, t tree, dest string) (u usage, rows int64, err error) {
 	args := []string{"sh", "-c", `"$@" --state-dir "$0/state.a" >"$0/a" & first=$!
 "$@" --state-dir "$0/state.b" >"$0/b" || exit
@@ -84,6 +84,6 @@ wait $first`, b.out()}
 		rows += s.Rows
 		shares = append(shares, fmt.Sprint(s.Files))
 	}
-	b.say("  files of each: %s", strings.Join(shares, ", "))
+	b.logf("  files of each: %s", strings.Join(shares, ", "))
 	return u, rows, nil
 }

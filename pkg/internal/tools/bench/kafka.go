@@ -15,15 +15,15 @@ import (
 	"time"
 )
 
-// caseKafka measures lines into a broker in memory against the bare producer
-// of the same library, with records of the same size.
+// caseKafka sends lines to an in-memory broker. The peer is the producer of the same
+// library with records of the same size.
 func (b *bench) caseKafka(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {
 		return err
 	}
 	peer := filepath.Join(b.dir, "kafkapeer")
-	// with runs a side and a broker, and checks the received lines.
+	// with returns a side that runs a broker and checks the received lines.
 	with := func(run func(addr string) (usage, error)) side {
 		return func(ctx context.Context) (usage, error) {
 			if err := b.fresh(ctx); err != nil {
@@ -59,7 +59,7 @@ func (b *bench) caseKafka(ctx context.Context) error {
 			if err != nil {
 				return usage{}, err
 			}
-			return b.receive(ctx, listen, os.DevNull, func() error { return sendFile(listen, []string{path}) }, true,
+			return b.receive(ctx, listen, os.DevNull, func() error { return sendFiles(listen, []string{path}) }, true,
 				b.tstatrepo("stream", "--listen="+listen, "--state-dir="+filepath.Join(b.out(), "state"), "--quiet",
 					"--to=kafka://"+addr+"/bench?compress="+compression)...)
 		})
@@ -69,7 +69,7 @@ func (b *bench) caseKafka(ctx context.Context) error {
 				return u, err
 			}
 			ns, err := strconv.ParseInt(strings.TrimSpace(string(u.out)), 10, 64)
-			u.wall = time.Duration(ns) // without its start
+			u.wall = time.Duration(ns) // without the start of the process
 			return u, err
 		})
 		if err := b.compare(ctx, "stream to Kafka, "+compression+" / franz-go's bare producer, lines/s", float64(lines), 0.7, ours, bare); err != nil {

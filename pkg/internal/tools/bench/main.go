@@ -1,10 +1,9 @@
 // Command bench measures tstatrepo against other programs and against the
 // targets of the project: `make bench`. It generates load (cmd/tstatgen),
-// builds tstatrepo and DuckDB (pkg/internal/tools/duckdb), and runs both in alternating pairs
-// on the same two CPUs. With -base the peer is tstatrepo of an older commit.
+// builds tstatrepo and DuckDB (pkg/internal/tools/duckdb), and runs both alternately
+// on the same two CPUs. With -base the peer is the tstatrepo of an older commit.
 //
-// Load and programs stay in a folder below $TMPDIR, so that the next run need
-// not make them again.
+// Load and programs are kept in a folder below $TMPDIR for the next run.
 package main
 
 import (
@@ -25,16 +24,16 @@ import (
 	"time"
 )
 
-// bench holds the settings of a run and its results so far.
+// bench holds the settings and results of a run.
 type bench struct {
-	root  string // the repository
+	root  string // of the source tree
 	dir   string // load, programs and output
 	rows  int64
 	pairs int
 	files int // of the cases again and small
 	// of the case mplane
 	components int
-	specs      int // a second
+	specs      int // specifications per second
 	limits
 	ours   string // tstatrepo of this tree
 	binary string // tstatrepo that the next command runs
@@ -43,7 +42,7 @@ type bench struct {
 
 	results []result
 	ran     []benchCase
-	last    reading // when the last result was added
+	last    reading // noise when the last result was added
 	leftOut []string
 	median  float64 // speed of tstatrepo in the last comparison
 }
@@ -64,8 +63,8 @@ type benchCase struct {
 	name, what string
 	run        func(*bench, context.Context) error
 	needs      string // programs, apart from tstatrepo
-	peerNeeds  string // further ones of the peer
-	alike      string // why an older tstatrepo is not a peer
+	peerNeeds  string // further programs of the peer
+	alike      string // why the case cannot compare with an older tstatrepo
 }
 
 var cases = []benchCase{
@@ -182,8 +181,8 @@ func run(ctx context.Context) (missed int, err error) {
 	return b.report(os.Stdout), err
 }
 
-// choose returns the cases of a comma list, all if it is empty, and whether all
-// its names are known.
+// choose returns the cases in a comma-separated list, or all cases if the list is empty.
+// known is false if a name is unknown.
 func choose(list string) (chosen []benchCase, known bool) {
 	if list == "" {
 		return cases, true
@@ -197,7 +196,8 @@ func choose(list string) (chosen []benchCase, known bool) {
 	return chosen, len(chosen) == len(names)
 }
 
-// add adds results that were measured together since the last call.
+// add adds results that were measured together since the last call. It records the
+// noise since then.
 func (b *bench) add(list ...result) {
 	now := readNoise("/proc")
 	for _, r := range list {
@@ -207,12 +207,11 @@ func (b *bench) add(list ...result) {
 	b.last = now
 }
 
-// runCases runs cases. The failure of one does not end the others; the error
-// names all that failed.
+// runCases runs all cases, even if some fail. Its error names the failed cases.
 func (b *bench) runCases(ctx context.Context, list []benchCase) error {
 	var failed []string
 	for _, c := range list {
-		b.say("case %s: %s", c.name, c.what)
+		b.logf("case %s: %s", c.name, c.what)
 		b.ran = append(b.ran, c)
 		b.last = readNoise("/proc")
 		err := c.run(b, ctx)
@@ -220,7 +219,7 @@ func (b *bench) runCases(ctx context.Context, list []benchCase) error {
 			return fmt.Errorf("case %s: %w", c.name, ctx.Err())
 		}
 		if err != nil {
-			b.say("case %s failed: %v", c.name, err)
+			b.logf("case %s failed: %v", c.name, err)
 			failed = append(failed, c.name)
 		}
 	}
@@ -230,12 +229,12 @@ func (b *bench) runCases(ctx context.Context, list []benchCase) error {
 	return nil
 }
 
-// say tells how far the run is; the report goes to stdout.
-func (b *bench) say(format string, args ...any) {
+// logf prints progress to stderr; stdout is for the report.
+func (b *bench) logf(format string, args ...any) {
 	fmt.Fprintf(b.log, time.Now().Format("15:04:05 ")+format+"\n", args...)
 }
 
-// report prints the table and returns how many targets were missed.
+// report prints the table of results and returns the number of missed targets.
 func (b *bench) report(out io.Writer) (missed int) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "case\tours: median (q1-q3)\tpeer: median (q1-q3)\tratio: median (min-max)\ttarget\t\tpeak RSS, MiB: ours / peer\tCPUs: others + stolen")
@@ -289,7 +288,7 @@ func totalMemory() string {
 	return fmt.Sprintf("%.1f GiB of memory", float64(kib)/(1<<20))
 }
 
-// procValue is the first value of a key in a "key: value" file.
+// procValue returns the first value of a key in a file of "key: value" lines.
 func procValue(path, key string) string {
 	text, err := os.ReadFile(path)
 	if err != nil {

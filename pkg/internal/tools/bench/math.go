@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// mathStream is the stream that serve serves.
+// mathStream is the name of the stream in serve.
 const mathStream = "bench"
 
-// serve runs tstatrepo's MATH probe with the files of a tree, on the CPUs that
-// both sides have. The tree it returns is the same one as a source of MATH.
+// serve runs tstatrepo's MATH probe with the files of a tree, on the CPUs of both sides.
+// remote is the tree as a MATH source.
 func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() error, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -35,7 +35,7 @@ func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() err
 	}
 	stop = func() error {
 		err := cmd.Process.Signal(os.Interrupt)
-		cmd.Wait() // it ends with 130
+		cmd.Wait() // exits with status 130
 		return err
 	}
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -51,7 +51,7 @@ func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() err
 	return remote, stop, nil
 }
 
-// served is how many files a probe lists.
+// served returns the number of files that a probe lists.
 func served(addr string) int {
 	resp, err := http.Get("http://" + addr + "/ListDir/" + mathStream)
 	if err != nil {
@@ -65,8 +65,8 @@ func served(addr string) int {
 	return strings.Count(string(list), ".out/")
 }
 
-// caseMath fetches two GiB from a probe into a copy. The peer is curl, which
-// fetches the same files over one connection, and sync.
+// caseMath copies 2 GiB from a probe. The peer fetches the same files with curl over one
+// connection, followed by sync.
 func (b *bench) caseMath(ctx context.Context) (err error) {
 	t, err := b.load(ctx)
 	if err != nil {

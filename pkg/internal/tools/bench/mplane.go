@@ -22,10 +22,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// What the supervisor has to stand, see caseMPlane.
+// The load of the supervisor, see caseMPlane.
 const (
 	mplaneCapabilities = 10 // of each component
-	mplaneClients      = 8  // a supervisor keeps at most 24 MiB for one
+	mplaneClients      = 8  // a supervisor keeps at most 24 MiB per client
 	mplanePoll         = 5 * time.Second
 	mplaneIdle         = 20 * time.Second
 	mplaneLoadTime     = 15 * time.Second
@@ -33,11 +33,11 @@ const (
 	mplaneVisible      = 200 * time.Millisecond
 )
 
-// caseMPlane loads one supervisor with many components that poll, then with
-// specifications that they answer with receipt and result, which clients
-// redeem. No peer exists: the reference implementation blocks for each
-// client. The load comes from this process, on the same machine. An older
-// supervisor is compared by the CPU time that it needs.
+// caseMPlane loads a supervisor with many polling components. Then it sends
+// specifications; components respond with a receipt and a result, and clients redeem
+// the results. There is no peer, since the reference implementation blocks for each
+// client. The load comes from this process. An older supervisor is compared by its CPU
+// time.
 func (b *bench) caseMPlane(ctx context.Context) error {
 	if b.base != nil {
 		sent := float64(b.specs) * mplaneLoadTime.Seconds()
@@ -51,8 +51,8 @@ func (b *bench) caseMPlane(ctx context.Context) error {
 	return err
 }
 
-// supervised loads a supervisor and returns the results and its usage, with the
-// CPU time as wall time.
+// supervised loads a supervisor. It returns the results and the usage of the supervisor,
+// with the CPU time as wall time.
 func (b *bench) supervised(ctx context.Context) (list []result, used usage, err error) {
 	if err := b.fresh(ctx); err != nil {
 		return nil, used, err
@@ -122,7 +122,7 @@ func (b *bench) supervised(ctx context.Context) (list []result, used usage, err 
 			ratio: fmt.Sprintf("%.2f cores", (loaded-after).Seconds()/mplaneLoadTime.Seconds()), target: fmt.Sprintf("%d/s", b.specs), met: rate >= float64(b.specs)*0.99},
 		{name: "mplane: registration seen", ours: fmt.Sprintf("%.1f ms (slowest %.1f)", ms(visible[len(visible)/2]), ms(slowest)), peer: "-",
 			target: fmt.Sprintf("%v", mplaneVisible), met: slowest <= mplaneVisible},
-		{name: "mplane: taken for gone", ours: fmt.Sprint(load.again.Load()), peer: "-", target: "0", met: load.again.Load() == 0},
+		{name: "mplane: taken for gone", ours: fmt.Sprint(load.reregistered.Load()), peer: "-", target: "0", met: load.reregistered.Load() == 0},
 		{name: "mplane: peak memory", ours: mibs(peak), peer: "-", target: mibs(mplaneMemory), met: peak <= mplaneMemory},
 	}
 	return list, usage{wall: loaded, cpu: loaded, rss: peak}, nil
@@ -178,7 +178,7 @@ func (s *supervisorProcess) stop() error {
 	return nil
 }
 
-// cpu returns the time on the CPUs so far.
+// cpu returns the CPU time used so far.
 func (s *supervisorProcess) cpu() (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {
@@ -197,7 +197,7 @@ func (s *supervisorProcess) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * 10 * time.Millisecond, err // USER_HZ is 100
 }
 
-// peak returns the largest memory so far, in bytes.
+// peak returns the peak memory so far in bytes.
 func (s *supervisorProcess) peak() (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	if err != nil {
@@ -212,18 +212,18 @@ func (s *supervisorProcess) peak() (int64, error) {
 	return kib << 10, err
 }
 
-// mplaneLoad is the components and the clients.
+// mplaneLoad simulates components and clients of a supervisor.
 type mplaneLoad struct {
-	s          *supervisorProcess
-	components int
-	rate       int // specifications a second
-	registries *mplane.Registries
-	http       *http.Client
-	failed     atomic.Pointer[error] // the first problem
-	again      atomic.Int64          // registrations of components that were taken for gone
+	s            *supervisorProcess
+	components   int
+	rate         int // specifications a second
+	registries   *mplane.Registries
+	http         *http.Client
+	failed       atomic.Pointer[error] // the first error
+	reregistered atomic.Int64          // repeated registrations; see errGone
 }
 
-// errGone is a poll of a component that the supervisor takes for gone.
+// errGone is the error of a poll if the supervisor no longer knows the component.
 var errGone = errors.New("component has to register again")
 
 func newMPlaneLoad(s *supervisorProcess, components, rate int) (*mplaneLoad, error) {
@@ -239,12 +239,12 @@ func newMPlaneLoad(s *supervisorProcess, components, rate int) (*mplaneLoad, err
 
 func (l *mplaneLoad) fail(err error) { l.failed.CompareAndSwap(nil, &err) }
 
-// do sends a request of component i.
+// do sends a request of component i and returns the response.
 func (l *mplaneLoad) do(ctx context.Context, i int, method, path string, m mplane.Message) ([]byte, error) {
 	return l.request(ctx, fmt.Sprintf("component-%d", i), method, "http://"+l.s.components+path, m)
 }
 
-// send sends a message of the client of specification n.
+// send sends a message of the client of specification n and returns the response.
 func (l *mplaneLoad) send(ctx context.Context, n int, m mplane.Message) (mplane.Message, error) {
 	text, err := l.request(ctx, fmt.Sprintf("client-%d", n%mplaneClients), http.MethodPost, "http://"+l.s.clients+"/", m)
 	if err != nil {
@@ -253,8 +253,8 @@ func (l *mplaneLoad) send(ctx context.Context, n int, m mplane.Message) (mplane.
 	return l.registries.Parse(text)
 }
 
-// request keeps its connections: thousands at a time, which wire.Conn would
-// not.
+// request sends a message with the given identity. Unlike wire.Conn, it keeps thousands
+// of connections open.
 func (l *mplaneLoad) request(ctx context.Context, identity, method, url string, m mplane.Message) ([]byte, error) {
 	var body io.Reader
 	if m != nil {
@@ -312,9 +312,10 @@ func (l *mplaneLoad) register(ctx context.Context, i int) error {
 	return err
 }
 
-// poll is component i: it answers each specification with receipt and result.
+// poll runs component i: it polls and responds to each specification with a receipt and
+// a result.
 func (l *mplaneLoad) poll(ctx context.Context, i int) {
-	// Their polls are spread over the period.
+	// Spread the polls of the components over the period.
 	next := time.NewTimer(mplanePoll * time.Duration(i) / time.Duration(l.components))
 	defer next.Stop()
 	for {
@@ -325,9 +326,9 @@ func (l *mplaneLoad) poll(ctx context.Context, i int) {
 		}
 		next.Reset(mplanePoll)
 		text, err := l.do(ctx, i, http.MethodGet, wire.SpecificationPath, nil)
-		if errors.Is(err, errGone) { // as components do
+		if errors.Is(err, errGone) { // real components register again too
 			if err = l.register(ctx, i); err == nil {
-				l.again.Add(1)
+				l.reregistered.Add(1)
 				text, err = l.do(ctx, i, http.MethodGet, wire.SpecificationPath, nil)
 			}
 		}
@@ -362,8 +363,8 @@ func (l *mplaneLoad) answer(ctx context.Context, i int, m mplane.Message) error 
 	return nil
 }
 
-// relay sends specifications at the wanted rate and returns how many results
-// a second came back.
+// relay sends specifications at the configured rate. It returns the number of results
+// per second.
 func (l *mplaneLoad) relay(ctx context.Context) float64 {
 	scope, err := mplane.ParseScope("now + 1h")
 	if err != nil {
@@ -391,8 +392,8 @@ func (l *mplaneLoad) relay(ctx context.Context) float64 {
 		}
 	}
 	jobs.Wait()
-	// A result comes with the poll after its specification: that is no
-	// throughput.
+	// A result arrives with the poll after its specification. Do not count this
+	// delay.
 	return float64(done.Load()) / max((time.Since(start)-mplanePoll).Seconds(), mplaneLoadTime.Seconds())
 }
 
@@ -431,8 +432,8 @@ func (l *mplaneLoad) run(ctx context.Context, n int, scope mplane.Scope) error {
 	return errors.New("no result within a minute")
 }
 
-// visible registers further components while there is load and returns how
-// long a client waits until it sees each.
+// visible registers further components under load. It returns how long it takes until a
+// client sees each of them.
 func (l *mplaneLoad) visible(ctx context.Context, n int) ([]time.Duration, error) {
 	var list []time.Duration
 	for i := range n {
@@ -455,7 +456,7 @@ func (l *mplaneLoad) visible(ctx context.Context, n int) ([]time.Duration, error
 			}
 		}
 		list = append(list, time.Since(start))
-		time.Sleep(100 * time.Millisecond) // spread over the time of the load
+		time.Sleep(100 * time.Millisecond) // spread the registrations over the load
 	}
 	return list, nil
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// caseNATS measures lines into JetStream against a bare publisher of messages
-// of the same size.
+// caseNATS sends lines to JetStream. The peer is publish, which sends messages of the
+// same size.
 func (b *bench) caseNATS(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {
@@ -47,15 +47,14 @@ func (b *bench) caseNATS(ctx context.Context) error {
 		if err != nil {
 			return usage{}, err
 		}
-		return b.receive(ctx, listen, os.DevNull, func() error { return sendFile(listen, []string{path}) }, true,
+		return b.receive(ctx, listen, os.DevNull, func() error { return sendFiles(listen, []string{path}) }, true,
 			b.tstatrepo("stream", "--listen="+listen, "--state-dir="+filepath.Join(b.out(), "state"), "--quiet", "--to=nats://"+addr+"/BENCH")...)
 	})
 	peer := with(func(addr string) (usage, error) { return publish(ctx, addr, path) })
 	return b.compare(ctx, "stream to JetStream / bare publisher, lines/s", float64(lines), 0.8, ours, peer)
 }
 
-// publish is the bare publisher: it reads the file and publishes 64 KiB of it
-// a message, acknowledged.
+// publish publishes a file in messages of 64 KiB and waits for the acknowledgements.
 func publish(ctx context.Context, addr, path string) (usage, error) {
 	nc, err := nats.Connect("nats://" + addr)
 	if err != nil {

@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// maxNoise is the share of a CPU above which other processes make a result noisy.
+// maxNoise is the noise, in CPUs, above which a result is marked as noisy.
 const maxNoise = 0.1
 
-// ticks is how many units of /proc are a second of CPU time: USER_HZ, which is 100
-// on every platform that Go runs on.
+// ticks is the number of CPU time units of /proc per second: USER_HZ, which is 100 on
+// all platforms of Go.
 const ticks = 100
 
-// reading is the CPU time, in seconds, that other processes and the machine's host
-// used up to a time.
+// reading is the total CPU time, in seconds, that other processes and the host of this
+// virtual machine have used so far.
 type reading struct {
 	at             time.Time
 	others, stolen float64
 }
 
-// noise is the CPU time of other processes and of the host during a measurement, in
-// CPUs.
+// noise is the average number of CPUs that other processes and the host have used
+// during a measurement.
 type noise struct{ others, stolen float64 }
 
 func (n noise) String() string { return fmt.Sprintf("%.2f + %.2f", n.others, n.stolen) }
@@ -43,9 +43,9 @@ type process struct {
 	cpu    int64 // ticks, including children that ended and were waited for
 }
 
-// readNoise reads the folder proc, which is /proc. Where that does not exist, all is
-// 0. It leaves out this process and those below it, also daemons (see adoptOrphans),
-// and the kernel's threads (below process 2), which work for all.
+// readNoise returns the CPU time from the folder proc, usually /proc. It returns zeros
+// if the folder does not exist. It leaves out this process and its descendants,
+// including daemons (see adoptOrphans), and kernel threads (below process 2).
 func readNoise(proc string) reading {
 	r := reading{at: time.Now()}
 	all := map[int]process{}
@@ -53,7 +53,7 @@ func readNoise(proc string) reading {
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			continue // it ended: its time is in that of its parent
+			continue // ended: its parent's time includes its time
 		}
 		if pid, p, ok := parseProcess(string(text)); ok {
 			all[pid] = p
@@ -92,7 +92,7 @@ func parseProcess(text string) (pid int, p process, ok bool) {
 	return pid, p, true
 }
 
-// below reports whether a process is ancestor or descends from it.
+// below reports whether process pid is ancestor or a descendant of it.
 func below(all map[int]process, pid, ancestor int) bool {
 	for range all {
 		if pid == ancestor {
@@ -107,7 +107,7 @@ func below(all map[int]process, pid, ancestor int) bool {
 	return false
 }
 
-// stolen returns the CPU time, in seconds, that the host gave to other machines.
+// stolen returns the CPU time, in seconds, that the host gave to other virtual machines.
 func stolen(path string) float64 {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -25,8 +25,8 @@ var builds = []program{
 	{"tstatduck", "pkg/internal/tools/duckdb", ".", "1", "g++"},
 }
 
-// checks are the shell commands that find a Debian package. Other names are
-// programs in the PATH.
+// checks are shell commands that succeed if a Debian package is installed. Other names
+// are programs in the PATH.
 var checks = map[string]string{
 	"librrd-dev":      "pkg-config --exists librrd",
 	"netcat-openbsd":  "nc -h 2>&1 | grep -q OpenBSD",
@@ -34,11 +34,11 @@ var checks = map[string]string{
 	"python3-rrdtool": carbontest.Python + " -c 'import rrdtool'",
 }
 
-// baseNeeds is what older commits need to build tstatrepo.
+// baseNeeds are the programs that older commits need to build tstatrepo.
 var baseNeeds = []string{"gcc", "librrd-dev"}
 
-// requirements returns the programs that cases need: those to build, and those
-// to be installed. With base the peers need none.
+// requirements returns the programs that cases need: programs to build, and programs
+// that must be installed. If base is set, peers need no programs.
 func requirements(list []benchCase, base bool) (build, installed []string) {
 	build = []string{"tstatrepo", "tstatgen"}
 	if base {
@@ -64,7 +64,7 @@ func requirements(list []benchCase, base bool) (build, installed []string) {
 	return build, slices.Compact(installed)
 }
 
-// missing names all programs that are not installed.
+// missing returns an error that names all programs that are not installed, or nil.
 func missing(ctx context.Context, names []string) error {
 	var absent []string
 	for _, name := range names {
@@ -82,7 +82,7 @@ func missing(ctx context.Context, names []string) error {
 	return fmt.Errorf("not installed: %s; install them, or choose other cases with -case", strings.Join(absent, ", "))
 }
 
-// build builds the programs with these names.
+// build builds the programs with the given names.
 func (b *bench) build(ctx context.Context, names []string) error {
 	for _, p := range builds {
 		if slices.Contains(names, p.name) {
@@ -95,7 +95,7 @@ func (b *bench) build(ctx context.Context, names []string) error {
 }
 
 func (b *bench) goBuild(ctx context.Context, module, pkg, cgo, out string) error {
-	b.say("building %s", out)
+	b.logf("building %s", out)
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, pkg)
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
@@ -105,14 +105,14 @@ func (b *bench) goBuild(ctx context.Context, module, pkg, cgo, out string) error
 	return nil
 }
 
-// base is tstatrepo of an older commit.
+// base is the tstatrepo of an older commit.
 type base struct {
 	commit string
 	binary string
 	known  map[string]bool // options by binary, command and name
 }
 
-// buildBase builds tstatrepo of a commit in a worktree, which it removes.
+// buildBase builds the tstatrepo of a commit in a temporary worktree.
 func (b *bench) buildBase(ctx context.Context, commit string) (o *base, err error) {
 	git := func(ctx context.Context, args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", b.root}, args...)...)
@@ -144,7 +144,7 @@ func (b *bench) buildBase(ctx context.Context, commit string) (o *base, err erro
 	return o, b.goBuild(ctx, tree, "./cmd/tstatrepo", "1", o.binary)
 }
 
-// comparable returns the cases in which an older tstatrepo is a peer.
+// comparable returns the cases that can compare with an older tstatrepo.
 func (b *bench) comparable(list []benchCase) (compared []benchCase) {
 	for _, c := range list {
 		if c.alike != "" {
@@ -156,7 +156,7 @@ func (b *bench) comparable(list []benchCase) (compared []benchCase) {
 	return compared
 }
 
-// asBase returns a side that runs the older tstatrepo.
+// asBase returns s with the older tstatrepo.
 func (b *bench) asBase(s side) side {
 	return func(ctx context.Context) (usage, error) {
 		b.binary = b.base.binary
@@ -167,8 +167,8 @@ func (b *bench) asBase(s side) side {
 
 var optionNames = regexp.MustCompile(`--[a-z][a-z-]*`)
 
-// tstatrepo returns a command of tstatrepo. Of options, which are like
-// --name=value, it leaves out those that one of two compared binaries lacks.
+// tstatrepo returns a command line of tstatrepo. Options must have the form
+// --name=value. Options that one of two compared binaries lacks are left out.
 func (b *bench) tstatrepo(command string, args ...string) []string {
 	words := strings.Fields(command)
 	cmd := append([]string{b.binary}, words...)
@@ -182,11 +182,11 @@ func (b *bench) tstatrepo(command string, args ...string) []string {
 	return cmd
 }
 
-// knows reports whether the help of a command names an option.
+// knows reports whether the help of a command of binary mentions an option.
 func (o *base) knows(binary string, command []string, name string) bool {
 	prefix := binary + " " + strings.Join(command, " ") + " "
 	if !o.known[prefix] {
-		help, _ := exec.Command(binary, append(slices.Clone(command), "--help")...).Output() // without a help it knows none
+		help, _ := exec.Command(binary, append(slices.Clone(command), "--help")...).Output() // after an error no option is known
 		for _, option := range optionNames.FindAllString(string(help), -1) {
 			o.known[prefix+option] = true
 		}

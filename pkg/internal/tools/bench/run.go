@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// usage is what one run of a command took.
+// usage is the time and memory of one run of a command.
 type usage struct {
 	wall time.Duration
 	cpu  time.Duration // user + system
@@ -22,11 +22,11 @@ type usage struct {
 	out  []byte        // stdout
 }
 
-// limits is how every measured command is run: on the same two CPUs, so that
-// both sides have the same machine whatever else it has.
+// limits restricts measured commands to the same two CPUs, so that both sides have the
+// same resources.
 type limits struct {
 	prefix []string // taskset -c 0,1
-	cpus   []string // of prefix; none if commands cannot be bound to any
+	cpus   []string // of prefix; empty if commands cannot be bound to CPUs
 	env    []string
 	what   string // for the report
 }
@@ -45,11 +45,11 @@ func newLimits(ctx context.Context) limits {
 	return l
 }
 
-// bind is what a command on these CPUs begins with.
+// bind returns the command prefix that binds a command to the CPUs.
 func bind(cpus ...string) []string { return []string{"taskset", "-c", strings.Join(cpus, ",")} }
 
-// allowedCPUs lists two CPUs this process may use: in a container they need
-// not begin at 0.
+// allowedCPUs returns two CPUs that this process may use. In a container their numbers
+// need not begin at 0.
 func allowedCPUs() []string {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -80,14 +80,14 @@ func allowedCPUs() []string {
 	return cpus
 }
 
-// run runs and measures a command. The kernel counts the memory of the parent
-// between fork and exec as the child's, so this program stays small: files
-// are made by other processes.
+// run runs and measures a command. The kernel counts the memory of the parent between
+// fork and exec as memory of the child. So this program must stay small; other processes
+// create the files.
 func (l limits) run(ctx context.Context, args ...string) (usage, error) {
 	args = append(append([]string{}, l.prefix...), args...)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), l.env...)
-	// A clean stop first: an import that is interrupted removes its parts.
+	// Stop cleanly first: an interrupted import removes its temporary files.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	var out, errs bytes.Buffer
@@ -108,11 +108,11 @@ func (l limits) run(ctx context.Context, args ...string) (usage, error) {
 	}
 	//lint:ignore unconvert another type on other systems
 	u.rss = int64(ru.Maxrss)
-	if runtime.GOOS != "darwin" { // there it is in bytes
+	if runtime.GOOS != "darwin" { // KiB, except on macOS
 		u.rss <<= 10
 	}
 	return u, nil
 }
 
-// tail is the end of a command's output, for an error message.
+// tail returns the end of a command's output, for an error message.
 func tail(b []byte) []byte { return b[max(0, len(b)-2000):] }

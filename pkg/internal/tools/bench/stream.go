@@ -18,11 +18,11 @@ import (
 	"time"
 )
 
-// wireLine is how long the lines are that are sent, in bytes.
+// wireLine is the average length of sent lines in bytes.
 const wireLine = 640
 
-// wire returns a file with the load as old exporters send it, in lines of
-// wireLine bytes on average, and its count of lines.
+// wire returns a file with the load in the wire format of old exporters, and the number
+// of its lines.
 func (b *bench) wire(ctx context.Context) (path string, lines int64, err error) {
 	t, err := b.generate(ctx, b.rows, 1, 8*time.Hour)
 	if err != nil {
@@ -40,10 +40,10 @@ func (b *bench) wire(ctx context.Context) (path string, lines int64, err error) 
 			return "", 0, fmt.Errorf("%w: %s", err, msg)
 		}
 	}
-	return path, t.rows + 1, nil // with the header
+	return path, t.rows + 1, nil // including the header
 }
 
-// freeAddr returns a loopback address that nobody listens on.
+// freeAddr returns an unused loopback address.
 func freeAddr() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -53,8 +53,9 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// receive starts a program that listens on addr, runs send once it does, and
-// then stop; it measures until the program has ended.
+// receive measures a program that listens on addr. It runs send once the program
+// listens. If stop is set, it then stops the program; otherwise the program must end by
+// itself.
 func (b *bench) receive(ctx context.Context, addr, out string, send func() error, stop bool, args ...string) (usage, error) {
 	f, err := os.Create(out)
 	if err != nil {
@@ -92,8 +93,8 @@ func (b *bench) receive(ctx context.Context, addr, out string, send func() error
 	return u, err
 }
 
-// awaitListener waits until a port is listened on, without connecting:
-// socat serves one connection only.
+// awaitListener waits until a program listens on addr. It does not connect, since socat
+// serves only one connection.
 func awaitListener(ctx context.Context, addr string) error {
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -116,8 +117,8 @@ func awaitListener(ctx context.Context, addr string) error {
 	return errors.New("does not listen")
 }
 
-// sendFile sends a file n times, each over its own connection, at once.
-func sendFile(addr string, paths []string) error {
+// sendFiles sends files concurrently, each over its own connection.
+func sendFiles(addr string, paths []string) error {
 	errs := make(chan error, len(paths))
 	for _, path := range paths {
 		go func() {
@@ -135,7 +136,7 @@ func sendFile(addr string, paths []string) error {
 				if _, err = io.Copy(c, f); err != nil {
 					return err
 				}
-				// Until the other side has read it all and closes.
+				// Wait until the other side has read everything and closes.
 				if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 					return err
 				}
@@ -151,7 +152,7 @@ func sendFile(addr string, paths []string) error {
 	return all
 }
 
-// split cuts the wire file into n files of whole lines.
+// split splits the file of wire into n files of complete lines.
 func (b *bench) split(ctx context.Context, path string, n int) ([]string, error) {
 	dir := filepath.Join(b.dir, fmt.Sprintf("wire-%d-%d", b.rows, n))
 	if _, err := os.Stat(dir); err != nil {
@@ -170,7 +171,7 @@ func (b *bench) split(ctx context.Context, path string, n int) ([]string, error)
 	return filepath.Glob(filepath.Join(dir, "x*"))
 }
 
-// endpoint measures tstatrepo as the receiver of files.
+// endpoint returns a side that receives files with tstatrepo.
 func (b *bench) endpoint(paths []string, lines int64, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -181,7 +182,7 @@ func (b *bench) endpoint(paths []string, lines int64, flags ...string) side {
 			return usage{}, err
 		}
 		out := filepath.Join(b.out(), "lines")
-		u, err := b.receive(ctx, addr, out, func() error { return sendFile(addr, paths) }, true,
+		u, err := b.receive(ctx, addr, out, func() error { return sendFiles(addr, paths) }, true,
 			b.tstatrepo("stream", append([]string{"--listen=" + addr, "--state-dir=" + filepath.Join(b.out(), "state"), "--quiet"}, flags...)...)...)
 		if err == nil {
 			err = checkLines(out, lines)
@@ -190,7 +191,7 @@ func (b *bench) endpoint(paths []string, lines int64, flags ...string) side {
 	}
 }
 
-// socat measures socat as the receiver of one file.
+// socat returns a side that receives one file with socat.
 func (b *bench) socat(path string, lines int64) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -202,7 +203,7 @@ func (b *bench) socat(path string, lines int64) side {
 		}
 		_, port, _ := net.SplitHostPort(addr)
 		out := filepath.Join(b.out(), "lines")
-		u, err := b.receive(ctx, addr, out, func() error { return sendFile(addr, []string{path}) }, false,
+		u, err := b.receive(ctx, addr, out, func() error { return sendFiles(addr, []string{path}) }, false,
 			"socat", "-u", "TCP4-LISTEN:"+port+",bind=127.0.0.1,reuseaddr", "STDOUT")
 		if err == nil {
 			err = checkLines(out, lines)
@@ -211,7 +212,7 @@ func (b *bench) socat(path string, lines int64) side {
 	}
 }
 
-// checkLines holds a file to its count of lines.
+// checkLines returns an error unless a file has the given number of lines.
 func checkLines(path string, want int64) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -236,7 +237,7 @@ func checkLines(path string, want int64) error {
 	return nil
 }
 
-// caseStream measures the endpoint against socat: one connection and 100.
+// caseStream compares the endpoint with socat, with 1 and with 100 connections.
 func (b *bench) caseStream(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {
@@ -255,7 +256,8 @@ func (b *bench) caseStream(ctx context.Context) error {
 	return b.rate(ctx, "stream to stdout as JSON, lines/s", float64(lines), 250_000, b.endpoint([]string{path}, lines-1, "--format=json"))
 }
 
-// rate measures one side against an absolute target, or against the base.
+// rate compares one side with an absolute target in units per second, or with the older
+// tstatrepo.
 func (b *bench) rate(ctx context.Context, name string, units, target float64, ours side) error {
 	if b.base != nil {
 		return b.compare(ctx, name, units, 0, ours, nil)
@@ -277,8 +279,8 @@ func (b *bench) rate(ctx context.Context, name string, units, target float64, ou
 	return nil
 }
 
-// caseFollow measures a followed folder to a TCP peer, and how long a block
-// takes from its write to the peer.
+// caseFollow streams a followed folder to a TCP peer. It measures the rate, and the
+// latency from the write of a block to its arrival.
 func (b *bench) caseFollow(ctx context.Context) error {
 	t, err := b.generate(ctx, b.rows, 1, 8*time.Hour)
 	if err != nil {
@@ -324,7 +326,7 @@ func (b *bench) caseFollow(ctx context.Context) error {
 	return nil
 }
 
-// follow runs tstatrepo on a folder until the peer has what it wants.
+// follow runs tstatrepo on a folder until peer returns.
 func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) error, flags ...string) (usage, error) {
 	if err := b.fresh(ctx); err != nil {
 		return usage{}, err
@@ -354,9 +356,9 @@ func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) 
 	return u, err
 }
 
-// latency writes blocks as Tstat does, and measures how long it takes until the
-// last whole line of each is there. The wall time that it returns is the
-// median; slow is the 99th percentile in milliseconds.
+// latency writes blocks like Tstat, and measures how long it takes until the last
+// complete line of each arrives. The returned wall time is the median. slow is the 99th
+// percentile in milliseconds.
 func (b *bench) latency(ctx context.Context) (u usage, slow float64, err error) {
 	root := filepath.Join(b.dir, "live")
 	folder := filepath.Join(root, "2016_03_24_21_37.out")
@@ -388,7 +390,7 @@ func (b *bench) latency(ctx context.Context) (u usage, slow float64, err error) 
 			}
 		}
 		for range 200 {
-			time.Sleep(10 * time.Millisecond) // idle again
+			time.Sleep(10 * time.Millisecond) // until tstatrepo is idle
 			before := pos / wireLine
 			start := time.Now()
 			part := make([]byte, 4096)
@@ -412,7 +414,7 @@ func (b *bench) latency(ctx context.Context) (u usage, slow float64, err error) 
 	return u, quantile(times, 0.99), err
 }
 
-// caseConnections measures the memory of a thousand connections.
+// caseConnections measures the memory for a thousand connections.
 func (b *bench) caseConnections(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {

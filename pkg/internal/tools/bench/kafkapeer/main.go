@@ -1,7 +1,8 @@
-// Command kafkapeer is what pkg/internal/tools/bench measures the Kafka sink with:
+// Command kafkapeer is the broker and the peer of the Kafka case of
+// pkg/internal/tools/bench:
 //
-//	kafkapeer serve PORT LINES               a broker in memory; at SIGTERM it counts the lines in its topic
-//	kafkapeer produce ADDR COMPRESSION FILE  franz-go's producer alone; prints the nanoseconds it took
+//	kafkapeer serve PORT LINES               in-memory broker; on SIGTERM it checks the lines in its topic
+//	kafkapeer produce ADDR COMPRESSION FILE  sends a file with franz-go's producer; prints the nanoseconds
 package main
 
 import (
@@ -73,8 +74,8 @@ func serve(port, lines string) error {
 	return nil
 }
 
-// produce sends a file in records of whole lines, as large as the messages of
-// tstatrepo.
+// produce sends a file in records of complete lines, with the size of tstatrepo's
+// messages.
 func produce(addr, compression, path string) error {
 	codec := kgo.ZstdCompression()
 	if compression == "none" {

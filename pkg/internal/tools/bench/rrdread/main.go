@@ -1,5 +1,5 @@
-// Command rrdread reads and names all RRDs in a folder several times, for
-// pkg/internal/tools/bench: rrdread FOLDER SINCE PASSES. It prints how many points it found.
+// Command rrdread reads and names all RRDs in a folder several times and prints the
+// number of points, for pkg/internal/tools/bench. Usage: rrdread FOLDER SINCE PASSES.
 package main
 
 import (
