@@ -29,7 +29,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// answers are some of Debian's 18.16 and of newer servers.
+// answers are responses of Debian's ClickHouse 18.16 and of newer servers.
 var answers = []string{
 	"1700000000\nDateTime64\nLowCardinality\nallow_experimental_low_cardinality_type=0\n",
 	"c_ip\tNullable(String)\nc_first_abs\tNullable(DateTime(\\'UTC\\'))\nprobe\tLowCardinality(String)\nt\tNullable(DateTime64(6, \\'UTC\\'))\n",
@@ -45,8 +45,8 @@ var answers = []string{
 	"<html>\x1b[2J\u202e\xff</html>",
 }
 
-// FuzzAnswer: whatever a server answers, it is read in bounds, and no error
-// can harm a terminal.
+// FuzzAnswer checks that reading any response is bounded, and that its error
+// text is safe for a terminal.
 func FuzzAnswer(f *testing.F) {
 	for _, a := range answers {
 		f.Add([]byte(a), int64(len(a)), "")
@@ -97,7 +97,7 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// FuzzRow: what is written as TabSeparated is read as the same.
+// FuzzRow checks that splitRow restores the fields of a TabSeparated line.
 func FuzzRow(f *testing.F) {
 	f.Add("a\tb", `\`)
 	f.Add("a\\nb\x00\r", "'\b\f")
@@ -113,7 +113,8 @@ func FuzzRow(f *testing.F) {
 	})
 }
 
-// TestLongAnswer: an answer that is longer than allowed is none that ends there.
+// TestLongAnswer checks that a response above the size limit is an error, not a
+// truncated response.
 func TestLongAnswer(t *testing.T) {
 	for limit, want := range map[int64]string{3: "host: answer: it is too long", 4: "host: answer: it is too long", 5: "host: answer: it is too long", 6: "<nil>"} {
 		err := readRows("host", strings.NewReader("12\n45\n"), limit, func([]string) error { return nil })
@@ -123,7 +124,7 @@ func TestLongAnswer(t *testing.T) {
 	}
 }
 
-// impatient returns a store that waits for a server a moment only.
+// impatient returns a store with short timeouts.
 func impatient(t *testing.T, h http.HandlerFunc) *Store {
 	t.Helper()
 	dest := fake(t, h)
@@ -141,8 +142,8 @@ func impatient(t *testing.T, h http.HandlerFunc) *Store {
 	return &Store{client: c}
 }
 
-// TestSilence: a server that does not answer, stops in the middle of an
-// answer, sends it drop by drop or takes no rows is not waited for without end.
+// TestSilence checks the timeouts for a server that does not respond, stops in
+// the middle of a response, sends it byte by byte, or reads no rows.
 func TestSilence(t *testing.T) {
 	silent := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	for name, h := range map[string]http.HandlerFunc{
@@ -194,9 +195,9 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// TestNoTLS: a port without TLS answers a handshake with plain text, or waits
-// for the end of a line: ClickHouse 18.16 does both, by the random bytes of the
-// handshake.
+// TestNoTLS checks the error for a port without TLS. Such a port responds to a
+// handshake with plain text, or waits for the end of a line. ClickHouse 18.16
+// does either, depending on the random bytes of the handshake.
 func TestNoTLS(t *testing.T) {
 	for _, c := range []struct {
 		answer, want, hint string
@@ -230,8 +231,8 @@ func TestNoTLS(t *testing.T) {
 	}
 }
 
-// TestClientCertificate: a server that wants one gets it, and a user who has
-// none or a wrong one is told so at once.
+// TestClientCertificate checks that a client certificate is sent to a server that
+// requires one, and that a missing or wrong certificate is a permanent error.
 func TestClientCertificate(t *testing.T) {
 	authority := peertest.NewAuthority(t)
 	cert, key, ca := authority.Issue("server", pkix.Name{CommonName: "server"})

@@ -43,7 +43,7 @@ func harness(server *clickhousetest.Server, dest, prefix string) func(t *testing
 				if err != nil && !strings.Contains(err.Error(), "doesn't exist") {
 					t.Error(err)
 				}
-				n, _ := strconv.Atoi(out) // there is no table yet
+				n, _ := strconv.Atoi(out) // 0 if the table does not exist yet
 				return n
 			},
 			Older: func(t *testing.T) store.Store {
@@ -61,7 +61,7 @@ func harness(server *clickhousetest.Server, dest, prefix string) func(t *testing
 	}
 }
 
-// makeOlder makes the tables those of the version before records had places.
+// makeOlder changes the tables to those of the last version without places.
 func makeOlder(t *testing.T, s *Store) {
 	t.Helper()
 	change := func(sql string) {
@@ -87,7 +87,7 @@ func makeOlder(t *testing.T, s *Store) {
 	}
 }
 
-// Without -soak not every way to reach a server passes the whole suite.
+// Without -soak, only some kinds of servers run the whole suite.
 var soak = flag.Bool("soak", false, "run the whole suite with TLS and on two shards")
 
 func TestConformance(t *testing.T) {
@@ -112,8 +112,9 @@ func clusterURL(nodes []*clickhousetest.Server) string {
 	return fmt.Sprintf("clickhouse://%s,%s/DB?cluster=%s", nodes[0].Host(), nodes[1].Host(), clickhousetest.Cluster)
 }
 
-// TestTLS: by HTTPS, with a password from a file or the environment, into a
-// database with an odd name; and what a user is told who has it wrong.
+// TestTLS imports over HTTPS, with a password from a file or the environment, into
+// a database with special characters in its name. It also checks the errors for
+// wrong settings.
 func TestTLS(t *testing.T) {
 	server := clickhousetest.Start(t)
 	passwords := filepath.Join(t.TempDir(), "password")

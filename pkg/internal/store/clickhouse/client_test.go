@@ -59,7 +59,7 @@ func TestParseHosts(t *testing.T) {
 	}
 }
 
-// fake is a server that answers as it is told.
+// fake starts a server that responds with h, and returns its address.
 func fake(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
 	s := httptest.NewServer(h)
@@ -67,7 +67,8 @@ func fake(t *testing.T, h http.HandlerFunc) string {
 	return "clickhouse://" + strings.TrimPrefix(s.URL, "http://") + "/db"
 }
 
-// TestHostileAnswers: whatever answers, an error says so in one line.
+// TestHostileAnswers checks that the error for any unexpected response is one
+// line.
 func TestHostileAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer    http.HandlerFunc
@@ -137,8 +138,8 @@ func TestHostileAnswers(t *testing.T) {
 	}
 }
 
-// TestEarlyAnswer: a server that answers before it has all rows has not stored
-// them.
+// TestEarlyAnswer checks that an INSERT fails if the server responds before it
+// has received all rows.
 func TestEarlyAnswer(t *testing.T) {
 	dest := fake(t, func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := w.(http.Hijacker).Hijack()
@@ -169,8 +170,8 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
-// TestNewServer: what a server with DateTime64 and LowCardinality is asked to
-// make. No such server is at hand; this only shows the SQL.
+// TestNewServer checks the SQL that creates tables on a server with DateTime64
+// and LowCardinality. The server is a fake.
 func TestNewServer(t *testing.T) {
 	var mu sync.Mutex
 	var asked []string
@@ -212,7 +213,7 @@ func TestNewServer(t *testing.T) {
 	}
 }
 
-// TestJudge: of commits at the same time.
+// TestJudge checks the outcome of concurrent commits.
 func TestJudge(t *testing.T) {
 	commit := func(id uint64, sha string, replaces ...uint64) event {
 		e := event{id: id, kind: eventCommit, replaces: replaces}

@@ -23,8 +23,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
 )
 
-// TestPassingErrors: which answers of a server are tried again.
-func TestPassingErrors(t *testing.T) {
+// TestTransientErrors checks which errors of a server are retried.
+func TestTransientErrors(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		answer string
@@ -62,7 +62,7 @@ func TestPassingErrors(t *testing.T) {
 		{500, "Code: 225, e.displayText() = DB::Exception: Can't get ZooKeeper session, e.what() = DB::Exception", true},
 		{500, "Code: 319, e.displayText() = DB::Exception: Unknown status, client must retry, e.what() = DB::Exception", true},
 		{500, "Code: 999, e.displayText() = zkutil::KeeperException: Session expired, e.what() = DB::Exception", true},
-		// What no waiting heals.
+		// Permanent errors.
 		{400, "Code: 62, e.displayText() = DB::Exception: Syntax error: No space left on device, e.what() = DB::Exception", false},
 		{404, "Code: 60. DB::Exception: Table db.x does not exist. (UNKNOWN_TABLE)", false},
 		{500, "Code: 53, e.displayText() = DB::Exception: Type mismatch, e.what() = DB::Exception", false},
@@ -76,15 +76,15 @@ func TestPassingErrors(t *testing.T) {
 	}
 }
 
-// troubled stands before a server, and fails INSERTs.
+// troubled is a proxy that makes INSERTs fail.
 type troubled struct {
 	server http.Handler
-	table  string // whose INSERTs fail
-	stores bool   // after the server has taken all of it
+	table  string // INSERTs into this table fail
+	stores bool   // fail after the server has stored all rows
 	answer string
 
 	mu    sync.Mutex
-	fails int // how often
+	fails int // number of INSERTs that will fail
 	tries int
 }
 
@@ -118,9 +118,9 @@ func (h *troubled) pass(w http.ResponseWriter, r *http.Request, begin []byte) {
 	h.server.ServeHTTP(w, r)
 }
 
-// TestTroubledInserts: an INSERT that fails for a reason that may pass, in the
-// middle or after it was stored, is tried again; nothing is lost or twice, and
-// nothing is seen of one that does not come through.
+// TestTroubledInserts checks that an INSERT with a transient error is retried,
+// whether it failed in the middle or after it was stored. No rows are lost or
+// stored twice, and rows of an INSERT that finally fails are not visible.
 func TestTroubledInserts(t *testing.T) {
 	server := clickhousetest.Start(t)
 	to, err := url.Parse("http://" + server.Host())
@@ -150,8 +150,8 @@ func TestTroubledInserts(t *testing.T) {
 	for name, c := range map[string]*struct {
 		troubled
 		wait time.Duration
-		want error // nil: it is stored
-		once bool  // it is not tried again
+		want error // nil if the file is stored
+		once bool  // the import does not retry
 	}{
 		"disk full":              {troubled{table: "_rows", answer: full, fails: 2}, time.Minute, nil, false},
 		"too many parts":         {troubled{table: "_rows", answer: parts, fails: 1}, time.Minute, nil, false},
@@ -165,11 +165,11 @@ func TestTroubledInserts(t *testing.T) {
 			db := server.Database()
 			h := &c.troubled
 			proxy := httputil.NewSingleHostReverseProxy(to)
-			proxy.ErrorLog = stdlog.New(io.Discard, "", 0) // of those that end early
+			proxy.ErrorLog = stdlog.New(io.Discard, "", 0) // requests that end early
 			h.server = proxy
 			front := httptest.NewServer(h)
 			defer front.Close()
-			// The proxy may cut an answer: Open retries, as it does for import-bulk.
+			// The proxy may cut off a response, so Open must retry, as for import-bulk.
 			s, err := Open(t.Context(), "clickhouse://"+strings.TrimPrefix(front.URL, "http://")+"/"+db, Options{RetryTimeout: time.Minute})
 			if err != nil {
 				t.Fatal(err)

@@ -8,8 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
 )
 
-// TestReplicated: there is no record of a file before its rows are on both
-// nodes, also if one of them is slow.
+// TestReplicated checks that a file gets its record only once its rows are on
+// both nodes, even if one node is slow.
 func TestReplicated(t *testing.T) {
 	nodes := clickhousetest.StartCluster(t, false)
 	db := nodes[0].Database()

@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// put stores a log and returns what was rejected.
+// put stores a log and returns the rejects and the record.
 func put(t *testing.T, s *Store, logType, folder, log string) (rejects []string, rec store.Record) {
 	t.Helper()
 	ctx := context.Background()
@@ -51,8 +51,8 @@ func put(t *testing.T, s *Store, logType, folder, log string) (rejects []string,
 	return rejects, rec
 }
 
-// TestValues: what Tstat wrote is what readers get, and no text ends what it
-// is in.
+// TestValues checks that readers get the values that Tstat wrote, and that
+// special characters in texts are escaped.
 func TestValues(t *testing.T) {
 	server := clickhousetest.Start(t)
 	odd := `a'b"c\d` + "`e\u00e9" + `$(x)`
@@ -87,8 +87,8 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// TestOldColumnKeepsItsType: a column that the table got as a text, when it was
-// unknown, takes the numbers as Tstat wrote them.
+// TestOldColumnKeepsItsType checks that a column that was added as text, because
+// it was unknown, stores numbers as Tstat wrote them.
 func TestOldColumnKeepsItsType(t *testing.T) {
 	server := clickhousetest.Start(t)
 	db := server.Database()
@@ -110,7 +110,8 @@ func TestOldColumnKeepsItsType(t *testing.T) {
 	}
 }
 
-// TestSweep: what no one will see is removed, and nothing else.
+// TestSweep checks that Prune removes the rows of invisible attempts, and no
+// others.
 func TestSweep(t *testing.T) {
 	server := clickhousetest.Start(t)
 	db := server.Database()
@@ -146,8 +147,8 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// TestTimeOfDay: a query of a day reads that day only, if the server may push
-// the condition into the view.
+// TestPartitions checks that a query of a day reads only that day, if the server
+// may push the condition into the view.
 func TestPartitions(t *testing.T) {
 	server := clickhousetest.Start(t)
 	db := server.Database()

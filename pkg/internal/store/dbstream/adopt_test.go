@@ -23,7 +23,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// filled makes a database as math_repo left it: the golden one.
+// filled creates a database as math_repo left it, from the golden files.
 func filled(t *testing.T, server *pgtest.Server, database string) (url string, conn *pgx.Conn) {
 	t.Helper()
 	server.Exec(t, "postgres", "create database "+database)
@@ -47,7 +47,7 @@ func filled(t *testing.T, server *pgtest.Server, database string) (url string, c
 	return fmt.Sprintf("dbstream://dbs_test@127.0.0.1:%d/%s?sslmode=disable", server.Port, database), conn
 }
 
-// source has the golden folders as the probe had them.
+// source returns a folder with the golden log folders, as on the probe.
 func source(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -70,7 +70,7 @@ func adopt(t *testing.T, s *dbstream.Store, stored int64) error {
 
 const goldenStored = 1458870000 // lastOutputFileTime of the golden state
 
-// TestAdopt takes over streams of math_repo. One server does for all.
+// TestAdopt adopts streams of math_repo. All subtests share one server.
 func TestAdopt(t *testing.T) {
 	server := pgtest.Start(t)
 	url := administer(t, server, "dbs_test") // with the role and the tablespace
@@ -81,8 +81,8 @@ func TestAdopt(t *testing.T) {
 	t.Run("repository", func(t *testing.T) { testAdoptState(t, server) })
 }
 
-// testAdoptStored: what math_repo stored is not stored again, what it had not
-// stored is, whatever of its state is left.
+// testAdoptStored checks that rows that math_repo stored are not stored again,
+// and that all other rows are stored, even if parts of math_repo's state are lost.
 func testAdoptStored(t *testing.T, server *pgtest.Server) {
 	for _, tt := range []struct {
 		name   string
@@ -120,7 +120,7 @@ func testAdoptStored(t *testing.T, server *pgtest.Server) {
 			if n := scan[int](t, conn, "select count(*) from dbs.view_info_golden_tcp"); n != 26 {
 				t.Errorf("%d windows are listed, want 26", n)
 			}
-			// Again, as a restart does: nothing changes.
+			// A second adoption, as after a restart, changes nothing.
 			s = open(t, url, "golden_tcp")
 			if err := adopt(t, s, tt.stored); err != nil {
 				t.Fatal(err)
@@ -128,7 +128,7 @@ func testAdoptStored(t *testing.T, server *pgtest.Server) {
 			if sum = imports(t, s, src, nil); sum.Total.Skipped != 6 {
 				t.Errorf("second run: %+v", sum.Total)
 			}
-			// Without the adoption the store still knows.
+			// The adoption is stored in the database.
 			sum = imports(t, open(t, url, "golden_tcp"), src, nil)
 			if n := scan[int](t, conn, "select count(*) from golden_tcp"); n != 1220 || sum.Total.Skipped != 6 {
 				t.Errorf("third run: %d rows, %+v", n, sum.Total)
@@ -137,11 +137,12 @@ func testAdoptStored(t *testing.T, server *pgtest.Server) {
 	}
 }
 
-// testAdoptHeld: a folder that ended long before the last window is not read.
+// testAdoptHeld checks that a folder that ended long before the last window is
+// not read.
 func testAdoptHeld(t *testing.T, server *pgtest.Server) {
 	url, conn := filled(t, server, "held")
 	src := source(t)
-	// The folders get a predecessor two days before them.
+	// Add a folder two days before the others.
 	old := filepath.Join(src, "2016_03_22_21_37.out")
 	if err := os.CopyFS(old, os.DirFS(filepath.Join(src, "2016_03_24_21_37.out"))); err != nil {
 		t.Fatal(err)
@@ -163,7 +164,8 @@ func testAdoptHeld(t *testing.T, server *pgtest.Server) {
 	}
 }
 
-// testAdoptNothing: what is not math_repo's is not taken over.
+// testAdoptNothing checks that streams that math_repo did not fill are not
+// adopted.
 func testAdoptNothing(t *testing.T, server *pgtest.Server, url string) {
 	s := open(t, url, "golden_tcp")
 	if err := adopt(t, s, goldenStored); err != nil {
@@ -172,7 +174,7 @@ func testAdoptNothing(t *testing.T, server *pgtest.Server, url string) {
 	if sum := imports(t, s, "testdata/golden/input", nil); sum.Total.Rows != 1200 {
 		t.Errorf("summary %+v", sum.Total)
 	}
-	// The stream is ours now.
+	// Now tstatrepo has stored files in the stream.
 	s = open(t, url, "golden_tcp")
 	if err := adopt(t, s, goldenStored+7200); err != nil {
 		t.Fatal(err)
@@ -182,7 +184,7 @@ func testAdoptNothing(t *testing.T, server *pgtest.Server, url string) {
 	if n := scan[int](t, conn, "select count(*) from golden_tcp"); n != 1220 {
 		t.Errorf("%d rows", n)
 	}
-	// Windows without a record, as a crash leaves them, are ours too.
+	// Windows without a record, as after a crash, belong to tstatrepo too.
 	server.Exec(t, "dbs_test", "delete from dbs.tstatrepo_files; delete from golden_tcp")
 	s = open(t, url, "golden_tcp")
 	if err := adopt(t, s, goldenStored); err != nil {
@@ -194,7 +196,8 @@ func testAdoptNothing(t *testing.T, server *pgtest.Server, url string) {
 	}
 }
 
-// testAdoptFuture: of a stream that is ahead of its time nothing can be told.
+// testAdoptFuture checks that a stream whose last window is in the future is not
+// adopted.
 func testAdoptFuture(t *testing.T, server *pgtest.Server) {
 	url, _ := filled(t, server, "future")
 	s, err := dbstream.Open(context.Background(), url, dbstream.Options{Stream: "golden_tcp"})
@@ -207,9 +210,9 @@ func testAdoptFuture(t *testing.T, server *pgtest.Server) {
 	}
 }
 
-// testAdoptState: a repository takes the place of math_repo with nothing but
-// its state files and the database. The probe, which is the old one, does not
-// register again. Nothing is stored twice, and new folders are.
+// testAdoptState checks that a repository can replace math_repo using only its
+// state files and the database. The old probe does not register again. No row is
+// stored twice, and new folders are stored.
 func testAdoptState(t *testing.T, server *pgtest.Server) {
 	url, conn := filled(t, server, "repository")
 	before := table(t, conn, "select * from golden_tcp order by tableoid::regclass::text, ctid")
@@ -292,5 +295,5 @@ func testAdoptState(t *testing.T, server *pgtest.Server) {
 	if err := os.CopyFS(next, os.DirFS(filepath.Join(src, "2016_03_25_01_55.out"))); err != nil {
 		t.Fatal(err)
 	}
-	await(6, 1220) // its newest folder then
+	await(6, 1220) // then the newest folder
 }

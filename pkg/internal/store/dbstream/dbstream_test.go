@@ -79,7 +79,7 @@ func administer(t *testing.T, server *pgtest.Server, database string) string {
 	}
 	server.Exec(t, "postgres", "create database "+database)
 	schema := golden(t, "expected/schema.sql")
-	// The catalog and the template are upstream's.
+	// The catalog and the template are those of DBStream.
 	for _, table := range []string{"dbs.query_stats", "public.dbs_tables", "public.log_tcp_complete_v15"} {
 		_, rest, _ := strings.Cut(schema, "CREATE TABLE "+table+" (")
 		def, _, ok := strings.Cut(rest, ");")
@@ -146,7 +146,8 @@ func table(t *testing.T, conn *pgx.Conn, sql string) string {
 	return b.String()
 }
 
-// view is dbs.view_info of a stream, as the golden run's settings have it.
+// view returns the rows of dbs.view_info of a stream, with the host and port of
+// the golden run.
 func view(t *testing.T, conn *pgx.Conn, server *pgtest.Server, stream, db string) string {
 	v := table(t, conn, "select * from dbs.view_info_"+stream+" order by serial_time")
 	return strings.ReplaceAll(v, fmt.Sprintf("\t%d\t%s\t", server.Port, db), "\t55432\tdbs_test\t")
@@ -158,8 +159,8 @@ func sorted(text string) string {
 	return strings.Join(lines, "")
 }
 
-// TestGolden compares what an import makes with what DBStream's own importer
-// made of the same logs: schema, catalog and every value.
+// TestGolden compares an import with that of DBStream's own importer from the same
+// logs: schema, catalog and every value.
 func TestGolden(t *testing.T) {
 	server := pgtest.Start(t)
 	for _, db := range []string{"dbs_test", "dbs_parallel", "dbs_text"} {
@@ -194,7 +195,7 @@ func TestGolden(t *testing.T) {
 					t.Fatal(err)
 				}
 				got := table(t, conn, "select * from dbs_ts0."+part+" order by ctid")
-				if db == "dbs_parallel" { // a window of two files has them in any order
+				if db == "dbs_parallel" { // two files of a window are in any order
 					got, want = sorted(got), []byte(sorted(string(want)))
 				}
 				if got != string(want) {
@@ -211,7 +212,7 @@ func TestGolden(t *testing.T) {
 				os.WriteFile(filepath.Join(os.TempDir(), "got.sql"), []byte(got), 0o644)
 				t.Errorf("schema differs:\n%s", firstDifference(got, want))
 			}
-			// Once more: nothing changes.
+			// A second import changes nothing.
 			sum = imports(t, open(t, url, "golden_tcp"), "testdata/golden/input", nil)
 			if sum.Total.Skipped != 4 || scan[int](t, conn, "select count(*) from golden_tcp") != 1200 {
 				t.Errorf("second run: %+v", sum.Total)
@@ -230,7 +231,7 @@ func firstDifference(got, want string) string {
 	return fmt.Sprintf("%d lines, want %d", len(g), len(w))
 }
 
-// dump returns the schema but for our own table of records.
+// dump returns the schema without tstatrepo's table of records.
 func dump(t *testing.T, server *pgtest.Server, db string) string {
 	t.Helper()
 	out, err := exec.Command(server.Program("pg_dump"), "--schema-only", "--no-privileges", "-d", "postgresql://"+server.Host(db), "-t", "dbs_tables", "-t", "dbs.query_stats",
@@ -243,13 +244,14 @@ func dump(t *testing.T, server *pgtest.Server, db string) string {
 
 var noise = regexp.MustCompile(`(?m)^(--.*|\\(un)?restrict .*|SET .*_timeout = .*|SELECT pg_catalog.*|ALTER TABLE .* OWNER TO .*|)\n`)
 
-// clean leaves the statements of a dump. Tables have the owners that the
-// tests gave them.
+// clean removes everything but the statements from a dump. The owners of tables
+// depend on the test.
 func clean(dump string) string { return noise.ReplaceAllString(dump, "") }
 
-// TestGoldenClamp: serial_time never decreases within a file. The real
-// importer's never does across files either, which lets one clock that is
-// ahead drag all others: golden/README.md lists the rows that differ.
+// TestGoldenClamp checks that serial_time never decreases within a file. In
+// DBStream's own importer it never decreases across files either, so one clock
+// that runs ahead moves all later rows. golden/README.md lists the rows that
+// differ.
 func TestGoldenClamp(t *testing.T) {
 	server := pgtest.Start(t)
 	url := administer(t, server, "dbs_test")
@@ -259,7 +261,7 @@ func TestGoldenClamp(t *testing.T) {
 	for _, part := range []string{"1458871200", "1458871800", "1458872400", "1458873000"} {
 		want[part] = strings.SplitAfter(strings.TrimSuffix(golden(t, "clamp/expected/partitions/golden_clamp_"+part+".tsv"), "\n"), "\n")
 	}
-	// The nine rows follow the one that dragged them.
+	// The nine rows follow the row that moved them.
 	moved := want["1458872400"][1:10]
 	want["1458872400"] = slices.Delete(slices.Clone(want["1458872400"]), 1, 10)
 	n := 0
@@ -315,7 +317,7 @@ func TestStreamName(t *testing.T) {
 	}
 }
 
-// log makes a source with one log.
+// logs creates a source folder with the given files.
 func logs(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -331,8 +333,8 @@ func logs(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-// TestShared: rows of two probes, or two types, in one table are refused, and
-// so is another length of the windows.
+// TestShared checks that a stream refuses rows of a second probe or log type, and
+// windows of another length.
 func TestShared(t *testing.T) {
 	server := pgtest.Start(t)
 	url := "dbstream://" + server.Host(server.Database(t))
@@ -369,8 +371,8 @@ func TestShared(t *testing.T) {
 	}
 }
 
-// TestGrown: of a log that has grown only the new rows are stored, in order
-// after the old ones.
+// TestGrown checks that only the new rows of a log that has grown are stored, in
+// order after the old ones.
 func TestGrown(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -401,8 +403,8 @@ func TestGrown(t *testing.T) {
 }
 
 // TestChanged checks that a log that has changed other than by growing is
-// refused: its rows cannot be removed. An older state of it is skipped, and
-// instances of Tstat have logs of their own.
+// refused, because its rows cannot be removed. An older state of the log is
+// skipped, and each instance of Tstat has its own logs.
 func TestChanged(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -449,8 +451,8 @@ func TestChanged(t *testing.T) {
 	}
 }
 
-// TestLate: a row with a time that cannot be is rejected and does not drag
-// the next ones along.
+// TestLate checks that a row with an impossible time is rejected and does not move
+// the following rows.
 func TestLate(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -463,7 +465,7 @@ func TestLate(t *testing.T) {
 		t.Errorf("%+v", sum.Total)
 	}
 	got := table(t, server.Connect(t, db), "select serial_time, host(c_ip) from s order by c_ip")
-	// ::5 has its folder's time, but not less than the row before.
+	// ::5 gets the time of its folder, but not less than that of the row before.
 	if want := "1458855462\t::1\n1458855463\t::4\n1458855463\t::5\n1458859020\t::6\n1468855462\t::7\n"; got != want {
 		t.Errorf("rows\n%s", got)
 	}
@@ -473,8 +475,8 @@ func TestLate(t *testing.T) {
 	}
 }
 
-// TestVersions stores logs of all Tstat versions in DBStream's own tables and
-// in those with all columns.
+// TestVersions stores logs of all Tstat versions in DBStream's own tables and in
+// tables with all columns.
 func TestVersions(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -508,8 +510,8 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestRefused: a row that only the server refuses counts as a reject, and the
-// rest of its file is stored.
+// TestRefused checks that a row that only the server refuses counts as a reject,
+// and that the rest of its file is stored.
 func TestRefused(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -517,7 +519,8 @@ func TestRefused(t *testing.T) {
 	row := func(port, second int) string { return fmt.Sprintf("::1 %d %d.0\n", port, 1458855462000+second*1000) }
 	imports(t, open(t, url, "s"), logs(t, map[string]string{"2016_03_24_21_37.out/log_tcp_complete": "#c_ip:1 c_port:2 last:3\n" + row(1, 0)}), nil)
 	server.Exec(t, db, "alter table s add check (c_port <> 13)")
-	// The first is refused in the middle of a file, the others in its last window.
+	// The first row is refused in the middle of a file, the others in its last
+	// window.
 	text := "#c_ip:1 c_port:2 last:3\n" + row(2, 1) + row(13, 2) + row(3, 3) + row(4, 700) + row(13, 701) + row(99999999999, 702) + row(5, 703)
 	sum := imports(t, open(t, url, "s"), logs(t, map[string]string{"2016_03_24_22_37.out/log_tcp_complete": text}), nil)
 	if sum.Total.Rows != 4 || sum.Total.Rejects != 3 || sum.Total.Lines != 7 {
@@ -537,7 +540,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestAnalyze: what the modes bring up to date.
+// TestAnalyze checks which statistics each mode updates.
 func TestAnalyze(t *testing.T) {
 	server := pgtest.Start(t)
 	for mode, want := range map[string][3]bool{ // serial_time of the window, another column of it, all of the parent
@@ -557,8 +560,8 @@ func TestAnalyze(t *testing.T) {
 	}
 }
 
-// TestClaimStreams: the same file is imported into two streams by two, and
-// into one by one.
+// TestClaimStreams checks that two importers can claim the same file for two
+// streams, but not for the same stream.
 func TestClaimStreams(t *testing.T) {
 	server := pgtest.Start(t)
 	url := "dbstream://" + server.Host(server.Database(t))

@@ -10,8 +10,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// TestPruneWindows: partitions and catalog go together, also those that
-// another importer made; what the catalog only says is a partition stays.
+// TestPruneWindows checks that Prune removes partitions together with their rows
+// of the catalog, including those of another importer. A table that only the
+// catalog calls a partition remains.
 func TestPruneWindows(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -41,7 +42,7 @@ func TestPruneWindows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Of the last day before the cut rows could be later, had the probe another
+	// Rows of the last day before the limit may be later, if the probe is in another
 	// time zone.
 	if res.Files < 15 || res.Files > 24 || res.Rows != res.Files || res.Bytes == 0 {
 		t.Errorf("%+v", res)

@@ -72,8 +72,8 @@ type (
 	}
 )
 
-// testScheduler is a scheduler: it speaks DBStream's protocol, keeps its
-// rules, and writes down what it is told.
+// testScheduler is a scheduler that implements DBStream's protocol, enforces its
+// rules, and logs the calls.
 type testScheduler struct {
 	t    *testing.T
 	addr string
@@ -90,7 +90,7 @@ type testScheduler struct {
 	jobs   map[string]Job // running
 }
 
-// SchedRemote is what one connection calls.
+// SchedRemote is the RPC service for one connection.
 type SchedRemote struct {
 	s     *testScheduler
 	names map[string]string // registered over it, with tokens
@@ -236,7 +236,7 @@ func (s *testScheduler) wait(line string) {
 
 var fast = timing{dial: time.Second, call: 5 * time.Second, ask: 5 * time.Second, minWait: 10 * time.Millisecond, maxWait: 50 * time.Millisecond, close: 2 * time.Second}
 
-// warnings collects what is logged.
+// warnings collects log messages.
 type warnings struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -284,7 +284,7 @@ func commit(s *series, folder int, windows ...int64) {
 	s.commit(key(folder), f)
 }
 
-// coming are files that the importer announces.
+// coming returns files for series.expect.
 func coming(folders ...int) (files []store.FileInfo) {
 	for _, f := range folders {
 		files = append(files, store.FileInfo{Key: key(f), Time: at(f)})
@@ -292,7 +292,7 @@ func coming(folders ...int) (files []store.FileInfo) {
 	return files
 }
 
-// lines are the calls for windows.
+// lines returns the expected log lines of calls for windows.
 func lines(register int64, windows ...int64) []string {
 	l := []string{fmt.Sprint("register s ", register)}
 	for _, w := range windows {
@@ -301,7 +301,7 @@ func lines(register int64, windows ...int64) []string {
 	return l
 }
 
-// TestOrder: which windows are announced, when, and in which order.
+// TestOrder checks when and in which order windows are announced.
 func TestOrder(t *testing.T) {
 	for name, c := range map[string]struct {
 		do   func(s *series)
@@ -354,7 +354,7 @@ func TestOrder(t *testing.T) {
 			s.begin(key(2), at(2))
 			storeFile(s, 3, 1800)
 			s.fileDone(key(3))
-			s.end(key(2)) // to be tried again
+			s.end(key(2)) // to be retried
 		}, nil, nil},
 		"one was given up": {func(s *series) {
 			s.expect(coming(1, 2, 3))
@@ -413,8 +413,9 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestSchedulerRestart: the scheduler goes away and comes back, also while
-// jobs are under way. Every window is announced, and the log says it once.
+// TestSchedulerRestart checks that every window is announced although the
+// scheduler restarts, also while jobs are running. The disconnection is logged
+// once.
 func TestSchedulerRestart(t *testing.T) {
 	sched := startScheduler(t)
 	c, s, w := newTestSeries(t, sched.addr, fast)
@@ -425,7 +426,7 @@ func TestSchedulerRestart(t *testing.T) {
 	for i := 3; i < 10; i++ {
 		storeFile(s, i, int64(i*600))
 	}
-	time.Sleep(300 * time.Millisecond) // many tries
+	time.Sleep(300 * time.Millisecond) // many attempts
 	if n := w.count("WARN"); n != 1 || w.count("scheduler disconnected") != 1 {
 		t.Errorf("%s", w.buf.String())
 	}
@@ -438,7 +439,7 @@ func TestSchedulerRestart(t *testing.T) {
 		t.Errorf("told %q, want %q", got, want)
 	}
 
-	// It dies before it answers.
+	// The scheduler stops before it answers.
 	sched.mu.Lock()
 	sched.reply = func(method string, _ any) {
 		if method == "JobDone" {
@@ -461,8 +462,8 @@ func TestSchedulerRestart(t *testing.T) {
 	}
 }
 
-// TestRegistered: another importer has the stream. Once it is gone, ours is
-// registered.
+// TestRegistered checks that a stream that another importer has registered is
+// registered once the other importer has disconnected.
 func TestRegistered(t *testing.T) {
 	sched := startScheduler(t)
 	_, _, _ = newTestSeries(t, sched.addr, fast)
@@ -477,14 +478,14 @@ func TestRegistered(t *testing.T) {
 	}
 	sched.kill()
 	sched.start()
-	c.close() // whoever comes first
+	c.close() // in any order
 	if w.count("WARN") > 3 {
 		t.Errorf("%s", w.buf.String())
 	}
 }
 
-// TestSilent: schedulers that do not answer, or nonsense, hold up nothing,
-// and Close for a bounded time only.
+// TestSilent checks that schedulers that give no answer or an invalid one do not
+// delay the import, and delay Close only for a limited time.
 func TestSilent(t *testing.T) {
 	short := fast
 	short.call, short.ask, short.close = 50*time.Millisecond, 100*time.Millisecond, 300*time.Millisecond
@@ -598,7 +599,7 @@ func TestSilent(t *testing.T) {
 	}
 }
 
-// TestPrintable: the scheduler's text does not get into logs as it is.
+// TestPrintable checks that text of the scheduler is escaped in logs.
 func TestPrintable(t *testing.T) {
 	if got := printable("a\x1b[31m\n" + strings.Repeat("é", 1000)); len(got) > 300 || !strings.HasPrefix(got, `a\x1b[31m\n`) {
 		t.Errorf("%q", got)
@@ -630,8 +631,8 @@ func TestParseScheduler(t *testing.T) {
 	}
 }
 
-// TestSchedulerImport imports the golden logs, with several workers, and then
-// one more in a second run and one that is late.
+// TestSchedulerImport imports the golden logs with several workers. A second run
+// imports another log and a late one.
 func TestSchedulerImport(t *testing.T) {
 	server := pgtest.Start(t)
 	for _, jobs := range []int{1, 4} {
@@ -687,7 +688,7 @@ func TestSchedulerImport(t *testing.T) {
 				before := len(sched.told())
 				run(src)
 				want := lines(last)
-				if i < 2 { // then it is late
+				if i < 2 { // the log is late then
 					rows, err := conn.Query(context.Background(), "select serial_time from dbs.view_info_golden_tcp where serial_time > $1 order by 1", last)
 					if err != nil {
 						t.Fatal(err)
@@ -714,7 +715,7 @@ func TestSchedulerImport(t *testing.T) {
 			if err := conn.QueryRow(context.Background(), "select count(*) from golden_tcp").Scan(&n); err != nil || n != 1200 {
 				t.Error(n, err)
 			}
-			// All but those of the last window, and the late ones.
+			// All rows except those of the last window and late ones.
 			if sched.rows < 800 || sched.rows >= 1200 {
 				t.Errorf("%d rows announced", sched.rows)
 			}

@@ -25,8 +25,8 @@ func entry(i, version int) Entry {
 		Fingerprint: store.Fingerprint{SHA256: fmt.Sprint(i)}, Rows: int64(version), Location: fmt.Sprint("at", i%3)}}
 }
 
-// TestRewrite: a log that has mostly old lines becomes short, and processes
-// that have it open go on.
+// TestRewrite checks that a log of mostly obsolete lines is shortened, and that
+// processes that have it open continue.
 func TestRewrite(t *testing.T) {
 	dir := t.TempDir()
 	a, b := open(t, dir), open(t, dir)
@@ -72,7 +72,7 @@ func TestRewrite(t *testing.T) {
 	if err != nil || short.Size() > long.Size()+100 {
 		t.Errorf("%d bytes, and %d before, %v", short.Size(), long.Size(), err)
 	}
-	put(b, 300, 400, 1) // by one that has the old log open
+	put(b, 300, 400, 1) // b has the old log open
 	put(a, 400, 500, 1)
 	for i, m := range []*Manifest{a, b, ro, open(t, dir)} {
 		entries, err := m.All()

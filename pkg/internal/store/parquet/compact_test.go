@@ -67,7 +67,7 @@ func tryColumns(s *Store, folder, text string, rename func([]tstat.Column), repl
 	return rec, tx.Commit(ctx, rec, known, replace)
 }
 
-// text makes a log of n rows, in which some values are missing.
+// text returns a log of n rows, in which some values are missing.
 func text(n int, name string) string {
 	var b strings.Builder
 	b.WriteString("#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_isint:5 fqdn:6\n")
@@ -81,8 +81,7 @@ func text(n int, name string) string {
 	return b.String()
 }
 
-// rows returns the rows of the dataset, whichever file they are in, and how
-// often each is there.
+// rows returns how often each row is in the dataset, in any file.
 func rows(t testing.TB, dir string) map[string]int {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "type=*", "probe=*", "date=*", "*.parquet"))
@@ -181,8 +180,8 @@ func compact(t testing.TB, s *Store) store.CompactResult {
 	return res
 }
 
-// filled makes a store of two days with small and large files and one that has
-// further columns.
+// filled creates a store of two days with small and large files, and a file with
+// additional columns.
 func filled(t testing.TB) (*Store, map[string]store.Record) {
 	t.Helper()
 	s := open2(t, t.TempDir())
@@ -248,7 +247,7 @@ func TestCompact(t *testing.T) {
 		t.Errorf("files that are new were compacted: %+v, %v", late, err)
 	}
 	res := compact(t, s)
-	// The one with a column more stays alone.
+	// The file with an additional column is not merged.
 	if res.Days != 2 || res.Files != 16 || res.Into != 2 || res.Rows != 2*37843 || dry != res {
 		t.Errorf("%+v, said %+v", res, dry)
 	}
@@ -266,7 +265,7 @@ func TestCompact(t *testing.T) {
 		if err := os.Remove(filepath.Join(s.dir, manifest.Dir, "manifest")); err != nil {
 			t.Fatal(err)
 		}
-		s = open2(t, s.dir) // the footers tell the same of what has rows
+		s = open2(t, s.dir) // the footers have the records of all logs with rows
 		for folder, r := range records {
 			if r.Rows == 0 {
 				delete(records, folder)
@@ -301,7 +300,7 @@ func TestCompact(t *testing.T) {
 	}
 }
 
-// TestCompactedGrows: a log that is one of many in a large file is replaced.
+// TestCompactedGrows replaces one of many logs in a merged file.
 func TestCompactedGrows(t *testing.T) {
 	s, records := filled(t)
 	compact(t, s)
@@ -344,8 +343,8 @@ func TestCompactedGrows(t *testing.T) {
 	holds(t, again, records)
 }
 
-// TestCompactedOtherType: a log is replaced although one of its columns has
-// another type in the compacted file.
+// TestCompactedOtherType replaces a log although one of its columns has another
+// type in the merged file.
 func TestCompactedOtherType(t *testing.T) {
 	const a, b = "2016_03_01_00_00.out", "2016_03_01_01_00.out"
 	s := open2(t, t.TempDir())
@@ -375,8 +374,8 @@ func TestCompactedOtherType(t *testing.T) {
 	}
 }
 
-// TestCompactedName: another text of a compacted log does not get the name
-// that the first one had, which a reader may have listed.
+// TestCompactedName checks that a second text of a compacted log does not get the
+// name of the first one, which a reader may have listed.
 func TestCompactedName(t *testing.T) {
 	s, _ := filled(t)
 	first := "2016_03_01_00_00"
@@ -397,8 +396,8 @@ func TestCompactedName(t *testing.T) {
 	}
 }
 
-// TestCompactDied: a process dies between the exchange of the folders and the
-// manifest, while another one has the store open.
+// TestCompactDied kills a process after it has exchanged the folders and before it
+// has updated the manifest, while another process has the store open.
 func TestCompactDied(t *testing.T) {
 	for _, name := range []string{"reopened", "replaced", "pruned", "compacted"} {
 		t.Run(name, func(t *testing.T) {
@@ -450,9 +449,9 @@ func total(rows map[string]int) int {
 	return n
 }
 
-// TestCompactFails: after an error behind the exchange of the folders, a file
-// that was put into the old folder at the last moment is not lost, nor is the
-// old folder: a power cut may bring it back.
+// TestCompactFails checks an error after the exchange of the folders. A file that
+// was created in the old folder just before is kept. The old folder is kept too,
+// because a power cut may undo the exchange.
 func TestCompactFails(t *testing.T) {
 	s, _ := filled(t)
 	day := filepath.Join(s.dir, "type=log_udp_complete", "probe=p1", "date=2016-03-01")
@@ -484,14 +483,14 @@ func TestCompactFails(t *testing.T) {
 	}
 }
 
-// TestCompactLocked: one at a time.
+// TestCompactLocked checks that a concurrent compaction fails.
 func TestCompactLocked(t *testing.T) {
 	s, _ := filled(t)
 	unlock, err := s.lockCompact()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := open2(t, s.dir) // is not hindered
+	other := open2(t, s.dir) // does not need the lock
 	if _, err := other.Compact(context.Background(), store.CompactOptions{}); !errors.Is(err, state.ErrLocked) {
 		t.Error(err)
 	}
@@ -499,7 +498,8 @@ func TestCompactLocked(t *testing.T) {
 	compact(t, other)
 }
 
-// TestCompactWhileImporting: neither loses what the other does.
+// TestCompactWhileImporting checks that a concurrent compaction and import lose no
+// rows.
 func TestCompactWhileImporting(t *testing.T) {
 	dir := t.TempDir()
 	var wg sync.WaitGroup
@@ -555,8 +555,8 @@ func TestCompactWhileImporting(t *testing.T) {
 	}
 }
 
-// BenchmarkCompactShort puts together logs that are so short that their rows
-// are encoded anew.
+// BenchmarkCompactShort merges logs that are so short that their rows must be
+// encoded again.
 func BenchmarkCompactShort(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {

@@ -32,8 +32,7 @@ func open(t *testing.T, dir string) *Store {
 	return s
 }
 
-// count adds up the rows of the files below type=, as a reader of the dataset
-// would.
+// count counts the rows of the files below type=, like a reader of the dataset.
 func count(t *testing.T, dir, logType, probe string) int {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "type="+logType, "probe="+probe, "date=*", "*.parquet"))
@@ -105,7 +104,7 @@ func lookup(t *testing.T, s *Store, folder string) []store.Record {
 	return rs
 }
 
-// TestManifestLost: what the footers say is enough.
+// TestManifestLost rebuilds the manifest from the footers.
 func TestManifestLost(t *testing.T) {
 	const a, b = "2016_03_24_21_37.out", "2016_03_24_22_37.out"
 	for name, harm := range map[string]func(path string, data []byte) error{
@@ -142,8 +141,8 @@ func TestManifestLost(t *testing.T) {
 	}
 }
 
-// TestDiedBetween: a process dies after the rename and before the line in the
-// manifest, in a new file and in one that was replaced.
+// TestDiedBetween kills a process after it has renamed a new or replaced file, and
+// before it has updated the manifest.
 func TestDiedBetween(t *testing.T) {
 	const folder = "2016_03_24_21_37.out"
 	dir := t.TempDir()
@@ -181,8 +180,8 @@ func TestDiedBetween(t *testing.T) {
 	}
 }
 
-// TestPowerCut checks that what a store has when it was closed is there after a
-// power cut, once: after an import, a replacement, a compaction and a prune.
+// TestPowerCut checks that a closed store has each row once after a power cut:
+// after an import, a replacement, a compaction and a prune.
 func TestPowerCut(t *testing.T) {
 	const a, b, c = "2016_03_24_21_37.out", "2016_03_24_22_37.out", "2016_03_25_22_37.out"
 	dir := t.TempDir()
@@ -262,7 +261,7 @@ func TestPowerCutAfterKill(t *testing.T) {
 	}
 }
 
-// TestRemovedByHand: a file that someone removed is imported again.
+// TestRemovedByHand checks that the log of a removed file is imported again.
 func TestRemovedByHand(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -278,7 +277,7 @@ func TestRemovedByHand(t *testing.T) {
 	}
 }
 
-// TestMovedByHand: a file keeps its record under another name.
+// TestMovedByHand checks that a renamed file keeps its record.
 func TestMovedByHand(t *testing.T) {
 	const folder = "2016_03_24_21_37.out"
 	dir := t.TempDir()
@@ -296,8 +295,9 @@ func TestMovedByHand(t *testing.T) {
 	}
 }
 
-// TestDiedWhileReplacing: of two files that a third replaces, a process that
-// died has renamed it over one and not removed the other.
+// TestDiedWhileReplacing kills a process that replaces two files with a third,
+// after it has renamed the new file over one of them and before it has removed
+// the other.
 func TestDiedWhileReplacing(t *testing.T) {
 	const folder = "2016_03_24_21_37.out"
 	dir := t.TempDir()
@@ -332,7 +332,7 @@ func TestDiedWhileReplacing(t *testing.T) {
 	}
 }
 
-// TestOtherKind: one folder is one store.
+// TestOtherKind checks that a folder cannot hold two kinds of stores.
 func TestOtherKind(t *testing.T) {
 	dir := t.TempDir()
 	m, err := manifest.Open(context.Background(), dir, "copy", false)
@@ -345,7 +345,7 @@ func TestOtherKind(t *testing.T) {
 	}
 }
 
-// TestForeignFiles are left alone.
+// TestForeignFiles checks that files of other programs are not changed.
 func TestForeignFiles(t *testing.T) {
 	dir := t.TempDir()
 	foreign := filepath.Join(dir, "type=log_udp_complete", "probe=p1", "date=2016-03-24", "2016_03_24_21_37.parquet")
@@ -376,8 +376,8 @@ func TestNewerFormat(t *testing.T) {
 	}
 }
 
-// TestNewerFooter: a store without its manifest is not opened while one of its
-// files is of a newer format: its logs would be imported again.
+// TestNewerFooter checks that a store without its manifest is not opened if a file
+// has a newer format: its logs would be imported again.
 func TestNewerFooter(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -423,8 +423,8 @@ func TestReadOnlyCreatesNothing(t *testing.T) {
 	}
 }
 
-// TestRowGroups: the memory bounds the row groups, down to what still makes
-// sense. Their rows stay in order, however many goroutines encode them.
+// TestRowGroups checks that the memory limits the row groups, down to a minimum,
+// and that rows stay in order regardless of the number of encoding goroutines.
 func TestRowGroups(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	dir := t.TempDir()
@@ -488,9 +488,9 @@ func TestRowGroups(t *testing.T) {
 	}
 }
 
-// TestBuffers: files get further row groups while there are fewer than cores,
-// and give them back when others are opened. The memory is the same for all
-// counts of cores.
+// TestBuffers checks that files get extra row groups while fewer files than cores
+// are open, and release them when more files are opened. The total memory does
+// not depend on the number of cores.
 func TestBuffers(t *testing.T) {
 	for _, c := range []struct {
 		cores, files, most int

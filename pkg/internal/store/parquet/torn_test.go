@@ -25,9 +25,8 @@ var ctx = context.Background()
 
 func fingerprintOf(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 
-// importTexts stores texts, by folder, as the import engine does: what is
-// stored is skipped, what starts with a stored text replaces it, and other
-// texts are stored beside.
+// importTexts stores texts, by folder, like the import engine. It skips stored
+// texts. A text that starts with a stored text replaces it. Other texts are added.
 func importTexts(s *Store, texts map[string]string) error {
 	for _, folder := range slices.Sorted(maps.Keys(texts)) {
 		key := store.Key{Probe: "p1", Folder: folder, File: "log_udp_complete"}
@@ -59,8 +58,8 @@ func importTexts(s *Store, texts map[string]string) error {
 	return nil
 }
 
-// eventful makes a store with a history: logs that grew, before and after they
-// were compacted, one that was made again, and empty ones. It returns all texts
+// eventful creates a store with a history: logs that grew before and after they
+// were compacted, a log that was recreated, and empty logs. It returns all texts
 // in the order of their import.
 func eventful(t *testing.T, dir string) []map[string]string {
 	t.Helper()
@@ -95,8 +94,8 @@ func eventful(t *testing.T, dir string) []map[string]string {
 	return []map[string]string{first, second, third}
 }
 
-// damages returns a text with a line that is cut, flipped in each class of
-// bytes, lost, zeroed, or that comes back at the end.
+// damages returns variants of a text in which a line is cut off, has a flipped
+// bit, is missing, is zeroed, or is repeated at the end.
 func damages(whole []byte) map[string][]byte {
 	out := map[string][]byte{}
 	start := 0
@@ -142,8 +141,8 @@ func damages(whole []byte) map[string][]byte {
 	return out
 }
 
-// TestTornManifest damages the manifest of an eventful store. The next import
-// of everything leaves each row once, or refuses and changes nothing.
+// TestTornManifest damages the manifest of an eventful store. The next import of
+// all logs leaves each row once, or fails and changes nothing.
 func TestTornManifest(t *testing.T) {
 	base := t.TempDir()
 	texts := eventful(t, base)
@@ -171,7 +170,7 @@ func TestTornManifest(t *testing.T) {
 		}
 		for round := range 2 {
 			s, err := Open(ctx, dir, Options{Memory: 1 << 20})
-			if hint.Of(err) != "" { // unusable
+			if hint.Of(err) != "" { // the store refuses the manifest
 				if !strings.HasPrefix(name, "line 0 ") {
 					t.Errorf("%s: %v", name, err)
 				}

@@ -19,8 +19,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// faults verifies a store as a process that only reads does, and returns kind
-// and folder, or file, of each fault.
+// faults verifies a store opened with ReadOnly, and returns the kind and the folder
+// or file of each fault.
 func faults(t *testing.T, dir string, deep bool) []string {
 	t.Helper()
 	s, err := Open(ctx, dir, Options{ReadOnly: true})
@@ -70,7 +70,7 @@ func damagePage(t *testing.T, path string) (restore func()) {
 
 const march1 = "type=log_udp_complete/probe=p1/date=2016-03-01"
 
-// TestVerify finds what is wrong with files, and nothing else.
+// TestVerify checks that Verify finds each kind of fault, and no others.
 func TestVerify(t *testing.T) {
 	const a, b, c = "2016_03_01_00_00.out", "2016_03_01_01_00.out", "2016_03_01_02_00.out"
 	base := t.TempDir()
@@ -102,7 +102,7 @@ func TestVerify(t *testing.T) {
 	for name, test := range map[string]struct {
 		harm func(*testing.T, string)
 		want []string
-		deep []string // further ones
+		deep []string // additional faults with Deep
 	}{
 		"nothing":         {func(*testing.T, string) {}, nil, nil},
 		"the rows twice":  {write(march1+"/again.parquet", small), []string{"doubled " + a}, nil},
@@ -133,7 +133,8 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestVerifyCR: deep finds texts that end in CR, in the log that has them.
+// TestVerifyCR checks that Verify with Deep finds the log with texts that end in
+// CR.
 func TestVerifyCR(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -150,7 +151,8 @@ func TestVerifyCR(t *testing.T) {
 	}
 }
 
-// TestVerifyHostile: footers that disagree with the rows end nothing.
+// TestVerifyHostile checks that footers that contradict the rows do not stop
+// Verify.
 func TestVerifyHostile(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -190,8 +192,8 @@ func TestVerifyHostile(t *testing.T) {
 	}
 }
 
-// TestRepair: of rows in two files, as compaction could leave them, one copy
-// stays.
+// TestRepair checks that Repair leaves one copy of rows that are in two files, as
+// a compaction of an old version could leave them.
 func TestRepair(t *testing.T) {
 	dir := t.TempDir()
 	s := open2(t, dir)
@@ -226,7 +228,7 @@ func TestRepair(t *testing.T) {
 	}
 	s = open2(t, dir)
 	doubled := []string{"doubled " + folders[0], "doubled " + folders[2]}
-	for range 2 { // to open it changes nothing
+	for range 2 { // opening the store changes nothing
 		if got := faults(t, dir, true); !slices.Equal(got, doubled) {
 			t.Errorf("found %q, want %q", got, doubled)
 		}
@@ -252,7 +254,8 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// TestReplaceDoubled: a log whose rows stand in two files is replaced in both.
+// TestReplaceDoubled checks that a log whose rows are in two files is replaced in
+// both.
 func TestReplaceDoubled(t *testing.T) {
 	const folder = "2016_03_01_00_00.out"
 	dir := t.TempDir()
@@ -278,8 +281,8 @@ func TestReplaceDoubled(t *testing.T) {
 	}
 }
 
-// TestCompactBesideDoubled: a file with doubled rows stays alone, the others of
-// its day become one, and the log says why.
+// TestCompactBesideDoubled checks that a file with doubled rows is not merged, that
+// the other files of its day are, and that the reason is logged.
 func TestCompactBesideDoubled(t *testing.T) {
 	dir := t.TempDir()
 	s := open2(t, dir)
@@ -318,8 +321,8 @@ func TestCompactBesideDoubled(t *testing.T) {
 	}
 }
 
-// TestGrownBesideDoubled: a log grows in a file that also has rows of a log
-// whose records are in another file. Its rows are stored once then.
+// TestGrownBesideDoubled replaces a log in a file that also has rows of a log whose
+// entry names another file. The rows of that log are stored once afterwards.
 func TestGrownBesideDoubled(t *testing.T) {
 	const a, b = "2016_03_01_00_00.out", "2016_03_01_01_00.out"
 	dir := t.TempDir()
@@ -353,9 +356,9 @@ func TestGrownBesideDoubled(t *testing.T) {
 	}
 }
 
-// TestReplacedStays: a log is replaced, and the rows of one of its texts cannot
-// be removed from a file that other logs share. They are removed as soon as
-// that is possible, also if the log has grown meanwhile.
+// TestReplacedStays replaces a log whose rows cannot be removed from a file that it
+// shares with other logs. They are removed as soon as possible, even if the log
+// has grown meanwhile.
 func TestReplacedStays(t *testing.T) {
 	const a, b = "2016_03_01_00_00.out", "2016_03_01_01_00.out"
 	dir := t.TempDir()
@@ -394,8 +397,8 @@ func TestReplacedStays(t *testing.T) {
 	}
 }
 
-// TestUnreadable: a manifest is not rebuilt while a file of the store cannot be
-// read: its logs would be imported again.
+// TestUnreadable checks that a manifest is not rebuilt while a file of the store
+// cannot be read: its logs would be imported again.
 func TestUnreadable(t *testing.T) {
 	const a = "2016_03_01_00_00.out"
 	dir := t.TempDir()

@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// BenchmarkConvert reads a log of 130 columns and makes COPY's rows of it.
+// BenchmarkConvert reads a log of 130 columns and encodes its rows for COPY.
 func BenchmarkConvert(b *testing.B) {
 	b.Run("text", func(b *testing.B) { convert(b, false, false) })
 	b.Run("binary", func(b *testing.B) { convert(b, true, false) })

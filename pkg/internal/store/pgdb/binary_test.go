@@ -15,9 +15,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// TestAsWritten: in binary form too a text column has an integer as Tstat
-// wrote it, and a number has a time's own digits; whatever marks stand beside
-// them in the same batch, and where a later header has the columns elsewhere.
+// TestAsWritten checks that the binary form also keeps integers in text columns and
+// times in number columns as Tstat wrote them. It tries other values in the same
+// batch, and later headers with another order of columns.
 func TestAsWritten(t *testing.T) {
 	typ := tstat.TypeByName("log_tcp_complete")
 	var targets []sqlstore.Target

@@ -18,8 +18,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// TestConnectErrorIsOneLine: what pgx says of each attempt to connect is said
-// once, and not that a server without TLS has none.
+// TestConnectErrorIsOneLine checks that the error of several connection attempts
+// has each reason once, and does not mention that a server has no TLS.
 func TestConnectErrorIsOneLine(t *testing.T) {
 	const head = "failed to connect to `user=a database=x`:"
 	for in, want := range map[string]string{
@@ -38,7 +38,8 @@ func TestConnectErrorIsOneLine(t *testing.T) {
 	}
 }
 
-// TestSecrets: no password is in a message about a URL, however it is written.
+// TestSecrets checks that messages about URLs, even invalid ones, contain no
+// password.
 func TestSecrets(t *testing.T) {
 	for _, url := range []string{
 		"postgres://u:s3cret@h/db", "postgres://u:s3cret@h:notaport/db", "postgres://u:s3cret#x@h/db", "postgres://u:s3cret/x@h/db",
@@ -51,7 +52,7 @@ func TestSecrets(t *testing.T) {
 		}
 		dsn, _, err := SplitURL(url, "schema")
 		if err == nil {
-			// Nobody listens there; what a connection says about it counts.
+			// No server listens on this port; only the text of the error counts.
 			_, err = Open(t.Context(), dsn+map[bool]string{true: "&", false: "?"}[strings.Contains(dsn, "?")]+"host=127.0.0.1&port=1&connect_timeout=1", url, Options{})
 		}
 		if err == nil {
@@ -75,7 +76,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-func TestMark(t *testing.T) {
+func TestClassify(t *testing.T) {
 	for code, want := range map[string]bool{
 		"40001": true, "40P01": true, "53100": true, "53300": true, "57P01": true, "57P02": true, "57P03": true, "08006": true, "55P03": true,
 		"22003": false, "23505": false, "42P01": false, "28P01": false, "3D000": false, "57014": false,
@@ -102,7 +103,7 @@ func TestAppendTime(t *testing.T) {
 	}
 }
 
-// ends is a connection of which only the addresses are known.
+// ends is a connection that has only addresses.
 type ends struct {
 	net.Conn
 	local, remote net.Addr

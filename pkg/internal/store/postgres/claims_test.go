@@ -29,8 +29,8 @@ func claim(t *testing.T, s *Store, owner string, want ...store.Key) {
 	}
 }
 
-// TestClaimRights: who has no right to the table imports without claims, and
-// is told once.
+// TestClaimRights checks that a user without permission for the table of claims
+// imports without claims, and that a warning is logged once.
 func TestClaimRights(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -55,7 +55,7 @@ func TestClaimRights(t *testing.T) {
 			t.Errorf("log: %s", &log)
 		}
 	}
-	s := plain() // there is no table, and it cannot be made
+	s := plain() // the table does not exist, and the user may not create it
 	for range 2 {
 		claim(t, s, "plain", claimed...)
 	}
@@ -64,7 +64,7 @@ func TestClaimRights(t *testing.T) {
 	}
 	told()
 	claim(t, owner, "owner", claimed...)
-	s = plain() // there is one, for others
+	s = plain() // the table exists, but the user may not use it
 	claim(t, s, "plain", claimed...)
 	told()
 	server.Exec(t, db, "grant select, insert, update, delete on tstatrepo_claims to plain")
@@ -79,8 +79,8 @@ func TestClaimRights(t *testing.T) {
 	}
 }
 
-// TestClaimTable: claims that nobody released are removed some time; a table
-// that is lost is made again.
+// TestClaimTable checks that expired claims are eventually removed, and that a lost
+// table is recreated.
 func TestClaimTable(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -102,7 +102,7 @@ func TestClaimTable(t *testing.T) {
 	server.Exec(t, db, "insert into tstatrepo_claims select 'log_dns_complete', 'p1', 'f' || i, 'log_dns_complete', 'dead', now() - interval '1 second' from generate_series(1, 100) i")
 	count(102)
 	claim(t, s, "a", claimed...)
-	count(102) // not each time
+	count(102) // not removed each time
 	other := open(t, url)
 	defer other.Close()
 	claim(t, other, "a", claimed...)
@@ -118,7 +118,7 @@ func TestClaimTable(t *testing.T) {
 	defer again.Close()
 	claim(t, again, "c", claimed...)
 
-	// What no database can hold is nobody else's either.
+	// A key that no database can hold is always granted.
 	odd := []store.Key{{Probe: "p1", Folder: "\xff", File: "log_udp_complete"}}
 	if got, err := again.Claim(context.Background(), "d", odd, time.Hour); err != nil || !slices.Equal(got, odd) {
 		t.Errorf("got %v, %v", got, err)

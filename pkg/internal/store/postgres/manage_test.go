@@ -15,17 +15,17 @@ var cut = time.Date(2016, 3, 20, 0, 0, 0, 0, time.UTC)
 
 const udp = "#c_ip:1 c_port:2\n::1 1\n::1 2\n"
 
-// TestPruneTables: partitions of days are dropped; from what others made rows
-// are deleted.
+// TestPruneTables checks that Prune drops daily partitions, and deletes rows from
+// tables and partitions that others created.
 func TestPruneTables(t *testing.T) {
 	server := pgtest.Start(t)
 	for name, test := range map[string]struct {
-		before string // makes something else of the table
-		tables string // that are left
+		before string // SQL that changes the table
+		tables string // tables that remain
 	}{
 		"days":    {"", "log_udp_complete log_udp_complete_20160320 log_udp_complete_20160321"},
 		"default": {"create table rest partition of log_udp_complete default", "log_udp_complete log_udp_complete_20160320 log_udp_complete_20160321 rest"},
-		// A month is not over: its old rows go.
+		// The month has not ended, so its old rows are deleted.
 		"months": {"create table m201603 partition of log_udp_complete for values from ('2016-03-01') to ('2016-04-01')", "log_udp_complete m201603"},
 		"plain":  {"create table x (like log_udp_complete); drop table log_udp_complete; alter table x rename to log_udp_complete", "log_udp_complete"},
 	} {
@@ -60,7 +60,8 @@ func TestPruneTables(t *testing.T) {
 	}
 }
 
-// TestPruneWaits: an import under way is waited for, and its file goes too.
+// TestPruneWaits checks that Prune waits for a running import, and also prunes its
+// file.
 func TestPruneWaits(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -98,8 +99,8 @@ func TestPruneWaits(t *testing.T) {
 	}
 }
 
-// TestPruneOlderTable: a table of records that an older version made works,
-// and gets its column from who may add it.
+// TestPruneOlderTable checks that a table of records of an older version works, and
+// that a user with permission adds the missing column.
 func TestPruneOlderTable(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -142,7 +143,7 @@ func TestPruneOlderTable(t *testing.T) {
 	look(true)
 }
 
-// TestVerifyOrphans: rows whose record someone removed are found.
+// TestVerifyOrphans checks that Verify finds rows whose record was removed.
 func TestVerifyOrphans(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -167,8 +168,8 @@ func TestVerifyOrphans(t *testing.T) {
 	}
 }
 
-// TestOlderIdentity: a table of records that an older version made can hold the
-// same text at several places, and keeps the constraints of its owner.
+// TestOlderIdentity checks that a table of records of an older version can hold the
+// same text at several places, and keeps the constraints that its owner added.
 func TestOlderIdentity(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)

@@ -26,8 +26,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// put stores a log and returns the values of its rows as the reader has them:
-// per row and column a text, "\x00" for NULL.
+// put stores a log and returns the values of its rows from the log's reader, as
+// texts per row and column; "\x00" is NULL.
 func put(t *testing.T, s *Store, probe, folder, typ, text string) ([][]string, []tstat.Column) {
 	t.Helper()
 	ctx := context.Background()
@@ -98,7 +98,7 @@ func values(b *tstat.Batch, columns []tstat.Column) [][]string {
 	return rows
 }
 
-// stored reads back what put stored.
+// stored reads back the rows that put stored.
 func stored(t *testing.T, conn *pgx.Conn, probe, typ string, columns []tstat.Column) [][]string {
 	t.Helper()
 	var exprs []string
@@ -151,8 +151,8 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// textForm makes all tables with a column of a type that the store knows no
-// binary form of.
+// textForm creates all tables with a column of a type whose binary form is not
+// supported.
 func textForm(t *testing.T, server *pgtest.Server, db string) {
 	s := open(t, "postgres://"+server.Host(db))
 	defer s.Close()
@@ -186,7 +186,7 @@ func testValues(t *testing.T, server *pgtest.Server, db, query string) {
 			continue
 		}
 		probe := fmt.Sprint("p", i)
-		// A partition of its own keeps the rows in their order.
+		// A separate partition keeps the rows in order.
 		day := time.Date(2020, 1, 1+i, 0, 0, 0, 0, time.UTC)
 		want, columns := put(t, s, probe, tstat.FolderName(day), typ, string(text))
 		if len(want) == 0 {
@@ -248,7 +248,7 @@ func testOddValues(t *testing.T, server *pgtest.Server, db string) {
 	}
 }
 
-// TestRejects: rows that a column cannot hold are passed to Reject, and so are
+// TestRejects checks that rows that a column cannot hold are passed to Reject, also
 // those that only the server refuses.
 func TestRejects(t *testing.T) {
 	server := pgtest.Start(t)
@@ -306,12 +306,12 @@ func TestRejects(t *testing.T) {
 			}
 		}
 	}
-	// The store does not know yet that the column is another one.
+	// The store has not noticed yet that the column has changed.
 	err := try()
 	if !errors.Is(err, pgdb.ErrChanged) || !errors.Is(err, store.ErrTransient) {
 		t.Fatal(err)
 	}
-	// Nor does it know that the server refuses rows.
+	// It has not noticed either that the server refuses rows.
 	if err := try(); !errors.Is(err, store.ErrReread) {
 		t.Fatal(err)
 	}
@@ -332,12 +332,11 @@ func TestRejects(t *testing.T) {
 	}
 }
 
-// TestRefusedRows: of a file that is sent in several parts the rows are
-// stored, but for those that the server refuses, also where it does so at the
-// end of a part without naming the row. Each of these is reported once, in the
-// order of the file. If there are too many of them, nothing is stored. Only the
-// first file that has such a row is read again; one that cannot be read again
-// needs not be.
+// TestRefusedRows checks that a file sent in several chunks is stored without the
+// rows that the server refuses, even if the server refuses a row at the end of a
+// chunk without naming it. Each refused row is reported once, in the order of the
+// file. If too many rows are refused, nothing is stored. Only the first file with
+// a refused row is read again, unless it can be read only once.
 func TestRefusedRows(t *testing.T) {
 	server := pgtest.Start(t)
 	for _, form := range []string{"binary", "text"} {
@@ -435,9 +434,9 @@ func TestRefusedRows(t *testing.T) {
 	}
 }
 
-// TestTextAddresses: of a log with texts in place of addresses all rows are
-// stored or none, and the hint makes it all. One such row among many is a
-// damaged line, as is a damaged address.
+// TestTextAddresses checks that a log with texts instead of addresses is stored
+// completely or not at all, and completely after following the hint. A single such
+// row among many is a damaged line, as is a damaged address.
 func TestTextAddresses(t *testing.T) {
 	server := pgtest.Start(t)
 	const hash = "IPv4:f55ff16f66f43360266b95db6f8fec01"
@@ -462,7 +461,7 @@ func TestTextAddresses(t *testing.T) {
 	tests := []struct {
 		name string
 		log  string
-		rows int // stored; else none, and all after the hint was followed
+		rows int // rows stored; 0 if they are stored only after following the hint
 		line int
 	}{
 		{"half of them", log(700, half), 0, 3},
@@ -546,8 +545,8 @@ func TestTextAddresses(t *testing.T) {
 	}
 }
 
-// TestOldColumnKeepsItsType: a column that the table got as a text, when it was
-// unknown, takes the numbers as Tstat wrote them.
+// TestOldColumnKeepsItsType checks that a column that was added as text, because it
+// was unknown, stores numbers as Tstat wrote them.
 func TestOldColumnKeepsItsType(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -566,8 +565,9 @@ func TestOldColumnKeepsItsType(t *testing.T) {
 	}
 }
 
-// TestChanged: a column becomes one whose values have the same length. What
-// was copied until the store sees it must not be taken for the other type.
+// TestChanged changes the type of a column to one whose values have the same
+// length. Rows that are copied before the store notices the change must not be
+// decoded with the new type.
 func TestChanged(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -602,7 +602,8 @@ func TestChanged(t *testing.T) {
 	}
 }
 
-// TestColumns: what happens to columns that the table lacks.
+// TestColumns checks the setting columns with files that have columns the table
+// lacks.
 func TestColumns(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -639,8 +640,8 @@ func TestColumns(t *testing.T) {
 	}
 }
 
-// TestUnknownColumnsAreLimited: crafted headers do not fill the table with
-// columns. Their logs are refused, others are stored as before.
+// TestUnknownColumnsAreLimited checks that crafted headers cannot fill the table
+// with columns: such logs are refused, and other logs are still stored.
 func TestUnknownColumnsAreLimited(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -687,14 +688,14 @@ func TestUnknownColumnsAreLimited(t *testing.T) {
 	if columns() != n {
 		t.Errorf("%d columns, before %d", columns(), n)
 	}
-	// One more fits, known ones are stored, and what is dropped makes room.
+	// One more column fits, known columns are stored, and dropped columns make room.
 	put(t, s, "p2", "2016_03_24_21_37.out", "log_udp_complete", log(1, "d"))
 	put(t, s, "p3", "2016_03_24_21_37.out", "log_udp_complete", log(2, "b"))
 	server.Exec(t, db, "alter table log_udp_complete drop column b7")
 	put(t, s, "p4", "2016_03_24_21_37.out", "log_udp_complete", log(1, "e"))
 }
 
-// TestRights: an import needs no more than the manual says.
+// TestRights checks that an import needs only the permissions named in the manual.
 func TestRights(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -720,8 +721,8 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// TestWidenWhileCopying: a file with a new column waits for one that is being
-// stored, and neither fails.
+// TestWidenWhileCopying checks that a file with a new column waits for a file that
+// is being stored, and that both succeed.
 func TestWidenWhileCopying(t *testing.T) {
 	server := pgtest.Start(t)
 	db := server.Database(t)
@@ -761,7 +762,7 @@ func TestWidenWhileCopying(t *testing.T) {
 		}
 		done <- err
 	}()
-	await("not granted") // it stands in the queue
+	await("not granted") // the second file waits for the lock
 	if err := tx.Commit(t.Context(), store.Record{Key: f.Key, Fingerprint: store.Fingerprint{SHA256: "x", Length: 1}, Time: f.Time}, nil, nil); err != nil {
 		t.Error(err)
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/durabletest"
 )
 
-// TestAdopt takes over the tree that math_repo made: logs of finished folders,
-// and nothing else.
+// TestAdopt adopts the copies of math_repo: logs of finished folders, and nothing
+// else.
 func TestAdopt(t *testing.T) {
 	dir := t.TempDir()
 	disk := durabletest.Record(t, dir)

@@ -28,7 +28,7 @@ func openWith(t *testing.T, dir string, opt Options) *Store {
 	return s
 }
 
-// count counts the lines of all copies that are no headers.
+// count counts the lines of all copies, without headers.
 func count(t *testing.T, dir, probe string) int {
 	t.Helper()
 	n := 0
@@ -66,7 +66,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// put stores text under a name.
+// put stores a text under a name.
 func put(t *testing.T, s *Store, name, text string) {
 	t.Helper()
 	ctx := context.Background()
@@ -84,8 +84,8 @@ func put(t *testing.T, s *Store, name, text string) {
 	}
 }
 
-// TestOrphans: what a process that died between rename and record leaves is
-// replaced by its source; a file of somebody else is not touched.
+// TestOrphans checks that a copy without a record, left by a killed process, is
+// replaced when its source is imported again. Other files are not changed.
 func TestOrphans(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, "p1", "f.out", name) }
@@ -112,9 +112,8 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
-// TestReservedProbe: the store's own folder is no probe's.
 // TestPowerCut checks that a copy is durable when Commit has returned, and its
-// record when Close has.
+// record when Close has returned.
 func TestPowerCut(t *testing.T) {
 	const name = "a/b/2016_03_24_21_37.out/x"
 	dir := t.TempDir()
@@ -141,6 +140,8 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
+// TestReservedProbe checks that a probe cannot have the name of the store's own
+// folder.
 func TestReservedProbe(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
@@ -150,7 +151,7 @@ func TestReservedProbe(t *testing.T) {
 	}
 }
 
-// TestRemovedByHand: a copy that someone removed is made again.
+// TestRemovedByHand checks that a removed copy is stored again.
 func TestRemovedByHand(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)

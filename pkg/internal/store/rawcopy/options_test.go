@@ -50,9 +50,9 @@ func TestMonthNames(t *testing.T) {
 	}
 }
 
-// TestZstd: a copy is compressed, always to the same bytes, whatever compression
-// its log had; one that is zstd already, or cannot be read to its end, is the file
-// itself. verify finds nothing wrong.
+// TestZstd checks that a copy is compressed to the same bytes, regardless of the
+// compression of its log. A log that is already compressed with zstd, or cannot be
+// read to its end, is copied unchanged. Verify finds no faults.
 func TestZstd(t *testing.T) {
 	const text = "#h:1\n1\n2\n"
 	pack := func(tool ...string) []byte {
@@ -78,7 +78,7 @@ func TestZstd(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		s := openWith(t, dir, Options{Zstd: true})
-		again(t, s, "f.out/"+tt.file, text, tt.data)
+		importLog(t, s, "f.out/"+tt.file, text, tt.data)
 		entries, err := s.manifest.All()
 		if err != nil || len(entries) != 1 {
 			t.Fatalf("%s: %v, %v", name, entries, err)
@@ -110,14 +110,14 @@ func TestZstd(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		// A copy without a record, which a killed process left, is replaced by one
-		// that goes on after it.
+		// A copy without a record, left by a killed process, is replaced by a longer
+		// one.
 		s.Close()
 		if err := os.Remove(filepath.Join(dir, "_tstatrepo", "manifest")); err != nil {
 			t.Fatal(err)
 		}
 		s = openWith(t, dir, Options{Zstd: true})
-		again(t, s, "f.out/log_a", text+"3\n", []byte(text+"3\n"))
+		importLog(t, s, "f.out/log_a", text+"3\n", []byte(text+"3\n"))
 		s.Close()
 		if files, err := os.ReadDir(filepath.Join(dir, "p1", "f.out")); err != nil || len(files) != 1 {
 			t.Errorf("%s: %v, %v", name, files, err)

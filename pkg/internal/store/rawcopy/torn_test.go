@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// again stores a copy as the import engine does: what is stored is skipped,
-// what has grown is replaced. data is text, or text compressed.
-func again(t *testing.T, s *Store, name, text string, data []byte) {
+// importLog stores a copy like the import engine: it skips a stored text, and
+// replaces a text that has grown. data is text, or text compressed.
+func importLog(t *testing.T, s *Store, name, text string, data []byte) {
 	t.Helper()
 	key := store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: strings.TrimSuffix(filepath.Base(name), ".gz")}
 	sum := sha256.Sum256([]byte(text))
@@ -58,18 +58,17 @@ func compressed(text string) []byte {
 	return b.Bytes()
 }
 
-// TestTornManifest damages the manifest of grown and of plain copies in every
-// line. The next import, of logs that were compressed meanwhile, leaves one
-// copy of each.
+// TestTornManifest damages each line of the manifest of grown and of plain copies.
+// The logs are then compressed. The next import leaves one copy of each log.
 func TestTornManifest(t *testing.T) {
 	base := t.TempDir()
 	texts := map[string]string{"a": "#h:1\n1\n2\n", "b": "#h:1\n3\n", "c": "#h:1\n5\n6\n7\n", "d": "#h:1\n8\n"}
 	s := open(t, base)
 	for name, text := range texts {
-		again(t, s, "f.out/log_"+name, text[:len(text)-2], []byte(text[:len(text)-2]))
+		importLog(t, s, "f.out/log_"+name, text[:len(text)-2], []byte(text[:len(text)-2]))
 	}
 	for name, text := range texts {
-		again(t, s, "f.out/log_"+name, text, []byte(text))
+		importLog(t, s, "f.out/log_"+name, text, []byte(text))
 	}
 	s.Close()
 	path := filepath.Join(manifest.Dir, "manifest")
@@ -100,7 +99,7 @@ func TestTornManifest(t *testing.T) {
 				t.Fatalf("harm %d: %v", i, err)
 			}
 			for name, text := range texts {
-				again(t, s, "f.out/log_"+name+".gz", text, compressed(text))
+				importLog(t, s, "f.out/log_"+name+".gz", text, compressed(text))
 			}
 			s.Close()
 		}
@@ -111,8 +110,9 @@ func TestTornManifest(t *testing.T) {
 	}
 }
 
-// TestVerifyGzip: deep names compressed copies that are damaged, also if their
-// text is right, and those without an end, unless they were stored that way.
+// TestVerifyGzip checks that Verify with Deep finds compressed copies that are
+// damaged, even if their text is complete, and truncated copies, unless their
+// source was truncated.
 func TestVerifyGzip(t *testing.T) {
 	const text = "#h:1\n1\n2\n"
 	dir := t.TempDir()
@@ -120,7 +120,7 @@ func TestVerifyGzip(t *testing.T) {
 	defer s.Close()
 	data := compressed(text)
 	for _, name := range []string{"sound", "damaged", "cut"} {
-		again(t, s, "f.out/log_"+name+".gz", text, data)
+		importLog(t, s, "f.out/log_"+name+".gz", text, data)
 	}
 	write := func(name string, data []byte) {
 		t.Helper()
@@ -158,14 +158,14 @@ func TestVerifyGzip(t *testing.T) {
 	}
 }
 
-// TestNamesNotUTF8: a copy in a folder whose name is not UTF-8 is found again,
+// TestNamesNotUTF8 checks that a copy in a folder whose name is not UTF-8 is found,
 // counted and pruned.
 func TestNamesNotUTF8(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	names := []string{"caf\xe9-i/f.out/log_a", `back\xe9slash/f.out/log_b`, "caf\u00e9/f.out/log_c"}
 	for _, name := range names {
-		again(t, s, name, "#h:1\n1\n2\n", []byte("#h:1\n1\n2\n"))
+		importLog(t, s, name, "#h:1\n1\n2\n", []byte("#h:1\n1\n2\n"))
 	}
 	s.Close()
 	s = open(t, dir)
@@ -186,20 +186,20 @@ func TestNamesNotUTF8(t *testing.T) {
 		t.Errorf("left over: %v", left)
 	}
 	for _, name := range names {
-		again(t, s, name, "#h:1\n1\n2\n", []byte("#h:1\n1\n2\n")) // still known
+		importLog(t, s, name, "#h:1\n1\n2\n", []byte("#h:1\n1\n2\n")) // still known
 	}
 	if left, err := os.ReadDir(filepath.Join(dir, "p1")); err == nil {
 		t.Errorf("stored again: %v", left)
 	}
 }
 
-// TestPruneFails: a copy that cannot be removed is reported and keeps its
-// record; the others are pruned.
+// TestPruneFails checks that a copy that cannot be removed is reported and keeps
+// its record, and that other copies are pruned.
 func TestPruneFails(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	for _, name := range []string{"f.out/log_a", "f.out/log_b", "f.out/log_c"} {
-		again(t, s, name, "#h:1\n1\n", []byte("#h:1\n1\n"))
+		importLog(t, s, name, "#h:1\n1\n", []byte("#h:1\n1\n"))
 	}
 	stuck := filepath.Join(dir, "p1", "f.out", "log_b")
 	if err := errors.Join(os.Remove(stuck), os.MkdirAll(filepath.Join(stuck, "in the way"), 0o755)); err != nil {
