@@ -22,7 +22,7 @@ import (
 func TestKafkaBroker(t *testing.T) {
 	t.Run("round trip", func(t *testing.T) {
 		b := kafkatest.Start(t, kafkatest.Options{})
-		testRoundTrip(t, "kafka://"+b.Addr+"/tstat", Line, true, b.Away)
+		testRoundTrip(t, "kafka://"+b.Addr+"/tstat", Line, true, b.WhileDown)
 	})
 	t.Run("take over", func(t *testing.T) {
 		testTakeOver(t, kafkatest.Start(t, kafkatest.Options{}).Addr)

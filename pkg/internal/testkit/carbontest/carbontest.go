@@ -1,5 +1,5 @@
-// Package carbontest runs private Graphite servers for tests, from the
-// programs that Debian installs, and reads back what they stored.
+// Package carbontest runs private Graphite servers for tests, from the programs
+// that Debian installs, and reads back the points that they stored.
 package carbontest
 
 import (
@@ -19,7 +19,8 @@ import (
 	"time"
 )
 
-// Need skips the test if a program or Python module is missing; on CI it fails.
+// Need skips the test if the command check fails, because a program or Python
+// module is missing; on CI the test fails. pkg is Debian's package for it.
 func Need(t testing.TB, pkg string, check ...string) {
 	t.Helper()
 	if exec.Command(check[0], check[1:]...).Run() == nil {
@@ -31,8 +32,8 @@ func Need(t testing.TB, pkg string, check ...string) {
 	t.Skipf("not installed: apt-get install %s", pkg)
 }
 
-// Python is Debian's, which has Debian's modules; the one in the PATH may be
-// another.
+// Python is Debian's Python, which has Debian's modules. The Python in the PATH may
+// be another one.
 const Python = "/usr/bin/python3"
 
 // Port returns a free port of the loopback address.
@@ -56,14 +57,15 @@ type Server struct {
 	cmd  *exec.Cmd
 }
 
-// YearsOf300 and YearsOf60 keep 15 years of points as they are.
+// YearsOf300 and YearsOf60 are storage schemas that keep 15 years of points with a
+// step of 300 s or 60 s.
 const (
 	YearsOf300 = "[all]\npattern = .*\nretentions = 300s:15y\n"
 	YearsOf60  = "[all]\npattern = .*\nretentions = 60s:15y\n"
 )
 
-// Start starts carbon-cache with settings over those of Debian, and with
-// storage schemas.
+// Start starts carbon-cache with storage schemas. settings replace default settings
+// or add to them; each is a line "KEY = VALUE".
 func Start(t testing.TB, schemas string, settings ...string) *Server {
 	t.Helper()
 	Need(t, "graphite-carbon", "sh", "-c", "command -v carbon-cache")
@@ -101,7 +103,8 @@ WHISPER_SPARSE_CREATE = True
 WHISPER_FALLOCATE_CREATE = False
 ENABLE_TAGS = False
 `, s.Dir, conf, s.Line, s.Pickle, Port(t))
-	// The last of a setting counts; carbon refuses one twice.
+	// Replace settings in place, because carbon refuses duplicates. The last
+	// of several settings counts.
 	for _, set := range settings {
 		key, _, _ := strings.Cut(set, " ")
 		lines := strings.Split(text, "\n")
@@ -125,10 +128,10 @@ ENABLE_TAGS = False
 	return s
 }
 
-// Up starts the server, after Down or Kill too.
+// Up starts the server. It may be called again after Down.
 func (s *Server) Up() {
 	s.t.Helper()
-	os.Remove(filepath.Join(s.Dir, "pid")) // of a server that was killed
+	os.Remove(filepath.Join(s.Dir, "pid")) // left by a killed server
 	s.cmd = exec.Command(s.args[0], s.args[1:]...)
 	log, err := os.OpenFile(filepath.Join(s.Dir, "out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -151,10 +154,10 @@ func (s *Server) Up() {
 // Addr returns the address of the plaintext protocol.
 func (s *Server) Addr() string { return "127.0.0.1:" + strconv.Itoa(s.Line) }
 
-// PickleAddr is that of the pickle protocol.
+// PickleAddr returns the address of the pickle protocol.
 func (s *Server) PickleAddr() string { return "127.0.0.1:" + strconv.Itoa(s.Pickle) }
 
-// Down stops the server; it writes what it has in its cache.
+// Down stops the server, which then writes its cache to the files.
 func (s *Server) Down() {
 	if s.cmd == nil {
 		return
@@ -174,16 +177,16 @@ func (s *Server) Down() {
 	s.cmd = nil
 }
 
-// Whisper is the folder of its files.
+// Whisper returns the folder of the server's Whisper files.
 func (s *Server) Whisper() string { return filepath.Join(s.Dir, "storage", "whisper") }
 
-// Log returns what the server logged.
+// Log returns the server's log.
 func (s *Server) Log() string {
 	text, _ := os.ReadFile(filepath.Join(s.Dir, "out"))
 	return string(text)
 }
 
-// WaitFor polls until ok, for a minute at most.
+// WaitFor polls until ok returns true. The test fails after a minute.
 func WaitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
@@ -193,10 +196,10 @@ func WaitFor(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// Points are values by metric and time.
+// Points has values by metric and time, in seconds since the epoch.
 type Points map[string]map[int64]float64
 
-// Count returns how many there are.
+// Count returns the number of points.
 func (p Points) Count() (n int) {
 	for _, m := range p {
 		n += len(m)
@@ -204,8 +207,8 @@ func (p Points) Count() (n int) {
 	return n
 }
 
-// readAll prints what whisper.fetch, which whisper-fetch prints, finds in all
-// files below a folder.
+// readAll prints the points that whisper.fetch finds in all files below a folder,
+// as JSON. The program whisper-fetch prints the same points.
 const readAll = `
 import json, os, struct, sys, whisper
 root, begin, end = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -226,8 +229,8 @@ for d, _, files in os.walk(root):
 json.dump(out, sys.stdout)
 `
 
-// Read returns what the Python library of Whisper finds in the files below
-// dir, in (begin, end]; nothing of a file that cannot be read.
+// Read returns the points in (begin, end] that Whisper's Python library finds in
+// the files below dir. It skips unreadable files.
 func Read(t testing.TB, dir string, begin, end int64) Points {
 	t.Helper()
 	Need(t, "python3-whisper", Python, "-c", "import whisper")
@@ -245,7 +248,7 @@ func Read(t testing.TB, dir string, begin, end int64) Points {
 	return points
 }
 
-// Web is a graphite-web over a folder of Whisper files.
+// Web is a graphite-web for a folder of Whisper files.
 type Web struct {
 	t   testing.TB
 	url string
@@ -304,7 +307,7 @@ DATABASES = {'default': {'NAME': %[3]q, 'ENGINE': 'django.db.backends.sqlite3'}}
 	return w
 }
 
-// Get returns the answer of /render.
+// Get returns the response of /render to a query.
 func (w *Web) Get(query url.Values) []byte {
 	w.t.Helper()
 	resp, err := http.PostForm(w.url+"/render", query)
@@ -319,7 +322,7 @@ func (w *Web) Get(query url.Values) []byte {
 	return body
 }
 
-// Points returns what /render has of metrics in [begin, end].
+// Points returns the points of metrics in [begin, end] from /render.
 func (w *Web) Points(metrics []string, begin, end int64) Points {
 	w.t.Helper()
 	body := w.Get(url.Values{"format": {"json"}, "from": {fmt.Sprint(begin)}, "until": {fmt.Sprint(end)}, "target": metrics, "noCache": {"1"}})
@@ -352,8 +355,8 @@ type Victoria struct {
 	url string
 }
 
-// StartVictoria starts a VictoriaMetrics that keeps points of 100 years, or
-// what other arguments say.
+// StartVictoria starts a VictoriaMetrics with the given arguments. Without
+// arguments it keeps the points of 100 years.
 func StartVictoria(t testing.TB, args ...string) *Victoria {
 	t.Helper()
 	Need(t, "victoria-metrics", "sh", "-c", "command -v victoria-metrics")

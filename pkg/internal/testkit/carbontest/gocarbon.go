@@ -8,12 +8,12 @@ import (
 	"testing"
 )
 
-// StartGo starts go-carbon, which only make matrix fetches, with storage schemas and
-// without a limit of new metrics.
+// StartGo starts go-carbon with storage schemas and without a limit on new metrics.
+// Only make matrix downloads go-carbon.
 func StartGo(t testing.TB, schemas string) *Server {
 	t.Helper()
 	if _, err := exec.LookPath("go-carbon"); err != nil {
-		t.Fatalf("%v: make matrix fetches it", err)
+		t.Fatalf("%v: make matrix downloads it", err)
 	}
 	s := &Server{Line: Port(t), Pickle: Port(t), Dir: t.TempDir(), t: t}
 	config := fmt.Sprintf(`[common]

@@ -25,8 +25,8 @@ type Prometheus struct {
 	cmd *exec.Cmd
 }
 
-// StartPrometheus starts a Prometheus that keeps points of 30 years. window is
-// its out-of-order window, like 20y; "": none.
+// StartPrometheus starts a Prometheus that keeps points of 30 years. window is its
+// out-of-order window, like 20y; "" disables it.
 func StartPrometheus(t testing.TB, window string, args ...string) *Prometheus {
 	t.Helper()
 	Need(t, "prometheus", "sh", "-c", "command -v prometheus")
@@ -64,8 +64,8 @@ func StartPrometheus(t testing.TB, window string, args ...string) *Prometheus {
 	return p
 }
 
-// Points returns all points of a selector like {probe="p"}, by their series
-// as Prometheus shows them.
+// Points returns all points of a selector like {probe="p"}, by series, see
+// seriesText.
 func (p *Prometheus) Points(selector string) Points {
 	p.t.Helper()
 	resp, err := http.PostForm("http://"+p.Addr+"/api/v1/query", url.Values{"query": {selector + "[30y]"}})
@@ -100,7 +100,7 @@ func (p *Prometheus) Points(selector string) Points {
 	return points
 }
 
-// seriesText returns NAME{LABEL="VALUE",...}, or NAME without labels.
+// seriesText returns NAME{LABEL="VALUE",...}, or NAME if there are no labels.
 func seriesText(metric map[string]string) string {
 	var labels []string
 	for _, name := range slices.Sorted(maps.Keys(metric)) {

@@ -35,33 +35,33 @@ type Server struct {
 	cmd *exec.Cmd
 }
 
-// Password is the one of the user tstat.
+// Password is the password of the user tstat.
 const Password = "pass'word %"
 
 // Cluster is the name of the cluster of StartCluster.
 const Cluster = "tstat"
 
-// layout says which macros and remote servers a server is configured with.
+// layout configures the macros and remote servers of a server.
 type layout struct {
 	name    string
 	macros  string
 	cluster string // the content of remote_servers
-	keeper  int    // port of ZooKeeper; 0: none
+	keeper  int    // port of ZooKeeper; 0 for a single server
 }
 
-// ports are those of one server.
+// ports are the ports of one server.
 type ports struct{ http, https, tcp, interserver int }
 
-// Start starts a server on free ports of the loopback address. The test is
-// skipped where no server is installed, but not on CI.
+// Start starts a server on free ports of the loopback address. If no server is
+// installed, the test is skipped, or fails on CI.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	need(t, "clickhouse-server")
 	return start(t, freePorts(t), layout{name: "server"})
 }
 
-// StartCluster starts ZooKeeper and two servers, which are the cluster
-// Cluster: two replicas of everything, or two shards.
+// StartCluster starts ZooKeeper and two servers that form the cluster Cluster: two
+// replicas, or two shards if shards is set.
 func StartCluster(t testing.TB, shards bool) []*Server {
 	t.Helper()
 	need(t, "clickhouse-server", "java")
@@ -91,7 +91,7 @@ func StartCluster(t testing.TB, shards bool) []*Server {
 	return servers
 }
 
-// need skips the test without these programs.
+// need skips the test if a program is not installed; on CI the test fails.
 func need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
@@ -119,9 +119,8 @@ func tempDir(t testing.TB, name string) string {
 	return dir
 }
 
-// freePorts returns ports that nobody listens on. They are below those that
-// outgoing connections get: one of these would take the port of a server that
-// is to start again.
+// freePorts returns free ports. They are below the range of outgoing connections, so
+// that no connection gets the port of a server while it restarts.
 func freePorts(t testing.TB) ports {
 	t.Helper()
 	var free []int
@@ -203,7 +202,7 @@ func (s *Server) StartAgain(t testing.TB) {
 	})
 }
 
-// run starts a program that ends with this one.
+// run starts a program in its own process group, with its output in a log file.
 func run(t testing.TB, cmd *exec.Cmd, log string) {
 	t.Helper()
 	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
@@ -218,7 +217,7 @@ func run(t testing.TB, cmd *exec.Cmd, log string) {
 	}
 }
 
-// wait waits until a server is ready.
+// wait waits until ready returns true. The test fails after a minute.
 func wait(t testing.TB, name string, log func(testing.TB) string, ready func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ready(); time.Sleep(20 * time.Millisecond) {
@@ -241,18 +240,18 @@ func (s *Server) Stop(t testing.TB) {
 	s.kill()
 }
 
-// Crash kills the server, and starts it again.
+// Crash kills and restarts the server.
 func (s *Server) Crash(t testing.TB) {
 	t.Helper()
 	s.kill()
 	s.StartAgain(t)
 }
 
-// Log returns what the server logged of errors.
+// Log returns the server's output and its log of errors.
 func (s *Server) Log(t testing.TB) string {
 	var b strings.Builder
 	for _, name := range []string{"out", "err"} {
-		text, _ := os.ReadFile(filepath.Join(s.dir, name)) // what there is
+		text, _ := os.ReadFile(filepath.Join(s.dir, name)) // the file may not exist yet
 		b.Write(text)
 	}
 	return b.String()
@@ -261,15 +260,15 @@ func (s *Server) Log(t testing.TB) string {
 // Host returns HOST:PORT of the server, for URLs.
 func (s *Server) Host() string { return fmt.Sprintf("127.0.0.1:%d", s.Port) }
 
-// PID is the number of the server's process.
+// PID returns the process ID of the server.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
 var databases atomic.Int64
 
-// Database returns the name of a database that is not there yet.
+// Database returns the name of a database that does not exist yet.
 func (s *Server) Database() string { return fmt.Sprintf("test%d", databases.Add(1)) }
 
-// Try runs a statement and returns what the server answers.
+// Try runs a statement and returns the server's response.
 func (s *Server) Try(sql string) (string, error) {
 	resp, err := http.Post("http://"+s.Host()+"/?"+url.Values{"wait_end_of_query": {"1"}}.Encode(), "text/plain", strings.NewReader(sql))
 	if err != nil {
@@ -286,7 +285,7 @@ func (s *Server) Try(sql string) (string, error) {
 	return strings.TrimSuffix(string(text), "\n"), nil
 }
 
-// Query runs a statement and returns what the server answers.
+// Query runs a statement that must succeed, and returns the server's response.
 func (s *Server) Query(t testing.TB, sql string) string {
 	t.Helper()
 	out, err := s.Try(sql)
@@ -326,7 +325,7 @@ func startKeeper(t testing.TB) int {
 		cmd.Wait()
 	})
 	log := func(testing.TB) string {
-		text, _ := os.ReadFile(filepath.Join(dir, "out")) // what there is
+		text, _ := os.ReadFile(filepath.Join(dir, "out")) // the file may not exist yet
 		return string(text)
 	}
 	wait(t, "ZooKeeper", log, func() bool {

@@ -1,5 +1,5 @@
-// Package durabletest cuts the power in tests: it knows what a file system
-// keeps that keeps only what POSIX promises.
+// Package durabletest simulates power cuts in tests. It assumes a file system that
+// keeps only what POSIX guarantees.
 package durabletest
 
 import (
@@ -15,8 +15,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 )
 
-// Disk is what is durable below a folder: which names the folders have, and
-// the bytes of the files. What was there when the recording began is.
+// Disk records what is durable below a folder: the names in the folders, and the
+// content of the files. Everything that existed when the recording began counts as
+// durable.
 type Disk struct {
 	root string
 
@@ -25,7 +26,7 @@ type Disk struct {
 	files map[inode]file
 }
 
-// inode identifies a file or folder whatever its name.
+// inode identifies a file or folder independently of its name.
 type inode struct {
 	dev, ino uint64
 	dir      bool
@@ -37,8 +38,8 @@ type file struct {
 	modTime time.Time
 }
 
-// Record watches the syncs of package durable until the test ends. Only one
-// test of a process can do so at a time.
+// Record records the syncs of package durable until the test ends. Only one test of
+// a process can record at a time.
 func Record(t testing.TB, root string) *Disk {
 	t.Helper()
 	d := &Disk{root: root, names: map[inode]map[string]inode{}, files: map[inode]file{}}
@@ -68,7 +69,7 @@ func (d *Disk) syncPath(path string) error {
 	return d.sync(f)
 }
 
-// sync copies what a file or folder has.
+// sync records the content of a file, or the names in a folder, as durable.
 func (d *Disk) sync(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -93,7 +94,7 @@ func (d *Disk) sync(f *os.File) error {
 	}
 	names := map[string]inode{}
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil { // else it was removed just now
+		if info, err := e.Info(); err == nil { // otherwise the file was just removed
 			names[e.Name()] = inodeOf(info)
 		}
 	}
@@ -109,8 +110,8 @@ func inodeOf(info fs.FileInfo) inode {
 	return inode{uint64(st.Dev), st.Ino, info.IsDir()}
 }
 
-// Cut returns a new folder with what a power cut leaves below the root. Files
-// that were never synced are there, empty, if their names are.
+// Cut returns a new folder with the files that a power cut would leave. A file that
+// was never synced is empty if its name is durable, or else missing.
 func (d *Disk) Cut(t testing.TB) string {
 	t.Helper()
 	d.mu.Lock()

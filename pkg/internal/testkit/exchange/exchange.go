@@ -1,5 +1,6 @@
-// Package exchange has HTTP exchanges that were captured between the programs
-// of the reference implementation (RI), for tests to replay them against ours.
+// Package exchange has HTTP exchanges that were captured between the programs of
+// the reference implementation (RI). Tests replay them against tstatrepo's
+// programs.
 package exchange
 
 import (
@@ -22,14 +23,13 @@ import (
 //go:embed testdata/*.jsonl
 var captured embed.FS
 
-// Exchange is a request with its answer. Its name is that of the scenario and
-// its number there.
+// Exchange is a request with its response. Name is SCENARIO/NUMBER.
 type Exchange struct {
 	Name string
-	// Link tells who talks: comp-sup component to supervisor, cli-sup client
-	// to supervisor, cli-comp and cli-repo client to component, comp-cli
-	// component to listening client or supervisor, sup-upstream supervisor to
-	// listening client.
+	// Link names the two sides: comp-sup is component to supervisor, cli-sup
+	// client to supervisor, cli-comp and cli-repo client to component,
+	// comp-cli component to listening client or supervisor, and sup-upstream
+	// supervisor to listening client.
 	Link              string
 	Request, Response Message
 
@@ -43,7 +43,7 @@ type Message struct {
 	Body   any               // decoded JSON, or a string
 }
 
-// Load returns a scenario, a or b.
+// Load returns the exchanges of a scenario, a or b.
 func Load(t testing.TB, scenario string) []*Exchange {
 	t.Helper()
 	text, err := captured.ReadFile("testdata/" + scenario + ".jsonl")
@@ -63,7 +63,8 @@ func Load(t testing.TB, scenario string) []*Exchange {
 	return list
 }
 
-// Line returns method and path of a request, or status of an answer.
+// Line returns the first two fields of the start line: method and path of a
+// request, or protocol and status of a response.
 func (m Message) Line() (first, second string) {
 	f := strings.Fields(m.Start)
 	return f[0], f[1]
@@ -81,7 +82,8 @@ func (m Message) Text() []byte {
 	return text
 }
 
-// Kind returns the key that names the kind of a message, "" for others.
+// Kind returns the key that names the kind of an mPlane message, or "" for other
+// messages.
 func (m Message) Kind() string {
 	o, _ := m.Body.(map[string]any)
 	for _, k := range []string{"capability", "specification", "result", "receipt", "redemption", "withdrawal", "interrupt", "exception", "envelope"} {
@@ -92,8 +94,9 @@ func (m Message) Kind() string {
 	return ""
 }
 
-// Tokens maps the tokens of the capture to those of a replay: all that must be
-// the same is which messages share one.
+// Tokens maps the tokens of the capture to the tokens of a replay. The tokens
+// differ, but messages that share a token in the capture must share one in the
+// replay.
 type Tokens map[string]string
 
 // Rewrite returns a body with the tokens of the replay.
@@ -107,8 +110,8 @@ func (t Tokens) Rewrite(body []byte) []byte {
 
 var times = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}( \.\.\. \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})?`)
 
-// Compare returns how a body differs from the captured one, "" if only in
-// tokens and times. It learns the tokens that it meets first.
+// Compare returns how a body differs from the captured one, or "" if they differ
+// only in tokens and times. It adds new tokens to t.
 func (t Tokens) Compare(got []byte, want Message) string {
 	if _, text := want.Body.(string); text {
 		g, w := html.UnescapeString(string(got)), string(t.Rewrite(want.Text()))
@@ -181,8 +184,8 @@ func (t Tokens) differ(path string, got, want any) string {
 	return ""
 }
 
-// Do sends the captured request to a handler's server at url, with the tokens
-// of the replay, and returns status, media type and body of the answer.
+// Do sends the captured request to a server at url, with the tokens of the replay.
+// It returns the status, media type and body of the response.
 func (t Tokens) Do(tb testing.TB, url string, m Message) (status, contentType string, body []byte) {
 	tb.Helper()
 	method, path := m.Line()

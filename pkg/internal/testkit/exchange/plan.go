@@ -10,23 +10,23 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Side is the side of an exchange that is ours in a replay.
+// Side is the side of an exchange that tstatrepo plays in a replay.
 type Side string
 
 // Sides of an exchange.
 const (
-	Asking    Side = "asking"    // ours sends the request
-	Answering Side = "answering" // ours answers it
+	Asking    Side = "asking"    // tstatrepo sends the request
+	Answering Side = "answering" // tstatrepo responds
 )
 
-// plan tells for each side of each exchange which test plays it, or why none
-// does.
+// plan lists, for each side of each exchange, the test that replays it, or the
+// reason why no test does.
 var plan = []struct {
 	side        Side
-	link        string // comp, cli or sup: the one that asks; "" is all
+	link        string // side that sends the request: comp, cli or sup; "" for all
 	first, last string
 	test        string // package and function
-	without     string
+	without     string // reason for having no test
 }{
 	{Answering, "", "a/001", "a/108", "supervisor.TestReplay", ""},
 	{Answering, "", "b/001", "b/010", "component.TestReplayServer", ""},
@@ -77,19 +77,19 @@ const (
 	polling = "our supervisor does not poll components that wait for clients, as its help says"
 )
 
-// in reports whether a row of the plan is about an exchange.
-func in(e *Exchange, side, planned Side, link, first, last string) bool {
+// covers reports whether a row of the plan applies to a side of an exchange.
+func covers(e *Exchange, side, planned Side, link, first, last string) bool {
 	return side == planned && strings.HasPrefix(e.Link, link) && e.Name >= first && e.Name <= last
 }
 
-// Assigned returns the exchanges whose side the plan gives to a test. It fails
-// if some have not been Played at its end. pkg is the package of the test.
+// Assigned returns the exchanges whose side the plan assigns to test t of package
+// pkg. The test fails unless Played was called for each of them before its end.
 func Assigned(t *testing.T, pkg string, side Side) []*Exchange {
 	t.Helper()
 	var list []*Exchange
 	for _, e := range append(Load(t, "a"), Load(t, "b")...) {
 		for _, p := range plan {
-			if p.test == pkg+"."+t.Name() && in(e, side, p.side, p.link, p.first, p.last) {
+			if p.test == pkg+"."+t.Name() && covers(e, side, p.side, p.link, p.first, p.last) {
 				list = append(list, e)
 			}
 		}
@@ -99,7 +99,7 @@ func Assigned(t *testing.T, pkg string, side Side) []*Exchange {
 	}
 	t.Cleanup(func() {
 		if strings.Contains(flag.Lookup("test.run").Value.String(), "/") {
-			return // only a part was asked for
+			return // only some subtests run
 		}
 		for _, e := range list {
 			if !e.played.Load() {
@@ -110,7 +110,7 @@ func Assigned(t *testing.T, pkg string, side Side) []*Exchange {
 	return list
 }
 
-// Between returns the exchanges from one name to another.
+// Between returns the exchanges with names from first to last.
 func Between(list []*Exchange, first, last string) []*Exchange {
 	var part []*Exchange
 	for _, e := range list {
@@ -121,10 +121,10 @@ func Between(list []*Exchange, first, last string) []*Exchange {
 	return part
 }
 
-// Played notes that an exchange was replayed.
+// Played records that an exchange was replayed.
 func (e *Exchange) Played() { e.played.Store(true) }
 
-// Registries returns the built-in ones and that of the RI's loopback
+// Registries returns the built-in registries and the registry of the RI's loopback
 // component.
 func Registries(t testing.TB) *mplane.Registries {
 	t.Helper()

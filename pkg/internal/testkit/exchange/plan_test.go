@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestPlan proves that both sides of all exchanges are replayed, or that there
-// is a reason why not. That the tests play what they are assigned they prove
-// themselves.
+// TestPlan checks that the plan assigns both sides of all exchanges to a test, or
+// has a reason for not replaying them. The tests themselves check that they replay
+// all exchanges assigned to them, see Assigned.
 func TestPlan(t *testing.T) {
 	all := append(Load(t, "a"), Load(t, "b")...)
 	if len(all) != 108+80 {
@@ -21,7 +21,7 @@ func TestPlan(t *testing.T) {
 		for _, side := range []Side{Asking, Answering} {
 			n := 0
 			for i, p := range plan {
-				if in(e, side, p.side, p.link, p.first, p.last) {
+				if covers(e, side, p.side, p.link, p.first, p.last) {
 					n++
 					used[i] = true
 				}
@@ -44,7 +44,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// exists reports whether there is a test that asks for what it is assigned.
+// exists reports whether a test of the given name exists and calls Assigned.
 func exists(t *testing.T, name string, side Side) bool {
 	pkg, function, _ := strings.Cut(name, ".")
 	body := regexp.MustCompile(`(?s)\nfunc ` + function + `\(t \*testing\.T\) \{\n.*?\n\}\n`)

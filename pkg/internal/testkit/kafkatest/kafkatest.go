@@ -1,6 +1,6 @@
-// Package kafkatest runs a Kafka broker for tests: one process in KRaft mode, which is
+// Package kafkatest runs a Kafka broker for tests: one process in KRaft mode that is
 // broker and controller. The environment variable KAFKA_JARS names the folder with
-// its JAR files; make matrix sets it.
+// its JAR files; make matrix sets the variable.
 package kafkatest
 
 import (
@@ -26,12 +26,12 @@ import (
 // Folder is the environment variable that names the folder with the JAR files.
 const Folder = "KAFKA_JARS"
 
-// patience bounds the waits for a broker.
+// patience is the timeout for waiting for a broker.
 const patience = time.Minute
 
 // Broker is a running broker. It stops with its test.
 type Broker struct {
-	Addr string // plain, for everybody
+	Addr string // without TLS and authentication
 	Auth string // TLS and SASL PLAIN; "" without Options.PEM
 
 	t   testing.TB
@@ -39,10 +39,10 @@ type Broker struct {
 	cmd *exec.Cmd
 }
 
-// Options of Start.
+// Options configures Start.
 type Options struct {
 	// PEM is a file with the private key (PKCS #8) and the certificate of the
-	// broker. With it the broker also listens with TLS, for Users.
+	// broker. If it is set, the broker also accepts TLS connections of Users.
 	PEM   string
 	Users map[string]string // passwords by name
 }
@@ -101,7 +101,7 @@ func (b *Broker) java(class string, args ...string) *exec.Cmd {
 	return exec.Command("java", append([]string{"-Xmx400m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, class}, args...)...)
 }
 
-// Run starts the broker, after Kill with the same data.
+// Run starts the broker. After Kill, it restarts the broker with the same data.
 func (b *Broker) Run() {
 	b.t.Helper()
 	b.cmd = b.java("kafka.Kafka", b.config())
@@ -130,21 +130,21 @@ func (b *Broker) Run() {
 	}
 }
 
-// Kill ends the broker as kill -9 does.
+// Kill kills the broker with SIGKILL.
 func (b *Broker) Kill() {
 	b.cmd.Process.Kill()
 	b.cmd.Wait()
 }
 
-// Away kills the broker, calls f and restarts the broker.
-func (b *Broker) Away(f func()) {
+// WhileDown kills the broker, calls f and restarts the broker.
+func (b *Broker) WhileDown(f func()) {
 	b.t.Helper()
 	b.Kill()
 	f()
 	b.Run()
 }
 
-// CreateTopic creates a topic with the settings.
+// CreateTopic creates a topic with the given settings.
 func (b *Broker) CreateTopic(name string, partitions int32, settings map[string]string) {
 	b.t.Helper()
 	topic := kmsg.NewCreateTopicsRequestTopic()

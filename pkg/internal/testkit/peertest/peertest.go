@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// Serve accepts connections on a loopback address until the test ends, and returns the
-// address. handle is called with each connection on another goroutine, and need not close
-// it.
+// Serve accepts connections on a loopback address until the test ends, and returns
+// the address. It calls handle for each connection in a separate goroutine, and
+// closes the connection afterwards.
 func Serve(t testing.TB, handle func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -41,8 +41,8 @@ func Serve(t testing.TB, handle func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-// Authority is a certificate authority that keeps its files, and those of what
-// it issues, in a temporary folder.
+// Authority is a certificate authority. Its files and issued certificates are in a
+// temporary folder.
 type Authority struct {
 	t    testing.TB
 	dir  string
@@ -50,7 +50,7 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// NewAuthority makes an authority.
+// NewAuthority creates an authority. Its folder is removed when the test ends.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{t: t, dir: t.TempDir()}
@@ -58,9 +58,9 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// Issue makes the files of a certificate for a subject on this machine, good
-// for a day, or replaces them. It returns their paths, and that of the
-// authority's certificate.
+// Issue creates or replaces the files of a certificate for a subject on this
+// machine, valid for a day. It returns their paths and the path of the authority's
+// certificate.
 func (a *Authority) Issue(name string, subject pkix.Name) (cert, key, ca string) {
 	a.t.Helper()
 	a.issue(name, &x509.Certificate{
@@ -94,7 +94,7 @@ func (a *Authority) issue(name string, c *x509.Certificate) {
 		must(err)
 		a.key = key
 	}
-	// A file that is read at this moment is the old or the new one.
+	// A concurrent reader gets either the old or the new file.
 	write := func(file string, b *pem.Block) {
 		path := filepath.Join(a.dir, file)
 		must(os.WriteFile(path+".new", pem.EncodeToMemory(b), 0o600))

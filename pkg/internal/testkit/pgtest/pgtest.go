@@ -39,8 +39,8 @@ type Server struct {
 	attr     *syscall.SysProcAttr
 }
 
-// bin returns the folder of the server in the PATH, or of the newest one that Debian
-// has.
+// bin returns the folder of the server in the PATH, or else of the newest server
+// installed by Debian; "" if there is no server.
 func bin() string {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
@@ -62,9 +62,9 @@ func version(bin string) int {
 	return n
 }
 
-// Start starts a server on a free port of the loopback address, with a
-// superuser postgres without a password, and TLS if a client asks for it. The
-// test is skipped where no server is installed, but not on CI.
+// Start starts a server on a free port of the loopback address, with a superuser
+// postgres without a password. Clients may use TLS. If no server is installed, the
+// test is skipped, or fails on CI.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{bin: bin()}
@@ -80,7 +80,7 @@ func Start(t testing.TB) *Server {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s.dir = dir
-	if os.Getuid() == 0 { // whom the server does not serve
+	if os.Getuid() == 0 { // the server refuses to run as root
 		u, err := user.Lookup("postgres")
 		if err != nil {
 			t.Skip("root cannot run a PostgreSQL server, and the user postgres does not exist: ", err)
@@ -118,7 +118,7 @@ func (s *Server) run(t testing.TB, name string, args ...string) {
 	cmd := exec.Command(filepath.Join(s.bin, name), args...)
 	cmd.Dir, cmd.SysProcAttr = s.dir, s.attr
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
-	// A file, since the server inherits it and lives on.
+	// Use a file, not a pipe, since the server inherits it and keeps running.
 	log, err := os.OpenFile(filepath.Join(s.dir, "out"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		t.Fatal(err)
@@ -136,13 +136,13 @@ func (s *Server) ctl(t testing.TB, args ...string) {
 	s.run(t, "pg_ctl", append([]string{"-D", s.data(), "-w", "-t", "60", "-l", filepath.Join(s.dir, "log")}, args...)...)
 }
 
-// Crash makes the server die as from a power cut, and start again.
+// Crash restarts the server without a clean shutdown, as after a power cut.
 func (s *Server) Crash(t testing.TB) {
 	t.Helper()
 	s.ctl(t, "restart", "-m", "immediate")
 }
 
-// Stop stops the server at once.
+// Stop stops the server immediately, without a clean shutdown.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
 	s.ctl(t, "stop", "-m", "immediate")
@@ -154,8 +154,8 @@ func (s *Server) StartAgain(t testing.TB) {
 	s.ctl(t, "start")
 }
 
-// Bind makes the server run on one CPU, by its number, from the next connection
-// on.
+// Bind makes the server run on the CPU with a number. It applies to later
+// connections.
 func (s *Server) Bind(t testing.TB, cpu string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
@@ -168,7 +168,7 @@ func (s *Server) Bind(t testing.TB, cpu string) {
 	}
 }
 
-// Log returns what the server logged.
+// Log returns the server's log.
 func (s *Server) Log(t testing.TB) string {
 	t.Helper()
 	log, err := os.ReadFile(filepath.Join(s.dir, "log"))
@@ -178,7 +178,7 @@ func (s *Server) Log(t testing.TB) string {
 	return string(log)
 }
 
-// Dir makes a folder that the server can write to.
+// Dir creates a folder that the server can write to.
 func (s *Server) Dir(t testing.TB, name string) string {
 	t.Helper()
 	dir := filepath.Join(s.dir, name)
@@ -202,7 +202,7 @@ func (s *Server) own(t testing.TB, file string, err error) {
 	}
 }
 
-// certificates makes the server's certificate for 127.0.0.1; it is its own CA.
+// certificates creates the server's self-signed certificate for 127.0.0.1.
 func (s *Server) certificates(t testing.TB) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -232,19 +232,19 @@ func (s *Server) certificates(t testing.TB) {
 	}
 }
 
-// Program returns the path of one of PostgreSQL's programs.
+// Program returns the path of a PostgreSQL program.
 func (s *Server) Program(name string) string { return filepath.Join(s.bin, name) }
 
 var databases atomic.Int64
 
-// Database makes an empty database and returns its name.
+// Database creates an empty database and returns its name.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
 	return s.Copy(t, "template1")
 }
 
-// Copy makes a copy of a database, to which nobody may be connected, and
-// returns its name.
+// Copy copies a database and returns the name of the copy. Nobody may be connected
+// to the original.
 func (s *Server) Copy(t testing.TB, database string) string {
 	t.Helper()
 	name := fmt.Sprintf("test%d", databases.Add(1))
@@ -252,7 +252,7 @@ func (s *Server) Copy(t testing.TB, database string) string {
 	return name
 }
 
-// Host returns USER@HOST:PORT/DATABASE of the superuser, for URLs.
+// Host returns USER@HOST:PORT/DATABASE for URLs, with the superuser as USER.
 func (s *Server) Host(database string) string {
 	return fmt.Sprintf("postgres@127.0.0.1:%d/%s", s.Port, database)
 }
@@ -281,8 +281,8 @@ func (s *Server) Exec(t testing.TB, database, sql string) {
 	}
 }
 
-// OlderFiles is SQL that makes the table of records in a schema one of the
-// version before records had places.
+// OlderFiles returns SQL that changes the table of records in a schema to that of
+// the last version without places.
 func OlderFiles(schema string) string {
 	table := schema + ".tstatrepo_files"
 	return "alter table " + table + " drop column place, drop column head, drop column damaged;" +

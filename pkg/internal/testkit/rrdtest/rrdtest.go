@@ -1,5 +1,5 @@
-// Package rrdtest serves tests with real RRDs of Tstat, and with rrdtool to
-// make others and to say what is in them.
+// Package rrdtest provides tests with real RRDs of Tstat, and with rrdtool to create
+// other RRDs and to read them.
 package rrdtest
 
 import (
@@ -22,8 +22,9 @@ import (
 	"testing"
 )
 
-// samples are RRDs that Tstat 3.3.0 made from a trace of March 2016, 198 files
-// with a step of 300 s below rrds/, and 7 with one of 60 s below rrds/step60/.
+// samples are RRDs that Tstat 3.3.0 created from a trace of March 2016: 198 files
+// with a step of 300 s below rrds/, and 7 files with a step of 60 s below
+// rrds/step60/.
 //
 //go:embed testdata/rrds.tar.gz
 var samples []byte
@@ -69,14 +70,15 @@ func Extract(dir string) error {
 	}
 }
 
-// Tool is a running rrdtool that takes commands from a pipe.
+// Tool is a running rrdtool that reads commands from a pipe.
 type Tool struct {
 	t   testing.TB
 	in  io.WriteCloser
 	out *bufio.Reader
 }
 
-// Start starts rrdtool; without it the test is skipped, but not on CI.
+// Start starts rrdtool. If rrdtool is not installed, the test is skipped, or fails
+// on CI.
 func Start(t testing.TB) *Tool {
 	t.Helper()
 	if _, err := exec.LookPath("rrdtool"); err != nil {
@@ -137,7 +139,7 @@ func (r *Tool) Do(format string, args ...any) []string {
 	return lines
 }
 
-// Info returns what "rrdtool info" says: "step" -> "300", and so on.
+// Info returns the output of "rrdtool info" by key, for example "step" -> "300".
 func (r *Tool) Info(file string) map[string]string {
 	r.t.Helper()
 	info := map[string]string{}
@@ -148,7 +150,7 @@ func (r *Tool) Info(file string) map[string]string {
 	return info
 }
 
-// Number is Info's value of a key as a number.
+// Number returns the value of a key in the result of Info as a number.
 func Number(info map[string]string, key string) int64 {
 	n, _ := strconv.ParseInt(info[key], 10, 64)
 	return n
@@ -160,7 +162,7 @@ type Row struct {
 	Values []float64
 }
 
-// Fetch returns what "rrdtool fetch" prints.
+// Fetch returns the rows that "rrdtool fetch" prints.
 func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row {
 	r.t.Helper()
 	var rows []Row
@@ -183,10 +185,10 @@ func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row 
 	return rows
 }
 
-// Points returns the points of each data source after a unix time that a reader of
-// the file has to return, as rrdtool fetch prints them: each from the finest archive
-// that reaches back to its time, finished steps only, no NaN. The
-// archives are those of the best consolidation function that the file has.
+// Points returns the points that a reader of the file must return for each data
+// source, after a Unix time. Each point is from the finest archive that reaches back
+// to its time. Unfinished steps and NaN are left out. The archives are those of
+// the best consolidation function in the file.
 func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	r.t.Helper()
 	info := r.Info(file)
@@ -210,7 +212,7 @@ func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	}
 	slices.SortFunc(archives[best], func(a, b archive) int { return cmp.Compare(a.width, b.width) })
 	var points []map[int64]float64
-	begin := int64(math.MaxInt64) // of the archives before
+	begin := int64(math.MaxInt64) // earliest time of the finer archives
 	for _, a := range archives[best] {
 		last := update - update%a.width
 		first := last - a.width*a.rows

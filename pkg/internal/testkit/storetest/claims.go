@@ -12,15 +12,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Times of claims: one that a test does not see the end of, and one that it
-// waits for.
+// Durations of claims: a longClaim outlasts the test, and the test waits until a
+// shortClaim expires.
 const (
 	longClaim  = time.Hour
 	shortClaim = 200 * time.Millisecond
 )
 
-// claims: of several owners one has a file, until it lets go or was not
-// heard of for the time it said. Skipped for stores that do not share.
+// claims checks that only one owner can claim a file until the claim is released or
+// expires. It is skipped unless the store is a store.Claimer.
 func (s *suite) claims() {
 	if _, ok := s.store.(store.Claimer); !ok {
 		s.Skip("no Claimer")
@@ -35,7 +35,7 @@ func (s *suite) claims() {
 	s.claim(first, "a", longClaim, keys[4:5], keys[4:5])
 
 	s.release(first, "a", keys[1])
-	s.release(other, "b", keys[0], keys[8]) // neither is its own
+	s.release(other, "b", keys[0], keys[8]) // b has claimed neither
 	s.release(other, "b")
 	s.claim(other, "b", longClaim, keys[:3], keys[1:2])
 
@@ -44,7 +44,7 @@ func (s *suite) claims() {
 	others := []store.Key{{Probe: "p2", Folder: k.Folder, File: k.File}, {Probe: k.Probe, Folder: k.Folder, File: "log_tcp_complete"}}
 	s.claim(other, "b", longClaim, others, others)
 
-	// A claim that is renewed outlives its first time; another one does not.
+	// A renewed claim does not expire at its first time; other claims do.
 	start := time.Now()
 	s.claim(first, "a", shortClaim, keys[5:7], keys[5:7])
 	s.claim(first, "a", longClaim, keys[5:6], keys[5:6])
@@ -54,17 +54,17 @@ func (s *suite) claims() {
 	}
 	s.claim(other, "b", longClaim, keys[5:6], nil)
 	s.claim(first, "a", longClaim, keys[6:7], nil)
-	s.release(first, "a", keys[6]) // it is not a's any more
+	s.release(first, "a", keys[6]) // a no longer has the claim
 	s.claim(first, "a", longClaim, keys[6:7], nil)
 
-	// A process that ends does not take its claims along.
+	// The claims of a process remain when it ends.
 	first = s.reopen().(store.Claimer)
 	s.claim(first, "c", longClaim, keys, keys[7:])
 	s.claimAtOnce()
 }
 
-// claimAtOnce: of those who claim the same at the same time, each file goes to
-// one.
+// claimAtOnce checks that each file is granted to one owner if several owners claim
+// it at the same time.
 func (s *suite) claimAtOnce() {
 	const owners, files = 6, 60
 	keys := claimKeys(10 + files)[10:]
@@ -122,7 +122,7 @@ func (s *suite) claim(st store.Claimer, owner string, ttl time.Duration, keys, w
 	}
 }
 
-// claimWhenFree claims a key when its claim has expired.
+// claimWhenFree waits until the claim of a key expires, and claims the key.
 func (s *suite) claimWhenFree(st store.Claimer, owner string, k store.Key) {
 	s.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {

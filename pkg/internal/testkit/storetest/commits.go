@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// hashes: of a log whose addresses are texts in part, as an anonymized log has
-// them, a store has all rows or none.
+// hashes checks that a log in which some addresses are texts, like an anonymized
+// log, is stored completely or not at all.
 func (s *suite) hashes() {
 	text := rows(30, "a")
 	hashed := strings.Replace(text, "\n10.0.0.1 12 ", "\nIPv4:f55ff16f66f43360266b95db6f8fec01 12 ", 1)
@@ -72,7 +72,7 @@ func (s *suite) abort() {
 		}
 	}
 	s.want(s.store, f, 0)
-	// Neither does one that a killed process left open.
+	// A transaction that a killed process left open stores nothing either.
 	s.write(s.store, f)
 	s.store.Close()
 	s.store = s.Open(s.T)
@@ -118,7 +118,7 @@ func (s *suite) grown() {
 	}
 	s.want(s.store, a, 20, b.text)
 	s.want(s.reopen(), a, 20, b.text)
-	// All texts of a key go, also for one that is stored already.
+	// All texts of a key are replaced, also by a text that is already stored.
 	c := s.file(rows(7, "c"))
 	recs := []store.Record{rec, s.put(s.store, c)}
 	s.put(s.store, c, recs...)
@@ -139,7 +139,7 @@ func (s *suite) refresh() {
 	s.want(s.store, f, 10, f.text)
 }
 
-// empty is a log without rows: its record tells that it was seen.
+// empty checks that a log without rows gets a record.
 func (s *suite) empty() {
 	f := s.file("")
 	old := s.put(s.store, f)
@@ -160,7 +160,7 @@ func (s *suite) concurrent() {
 		wg.Go(func() {
 			defer st.Close()
 			for i := range files {
-				// One file each, and one that all write.
+				// Each writer stores its own file and a file that all store.
 				for _, fqdn := range []string{fmt.Sprintf("own%d", w), "shared"} {
 					f := s.file(rows(100, fqdn))
 					f.folder = fmt.Sprintf("2016_03_%02d_21_37.out", i+1)
@@ -181,7 +181,7 @@ func (s *suite) concurrent() {
 	}
 }
 
-// insist stores f beside whatever else has its key.
+// insist stores f beside any other texts of its key. It retries conflicts.
 func (s *suite) insist(st store.Store, f logFile) error {
 	for {
 		tx, rec, err := write(s.ctx, st, f)
@@ -199,7 +199,8 @@ func (s *suite) insist(st store.Store, f logFile) error {
 	}
 }
 
-// conflict: what the caller did not see is not overlooked.
+// conflict checks that Commit fails if the store has a record that the caller has
+// not seen.
 func (s *suite) conflict() {
 	a, b := s.file(rows(10, "a")), s.file(rows(20, "a"))
 	tx, rec := s.write(s.store, b)
@@ -211,7 +212,7 @@ func (s *suite) conflict() {
 	s.want(s.reopen(), a, 10, a.text)
 }
 
-// cancelled: a run that was interrupted leaves nothing.
+// cancelled checks that an interrupted commit stores all rows or none.
 func (s *suite) cancelled() {
 	f := s.file(rows(5000, "a"))
 	ctx, cancel := context.WithCancel(s.ctx)

@@ -26,7 +26,7 @@ func (s *suite) lookup() {
 	}
 }
 
-// probes: the same text of two probes is two files.
+// probes checks that the same text of two probes is two files, and OtherProbes.
 func (s *suite) probes() {
 	a, b := s.file(rows(10, "a")), s.file(rows(10, "a"))
 	b.probe = "p2"
@@ -62,8 +62,8 @@ func (s *suite) probes() {
 	}
 }
 
-// versions: files of other Tstat versions, and with columns that nobody
-// knows, live beside each other.
+// versions checks that a table can hold files of several Tstat versions, and files
+// with unknown columns.
 func (s *suite) versions() {
 	total := 0
 	for i, text := range []string{
@@ -78,14 +78,14 @@ func (s *suite) versions() {
 	}
 }
 
-// names from outside stay what they are: names.
+// names checks that the store refuses invalid names of probes and files.
 func (s *suite) names() {
 	for _, probe := range []string{"", "..", "a/b", "a b", "p';drop table x", strings.Repeat("x", 65), "é"} {
 		f := s.file(rows(1, "a"))
 		f.probe = probe
 		if tx, _, err := write(s.ctx, s.store, f); err == nil {
 			tx.Abort()
-			s.Errorf("probe %q was taken", probe)
+			s.Errorf("probe %q was accepted", probe)
 		}
 	}
 	if raw, ok := s.store.(store.RawStore); ok {
@@ -93,14 +93,13 @@ func (s *suite) names() {
 			info := store.FileInfo{Key: store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: logType}, Name: "p1/" + name}
 			if tx, err := raw.BeginRaw(s.ctx, info); err == nil {
 				tx.Abort()
-				s.Errorf("name %q was taken", name)
+				s.Errorf("name %q was accepted", name)
 			}
 		}
 	}
 }
 
-// notFinite: Tstat writes quotients of nothing as nan; no row is refused for
-// one.
+// notFinite checks that rows with nan and inf are stored. Tstat writes nan for 0/0.
 func (s *suite) notFinite() {
 	text := strings.SplitAfter(rows(1, "a"), "\n")[0]
 	for _, v := range []string{"nan", "-nan", "inf", "-inf", "1e308"} {
@@ -111,8 +110,8 @@ func (s *suite) notFinite() {
 	s.want(s.reopen(), f, 5, f.text)
 }
 
-// places: the same text of a log at two places is two files. One without a
-// place may be either.
+// places checks that the same text of a log at two places is two files. A file
+// without a place may be either of them.
 func (s *suite) places() {
 	at := func(place, text string) logFile {
 		f := s.file(text)
@@ -148,7 +147,7 @@ func (s *suite) places() {
 		tx.Abort()
 	}
 
-	// Each record has different changes.
+	// Refresh changes only the record of one place.
 	changed := recs[1]
 	changed.Size, changed.Path = 77, "/elsewhere/log_udp_complete.gz"
 	if err := s.store.Refresh(s.ctx, changed); err != nil {
@@ -172,8 +171,8 @@ func (s *suite) places() {
 	}
 }
 
-// older: the store of an older version is read as it is, and who writes to it
-// brings it up to date.
+// older checks that a store of an older version can be read unchanged, and that a
+// writer upgrades it.
 func (s *suite) older() {
 	if s.Older == nil {
 		s.Skip("its tables have all columns")

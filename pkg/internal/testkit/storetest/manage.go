@@ -9,7 +9,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// manager skips the test of a store that cannot be managed.
+// manager returns the store as a store.Manager. It skips the test if the store does
+// not implement it.
 func (s *suite) manager() store.Manager {
 	s.Helper()
 	m, ok := s.store.(store.Manager)
@@ -19,7 +20,7 @@ func (s *suite) manager() store.Manager {
 	return m
 }
 
-// at makes a file of a probe's folder, with rows of its time.
+// at returns a file with n rows in a probe's folder, with the time of the folder.
 func at(probe, folder string, n int, fqdn string) logFile {
 	t, err := time.Parse("2006_01_02_15_04", folder)
 	if err != nil {
@@ -28,7 +29,7 @@ func at(probe, folder string, n int, fqdn string) logFile {
 	return logFile{probe: probe, folder: folder + ".out", text: rowsAt(t.Add(time.Minute), n, fqdn)}
 }
 
-// byKey returns all records of the store, which has one of each key.
+// byKey returns all records of the store. Each key must have one record.
 func (s *suite) byKey() map[store.Key]store.Record {
 	s.Helper()
 	m := map[store.Key]store.Record{}
@@ -78,7 +79,7 @@ func (s *suite) allRecords() {
 	}
 }
 
-// counted checks how many rows the store counts of each record that it has.
+// counted checks the result of Count for all records of the store.
 func (s *suite) counted(want map[store.Key]int64) {
 	s.Helper()
 	if s.NoReplace {
@@ -136,7 +137,7 @@ func (s *suite) count() {
 	}
 }
 
-// sound checks that a deep verification finds nothing.
+// sound checks that a deep verification finds no faults.
 func (s *suite) sound() {
 	s.Helper()
 	err := s.manager().Verify(s.ctx, store.VerifyOptions{Deep: true, Fault: func(f store.Fault) {
@@ -147,8 +148,8 @@ func (s *suite) sound() {
 	}
 }
 
-// verify finds nothing wrong with a store of any history, and the logs whose
-// values end in CR.
+// verify checks that Verify finds no faults after all kinds of changes, and that it
+// finds logs whose values end in CR.
 func (s *suite) verify() {
 	s.manager()
 	s.sound()
@@ -179,7 +180,7 @@ func (s *suite) verify() {
 	s.sound()
 
 	if _, ok := s.store.(store.RawStore); ok {
-		return // a copy has its CR
+		return // a copy keeps its CR
 	}
 	s.put(s.store, at("p3", "2016_03_12_10_00", 4, "a"))
 	r = s.put(s.store, at("p3", "2016_03_12_11_00", 4, "a\r\r"))
@@ -190,12 +191,12 @@ func (s *suite) verify() {
 	}
 }
 
-// prune removes rows, not records.
+// prune checks that Prune removes rows, but not records.
 func (s *suite) prune() {
 	m := s.manager()
 	files := []logFile{
 		at("p1", "2016_03_10_10_00", 10, "a"), at("p1", "2016_03_10_11_00", 20, "a"), at("p1", "2016_03_11_11_00", 30, "a"),
-		// The rows of this one are the last that go.
+		// The last file whose rows Prune removes.
 		at("p1", "2016_03_15_00_00", 40, "a"),
 		at("p1", "2016_03_20_00_00", 50, "a"), at("p1", "2016_03_24_21_37", 60, "a"),
 	}
@@ -211,8 +212,8 @@ func (s *suite) prune() {
 	if n := s.Count(s.T, logType, "p1"); n != 210 {
 		s.Errorf("a dry run left %d rows of 210", n)
 	}
-	// A store whose rows do not tell their file cannot say yet that all rows
-	// of the last one went.
+	// If rows do not name their file, the store cannot know yet that all rows
+	// of the last file are gone.
 	certain, rows := 4, int64(100)
 	if s.NoReplace {
 		certain, rows = 3, 60
@@ -251,7 +252,7 @@ func (s *suite) prune() {
 			}
 		}
 		s.counted(counts)
-		// It is stored already, for any later import.
+		// A later import skips the file.
 		tx, rec := s.write(s.store, files[0])
 		if err := tx.Commit(s.ctx, rec, nil, nil); !errors.Is(err, store.ErrDuplicate) {
 			s.Errorf("stored again: %v", err)
@@ -280,8 +281,8 @@ func (s *suite) prune() {
 	}
 }
 
-// pruneAll leaves a store that takes rows again, also of an importer that has
-// been there all the time.
+// pruneAll checks that a store accepts rows after everything was pruned, also from
+// an importer that was connected all along.
 func (s *suite) pruneAll() {
 	m := s.manager()
 	other := s.Open(s.T)

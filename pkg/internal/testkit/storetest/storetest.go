@@ -1,5 +1,5 @@
-// Package storetest is the conformance suite of all stores: what the import
-// engine relies on, checked on a real one.
+// Package storetest is the conformance suite of all stores. It checks what the
+// import engine relies on, with a real store.
 package storetest
 
 import (
@@ -18,23 +18,23 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Harness is one kind of store under test.
+// Harness gives access to the store under test.
 type Harness struct {
-	// Open opens the store again, as another process would: all calls within
-	// one subtest open the same one.
+	// Open opens the store as another process would. All calls within one
+	// subtest open the same store.
 	Open func(t *testing.T) store.Store
-	// Count returns how many data lines of a log type and probe readers of
+	// Count returns the number of rows of a log type and probe that readers of
 	// the store see.
 	Count func(t *testing.T, logType, probe string) int
-	// NoReplace: the store refuses to replace rows.
+	// NoReplace means that the store refuses to replace rows.
 	NoReplace bool
-	// Older, if not nil, makes the store one of the version before records had
-	// places, which lacked columns, and opens it for reading only.
+	// Older, if not nil, changes the store to the last version without places,
+	// which lacks columns, and opens it with ReadOnly.
 	Older func(t *testing.T) store.Store
 }
 
-// Run tests a store. New is called for each subtest and returns an empty
-// separate store.
+// Run tests a store. It calls newHarness for each subtest, which must return a
+// separate empty store.
 func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 	for name, test := range map[string]func(*suite){
 		"commit":     (*suite).commit,
@@ -82,7 +82,7 @@ type suite struct {
 
 const logType = "log_udp_complete"
 
-// damagedPlace is where the files lie whose records say that they were damaged.
+// damagedPlace is the place of files whose records have Damaged set.
 const damagedPlace = "damaged"
 
 // transformOf returns the transform in the record of a file.
@@ -103,12 +103,12 @@ func (s *suite) file(text string) logFile {
 	return logFile{probe: "p1", folder: "2016_03_24_21_37.out", text: text}
 }
 
-// rows makes the text of a log with n rows.
+// rows returns the text of a log with n rows.
 func rows(n int, fqdn string) string {
 	return rowsAt(time.UnixMilli(1458855462170), n, fqdn)
 }
 
-// rowsAt makes the text of a log whose rows have a time.
+// rowsAt returns the text of a log with n rows that have a time.
 func rowsAt(at time.Time, n int, fqdn string) string {
 	var b strings.Builder
 	b.WriteString("#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_isint:5 fqdn:6\n")
@@ -172,7 +172,7 @@ func write(ctx context.Context, st store.Store, f logFile) (store.FileTx, store.
 	return tx, rec, err
 }
 
-// records returns what the store has of r's key.
+// records returns the store's records of r's key.
 func (s *suite) records(st store.Store, r store.Record) []store.Record {
 	s.Helper()
 	rs, err := st.Lookup(s.ctx, []store.Key{r.Key})
@@ -182,7 +182,7 @@ func (s *suite) records(st store.Store, r store.Record) []store.Record {
 	return rs
 }
 
-// put stores f in place of replace.
+// put stores f, which replaces the records in replace.
 func (s *suite) put(st store.Store, f logFile, replace ...store.Record) store.Record {
 	s.Helper()
 	tx, rec := s.write(st, f)
@@ -195,7 +195,8 @@ func (s *suite) put(st store.Store, f logFile, replace ...store.Record) store.Re
 	return rec
 }
 
-// want checks what readers and the records say.
+// want checks that readers see the given number of rows of f's probe, and that f's
+// key has records of the given texts.
 func (s *suite) want(st store.Store, f logFile, rows int, texts ...string) {
 	s.Helper()
 	if got := s.Count(s.T, logType, f.probe); got != rows {
@@ -220,7 +221,7 @@ func (s *suite) want(st store.Store, f logFile, rows int, texts ...string) {
 	}
 }
 
-// reopen returns the store as the next process sees it.
+// reopen closes the store and opens it again, as the next process would.
 func (s *suite) reopen() store.Store {
 	s.Helper()
 	if err := s.store.Close(); err != nil {
