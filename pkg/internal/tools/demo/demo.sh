@@ -1,9 +1,9 @@
 #!/bin/sh
-# Shows tstatrepo at work: `make demo`. First it imports real logs, some hundred
-# kB of them, then it runs the loop of mPlane (loop.sh).
-# Everything it makes lies in demo-out/, which it empties first.
+# Demonstrates tstatrepo: `make demo`. It first imports a few hundred kB of real
+# logs, then runs the loop of mPlane (loop.sh). All files are in demo-out/, which
+# is emptied first.
 set -eu
-PATH=$PATH:/usr/local/go/bin # where Go's own tarball goes
+PATH=$PATH:/usr/local/go/bin # where Go's tarball is installed
 cd "$(dirname "$0")/../../../.."
 export GOTOOLCHAIN="${GOTOOLCHAIN:-auto}" # Debian pins it to "local"
 
@@ -13,7 +13,7 @@ repo=bin/tstatrepo
 
 heading() { printf '\n== %s\n\n' "$*"; }
 
-# show prints a command as one would type it, and runs it.
+# show prints a command as a user would type it, and runs it.
 show() {
 	printf '$ %s\n' "$*"
 	"$@" 2>&1
@@ -28,7 +28,7 @@ query() {
 heading "Build"
 sh pkg/internal/tools/demo/install.sh
 make --no-print-directory build
-# The query tool is DuckDB (C++). The product does not need it.
+# The query tool is DuckDB (C++). tstatrepo does not need it.
 echo "CGO_ENABLED=1 go -C pkg/internal/tools/duckdb build -o ../../../../bin/tstatduck ."
 CGO_ENABLED=1 go -C pkg/internal/tools/duckdb build -o ../../../../bin/tstatduck .
 echo "go build -o bin/tstatgen ./cmd/tstatgen"

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Installs what is missing to build and test: on Debian with apt-get, as root
-# or with sudo. Elsewhere it says what is missing. Quiet if nothing is.
+# Installs missing packages for building and testing: on Debian with apt-get, as
+# root or with sudo. On other systems it lists the missing packages. It prints
+# nothing if none is missing.
 set -eu
-PATH=$PATH:/usr/local/go/bin # where Go's own tarball goes
+PATH=$PATH:/usr/local/go/bin # where Go's tarball is installed
 
-# Used only if there is no Go: any from 1.21 on fetches the one go.mod wants.
+# Used only if Go is missing: Go 1.21 and later download the version in go.mod.
 go_version=1.26.8
 
 say() { echo "install: $*" >&2; }
@@ -27,7 +28,7 @@ as_root() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# go_is_new reports whether Go is there and can fetch a newer toolchain.
+# go_is_new succeeds if Go is installed and can download a newer toolchain.
 go_is_new() {
 	have go || return 1
 	v=$(cd / && GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || return 1
@@ -36,8 +37,8 @@ go_is_new() {
 	[ "${minor:-0}" -ge 21 ]
 }
 
-# All are for the tests and the demo only: DuckDB is C++, and the tests compare
-# the reader of RRDs with librrd.
+# Most packages are only for the tests and the demo: DuckDB is C++, and the tests
+# compare the reader of RRDs with librrd.
 packages=
 for tool in git make gcc g++; do
 	have "$tool" || packages="$packages $tool"
@@ -74,7 +75,7 @@ if [ -n "$packages" ]; then
 	[ "$(id -u)" = 0 ] || have sudo || fail "please install as root: apt-get install$packages"
 	say "apt-get install$packages"
 	log=$(mktemp)
-	# Tests start their servers themselves: in runlevel 1 packages start none.
+	# Tests start their own servers. In runlevel 1, packages do not start servers.
 	# shellcheck disable=SC2086 # a list
 	if ! { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update &&
 		as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -y --no-install-recommends install $packages; } >"$log" 2>&1; then
@@ -83,7 +84,7 @@ if [ -n "$packages" ]; then
 		fail "apt-get failed"
 	fi
 	rm -f "$log"
-	# The tests run servers of their own.
+	# The tests start their own servers.
 	for service in clickhouse-server prometheus; do
 		case $packages in
 		*"$service"*) [ ! -d /run/systemd/system ] || as_root systemctl disable --now "$service" >/dev/null 2>&1 || true ;;
@@ -92,7 +93,8 @@ if [ -n "$packages" ]; then
 fi
 
 if ! go_is_new; then
-	# Debian 12 has Go 1.19, which cannot fetch a newer one: take Go's own.
+	# Debian 12 has Go 1.19, which cannot download a newer toolchain. Use Go's
+	# tarball instead.
 	case $(uname -sm) in
 	"Linux x86_64") arch=linux-amd64 ;;
 	"Linux aarch64") arch=linux-arm64 ;;

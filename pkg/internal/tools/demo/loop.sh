@@ -1,8 +1,8 @@
 #!/bin/sh
-# Shows the whole loop of mPlane on one machine: a supervisor, a repository and
-# a probe, whose Tstat is played by a script that writes logs and RRDs as fast
-# as one can watch. Called by demo.sh; needs bin/tstatrepo, bin/tstatgen,
-# bin/tstatduck and rrdtool. Everything it makes lies in the folder $1.
+# Demonstrates the whole loop of mPlane on one machine: a supervisor, a repository
+# and a probe. A script simulates Tstat: it writes logs and RRDs within seconds.
+# Called by demo.sh; needs bin/tstatrepo, bin/tstatgen, bin/tstatduck and rrdtool.
+# All files are in the folder $1.
 set -eu
 cd "$(dirname "$0")/../../../.."
 mkdir -p "$1"
@@ -14,13 +14,13 @@ clients=http://127.0.0.1:18890/
 
 heading() { printf '\n== %s\n\n' "$*"; }
 
-# show prints a command as one would type it, and runs it.
+# show prints a command as a user would type it, and runs it.
 show() {
 	printf '$ %s\n' "$*"
 	"$@" 2>&1
 }
 
-# until_true COMMAND...: waits at most 60 s for a command to succeed.
+# until_true COMMAND... waits at most 60 s for a command to succeed.
 until_true() {
 	for _ in $(seq 300); do
 		! "$@" >/dev/null 2>&1 || return 0
@@ -41,7 +41,8 @@ stop() {
 trap stop EXIT
 trap 'exit 130' HUP INT TERM
 
-# background NAME COMMAND...: runs a command, messages in NAME.log.
+# background NAME COMMAND... runs a command in the background, with output in
+# NAME.log.
 background() {
 	name=$1
 	shift
@@ -52,7 +53,8 @@ background() {
 
 runcap() { "$repo" runcap --supervisor "$clients" --state-dir "$out/client" "$@"; }
 
-# show_runcap prints it as an operator on this machine would type it.
+# show_runcap prints a runcap command as an operator on this machine would type it,
+# and runs it.
 show_runcap() {
 	printf '$ tstatrepo runcap'
 	for a in "$@"; do
@@ -62,8 +64,8 @@ show_runcap() {
 	runcap "$@" 2>&1
 }
 
-# tstat plays Tstat: it writes one log folder after another, some lines at a
-# time, and updates RRDs meanwhile. The last folder stays the open one.
+# tstat simulates Tstat: it writes one log folder after another, some lines at a
+# time, and updates RRDs meanwhile. The last folder remains open.
 tstat() {
 	n=0
 	for folder in "$out"/source/*.out; do
@@ -161,7 +163,8 @@ show_runcap tstat-exporter_rrd --when 'now + 1h' --set repository.url=localhost:
 echo
 echo "Tstat (a script, some seconds for what takes hours) writes logs and RRDs. See $page"
 
-# The folders but the newest are finished; data lines of a type in them.
+# written prints the number of data lines of a log type in the finished folders:
+# all but the newest.
 written() { find "$out/probe-logs" -name "$1" | sort | sed '$d' | xargs -r cat | grep -vc '^#'; }
 stored() { bin/tstatduck query "SELECT count(*) AS n FROM read_parquet('$out/logs/type=$1/**/*.parquet')" | tr -dc '0-9\n' | grep . | tail -n 1; }
 live() { find "$out/live" -type f -exec cat {} + | grep -v '#' | grep -c .; }

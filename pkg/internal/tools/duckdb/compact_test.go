@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// TestCompacted: DuckDB reads the same rows from the files before and after
-// compaction, by a plain glob; and a query that listed the old files fails, it
-// does not count wrong.
+// TestCompacted checks that DuckDB reads the same rows before and after compaction
+// with a plain glob, and that a query of the old files fails instead of returning a
+// wrong count.
 func TestCompacted(t *testing.T) {
 	tmp := t.TempDir()
 	bin, source, out := filepath.Join(tmp, "tstatrepo"), filepath.Join(tmp, "logs"), filepath.Join(tmp, "out")

@@ -1,6 +1,6 @@
-// Command tstatduck is DuckDB for the tests, the benchmark and the demo of
-// tstatrepo. It is a separate module, so that DuckDB (C++, 130 MB) never
-// becomes a dependency of the product.
+// Command tstatduck runs DuckDB for the tests, the benchmark and the demo of
+// tstatrepo. It is a separate module, so that DuckDB (C++, 130 MB) does not become a
+// dependency of tstatrepo.
 //
 //	tstatduck query [flags] SQL...      run SQL and print the results
 //	tstatduck readcsv [flags] TREE      read a Tstat log tree with DuckDB's read_csv
@@ -24,7 +24,7 @@ const usage = `usage: tstatduck query [flags] SQL...
 "tstatduck query -h" and "tstatduck readcsv -h" list the flags.
 `
 
-// errUsage means that the usage was printed already.
+// errUsage means that the usage was already printed.
 var errUsage = errors.New("usage")
 
 func main() {
@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return errUsage
 }
 
-// newFlags are the flags of a subcommand.
+// newFlags returns the flag set of a subcommand.
 func newFlags(name, args string, stderr io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(stderr)
@@ -65,7 +65,7 @@ func newFlags(name, args string, stderr io.Writer) *flag.FlagSet {
 	return fs
 }
 
-// parse is fs.Parse, which prints what is wrong itself.
+// parse calls fs.Parse. It returns errUsage for errors, which fs.Parse has printed.
 func parse(fs *flag.FlagSet, args []string) error {
 	if err := fs.Parse(args); err != nil && !errors.Is(err, flag.ErrHelp) {
 		return errUsage
@@ -74,9 +74,9 @@ func parse(fs *flag.FlagSet, args []string) error {
 	}
 }
 
-// open opens a database file, or one in memory if path is empty. DuckDB may
-// not fetch extensions: what it needs is built in, and a test must not depend
-// on the network.
+// open opens a database file, or a database in memory if path is empty. DuckDB must
+// not download extensions: all it needs is built in, and tests must not depend on
+// the network.
 func open(path, memory string, threads int) (*sql.DB, error) {
 	dsn := path + "?autoinstall_known_extensions=false&autoload_known_extensions=false"
 	if memory != "" {

@@ -16,7 +16,7 @@ import (
 	"github.com/duckdb/duckdb-go/v2"
 )
 
-// query is the subcommand of this name.
+// query runs the subcommand query.
 func query(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := newFlags("query", "SQL...", stderr)
 	memory := fs.String("memory", "2GB", "memory DuckDB may use")
@@ -44,7 +44,8 @@ func query(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer db.Close()
-	// One connection, so that a SET or a temporary view holds for the rest.
+	// Use one connection, so that a SET or a temporary view applies to later
+	// statements.
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return err
@@ -83,14 +84,15 @@ func runQuery(ctx context.Context, conn *sql.Conn, q string, w io.Writer, print 
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	// Statements without a result (SET, CREATE VIEW) have one of these.
+	// Statements without a result (SET, CREATE VIEW) have no columns, or one of
+	// these.
 	if len(data) == 0 && (len(cols) == 0 || len(cols) == 1 && (cols[0].Name() == "Count" || cols[0].Name() == "Success")) {
 		return nil
 	}
 	return print(w, cols, data)
 }
 
-// text is a value as a table or CSV shows it; NULL is null.
+// text formats a value for a table or CSV. It returns null for NULL.
 func text(v any, null string) string {
 	switch v := v.(type) {
 	case nil:
@@ -101,7 +103,7 @@ func text(v any, null string) string {
 	case []byte:
 		return string(v)
 	case float64:
-		// Plain digits where people read them, not 1.5e+06.
+		// Print 1500000, not 1.5e+06.
 		if v > -1e15 && v < 1e15 {
 			return strconv.FormatFloat(v, 'f', -1, 64)
 		}
@@ -126,7 +128,7 @@ func printTable(w io.Writer, cols []*sql.ColumnType, data [][]any) error {
 	for _, row := range data {
 		line := make([]string, len(row))
 		for i, v := range row {
-			// A control byte from the wire must not reach the terminal.
+			// Control characters in logs must not reach the terminal.
 			line[i] = strings.Map(func(r rune) rune {
 				if r < ' ' || r == 0x7f {
 					return '?'
@@ -187,7 +189,7 @@ func printCSV(w io.Writer, cols []*sql.ColumnType, data [][]any) error {
 	for i, c := range cols {
 		line[i] = c.Name()
 	}
-	cw.Write(line) // an error stays until Flush
+	cw.Write(line) // Error returns the error
 	for _, row := range data {
 		for i, v := range row {
 			line[i] = text(v, "")
@@ -210,7 +212,7 @@ func printJSON(w io.Writer, cols []*sql.ColumnType, data [][]any) error {
 				v = string(x)
 			}
 			val, err := json.Marshal(v)
-			if err != nil { // NaN and infinite numbers have no JSON
+			if err != nil { // JSON has no NaN and infinity
 				val, _ = json.Marshal(fmt.Sprint(v))
 			}
 			key, _ := json.Marshal(cols[i].Name())

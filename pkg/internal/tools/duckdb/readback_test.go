@@ -19,17 +19,18 @@ import (
 	"unicode/utf8"
 )
 
-// logsEnv names another tree of sample logs than the bundled one: a folder
-// whose sub-folders each hold log folders (PROBE/YYYY_MM_DD_HH_MM.out/log_*).
+// logsEnv is the environment variable that names a tree of sample logs to use
+// instead of the bundled one: PROBE/YYYY_MM_DD_HH_MM.out/log_*.
 const logsEnv = "TSTATREPO_TESTLOGS"
 
 const bundledLogs = "../../../tstat/testdata/logs"
 
-// TestReadback imports sample logs with the real command and compares what
-// DuckDB reads from the Parquet files with what the text says: the rows of
-// every file, and for files with a header line the NULLs and sums of every
-// column (of texts: of their lengths). The text is parsed here once more, in the simplest way, so that a
-// mistake in pkg/tstat cannot hide.
+// TestReadback imports sample logs with the real command, and compares the values
+// that DuckDB reads from the Parquet files with the text. It compares the number
+// of rows of every file. For files with a header line it also compares the NULLs
+// and sums of every column; for texts, the sums of their lengths.
+//
+// The test has its own simple parser, so that it can find mistakes in pkg/tstat.
 func TestReadback(t *testing.T) {
 	logs := bundledLogs
 	if dir := os.Getenv(logsEnv); dir != "" {
@@ -38,15 +39,15 @@ func TestReadback(t *testing.T) {
 	compareLogs(t, logs)
 }
 
-// TestReadbackLong is TestReadback with logs of more rows than a row group has,
-// so that values are in all encodings and row groups are encoded in parallel.
+// TestReadbackLong is like TestReadback, with logs of several row groups, so that
+// all encodings occur and row groups are encoded in parallel.
 func TestReadbackLong(t *testing.T) {
 	logs := t.TempDir()
 	command(t, "../../../..", "go", "run", "./cmd/tstatgen", "-out", filepath.Join(logs, "generated"), "-rows", "34000", "-dirs", "1", "-types", "tcp,http")
 	compareLogs(t, logs)
 }
 
-// compareLogs is TestReadback for a tree of logs.
+// compareLogs does the work of TestReadback for a tree of logs.
 func compareLogs(t *testing.T, logs string) {
 	t.Helper()
 	files, err := readLogs(logs)
@@ -72,8 +73,8 @@ func compareLogs(t *testing.T, logs string) {
 	}
 }
 
-// TestOldAndNewType: files of a store whose column was unknown, and so a text,
-// when they were written, and files that have it as a number are read together.
+// TestOldAndNewType reads old files, in which a column is a text because it was
+// unknown, together with new files, in which the column is a number.
 func TestOldAndNewType(t *testing.T) {
 	logs := t.TempDir()
 	dir := filepath.Join(logs, "p", "2016_03_24_21_37.out")
@@ -149,7 +150,7 @@ func compareType(t *testing.T, db *sql.DB, out, logType string, files []*logFile
 	for _, f := range files {
 		rows += f.rows
 	}
-	if rows > 0 { // else there may be no Parquet file at all
+	if rows > 0 { // otherwise there may be no Parquet file
 		var err error
 		if types, err = describe(db, table); err != nil {
 			t.Fatal(err)
@@ -182,7 +183,7 @@ func compareType(t *testing.T, db *sql.DB, out, logType string, files []*logFile
 		}
 	}
 	for key := range stored {
-		t.Errorf("%s: rows of a file that is not there", key)
+		t.Errorf("%s: rows of a file that does not exist", key)
 	}
 }
 
@@ -230,11 +231,10 @@ func compareColumns(t *testing.T, f *logFile, types map[string]string, got map[s
 
 // ---- the stored side
 
-// hive are the columns of the folder names.
+// hive are the columns that DuckDB adds: those of the folder names, and filename.
 var hive = map[string]bool{"type": true, "probe": true, "date": true, "filename": true}
 
-// derived are columns that have values the text does not have in a column of
-// the same name.
+// derived are columns whose values are not in a column of the text.
 var derived = map[string]bool{
 	"kind": true, // log_http_complete: request or response
 }
@@ -258,8 +258,8 @@ func describe(db *sql.DB, table string) (map[string]string, error) {
 	return types, rows.Err()
 }
 
-// aggregate returns count and sum of each column in each source file. The
-// values are int64 or, for sums, text.
+// aggregate returns the count and sum of each column, by source file and alias.
+// Counts are int64, sums are texts.
 func aggregate(db *sql.DB, table string, types map[string]string) (map[string]map[string]any, error) {
 	list := []string{`filename`, `count(*) AS "rows"`}
 	for name, typ := range types {
@@ -313,7 +313,7 @@ func aggregate(db *sql.DB, table string, types map[string]string) (map[string]ma
 
 var parquetPath = regexp.MustCompile(`/type=([^/]*)/probe=([^/]*)/date=\d{4}-\d\d-\d\d/([^/]*?)(?:\.out)?\.parquet$`)
 
-// parquetKey turns the path of a Parquet file into logFile.key.
+// parquetKey converts the path of a Parquet file to logFile.key.
 func parquetKey(path string) string {
 	m := parquetPath.FindStringSubmatch(path)
 	if m == nil {
@@ -333,7 +333,7 @@ func parseBig(v any) (*big.Float, error) {
 
 // ---- the text
 
-// logFile is a log as its text has it.
+// logFile is a log, parsed from its text.
 type logFile struct {
 	path, probe, folder, logType string
 
@@ -371,8 +371,8 @@ func readLogs(dir string) ([]*logFile, error) {
 	return files, nil
 }
 
-// readText returns the text up to the last newline: a killed Tstat leaves the
-// last line, or the end of the gzip stream, unfinished.
+// readText returns the text up to the last newline. A killed Tstat leaves the last
+// line, or the end of the gzip stream, unfinished.
 func readText(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -429,13 +429,13 @@ func (f *logFile) parse(text string) {
 	}
 }
 
-// typeColumns are the names of the column that headers call type, the name of
-// a folder's key.
+// typeColumns are the stored names of the column that headers call type. The store
+// uses type as a folder's key.
 var typeColumns = map[string]string{
 	"log_dns_complete": "dns_type", "log_chat_complete": "chat_type", "log_chat_messages": "msg_type",
 }
 
-// synonyms are names that Tstat changed.
+// synonyms maps old names of columns to the names in newer Tstat versions.
 var synonyms = map[string]string{
 	"c_ssl": "c_tls_SNI", "c_ssl_SNI": "c_tls_SNI", "s_ssl": "s_tls_SCN", "s_ssl_SCN": "s_tls_SCN",
 	"c_tls_sesid": "tls_session_stat",
@@ -455,7 +455,7 @@ func (f *logFile) add(names, vals []string) {
 			row[name] = vals[i]
 		}
 	}
-	// Tstat 2.x counts first and last from the start of its run; only
+	// In Tstat 2.x, first and last are relative to the start of the run; only
 	// first_abs is absolute.
 	if abs, ok := row["first_abs"]; ok {
 		row["first_rel_ms"], row["last_rel_ms"] = row["first"], row["last"]
@@ -466,7 +466,7 @@ func (f *logFile) add(names, vals []string) {
 	}
 }
 
-// addDecimals is a + b, or a if b is no number.
+// addDecimals returns a + b, or a if one of them is not a number.
 func addDecimals(a, b string) string {
 	var x, y big.Rat
 	if _, ok := x.SetString(a); !ok {
@@ -478,20 +478,21 @@ func addDecimals(a, b string) string {
 	return x.Add(&x, &y).FloatString(6)
 }
 
-// textAggregate is what a column's text comes to.
+// textAggregate has the expected count and sum of a column.
 type textAggregate struct {
 	n         int64      // values that are not NULL
 	sum       *big.Float // of the values; of the lengths in bytes for text
-	tolerance float64    // how far the stored sum may be from sum
+	tolerance float64    // maximum difference of the stored sum from sum
 }
 
-// aggregateText does what aggregate's SQL does for a column of that SQL type.
+// aggregateText computes the count and sum that aggregate computes in SQL. typ is
+// the SQL type of the column.
 func aggregateText(name string, vals []string, typ string) (textAggregate, error) {
 	a := textAggregate{sum: new(big.Float).SetPrec(200)}
 	var size float64 // sum of the absolute values
 	for _, s := range vals {
 		if typ == "VARCHAR" {
-			// An empty text is a value; YouTube's columns have -- for none.
+			// An empty text is a value. YouTube's columns have -- for NULL.
 			if s != "-" && !(s == "--" && strings.HasPrefix(name, "yt_")) {
 				a.n++
 				a.sum.Add(a.sum, big.NewFloat(float64(storedLen(s))))
@@ -511,7 +512,7 @@ func aggregateText(name string, vals []string, typ string) (textAggregate, error
 		}
 		isTime := strings.HasPrefix(typ, "TIMESTAMP")
 		if isTime && x == 0 {
-			continue // no such event
+			continue // 0 means that the event did not occur
 		}
 		a.n++
 		if math.IsNaN(x) || math.IsInf(x, 0) {
@@ -539,8 +540,8 @@ func aggregateText(name string, vals []string, typ string) (textAggregate, error
 	return a, nil
 }
 
-// storedLen is the length of a text in the store, where NUL and bytes that
-// are not UTF-8 are \xHH.
+// storedLen returns the length in bytes of a text in the store, in which NUL and
+// invalid UTF-8 are escaped as \xHH.
 func storedLen(s string) (n int) {
 	for len(s) > 0 {
 		r, size := utf8.DecodeRuneInString(s)

@@ -13,15 +13,15 @@ import (
 	"strings"
 )
 
-// What readcsv reads: the log that `make bench` measures with.
+// Type and layout of the logs that readcsv reads. They are those of make bench.
 const (
 	csvType   = "log_tcp_complete"
 	csvLayout = "3.0.0"
 )
 
-// readCSV is the peer of the benchmark: what DuckDB users do without
-// tstatrepo. It is given every advantage: the types need no sniffing, and the
-// order of the rows in a Parquet file may be lost.
+// readCSV imports logs like DuckDB users without tstatrepo, for comparison in the
+// benchmark. It has every advantage: the types are given, and rows in a Parquet
+// file may be in any order.
 func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := newFlags("readcsv", "TREE", stderr)
 	to := fs.String("to", "", "table:FILE (a DuckDB database) or parquet:FILE; neither may exist")
@@ -79,13 +79,13 @@ func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return err
 	}
 	n, err := res.RowsAffected()
-	if kind == "table" { // CREATE TABLE does not say how many; counting takes a millisecond
+	if kind == "table" { // CREATE TABLE does not return the number of rows
 		err = db.QueryRowContext(ctx, "SELECT count(*) FROM "+csvType).Scan(&n)
 	}
 	if err != nil {
 		return err
 	}
-	// Closing writes the table's last rows from the log into the database.
+	// Close writes the last rows from DuckDB's write-ahead log into the database.
 	if err := db.Close(); err != nil {
 		return err
 	}
@@ -130,8 +130,8 @@ func readLayout(path, logType, version string) ([]column, error) {
 	return nil, fmt.Errorf("%s: no layout %s of %s", path, version, logType)
 }
 
-// checkHeader makes sure that the file has a header line and as many columns
-// as the layout: DuckDB is told to skip the first line.
+// checkHeader returns an error unless the file has a header line with the given
+// number of columns, because DuckDB skips the first line.
 func checkHeader(path string, columns int) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -151,7 +151,7 @@ func checkHeader(path string, columns int) error {
 	return nil
 }
 
-// selectCSV is the SELECT over read_csv with the types that tstatrepo stores.
+// selectCSV returns a SELECT from read_csv with the types that tstatrepo stores.
 func selectCSV(files []string, cols []column, only string, timestamps bool) string {
 	types := map[string]string{
 		"int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN", "text": "VARCHAR",

@@ -17,11 +17,11 @@ import (
 	"time"
 )
 
-// expressions is how many of them TestWhere generates.
+// expressions is the number of expressions that TestWhere generates.
 const expressions = 200
 
-// TestWhere imports logs with generated --where and --select and compares the rows
-// and columns of the store with what DuckDB selects from a store of all.
+// TestWhere imports logs with generated --where and --select. It compares the
+// stored rows and columns with those that DuckDB selects from a store of all rows.
 func TestWhere(t *testing.T) {
 	tmp := t.TempDir()
 	bin := filepath.Join(tmp, "tstatrepo")
@@ -125,7 +125,8 @@ func from(store, logType string) string {
 	return "read_parquet(" + quote(filepath.Join(store, "type="+logType, "**", "*.parquet")) + ", union_by_name = true, hive_partitioning = false)"
 }
 
-// compareSelection returns how many rows are selected.
+// compareSelection compares the store in dir with the rows that e selects, and
+// returns the number of these rows.
 func compareSelection(db *sql.DB, g *generator, from, dir string, e expression, columns []string) (n int, err error) {
 	where := g.from + " where " + e.sql
 	if err := db.QueryRow("select count(*) from " + where).Scan(&n); err != nil {
@@ -173,10 +174,10 @@ func compareSelection(db *sql.DB, g *generator, from, dir string, e expression, 
 	return n, nil
 }
 
-// expression is one in both languages.
+// expression is an expression in the language of --where and in SQL.
 type expression struct{ ours, sql string }
 
-// generator makes expressions about the columns and values of a log type.
+// generator generates expressions with the columns and values of a log type.
 type generator struct {
 	random  *rand.Rand
 	logType string
@@ -189,7 +190,7 @@ type generator struct {
 
 type field struct {
 	name, kind string
-	values     []any // some
+	values     []any // some of its values
 }
 
 func newGenerator(db *sql.DB, random *rand.Rand, logType, from string, optional []string) (*generator, error) {

