@@ -102,7 +102,7 @@ type CompactOptions struct {
 	// DefaultTargetSize.
 	TargetSize int64
 	// ClosedAfter is the minimum time since the end of a day and since its
-	// newest file was stored. Compact skips later days.
+	// newest file was stored. Compact skips more recent days.
 	ClosedAfter time.Duration
 	DryRun      bool
 	Jobs        int // concurrent days; 0: 1

@@ -209,7 +209,8 @@ type Properties struct {
 	Compacts bool
 }
 
-// Defaults implements optional methods of Store and Manager. Stores embed it.
+// Defaults has default implementations of some methods of Store and Manager.
+// Stores embed it.
 type Defaults struct{}
 
 // Accepts accepts files of known log types.
