@@ -72,7 +72,7 @@ func completionCommand() *cli.Command {
 		ArgsUsage: "SHELL",
 		Category:  groupAbout,
 		Action: func(c *cli.Context) error {
-			write := completion.Of(c.Args().First())
+			write := completion.Generator(c.Args().First())
 			if write == nil || c.NArg() != 1 {
 				return hint.Usagef("completion takes one shell of %s", shells)
 			}

@@ -111,7 +111,7 @@ func generated() (map[string][]byte, error) {
 		if shell == "zsh" { // zsh finds it by this name
 			name = "_tstatrepo"
 		}
-		files["completions/"+name] = completion.Of(shell)(completionProgram(app))
+		files["completions/"+name] = completion.Generator(shell)(completionProgram(app))
 	}
 	sources, err := filepath.Glob(filepath.Join(root, "man", "*.md"))
 	if err != nil {

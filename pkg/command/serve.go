@@ -85,8 +85,8 @@ func runServe(c *cli.Context, con *console.Console) error {
 		_, level = next.Logging()
 		con.Format(json, level)
 		change := &service.Change{Options: opt}
-		change.Taken, change.Left = cfg.Changes(next)
-		cfg.Take(next, change.Taken)
+		change.Applied, change.NeedRestart = cfg.Changes(next)
+		cfg.Take(next, change.Applied)
 		return change, nil
 	})
 }

@@ -343,11 +343,11 @@ func (v *view) Verdict() string {
 	return "All is well"
 }
 
-// Ago, At and Machine format a time for the template: relative to now, absolute, and
+// Ago, Absolute and Machine format a time for the template: relative to now, absolute, and
 // as RFC 3339.
-func (v *view) Ago(t time.Time) string     { return ago(t, v.Now) }
-func (v *view) At(t time.Time) string      { return absolute(t) }
-func (v *view) Machine(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func (v *view) Ago(t time.Time) string      { return ago(t, v.Now) }
+func (v *view) Absolute(t time.Time) string { return absolute(t) }
+func (v *view) Machine(t time.Time) string  { return t.UTC().Format(time.RFC3339) }
 
 // Port returns the port of an endpoint, or "PORT" while it is closed.
 func (v *view) Port(endpoint string) string {
@@ -468,8 +468,8 @@ type probeOf struct {
 	V *view
 }
 
-// Of returns the data of the templates "probe" and "streams".
-func (v *view) Of(p *probeView) probeOf { return probeOf{p, v} }
+// ProbeData returns the data of the templates "probe" and "streams".
+func (v *view) ProbeData(p *probeView) probeOf { return probeOf{p, v} }
 
 // timed is the data of the template "time".
 type timed struct {
@@ -477,8 +477,8 @@ type timed struct {
 	V *view
 }
 
-// With returns the data of the template "time".
-func (v *view) With(t time.Time) timed { return timed{t, v} }
+// TimeData returns the data of the template "time".
+func (v *view) TimeData(t time.Time) timed { return timed{t, v} }
 
 // parts splits the name of a metric at possible line breaks.
 func parts(metric string) (list []string) {

@@ -88,11 +88,11 @@ func dashed(name string) string {
 	return "--" + name
 }
 
-// Shells are the shells that Of supports.
+// Shells are the shells that Generator supports.
 var Shells = []string{"bash", "fish", "zsh"}
 
-// Of returns the generator for a shell, or nil if the shell is unknown.
-func Of(shell string) func(*Program) []byte {
+// Generator returns the generator for a shell, or nil if the shell is unknown.
+func Generator(shell string) func(*Program) []byte {
 	switch shell {
 	case "bash":
 		return Bash

@@ -58,7 +58,7 @@ const manyCreates = 50
 
 // warnCreates warns once that carbon may drop new metrics. Carbon does not report
 // this to its clients.
-func (p *Pusher) warnCreates(files []named) {
+func (p *Pusher) warnCreates(files []metricFile) {
 	if p.warnedMany || p.DryRun || p.Dest.scheme != "graphite" || p.Dest.creates >= 0 {
 		return
 	}

@@ -118,10 +118,10 @@ type Endpoint struct {
 
 // sender is a probe that sends points.
 type sender struct {
-	posts   int                 // in progress; guarded by Endpoint.counting
-	turn    chan struct{}       // lock of the one POST being received; guards metrics
-	metrics map[uint64]struct{} // hashes of the names of files with a metric
-	leftOut rate.Sometimes      // limits warnings about left out points
+	posts     int                 // in progress; guarded by Endpoint.counting
+	receiving chan struct{}       // lock of the one POST being received; guards metrics
+	metrics   map[uint64]struct{} // hashes of the names of files with a metric
+	leftOut   rate.Sometimes      // limits warnings about left out points
 }
 
 // NewEndpoint opens the destination and listens. Run closes both.
@@ -268,15 +268,15 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			key += " " + peer.Host(from.Addr())
 		}
 	}
-	from, err := e.enter(key)
+	from, err := e.startPost(key)
 	if err != nil {
 		e.refuse(w, r, http.StatusServiceUnavailable, "Too many probes", err)
 		return
 	}
-	defer e.leave(key, from)
+	defer e.endPost(key, from)
 	// Wait for the probe's other POST first, so that a waiting POST does not count as
 	// open.
-	for _, place := range []chan struct{}{from.turn, e.open} {
+	for _, place := range []chan struct{}{from.receiving, e.open} {
 		select {
 		case place <- struct{}{}:
 			defer func() { <-place }()
@@ -343,9 +343,9 @@ func (s *slot) Release() {
 	}
 }
 
-// enter returns the sender of a probe for a POST. The caller must call leave at the
-// end of the POST. enter returns an error if there are too many probes.
-func (e *Endpoint) enter(probe string) (*sender, error) {
+// startPost returns the sender of a probe for a POST. The caller must call endPost at the
+// end of the POST. startPost returns an error if there are too many probes.
+func (e *Endpoint) startPost(probe string) (*sender, error) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
 	s := e.senders[probe]
@@ -353,15 +353,15 @@ func (e *Endpoint) enter(probe string) (*sender, error) {
 		if len(e.senders) >= maxProbes {
 			return nil, fmt.Errorf("more than %d probes", maxProbes)
 		}
-		s = &sender{turn: make(chan struct{}, 1), metrics: map[uint64]struct{}{}, leftOut: rate.Sometimes{First: 1, Interval: quietFor}}
+		s = &sender{receiving: make(chan struct{}, 1), metrics: map[uint64]struct{}{}, leftOut: rate.Sometimes{First: 1, Interval: quietFor}}
 		e.senders[probe] = s
 	}
 	s.posts++
 	return s, nil
 }
 
-// leave ends a POST. It deletes the sender if it has no other POSTs and no metrics.
-func (e *Endpoint) leave(probe string, s *sender) {
+// endPost ends a POST. It deletes the sender if it has no other POSTs and no metrics.
+func (e *Endpoint) endPost(probe string, s *sender) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
 	if s.posts--; s.posts == 0 && len(s.metrics) == 0 {

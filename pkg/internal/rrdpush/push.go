@@ -312,7 +312,7 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 		return listErr
 	}
 	defer func() { err = errors.Join(listErr, err) }()
-	files = slices.DeleteFunc(files, func(f named) bool { return f.leftOut != "" })
+	files = slices.DeleteFunc(files, func(f metricFile) bool { return f.leftOut != "" })
 	r := &reading{Pusher: p, known: map[*folder]map[string]*fileState{}, batches: make(chan *batch), free: make(chan *batch, 2)}
 	for _, f := range p.folders {
 		r.known[f] = maps.Clone(f.state.Files)

@@ -56,7 +56,7 @@ type reading struct {
 }
 
 // read reads the new points of files and sends them to r.batches in batches.
-func (r *reading) read(ctx context.Context, files []named) error {
+func (r *reading) read(ctx context.Context, files []metricFile) error {
 	r.next = <-r.free
 	for _, f := range files {
 		if ctx.Err() != nil {
@@ -91,7 +91,7 @@ func (r *reading) flush(ctx context.Context) error {
 // compare returns the first difference between both readers in the new points of
 // files. It returns nil unless Options.Reader is rrdfile.Both. A pass calls it before
 // it sends anything.
-func (r *reading) compare(ctx context.Context, files []named) error {
+func (r *reading) compare(ctx context.Context, files []metricFile) error {
 	if r.Reader != rrdfile.Both {
 		return nil
 	}
@@ -110,8 +110,8 @@ func (r *reading) compare(ctx context.Context, files []named) error {
 // isDifference reports whether err says that the two readers read different points.
 func isDifference(err error) bool { return errors.As(err, new(*rrdfile.DifferenceError)) }
 
-// found holds the new points of a file.
-type found struct {
+// newPoints holds the new points of a file.
+type newPoints struct {
 	*rrdfile.File           // nil: the file was not read
 	known         fileState // the saved state
 	unchanged     bool      // the file was not read
@@ -120,7 +120,7 @@ type found struct {
 }
 
 // readNew reads the new points of a file.
-func (r *reading) readNew(f named) (got found, err error) {
+func (r *reading) readNew(f metricFile) (got newPoints, err error) {
 	path := filepath.Join(f.dir, f.file)
 	if k := r.known[f.folder][f.file]; k != nil {
 		got.known = *k
@@ -152,7 +152,7 @@ func (r *reading) readNew(f named) (got found, err error) {
 
 // file adds the new points of a file to the next batch. It counts unreadable files
 // and only returns errors that end the pass.
-func (r *reading) file(f named) error {
+func (r *reading) file(f metricFile) error {
 	path := filepath.Join(f.dir, f.file)
 	got, err := r.readNew(f)
 	switch {
@@ -208,7 +208,7 @@ func (p *Pusher) fail(path string, err error) {
 
 // metrics returns the metrics of a file, and the number of negative percentiles left
 // out. It also leaves out infinite values.
-func (r *reading) metrics(f named, got *rrdfile.File) (metrics []graphite.Metric, negative int64) {
+func (r *reading) metrics(f metricFile, got *rrdfile.File) (metrics []graphite.Metric, negative int64) {
 	percentile := !r.Negative && rrdfile.IsPercentile(f.file)
 	for i, s := range got.Series {
 		m := graphite.Metric{Path: f.path, Step: got.Step}

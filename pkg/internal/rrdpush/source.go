@@ -111,8 +111,8 @@ func (f *folder) files() ([]string, error) {
 	return files, nil
 }
 
-// named is an RRD file with the path of its metric.
-type named struct {
+// metricFile is an RRD file with the path of its metric.
+type metricFile struct {
 	*folder
 	file    string
 	path    string
@@ -120,7 +120,7 @@ type named struct {
 }
 
 // name returns the name of the file for logs: its path if there are several folders.
-func (p *Pusher) name(f named) string {
+func (p *Pusher) name(f metricFile) string {
 	if len(p.folders) == 1 {
 		return f.file
 	}
@@ -130,10 +130,10 @@ func (p *Pusher) name(f named) string {
 // list returns the RRD files of the sources with the paths of their metrics, by
 // folder. If it returns an error about unreadable folders, it also returns the files
 // of the other folders.
-func (p *Pusher) list() ([]named, error) {
-	var files []named
+func (p *Pusher) list() ([]metricFile, error) {
+	var files []metricFile
 	var errs []error
-	first := map[string]named{} // by path, the first file with it
+	first := map[string]metricFile{} // by path, the first file with it
 	var shared []string
 	for _, dir := range p.folders {
 		names, err := dir.files()
@@ -150,7 +150,7 @@ func (p *Pusher) list() ([]named, error) {
 		dir.empty = empty
 		p.sum.Files += int64(len(names))
 		for _, file := range names {
-			f := named{folder: dir, file: file, path: file}
+			f := metricFile{folder: dir, file: file, path: file}
 			if !p.Dest.exports() {
 				if f.path = p.Naming(file); f.path == "" {
 					p.sum.Unnamed++

@@ -11,9 +11,9 @@ import (
 // Shared as the current options.
 type Change struct {
 	Options Options
-	// Taken are the changed keys that the service applies. Left are the changed
+	// Applied are the changed keys that the service applies. NeedRestart are the changed
 	// keys that need a restart.
-	Taken, Left []string
+	Applied, NeedRestart []string
 }
 
 // reload applies the changed configuration as far as possible, and logs the
@@ -40,9 +40,9 @@ func (svc *Service) reload(load func() (*Change, error)) {
 		points.Listen, points.TLS = now.RRD.Listen, now.RRD.TLS
 		svc.repo.Reopen(repository.CollectRRD, next.Repository)
 	}
-	log.Info("configuration reloaded", "settings", strings.Join(change.Taken, " "))
-	if len(change.Left) > 0 {
-		log.Warn("changed settings need a restart", "settings", strings.Join(change.Left, " "))
+	log.Info("configuration reloaded", "settings", strings.Join(change.Applied, " "))
+	if len(change.NeedRestart) > 0 {
+		log.Warn("changed settings need a restart", "settings", strings.Join(change.NeedRestart, " "))
 	}
 	svc.mu.Lock()
 	defer svc.mu.Unlock()
@@ -51,5 +51,5 @@ func (svc *Service) reload(load func() (*Change, error)) {
 
 // touches reports whether the service applies a changed key of a section.
 func (c *Change) touches(section string) bool {
-	return slices.ContainsFunc(c.Taken, func(key string) bool { return strings.HasPrefix(key, section+".") })
+	return slices.ContainsFunc(c.Applied, func(key string) bool { return strings.HasPrefix(key, section+".") })
 }
