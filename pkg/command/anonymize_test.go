@@ -19,7 +19,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// anonymizeData has logs that Tstat wrote of one capture: clear, and with -Y.
+// anonymizeData is a folder with two sets of logs of the same capture: clear, and
+// written by Tstat with -Y.
 const anonymizeData = "../internal/anonymize/testdata"
 
 // clearLog returns a log of anonymizeData.
@@ -32,8 +33,8 @@ func clearLog(t *testing.T, name string) []byte {
 	return text
 }
 
-// writeKey writes the key and the networks of anonymizeData to a folder and returns
-// the value of anonymize that names them.
+// writeKey writes the key and the networks of anonymizeData to a folder. It returns a
+// value of anonymize that refers to them.
 func writeKey(t *testing.T, dir string) string {
 	t.Helper()
 	key := filepath.Join(dir, "key")
@@ -49,8 +50,9 @@ func writeKey(t *testing.T, dir string) string {
 
 var quad = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`)
 
-// clearAddresses returns the addresses in the clear logs that must be in no other
-// text: those of the networks. Addresses that replace others are not among them.
+// clearAddresses returns the addresses in the clear logs that must not occur in any
+// other text: those in the networks. It omits addresses that also occur as
+// replacements.
 func clearAddresses(t *testing.T) []string {
 	t.Helper()
 	networks := peer.Networks{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.168.0.0/16")}
@@ -69,11 +71,11 @@ func clearAddresses(t *testing.T) []string {
 	return list
 }
 
-// secrets are what a probe that anonymizes must not show: clear addresses, the keys and
-// the names of Tstat's key files.
+// secrets are texts that an anonymizing probe must not reveal: clear addresses, the
+// keys and the names of Tstat's key files.
 type secrets []string
 
-// search reports the secrets in a text.
+// search reports the secrets that a text contains as errors.
 func (s secrets) search(t *testing.T, where, text string) {
 	t.Helper()
 	found := quad.FindAllString(text, -1)
@@ -84,7 +86,7 @@ func (s secrets) search(t *testing.T, where, text string) {
 	}
 }
 
-// searchFolder reports the secrets in the files of a folder and in their names.
+// searchFolder reports the secrets in the names and contents of a folder's files.
 func (s secrets) searchFolder(t *testing.T, dir string) {
 	t.Helper()
 	files := 0
@@ -114,15 +116,15 @@ func (s secrets) searchFolder(t *testing.T, dir string) {
 	}
 }
 
-// anonymizingProbe is a Tstat and serve on its machine, which exports to one
-// repository. All that leaves the machine is in seen.
+// anonymizingProbe is a Tstat, and serve on the same machine, which exports to a
+// repository. seen records all data that leaves the machine.
 type anonymizingProbe struct {
 	*process
 	t                 *testing.T
 	dir, file, folder string
 	admin, clients    string
-	fetch, advertise  string // where logs are fetched, and its tap
-	logs, lines       string // taps of the repository
+	fetch, advertise  string // address at which logs are fetched, and the tap in front of it
+	logs, lines       string // taps in front of the repository's ports
 	mode              string
 	seen              *logged
 }
@@ -139,7 +141,7 @@ func newAnonymizingProbe(t *testing.T, logs, lines string) *anonymizingProbe {
 	return p
 }
 
-// configure writes the configuration, with some more lines of [probe].
+// configure writes the configuration, with additional lines for [probe].
 func (p *anonymizingProbe) configure(probe string) {
 	p.t.Helper()
 	text := fmt.Sprintf(`state-dir = "%s/state"
@@ -168,7 +170,7 @@ timezone = "UTC"
 	}
 }
 
-// write appends to a file of Tstat.
+// write appends text to a file of Tstat.
 func (p *anonymizingProbe) write(name string, text []byte) {
 	p.t.Helper()
 	path := filepath.Join(p.folder, name)
@@ -198,7 +200,7 @@ func (p *anonymizingProbe) write(name string, text []byte) {
 // start starts serve.
 func (p *anonymizingProbe) start() {
 	p.t.Helper()
-	p.process = begin(p.t, nil, "serve", "--config", p.file)
+	p.process = startProcess(p.t, nil, "serve", "--config", p.file)
 	p.says("listening for clients")
 	p.says("listening for administration")
 }
@@ -210,16 +212,17 @@ func (p *anonymizingProbe) export(capability, when, repository string, set ...st
 	for _, s := range set {
 		args = append(args, "--set", s)
 	}
-	begin(p.t, nil, args...).ends(0)
+	startProcess(p.t, nil, args...).ends(0)
 }
 
-// TestServeAnonymizesExports checks that a probe that anonymizes lets no clear address out, by
-// MATH or as live lines. What arrives is what Tstat would have written with -Y.
+// TestServeAnonymizesExports checks that an anonymizing probe reveals no clear address,
+// by MATH or in live lines. The repository must receive what Tstat would have written
+// with -Y.
 func TestServeAnonymizesExports(t *testing.T) {
 	c := newServeConfig(t)
 	c.log = fmt.Sprintf("to = [\"copy:%s/copy\", \"parquet:%s/parquet\"]\npoll = \"100ms\"\ntimezone = \"UTC\"", c.dir, c.dir)
 	c.rrd = "names = \"raw\""
-	repo := begin(t, nil, "serve", "--config", c.write(t))
+	repo := startProcess(t, nil, "serve", "--config", c.write(t))
 	repo.says("serving")
 
 	p := newAnonymizingProbe(t, c.logs, c.lines)
@@ -253,9 +256,9 @@ func TestServeAnonymizesExports(t *testing.T) {
 		var lines strings.Builder
 		paths, _ := filepath.Glob(filepath.Join(c.dir, "live", "turin", name, "*"))
 		for _, path := range paths {
-			text, _ := os.ReadFile(path) // it may be renamed meanwhile
+			text, _ := os.ReadFile(path) // the file may have been renamed
 			for line := range strings.Lines(string(text)) {
-				_, line, _ := strings.Cut(line, " ") // the path
+				_, line, _ := strings.Cut(line, " ") // drop the path
 				lines.WriteString(line)
 			}
 		}
@@ -287,7 +290,8 @@ func TestServeAnonymizesExports(t *testing.T) {
 	}
 	becomes(t, "the log with bad lines", func() bool { return strings.Contains(copied(first, "log_udp_complete"), "#! ") })
 
-	// A reload never turns it off: it names the keys that need a restart.
+	// A reload never turns anonymization off. It reports the settings that need a
+	// restart.
 	p.configure("")
 	p.signal(syscall.SIGHUP)
 	p.says(`changed settings need a restart settings="probe.anonymize probe.source-is"`)
@@ -308,7 +312,7 @@ func TestServeAnonymizesExports(t *testing.T) {
 	_, status := client.get("/", "application/json")
 	hidden.search(t, "the status", status)
 	hidden.searchFolder(t, filepath.Join(p.dir, "state"))
-	// After a crash, state and spool are as they were.
+	// Search the state again as a crash leaves it.
 	p.process.signal(syscall.SIGKILL)
 	p.ends(-1)
 	hidden.searchFolder(t, filepath.Join(p.dir, "state"))

@@ -18,8 +18,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// TestTree checks the properties of every command and flag on which help, man
-// pages, completions and arrange rely.
+// TestTree checks properties of commands and flags on which help, man pages,
+// completions and arrange rely.
 func TestTree(t *testing.T) {
 	app := newApp(console.New(io.Discard, false))
 	for _, c := range app.Commands {

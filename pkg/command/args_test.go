@@ -73,8 +73,8 @@ func TestArrangeErrors(t *testing.T) {
 	}
 }
 
-// TestArrangeKeepsWords checks that arrange never drops or adds a word, keeps
-// the order of flags and of arguments, and is stable.
+// TestArrangeKeepsWords checks that arrange never drops or adds a word, keeps the order
+// of flags and of arguments, and is idempotent.
 func TestArrangeKeepsWords(t *testing.T) {
 	app := newApp(console.New(io.Discard, false))
 	pool := []string{"a", "-", "--json", "--probe", "--probe=p", "--to", "u://x,y", "--", "import-bulk", "help", "", "--jobs", "3", "-quiet", "--dry-run=true"}

@@ -16,12 +16,12 @@ import (
 	"testing"
 )
 
-// maxBinary is the largest size of the static binary, for linux/amd64.
+// maxBinary is the maximum size of the static binary for linux/amd64, in bytes.
 const maxBinary = 53_000_000
 
-// TestBuildIsReproducible checks that make build gives the same bytes in
-// another folder, with and without librrd, stripped and with build information,
-// and that the static binary is not too large.
+// TestBuildIsReproducible checks that make build produces the same bytes in another
+// folder, with and without librrd, stripped and with build information. It also checks
+// the size of the static binary.
 func TestBuildIsReproducible(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the program several times")
@@ -78,7 +78,7 @@ func TestBuildIsReproducible(t *testing.T) {
 	}
 }
 
-// copyTree copies the sources that a build needs to dir and returns dir.
+// copyTree copies the sources needed for a build to dir and returns dir.
 func copyTree(t *testing.T, dir string) string {
 	t.Helper()
 	const top = "../.."
@@ -118,8 +118,8 @@ func copyTree(t *testing.T, dir string) string {
 	return dir
 }
 
-// TestScriptsBeginAtRoot checks that scripts change to the root of the repository, from
-// which their paths start, wherever they lie.
+// TestScriptsBeginAtRoot checks that each script, wherever it is, changes to the root
+// of the repository, to which its paths are relative.
 func TestScriptsBeginAtRoot(t *testing.T) {
 	out, err := exec.Command("git", "-C", root, "ls-files", "*.sh", ".ci/run").Output()
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 )
 
-// certify returns a function that issues a certificate for a name in a unit of
-// one site: it returns the files of the certificate, its key and the authority.
+// certify returns a function that issues a certificate for a name in a unit of one
+// site. The function returns the files of the certificate, its key and the authority.
 func certify(t *testing.T) func(unit, name string) (cert, key, ca string) {
 	t.Helper()
 	a := peertest.NewAuthority(t)

@@ -14,9 +14,8 @@ import (
 	"testing"
 )
 
-// shells complete a command line like a user's shell after a tab. Each is a
-// script that gets the completion file and the line, and prints one candidate
-// per line.
+// shells complete a command line like a user's shell after TAB. Each is a script that
+// gets the completion file and the line, and prints one candidate per line.
 var shells = map[string]struct {
 	program []string
 	file    string
@@ -27,7 +26,7 @@ COMP_LINE=$2; shift 2; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
 _tstatrepo
 printf '%s\n' "${COMPREPLY[@]}"`},
 	"fish": {[]string{"fish", "--no-config", "-c"}, "tstatrepo.fish", `source $argv[1]; complete -C $argv[2] | string replace -r '\t.*' ''; true`},
-	// Every completion of zsh ends in compadd.
+	// Every zsh completion ends with a call of compadd.
 	"zsh": {[]string{"zsh", "-f", "-c"}, "_tstatrepo", `zmodload zsh/zpty
 zpty shell zsh -f -i
 zpty -w shell "PS1= PS2= RPS1="
@@ -49,12 +48,12 @@ print -r -- $all | grep -o "<[^<>]*>" | tr -d "<>"`},
 // TestCompletion completes values in real shells.
 func TestCompletion(t *testing.T) {
 	components, clients := freeAddr(t), freeAddr(t)
-	begin(t, nil, "supervisor", "--components", components, "--clients", clients, "--state-dir", t.TempDir()).says("supervisor ready")
+	startProcess(t, nil, "supervisor", "--components", components, "--clients", clients, "--state-dir", t.TempDir()).says("supervisor ready")
 	c := newServeConfig(t)
 	c.serve = fmt.Sprintf("supervisor = \"http://%s/\"", components)
-	begin(t, nil, "serve", "--config", c.write(t))
+	startProcess(t, nil, "serve", "--config", c.write(t))
 	becomes(t, "the capability", func() bool {
-		list := begin(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", t.TempDir())
+		list := startProcess(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", t.TempDir())
 		list.cmd.Wait()
 		return strings.Contains(list.out.String(), "repository-collect_rrd")
 	})

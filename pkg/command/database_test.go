@@ -14,8 +14,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// TestDiskFull fills the server's disk. The import fails with status 75, or
-// waits until there is room again. Rows and records always match.
+// TestDiskFull fills the server's disk. The import must fail with status 75, or wait
+// until space is free. Rows and records must always match.
 func TestDiskFull(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a small disk")
@@ -44,7 +44,7 @@ func TestDiskFull(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			db := "full_" + name
 			server.Exec(t, "postgres", "create database "+db+" tablespace small")
-			server.Exec(t, db, "checkpoint") // and leave the files that sessions need
+			server.Exec(t, db, "checkpoint") // keep the files that sessions need
 			var fs syscall.Statfs_t
 			if err := syscall.Statfs(disk, &fs); err != nil {
 				t.Fatal(err)
@@ -89,23 +89,23 @@ func TestDiskFull(t *testing.T) {
 
 // watch collects a command's messages and reports when a text appears.
 type watch struct {
-	out  bytes.Buffer
-	text string
-	seen chan struct{}
-	told bool
+	out      bytes.Buffer
+	text     string
+	seen     chan struct{}
+	reported bool
 }
 
 func (w *watch) Write(p []byte) (int, error) {
 	n, err := w.out.Write(p)
-	if !w.told && strings.Contains(w.out.String(), w.text) {
-		w.told = true
+	if !w.reported && strings.Contains(w.out.String(), w.text) {
+		w.reported = true
 		close(w.seen)
 	}
 	return n, err
 }
 
 // TestServerNames checks that several hosts, a service file and a password file
-// name the server as in libpq.
+// identify the server as in libpq.
 func TestServerNames(t *testing.T) {
 	server := pgtest.Start(t)
 	dir := t.TempDir()

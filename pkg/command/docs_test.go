@@ -26,7 +26,7 @@ func TestCommandsOfReadme(t *testing.T) {
 	server := pgtest.Start(t)
 	path := filepath.Dir(server.Program("psql")) + ":" + os.Getenv("PATH")
 	if _, err := exec.LookPath("duckdb"); err != nil {
-		// A stub, because the matrix tests what DuckDB reads.
+		// Use a stub, because the matrix tests DuckDB itself.
 		d.write(t, "bin/duckdb", "#!/bin/sh\n", 0o755)
 		path = filepath.Join(d.dir, "bin") + ":" + path
 	}
@@ -112,24 +112,24 @@ func TestManPages(t *testing.T) {
 	}
 }
 
-// document is a page whose fenced blocks are run in order. The words behind the
+// document is a page whose fenced blocks are executed in order. The words after the
 // language of a block are instructions:
 //
 //	sh             run it; its exit status must be 0
 //	sh background  start it; it must run until it is stopped
-//	sh install     leave it out
-//	toml FILE      write FILE
+//	sh install     skip it
+//	toml FILE      write it to FILE
 type document struct {
 	name, dir string
 	env       []string
-	// places are pairs of a text of the page and its replacement in the
-	// test; repository holds more pairs, for the file of the repository.
+	// places holds pairs of a text of the page and its replacement in the test.
+	// repository holds more pairs, for the config file of the repository.
 	places, repository []string
-	// together keeps commands in the background running to the end of the
-	// page, not of their section.
+	// together keeps background commands running to the end of the page instead of the
+	// end of their section.
 	together bool
 	started  int
-	done     map[string]string // pattern of files that a section has to write, by the heading
+	done     map[string]string // pattern of the files that a section must write, by its heading
 }
 
 func newDocument(t *testing.T, name string) *document {
@@ -252,8 +252,8 @@ func (d *document) command(text string) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, out
 }
 
-// try runs commands. It retries for a minute if commands in the background may
-// not be ready.
+// try runs commands. With repeat, it retries for a minute, because commands in the
+// background may not be ready yet.
 func (d *document) try(t *testing.T, text string, repeat bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {

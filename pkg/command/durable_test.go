@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// notDurable lists, by file, the calls that create, rename or sync files
-// without package durable, and why a power cut may undo them.
+// notDurable lists the calls that create, rename or sync files without package durable,
+// by file, and why a power failure may undo them.
 var notDurable = map[string]map[string]string{
 	"pkg/internal/state/lock.go": {
 		"os.MkdirAll": "locks end with the process; Save syncs the folder",
@@ -72,7 +72,7 @@ func TestDurableEverywhere(t *testing.T) {
 			found[name] = map[string]bool{}
 			for _, call := range creates.FindAllString(string(text), -1) {
 				call = strings.TrimSuffix(call, "(")
-				if call == "tx.Sync()" || call == "folder.Sync()" { // of a manifest or a durable.Folder
+				if call == "tx.Sync()" || call == "folder.Sync()" { // methods of a manifest and a durable.Folder
 					continue
 				}
 				if notDurable[name][call] == "" && !found[name][call] {

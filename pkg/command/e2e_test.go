@@ -32,28 +32,28 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// site is a Tstat with its probe, a repository and a supervisor, each a
-// separate process, and the data that the Tstat has written.
+// site is a Tstat with its probe, a repository and a supervisor, each a separate
+// process, and the data written so far.
 type site struct {
 	t    *testing.T
 	dir  string
 	tool *rrdtest.Tool
 	pg   *pgtest.Server
 	db   string
-	conf map[string]string // config files of repository and probe
+	conf map[string]string // config files by process: repository, probe
 
-	components, clients string // addresses of the supervisor
-	lines, points, logs string // of the repository
+	components, clients string // the supervisor's addresses
+	lines, points, logs string // the repository's addresses
 	links               []*link
-	admin               map[string]string // of repository and probe
+	admin               map[string]string // administration addresses by process
 	tls                 map[string][3]string
 	issue               func(unit, name string) (cert, key, ca string)
 	running             map[string]*process
 
 	samples  map[string][]byte // text of a log, by type
-	folders  []string          // the last is open
+	folders  []string          // the last one is open
 	open     map[string]*os.File
-	live     []string // lines of log_tcp_complete since the exports began
+	live     []string // lines of log_tcp_complete since the exports started
 	rrdSteps int
 	begun    time.Time
 }
@@ -63,9 +63,9 @@ const (
 	siteStep = 300
 )
 
-// newSite starts a site whose Tstat has written three folders, of which the
-// last is open. protocol is that of streaming. links allows to cut the network
-// between probe and repository.
+// newSite starts a site whose Tstat has written three folders. The last folder is open.
+// protocol is that of streaming. With links, tests can cut the network between probe
+// and repository.
 func newSite(t *testing.T, protocol string, links bool) *site {
 	s := &site{
 		t: t, begun: time.Now(), dir: t.TempDir(), tool: rrdtest.Start(t), pg: pgtest.Start(t), conf: map[string]string{}, tls: map[string][3]string{},
@@ -175,7 +175,7 @@ func (s *site) step(n int) {
 		for k := range n {
 			fmt.Fprintf(&b, " %d:%d", begin+int64(siteStep*(k+1)), s.rrdSteps+k+i)
 		}
-		if s.rrdSteps == 0 { // afterwards the current step is not finished
+		if s.rrdSteps == 0 { // later, the current step is unfinished
 			fmt.Fprintf(&b, " %d:%d", begin+int64(siteStep*n+siteStep/5), i)
 		}
 		s.tool.Do("update %s%s", s.rrd(i), &b)
@@ -202,7 +202,7 @@ func (s *site) rollOver() {
 	}
 }
 
-// half returns the end of a line in the middle of a log.
+// half returns the offset of a line end in the middle of a log.
 func (s *site) half(typ string) int {
 	text := s.samples[typ]
 	return len(text)/2 + bytes.IndexByte(text[len(text)/2:], '\n') + 1
@@ -211,8 +211,7 @@ func (s *site) half(typ string) int {
 func (s *site) write(typ string, f *os.File, text []byte) {
 	_, err := f.Write(text)
 	s.must(err)
-	// Streaming starts with the folder that is open at that time, the
-	// third.
+	// Streaming starts with the third folder, which is open at that time.
 	if typ == "log_tcp_complete" && len(s.folders) >= 3 {
 		for line := range strings.Lines(string(text)) {
 			if !strings.HasPrefix(line, "#") {
@@ -226,11 +225,11 @@ func (s *site) write(typ string, f *os.File, text []byte) {
 func (s *site) start(name string) {
 	s.t.Helper()
 	if name != "supervisor" {
-		s.running[name] = begin(s.t, nil, "serve", "--config", s.conf[name])
+		s.running[name] = startProcess(s.t, nil, "serve", "--config", s.conf[name])
 		return
 	}
 	f := s.tls["supervisor"]
-	s.running[name] = begin(s.t, nil, "supervisor", "--components", s.components, "--clients", s.clients, "--state-dir", filepath.Join(s.dir, "supervisor"),
+	s.running[name] = startProcess(s.t, nil, "supervisor", "--components", s.components, "--clients", s.clients, "--state-dir", filepath.Join(s.dir, "supervisor"),
 		"--tls-cert", f[0], "--tls-key", f[1], "--tls-ca", f[2],
 		"--role", "site.Clients.ann=operator", "--role", "site.Clients.bob=guest", "--authorize", "tstat=operator", "--authorize", "repository=operator")
 	s.running[name].says("supervisor ready")
@@ -245,7 +244,7 @@ func (s *site) client(who string, args ...string) *exec.Cmd {
 		"--state-dir", filepath.Join(s.dir, who), "--tls-cert", f[0], "--tls-key", f[1], "--tls-ca", f[2]})}
 }
 
-// types runs a capability on a terminal, as the page of mPlane shows, and
+// types runs a capability on a terminal, as the mPlane page of the manual shows, and
 // answers its questions.
 func (s *site) types(capability string, answers ...string) {
 	s.t.Helper()
@@ -261,7 +260,7 @@ func (s *site) types(capability string, answers ...string) {
 		n, err := tty.Read(b)
 		screen = append(screen, plain(b[:n])...)
 		if err != nil {
-			break // it has ended
+			break // the program has ended
 		}
 		if bytes.HasSuffix(screen, []byte("= ")) && asked < len(answers) && !bytes.HasSuffix(screen, []byte(answers[max(asked-1, 0)])) {
 			_, err := tty.Write([]byte(answers[asked] + "\r"))
@@ -284,7 +283,7 @@ func (s *site) stored() (parquet, postgres map[string][2]int) {
 		for _, p := range paths {
 			r, err := file.OpenParquetFile(p, false)
 			if err != nil {
-				return // it is being replaced
+				return // the file is being replaced
 			}
 			rows += int(r.NumRows())
 			r.Close()
@@ -318,8 +317,8 @@ func (s *site) finished() map[string][2]int {
 	return want
 }
 
-// streamed returns the lines that the repository has, with the number of their
-// folder, which follows from the order of the copies of a line.
+// streamed returns the lines that the repository has received, each with the number of
+// its folder. The order of the copies of a line determines the number.
 func (s *site) streamed() (lines []string) {
 	paths, err := filepath.Glob(filepath.Join(s.dir, "live", "turin", "log_tcp_complete", "*"))
 	s.must(err)
@@ -341,7 +340,7 @@ func (s *site) metrics() (got, want []map[int64]float64) {
 	for i := range siteRRDs {
 		points := map[int64]float64{}
 		if w, err := whisper.Open(fmt.Sprintf("%s/whisper/tstat/turin/tcp/x%d/Average.wsp", s.dir, i)); err == nil {
-			series, err := w.Fetch(int(time.Now().Add(-30*time.Hour).Unix()), int(time.Now().Unix())) // they began a day before the test
+			series, err := w.Fetch(int(time.Now().Add(-30*time.Hour).Unix()), int(time.Now().Unix())) // the points start a day before the test
 			w.Close()
 			s.must(err)
 			for _, p := range series.Points() {
@@ -356,8 +355,8 @@ func (s *site) metrics() (got, want []map[int64]float64) {
 	return got, want
 }
 
-// arrives waits until everything that Tstat has finished is in the sinks,
-// exactly once, or with repeated at least once.
+// arrives waits until all finished data of Tstat is in the sinks, exactly once, or at
+// least once if repeated is true.
 func (s *site) arrives(repeated bool) {
 	s.t.Helper()
 	logs, want := [2]map[string][2]int{}, s.finished()
@@ -399,14 +398,14 @@ func lens(list []map[int64]float64) (n []int) {
 	return n
 }
 
-// link is a network between two processes that can be cut.
+// link is a network connection between two processes that a test can cut.
 type link struct {
 	net.Listener
 	to   string
 	seen io.Writer // what passes; may be nil
 
 	mu  sync.Mutex
-	cut chan struct{} // nil, or closed by the repair
+	cut chan struct{} // nil while the link works; closed when it is repaired
 }
 
 func newLink(t *testing.T, to string) *link {
@@ -456,7 +455,7 @@ func (k *link) whole() {
 	}
 }
 
-// carry copies until one side ends, then closes both.
+// carry copies data until one side closes, then closes both sides.
 func (k *link) carry(to, from net.Conn) {
 	defer to.Close()
 	defer from.Close()
@@ -472,7 +471,7 @@ func (k *link) carry(to, from net.Conn) {
 	}
 }
 
-// breaks cuts the link until mend is called. Data sent in between arrives then.
+// breaks cuts the link until mend is called, which delivers the data sent in between.
 func (k *link) breaks() (mend func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -491,7 +490,7 @@ func port(addr string) string {
 	return port
 }
 
-// export runs the three exporters, as on the page of mPlane.
+// export runs the three exporters, as on the mPlane page of the manual.
 func (s *site) export() {
 	s.t.Helper()
 	s.registered()
@@ -500,9 +499,8 @@ func (s *site) export() {
 	s.types("tstat-exporter_rrd", "now + 1h", "localhost:"+port(s.points))
 }
 
-// TestE2E is the whole loop on one machine, over TLS and with roles. Everything
-// that Tstat has finished is in the sinks, exactly once. When Tstat writes
-// more, that arrives too.
+// TestE2E tests all components on one machine, with TLS and roles. All finished data of
+// Tstat must be in the sinks exactly once, including data that Tstat writes later.
 func TestE2E(t *testing.T) {
 	s := newSite(t, "plain", false)
 	s.export()
@@ -540,10 +538,10 @@ func TestE2E(t *testing.T) {
 		s.running[name].signal(syscall.SIGTERM)
 		s.running[name].ends(status)
 	}
-	s.arrives(false) // the end has changed nothing
+	s.arrives(false) // stopping the exports must not change the data
 }
 
-// kill kills a process like a crash, and restarts it.
+// kill kills a process, as a crash would, and restarts it.
 func (s *site) kill(name string) {
 	s.t.Helper()
 	s.running[name].cmd.Process.Kill()
@@ -551,7 +549,7 @@ func (s *site) kill(name string) {
 	s.start(name)
 }
 
-// registered waits until the supervisor knows both components.
+// registered waits until both components are registered at the supervisor.
 func (s *site) registered() {
 	s.t.Helper()
 	becomes(s.t, "registration", func() bool {
@@ -560,9 +558,9 @@ func (s *site) registered() {
 	})
 }
 
-// TestKillSite kills every process of the loop in turn, while Tstat continues
-// to write. Everything arrives, and all register again without help. Then the
-// network is cut for 15 s, and the supervisor stopped for a minute.
+// TestKillSite kills every process in turn while Tstat continues to write. All data
+// must arrive, and all components must register again. Then the test cuts the network
+// for 15 s and stops the supervisor for a minute.
 func TestKillSite(t *testing.T) {
 	rounds := 2
 	if *soak {
@@ -575,7 +573,7 @@ func TestKillSite(t *testing.T) {
 		for _, name := range siteProcesses {
 			s.rollOver()
 			s.step(1)
-			time.Sleep(time.Duration(rand.Int64N(int64(500 * time.Millisecond)))) // a random moment
+			time.Sleep(time.Duration(rand.Int64N(int64(500 * time.Millisecond)))) // kill at a random time
 			s.kill(name)
 			s.rollOver()
 			s.step(1)
@@ -643,9 +641,9 @@ func (s *site) usage(name string) (u usage) {
 	return u
 }
 
-// TestSoakSite makes Tstat write a folder twice a second for a long time, and
-// deletes the oldest. Memory, open files and goroutines of all processes must
-// stay as they are after a tenth of the time.
+// TestSoakSite makes Tstat write a folder twice per second for a long time, and deletes
+// the oldest folders. Memory, open files and goroutines of all processes must not grow
+// after the first tenth of the time.
 func TestSoakSite(t *testing.T) {
 	if !*soak {
 		t.Skip("with -soak")
@@ -655,7 +653,7 @@ func TestSoakSite(t *testing.T) {
 	s.arrives(true)
 	began := time.Now()
 	early, late := map[string]usage{}, map[string]usage{}
-	for told := began; time.Since(began) < *soakFor; time.Sleep(500 * time.Millisecond) { // the pace of the load
+	for reported := began; time.Since(began) < *soakFor; time.Sleep(500 * time.Millisecond) { // the pace of the load
 		s.rollOver()
 		if s.rrdSteps < 250 { // later ones would be in the future
 			s.step(1)
@@ -672,12 +670,12 @@ func TestSoakSite(t *testing.T) {
 		for _, name := range siteProcesses {
 			u, m := s.usage(name), now[name]
 			now[name] = usage{max(u.kib, m.kib), max(u.files, m.files), max(u.goroutines, m.goroutines)}
-			if time.Since(told) > time.Minute {
+			if time.Since(reported) > time.Minute {
 				t.Logf("%v %s: %+v", time.Since(began).Round(time.Second), name, u)
 			}
 		}
-		if time.Since(told) > time.Minute {
-			told = time.Now()
+		if time.Since(reported) > time.Minute {
+			reported = time.Now()
 		}
 	}
 	for _, name := range siteProcesses {

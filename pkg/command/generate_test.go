@@ -25,12 +25,13 @@ import (
 
 var update = flag.Bool("update", false, "TestGenerated writes the generated files; `make generate` sets it")
 
-// manDate is fixed, so that equal sources give equal pages.
+// manDate is fixed, so that equal sources result in equal pages.
 const manDate = "2026-11-30"
 
 const root = "../.."
 
-// messageList and metricList pin what operators search and alert for.
+// messageList and metricList list the messages and metrics that operators search for
+// and use in alerts, so that every change is noticed.
 const (
 	messageList = "pkg/command/testdata/messages.txt"
 	metricList  = "pkg/command/testdata/metrics.txt"
@@ -66,7 +67,7 @@ func TestGenerated(t *testing.T) {
 	}
 }
 
-// TestEmbeddedPages checks that the program has all man pages of the repository,
+// TestEmbeddedPages checks that the program contains all man pages of the repository,
 // and that each command has a page.
 func TestEmbeddedPages(t *testing.T) {
 	sources, err := filepath.Glob(filepath.Join(root, "man", "*.md"))
@@ -89,7 +90,7 @@ func TestEmbeddedPages(t *testing.T) {
 }
 
 // generated returns the contents of the generated files by their path in the
-// repository. Markdown pages are generated in part: see fillBlocks.
+// repository. Only parts of the Markdown pages are generated; see fillBlocks.
 func generated() (map[string][]byte, error) {
 	app := newApp(console.New(io.Discard, false))
 	registry, err := mplane.TstatRegistryFile()
@@ -108,7 +109,7 @@ func generated() (map[string][]byte, error) {
 	}
 	for _, shell := range completion.Shells {
 		name := "tstatrepo." + shell
-		if shell == "zsh" { // zsh finds it by this name
+		if shell == "zsh" { // zsh requires this file name
 			name = "_tstatrepo"
 		}
 		files["completions/"+name] = completion.Generator(shell)(completionProgram(app))
@@ -226,8 +227,8 @@ var (
 	manRef = regexp.MustCompile(`tstatrepo[-.a-z]*\([157]\)`)
 	// phrase matches text in single quotes, or up to the next space.
 	phrase = regexp.MustCompile(`'[^' ][^']*'|\S+`)
-	// coded matches what Markdown shows as code: quoted texts, flags, URLs, and
-	// names with characters that mean something to Markdown.
+	// coded matches text that Markdown shows as code: quoted texts, flags, URLs, and
+	// names with characters that have a meaning in Markdown.
 	coded = regexp.MustCompile("^(\\(?)('[^']+'|--[a-z][-a-z]*|\\S*(?:://|[_*{}<>~$`=\\\\])\\S*?)([.,;:)]*)$")
 )
 
@@ -250,8 +251,8 @@ func markdown(s string) string {
 var (
 	firstLine = regexp.MustCompile(`^# (\S+)\((\d)\)\n`)
 	pageLink  = regexp.MustCompile(`\[([-.a-z]+)\((\d)\)\]\([-.a-z]+\.\d\.md\)`)
-	// tagged matches an item of a list that begins with a tag in backquotes or in
-	// bold. It is an indented paragraph of a man page.
+	// tagged matches an item of a list that starts with a tag in backquotes or in bold.
+	// A man page shows it as an indented paragraph.
 	tagged      = regexp.MustCompile("(?m)^- ((?:`[^`\n]+`(?:, )?)+|\\*\\*[^*\n]+\\*\\*): (.*(?:\n  .*)*)\n")
 	table       = regexp.MustCompile(`(?m)(?:^\|.*\|\n){3,}`)
 	comments    = regexp.MustCompile(`(?m)^<!--.*-->\n`)
@@ -276,8 +277,8 @@ func manPage(name string, text []byte) ([]byte, error) {
 	})
 	text = md2man.Render(text)
 
-	// Empty lines separate nothing outside of literal text. ASCII characters
-	// that groff typesets otherwise are escaped, so that text can be copied.
+	// Outside literal text, empty lines are dropped. ASCII characters that groff would
+	// replace are escaped, so that text can be copied.
 	ascii := strings.NewReplacer(`\-`, `\-`, `\\`, `\e`, `-`, `\-`, `'`, `\(aq`, `~`, `\(ti`, `^`, `\(ha`, "`", `\(ga`)
 	var b bytes.Buffer
 	_, rest, _ := bytes.Cut(text, []byte(".nh\n"))
@@ -287,7 +288,7 @@ func manPage(name string, text []byte) ([]byte, error) {
 			switch {
 			case r < 0x80:
 				b.WriteRune(r)
-			case r == '…': // groff drops it if the locale is not UTF-8
+			case r == '…': // groff drops this character if the locale is not UTF-8
 				b.WriteString(`\&...`)
 			default:
 				fmt.Fprintf(&b, `\[u%04X]`, r)
@@ -313,9 +314,9 @@ func manPage(name string, text []byte) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// tableItems returns a Markdown table as a list with an item for each row: the
-// first cell is the tag, and the other cells follow, each after the heading of
-// its column. A man page is too narrow for most tables.
+// tableItems converts a Markdown table to a list with an item for each row, because
+// most tables are too wide for a man page. The first cell is the tag; each other cell
+// follows the heading of its column.
 func tableItems(table []byte) []byte {
 	cells := func(row string) []string {
 		list := strings.Split(strings.Trim(row, "|"), " | ")
@@ -421,9 +422,9 @@ func TestTroubleshooting(t *testing.T) {
 	}
 }
 
-// TestAlertTable checks that the metrics and messages of the tables in
-// tstatrepo-troubleshooting(7) exist, with the level that the page gives, and that
-// the page has each metric of the alert rules and each message of level error.
+// TestAlertTable checks the tables in tstatrepo-troubleshooting(7). Their metrics and
+// messages must exist and have the stated level. All metrics of the alert rules, and
+// all messages of level error, must be in the tables.
 func TestAlertTable(t *testing.T) {
 	read := func(name string) string {
 		text, err := os.ReadFile(filepath.Join(root, name))

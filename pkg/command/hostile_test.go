@@ -23,21 +23,21 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Limits under attack: the memory of serve and supervisor, as in the manual,
-// and the extra delay of another probe's data.
+// Limits during the attack: the memory of serve and supervisor, as stated in the
+// manual, and the additional delay of another probe's data.
 const (
 	serveMemory      = 600 << 20
 	supervisorMemory = 300 << 20
 	extraDelay       = 5 * time.Second
 )
 
-// attacker is a peer with valid certificates that uses as much as it can.
+// attacker is a peer with valid certificates that uses as many resources as it can.
 type attacker struct {
 	t     *testing.T
 	s     *site
 	ctx   context.Context
 	wg    sync.WaitGroup
-	files []peer.TLS // its certificates
+	files []peer.TLS // certificates of the attacker
 }
 
 // newAttacker issues certificates for n names.
@@ -50,12 +50,12 @@ func newAttacker(ctx context.Context, s *site, n int) *attacker {
 	return a
 }
 
-// client returns an HTTP client with a certificate.
+// client returns an HTTP client with certificate i.
 func (a *attacker) client(i int) *http.Client {
 	return &http.Client{Transport: &http.Transport{DialTLSContext: a.files[i].Dial, MaxIdleConnsPerHost: 16}}
 }
 
-// repeat calls f until the attack ends, with 100 ms between two calls.
+// repeat calls f until the attack ends, with pauses of 100 ms.
 func (a *attacker) repeat(f func()) {
 	a.wg.Go(func() {
 		for a.ctx.Err() == nil {
@@ -108,7 +108,7 @@ func (r *trickle) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// slowBodies sends n slow bodies at a time.
+// slowBodies sends slow bodies, n concurrently.
 func (a *attacker) slowBodies(n int) {
 	for i := range n {
 		target := []string{
@@ -121,12 +121,12 @@ func (a *attacker) slowBodies(n int) {
 	}
 }
 
-// idle keeps n silent connections open. It replaces those that are closed.
+// idle keeps n silent connections open. It replaces connections that the server closes.
 func (a *attacker) idle(n int) {
 	for i := range n {
 		addr := a.s.lines
 		switch i % 20 {
-		case 0: // MATH has room for 256
+		case 0: // MATH accepts 256 connections
 			addr = a.s.logs
 		case 1, 2, 3, 4, 5, 6, 7:
 			addr = a.s.points
@@ -179,8 +179,8 @@ func (a *attacker) points(total int) {
 	}
 }
 
-// streams registers streams of MATH. Half of them list many names, the others
-// send their files slowly.
+// streams registers MATH streams. Half of them list many names; the others send their
+// files slowly.
 func (a *attacker) streams(names int) {
 	config, err := a.files[0].Server(slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -234,7 +234,7 @@ func (a *attacker) streams(names int) {
 	}
 }
 
-// flushed flushes after each write.
+// flushed is a ResponseWriter that flushes after each write.
 type flushed struct{ http.ResponseWriter }
 
 func (f flushed) Write(p []byte) (int, error) {
@@ -243,8 +243,8 @@ func (f flushed) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// capabilities registers n capabilities, in rounds of a thousand for each
-// certificate that replace each other.
+// capabilities registers n capabilities in rounds. Each round replaces a thousand
+// capabilities per certificate.
 func (a *attacker) capabilities(n int) {
 	for i := range a.files {
 		c := a.client(i)
@@ -263,7 +263,7 @@ func (a *attacker) capabilities(n int) {
 	}
 }
 
-// peak returns the highest memory use of a process.
+// peak returns the peak memory of a process, in bytes.
 func (s *site) peak(name string) (bytes int) {
 	s.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.running[name].cmd.Process.Pid))
@@ -274,8 +274,8 @@ func (s *site) peak(name string) (bytes int) {
 	return bytes << 10
 }
 
-// delays makes Tstat write and returns how long its logs, lines and points take
-// to arrive.
+// delays makes Tstat write data and returns the time until its logs, lines and points
+// arrive.
 func (s *site) delays() (logs, lines, points time.Duration) {
 	s.t.Helper()
 	s.rollOver()
@@ -301,7 +301,7 @@ func (s *site) delays() (logs, lines, points time.Duration) {
 	return logs, lines, points
 }
 
-// worst repeats rounds while goOn returns true, and returns the longest delays.
+// worst measures delays while goOn returns true, and returns the longest ones.
 func (s *site) worst(goOn func(round int) bool) (worst [3]time.Duration) {
 	s.t.Helper()
 	for i := 0; goOn(i); i++ {
@@ -313,10 +313,10 @@ func (s *site) worst(goOn func(round int) bool) (worst [3]time.Duration) {
 	return worst
 }
 
-// TestHostilePeer attacks everything at once for five minutes, with valid
-// certificates. The data of another probe must arrive, serve and supervisor
-// must use no more memory than the manual says, and the list of capabilities
-// must stay usable. Without -soak, a tenth of the attack lasts half a minute.
+// TestHostilePeer attacks all services concurrently for five minutes, with valid
+// certificates. The data of another probe must arrive, serve and supervisor must use no
+// more memory than the manual states, and the list of capabilities must remain usable.
+// Without -soak, the attack has a tenth of the size and lasts 30 s.
 func TestHostilePeer(t *testing.T) {
 	scale, length := 10, 30*time.Second
 	if *soak {
@@ -357,7 +357,7 @@ func TestHostilePeer(t *testing.T) {
 			t.Errorf("%s arrive after %v, without an attack after %v", kind, attacked[i], calm[i])
 		}
 	}
-	// All data of the other probe arrived, exactly once where repetition is
-	// not allowed.
+	// All data of the other probe arrived, exactly once for the protocols that
+	// guarantee it.
 	s.arrives(true)
 }

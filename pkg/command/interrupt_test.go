@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestInterruptSaysWhatIsLeft checks that an interrupted import reports the
-// files that it leaves, and that the next run stores them.
-func TestInterruptSaysWhatIsLeft(t *testing.T) {
+// TestInterruptReportsRemainingFiles checks that an interrupted import reports the
+// remaining files, and that the next run stores them.
+func TestInterruptReportsRemainingFiles(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(sampleLogs, "2026_11_22_06_39.out/log_tcp_complete"))
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +28,7 @@ func TestInterruptSaysWhatIsLeft(t *testing.T) {
 		}
 	}
 	args := []string{"import-bulk", "--state-dir", dir, "--probe", "p", "--include-open", "--jobs", "1", "--to", dir + "/store", source}
-	p := begin(t, nil, append(args, "--rate", "0.1", "--progress-interval", "1s")...)
+	p := startProcess(t, nil, append(args, "--rate", "0.1", "--progress-interval", "1s")...)
 	p.says("progress")
 	p.signal(syscall.SIGINT)
 	p.ends(130)
@@ -36,24 +36,24 @@ func TestInterruptSaysWhatIsLeft(t *testing.T) {
 	if !want.MatchString(p.log.String()) {
 		t.Errorf("it says\n%s", p.log)
 	}
-	p = begin(t, nil, append(args, "--verbose")...)
+	p = startProcess(t, nil, append(args, "--verbose")...)
 	p.ends(0)
 	p.says("log_tcp_complete      2  ")
-	p = begin(t, nil, append(args, "--verbose")...)
+	p = startProcess(t, nil, append(args, "--verbose")...)
 	p.ends(0)
 	p.says("nothing to import: 2 files stored already")
 }
 
-// TestDefaultProbeIsAnnounced checks that an import reports the host name that
-// it writes into each row as probe.
-func TestDefaultProbeIsAnnounced(t *testing.T) {
+// TestDefaultProbeIsLogged checks that an import logs the host name that it stores as
+// the probe of each row.
+func TestDefaultProbeIsLogged(t *testing.T) {
 	args := []string{"import-bulk", "--state-dir", t.TempDir(), "--dry-run", "--to", t.TempDir() + "/store", sampleLogs}
 	const says = "tstatrepo: probe named after the host probe="
-	p := begin(t, nil, append(args, "--verbose")...)
+	p := startProcess(t, nil, append(args, "--verbose")...)
 	p.says(says)
 	p.ends(0)
 	for _, more := range [][]string{{"--verbose", "--probe", "p"}, {"--quiet"}, nil} {
-		p := begin(t, nil, append(args, more...)...)
+		p := startProcess(t, nil, append(args, more...)...)
 		p.ends(0)
 		if bytes.Contains([]byte(p.log.String()), []byte(says)) {
 			t.Errorf("%v: it says\n%s", more, p.log)

@@ -20,8 +20,8 @@ import (
 
 var soak = flag.Bool("soak", false, "TestKill: 50 rounds for each store, not 5; also TestSoakSite, and the whole of TestHostilePeer")
 
-// TestKill kills imports of 200 files at random moments. Readers must see whole
-// files at any time, and every row exactly once after one more run.
+// TestKill kills imports of 200 files at random times. Readers must always see complete
+// files, and every row exactly once after one more run.
 func TestKill(t *testing.T) {
 	rounds := 5
 	if *soak {
@@ -44,7 +44,7 @@ func TestKill(t *testing.T) {
 					if err := cmd.Start(); err != nil {
 						t.Fatal(err)
 					}
-					time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // a random moment
+					time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // kill at a random time
 					cmd.Process.Kill()
 					cmd.Wait()
 					for name, n := range look(t, dir) {
@@ -116,7 +116,7 @@ func importCommand(source, dest, state string) *exec.Cmd {
 		"--include-open", "--json", "--state-dir", state, "--to", dest, source}}
 }
 
-// importOnce imports to the end and returns the summary.
+// importOnce runs an import to its end and returns the summary.
 func importOnce(t *testing.T, source, dest, state string) string {
 	t.Helper()
 	cmd := importCommand(source, dest, state)
@@ -147,7 +147,7 @@ func parquetRows(t *testing.T, dir string) map[string]int {
 	return got
 }
 
-// copyRows returns the rows of each log that was copied.
+// copyRows returns the rows of each log that was stored as a copy.
 func copyRows(t *testing.T, dir string) map[string]int {
 	t.Helper()
 	got := map[string]int{}

@@ -18,11 +18,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// sharedStore is a store that several importers share, empty at first.
+// sharedStore is an initially empty store that several importers share.
 type sharedStore struct {
 	dest string
-	// counts returns, at one moment, the rows that readers see, the number
-	// of different ones, and the rows in records.
+	// counts returns, from one snapshot, the number of rows that readers see, the
+	// number of distinct rows, and the number of rows in records.
 	counts func() (rows, different, records int)
 }
 
@@ -52,9 +52,9 @@ func sharedDatabase(t *testing.T, name string) func() sharedStore {
 	}
 }
 
-// TestKillImporter checks two importers that share a store. One of them is
-// repeatedly killed and restarted. In the end every row is there once, and no
-// importer waited forever for claims of a dead one.
+// TestKillImporter runs two importers that share a store, and repeatedly kills and
+// restarts one of them. In the end every row must be stored once, and no importer may
+// wait forever for the claims of a killed importer.
 func TestKillImporter(t *testing.T) {
 	files, kills := 100, 3
 	if *soak {
@@ -71,27 +71,27 @@ func TestKillImporter(t *testing.T) {
 				begun := time.Now()
 				importOnce(t, filepath.Join(source, "2016_03_01_00_00.out"), st.dest, state)
 				least := time.Since(begun) / 2
-				// Slow enough that all kills happen in time.
+				// Slow down the import, so that all kills happen before it ends.
 				wait := startSharing(t, source, st.dest, t.TempDir(), "--rate", "0.1")
 				for killed < kills {
 					cmd := sharing(source, st.dest, state, "--rate", "0.1")
 					if err := cmd.Start(); err != nil {
 						t.Fatal(err)
 					}
-					time.Sleep(least + time.Duration(rand.Int64N(int64(least+time.Second)))) // a random moment
+					time.Sleep(least + time.Duration(rand.Int64N(int64(least+time.Second)))) // kill at a random time
 					cmd.Process.Kill()
 					cmd.Wait()
 					rows, _, records := st.counts()
 					if rows != records {
-						t.Errorf("after kill %d readers see %d rows, the records tell of %d", killed, rows, records)
+						t.Errorf("after kill %d readers see %d rows, the records list %d", killed, rows, records)
 					}
 					if records == total {
 						break // the import ended before the kill: use a new store
 					}
 					killed++
 				}
-				again := startSharing(t, source, st.dest, t.TempDir()) // a second importer
-				t.Logf("after %d kills: %+v, %+v", killed, wait(), again())
+				second := startSharing(t, source, st.dest, t.TempDir())
+				t.Logf("after %d kills: %+v, %+v", killed, wait(), second())
 				if rows, different, records := st.counts(); rows != total || different != total || records != total {
 					t.Errorf("%d rows, %d different ones, records of %d, want %d", rows, different, records, total)
 				}
@@ -103,7 +103,7 @@ func TestKillImporter(t *testing.T) {
 	}
 }
 
-// sharing returns an import whose claims expire soon.
+// sharing returns an import command whose claims expire soon.
 func sharing(source, dest, state string, flags ...string) *exec.Cmd {
 	cmd := importCommand(source, dest, state)
 	cmd.Args = append(cmd.Args[:len(cmd.Args)-1], append(flags, source)...)
@@ -111,8 +111,8 @@ func sharing(source, dest, state string, flags ...string) *exec.Cmd {
 	return cmd
 }
 
-// startSharing starts an import. wait waits for its end, which must be a
-// success.
+// startSharing starts an import. wait waits until the import ends, which must be
+// successful.
 func startSharing(t *testing.T, source, dest, state string, flags ...string) (wait func() bulk.TypeSummary) {
 	t.Helper()
 	cmd := sharing(source, dest, state, flags...)
@@ -140,9 +140,8 @@ func startSummary(t *testing.T, cmd *exec.Cmd) (wait func() bulk.TypeSummary) {
 	}
 }
 
-// TestShareDatabase checks that two concurrent importers share the files, and
-// that neither reads a file of the other. The claims are locked until both have
-// started.
+// TestShareDatabase checks that two concurrent importers share the files, and that
+// neither reads a file of the other. The test locks the claims until both have started.
 func TestShareDatabase(t *testing.T) {
 	server := pgtest.Start(t)
 	const files, batch = 200, 32
@@ -156,7 +155,7 @@ func TestShareDatabase(t *testing.T) {
 			if err := os.Rename(filepath.Join(source, folder), filepath.Join(first, folder)); err != nil {
 				t.Fatal(err)
 			}
-			importOnce(t, first, dest, t.TempDir()) // makes the tables
+			importOnce(t, first, dest, t.TempDir()) // creates the tables
 			table := strings.TrimSuffix(d.records[strings.LastIndex(d.records, " ")+1:], "files") + "claims"
 			conn := server.Connect(t, db)
 			exec := func(sql string) {
@@ -181,7 +180,7 @@ func TestShareDatabase(t *testing.T) {
 			for _, wait := range waits {
 				s := wait()
 				if s.Files < batch || s.Files+s.Others != files-1 || s.Skipped != s.Others {
-					t.Errorf("%d waited; %+v", waiting, s) // files that are not waited for were read
+					t.Errorf("%d waited; %+v", waiting, s) // an importer read files that it should have waited for
 				}
 				stored += s.Files
 				t.Logf("files %d", s.Files)

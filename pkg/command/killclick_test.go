@@ -16,14 +16,15 @@ type clickHouse struct {
 	db string
 }
 
-// seen returns the number of rows that readers see, all or different ones; told
-// returns the number in the records.
+// seen returns the number of rows that readers see. what is the expression to count,
+// for all or for distinct rows.
 func (c clickHouse) seen(t *testing.T, what string) int {
 	t.Helper()
 	return c.number(t, "select "+what+" from "+c.db+".log_tcp_complete")
 }
 
-func (c clickHouse) told(t *testing.T) int {
+// recorded returns the number of rows in the records.
+func (c clickHouse) recorded(t *testing.T) int {
 	t.Helper()
 	return c.number(t, "select sum(r) from (select any(rows) as r from "+c.db+".tstatrepo_files where event = 'commit' and file_id not in (select file_id from "+
 		c.db+".tstatrepo_files where event = 'withdraw') group by probe, folder, file, sha256)")
@@ -46,39 +47,39 @@ func (c clickHouse) number(t *testing.T, sql string) int {
 	return n
 }
 
-// consistent checks that readers see the rows of the records, while an import
-// may run.
+// consistent checks that readers see as many rows as the records list, even while an
+// import runs.
 func (c clickHouse) consistent(t *testing.T) {
 	t.Helper()
-	least := c.told(t)
+	least := c.recorded(t)
 	seen := c.seen(t, "count()")
-	if most := c.told(t); seen < least || seen > most {
-		t.Errorf("readers see %d rows, the records tell of %d to %d", seen, least, most)
+	if most := c.recorded(t); seen < least || seen > most {
+		t.Errorf("readers see %d rows, the records list %d to %d", seen, least, most)
 	}
 }
 
-// counts returns how many rows readers see, how many different ones, and how
-// many are in the records. A commit in between must show in both.
+// counts returns the number of rows that readers see, of distinct rows, and of rows in
+// the records. A concurrent commit must change all of them.
 func (c clickHouse) counts(t *testing.T) (rows, different, records int) {
 	t.Helper()
-	least := c.told(t)
+	least := c.recorded(t)
 	rows, different = c.seen(t, "count()"), c.seen(t, "uniqExact(c_port)")
-	if records = c.told(t); least <= rows && rows <= records {
+	if records = c.recorded(t); least <= rows && rows <= records {
 		records = rows
 	}
 	return rows, different, records
 }
 
-// complete checks that every row is there once.
+// complete checks that every row is stored exactly once.
 func (c clickHouse) complete(t *testing.T, total int) {
 	t.Helper()
-	if seen, told, different := c.seen(t, "count()"), c.told(t), c.seen(t, "uniqExact(c_port)"); seen != total || told != total || different != total {
-		t.Errorf("%d rows, %d different ones, records of %d, want %d", seen, different, told, total)
+	if seen, recorded, different := c.seen(t, "count()"), c.recorded(t), c.seen(t, "uniqExact(c_port)"); seen != total || recorded != total || different != total {
+		t.Errorf("%d rows, %d different ones, records of %d, want %d", seen, different, recorded, total)
 	}
 }
 
-// TestKillClickHouse disturbs imports into ClickHouse like TestKillDatabase
-// those into PostgreSQL.
+// TestKillClickHouse disturbs imports into ClickHouse as TestKillDatabase does for
+// PostgreSQL.
 func TestKillClickHouse(t *testing.T) {
 	rounds, logs := 1, 15
 	if *soak {
@@ -110,7 +111,7 @@ func TestKillClickHouse(t *testing.T) {
 						if err := cmd.Start(); err != nil {
 							t.Fatal(err)
 						}
-						time.Sleep(rand.N(whole)) // a random moment
+						time.Sleep(rand.N(whole)) // kill at a random time
 						cmd.Process.Kill()
 						cmd.Wait()
 						c.consistent(t)
@@ -146,9 +147,9 @@ func TestKillClickHouse(t *testing.T) {
 	}
 }
 
-// TestKillClickHouseNode kills one of two replicas while two importers run,
-// each of which prefers a different replica. They continue with the other
-// replica. After the restart both replicas have all rows once.
+// TestKillClickHouseNode kills one of two replicas while two importers run. The
+// importers prefer different replicas. Both must continue with the remaining replica.
+// After the restart, both replicas must have all rows once.
 func TestKillClickHouseNode(t *testing.T) {
 	rounds, logs := 1, 12
 	if *soak {
@@ -170,10 +171,10 @@ func TestKillClickHouseNode(t *testing.T) {
 			waits = append(waits, startImport(t, source, dest(i), states[i]))
 		}
 		// A failover needs an earlier connection.
-		for (clickHouse{nodes[victim], db}).told(t) == 0 && time.Since(start) < time.Minute {
+		for (clickHouse{nodes[victim], db}).recorded(t) == 0 && time.Since(start) < time.Minute {
 			time.Sleep(10 * time.Millisecond)
 		}
-		time.Sleep(rand.N(2 * time.Second)) // a random moment
+		time.Sleep(rand.N(2 * time.Second)) // kill at a random time
 		nodes[victim].Stop(t)
 		clickHouse{nodes[1-victim], db}.consistent(t)
 		for _, wait := range waits {

@@ -20,17 +20,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// databases are the stores of TestKillDatabase: the URL without host, and the
-// queries for the rows that readers see and the rows in records.
+// databases are the stores of TestKillDatabase: the URL without host, and the queries
+// for the rows that readers see and for the rows in records.
 var databases = map[string]struct{ scheme, rows, records string }{
 	"postgres": {"postgres", "select count(*) from log_tcp_complete", "select coalesce(sum(rows), 0)::int8 from tstatrepo_files"},
 	"dbstream": {"dbstream", "select count(*) from p1_log_tcp_complete", "select coalesce(sum(rows), 0)::int8 from dbs.tstatrepo_files"},
 }
 
-// TestKillDatabase disturbs imports of 100 files at random moments: the client
-// is killed, the server dies, connections are cut, two import at once. At any
-// time readers see as many rows as the records list, and in the end every row
-// once.
+// TestKillDatabase disturbs imports of 100 files at random times. It kills the client
+// or the server, cuts connections, or runs two imports. Readers must always see as many
+// rows as the records list, and in the end every row once.
 func TestKillDatabase(t *testing.T) {
 	rounds := 3
 	if *soak {
@@ -63,7 +62,7 @@ func TestKillDatabase(t *testing.T) {
 							if err := cmd.Start(); err != nil {
 								t.Fatal(err)
 							}
-							time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // a random moment
+							time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // kill at a random time
 							cmd.Process.Kill()
 							cmd.Wait()
 							consistent(t, server, db, d.rows, d.records)
@@ -131,8 +130,8 @@ func databaseLogs(t *testing.T, dir string, logs int) int {
 	return rows
 }
 
-// startImport starts an import. wait waits for its end, which must be a
-// success.
+// startImport starts an import. wait waits until the import ends, which must be
+// successful.
 func startImport(t *testing.T, source, dest, state string) (wait func()) {
 	t.Helper()
 	cmd := importCommand(source, dest, state)
@@ -156,14 +155,14 @@ func waitFor(cmd *exec.Cmd) error {
 	return cmd.Wait()
 }
 
-// counts returns, from one snapshot, the rows that readers see and those in
-// records. Tables may not exist yet.
-func counts(t *testing.T, server *pgtest.Server, db, rows, records string) (seen, told int) {
+// counts returns, from one snapshot, the number of rows that readers see and of rows in
+// records. The tables may not exist yet.
+func counts(t *testing.T, server *pgtest.Server, db, rows, records string) (seen, recorded int) {
 	t.Helper()
 	c := server.Connect(t, db)
 	defer c.Close(context.Background())
 	err := pgx.BeginTxFunc(context.Background(), c, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
-		for sql, n := range map[string]*int{rows: &seen, records: &told} {
+		for sql, n := range map[string]*int{rows: &seen, records: &recorded} {
 			_, table, _ := strings.Cut(sql, " from ")
 			var exists bool
 			if err := tx.QueryRow(context.Background(), "select to_regclass($1) is not null", table).Scan(&exists); err != nil {
@@ -180,13 +179,13 @@ func counts(t *testing.T, server *pgtest.Server, db, rows, records string) (seen
 	if err != nil {
 		t.Fatal(err)
 	}
-	return seen, told
+	return seen, recorded
 }
 
 func consistent(t *testing.T, server *pgtest.Server, db, rows, records string) {
 	t.Helper()
-	if seen, told := counts(t, server, db, rows, records); seen != told {
-		t.Errorf("readers see %d rows, the records tell of %d", seen, told)
+	if seen, recorded := counts(t, server, db, rows, records); seen != recorded {
+		t.Errorf("readers see %d rows, the records list %d", seen, recorded)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 func TestKillKafkaBroker(t *testing.T) {
 	b := kafkatest.Start(t, kafkatest.Options{})
 	url := "kafka://" + b.Addr + "/tstat"
-	k := newKillSides(t, 60) // about 30 of each kind
+	k := newKillSides(t, 60) // about 30 rounds of each kind
 	k.broker = func() { b.WhileDown(func() {}) }
 	k.run(2, func() *exec.Cmd { return k.start("receiver", "--from", url, "--to", "file:"+k.out, "--format", "line") },
 		func() *exec.Cmd { return k.start("sender", "--follow", "p1="+k.root, "--to", url) })

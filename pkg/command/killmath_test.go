@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// TestKillMath kills a repository at random moments while it fetches 100 files
-// from a probe into three stores. Readers see whole files at any time, and in
-// the end every row once, without a new registration.
+// TestKillMath kills a repository at random times while it fetches 100 files from a
+// probe into three stores. Readers must always see complete files, and in the end every
+// row once, without a new registration.
 func TestKillMath(t *testing.T) {
 	rounds := 3
 	if *soak {
@@ -43,7 +43,7 @@ func TestKillMath(t *testing.T) {
 	repository, probe := freeAddr(t), freeAddr(t)
 	serve := mathCommand(t, "--to", "math://"+repository, "--listen", probe, "--stream", "p1", "--settle", "1s", "--poll", "100ms", "--state-dir", t.TempDir(), source)
 	defer serve.stop(t)
-	state := t.TempDir() // kept, with the stream: the probe registers only once a minute
+	state := t.TempDir() // keeps the stream, because the probe registers only once a minute
 	for round := range rounds {
 		db, dir := server.Database(t), t.TempDir()
 		args := []string{"--listen", repository, "--poll", "100ms", "--state-dir", state,
@@ -52,10 +52,10 @@ func TestKillMath(t *testing.T) {
 		rows := "select count(*) from p1"
 		for range 1 + rand.IntN(3) {
 			r := mathCommand(t, args...)
-			if round == 0 { // else nothing may be registered yet
+			if round == 0 { // otherwise the probe may not be registered yet
 				waitUntil(t, r, func() bool { n, _ := counts(t, server, db, rows, d.records); return n > 0 })
 			}
-			time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Second)))) // a random moment
+			time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Second)))) // kill at a random time
 			r.cmd.Process.Kill()
 			r.cmd.Wait()
 			consistent(t, server, db, rows, d.records)
@@ -76,10 +76,10 @@ func TestKillMath(t *testing.T) {
 			return n >= total && len(copyRows(t, filepath.Join(dir, "copy"))) >= len(expected) && len(parquetRows(t, filepath.Join(dir, "parquet"))) >= len(expected)
 		})
 		r.stop(t)
-		n, told := counts(t, server, db, rows, d.records)
+		n, recorded := counts(t, server, db, rows, d.records)
 		different, _ := counts(t, server, db, "select count(distinct c_port) from p1", d.records)
-		if n != total || told != total || different != total {
-			t.Errorf("round %d: %d rows, %d different, records of %d, want %d", round, n, different, told, total)
+		if n != total || recorded != total || different != total {
+			t.Errorf("round %d: %d rows, %d different, records of %d, want %d", round, n, different, recorded, total)
 		}
 		for what, got := range map[string]map[string]int{"copy": copyRows(t, filepath.Join(dir, "copy")), "parquet": parquetRows(t, filepath.Join(dir, "parquet"))} {
 			if fmt.Sprint(got) != fmt.Sprint(expected) {
@@ -121,7 +121,7 @@ func mathCommand(t *testing.T, args ...string) *mathProcess {
 	return p
 }
 
-// stop ends the process like an administrator.
+// stop stops the process with a signal, like an administrator.
 func (p *mathProcess) stop(t *testing.T) {
 	t.Helper()
 	p.cmd.Process.Signal(syscall.SIGTERM)
@@ -130,7 +130,7 @@ func (p *mathProcess) stop(t *testing.T) {
 	}
 }
 
-// waitUntil polls until f is true.
+// waitUntil polls until f returns true.
 func waitUntil(t *testing.T, p *mathProcess, f func() bool) {
 	t.Helper()
 	for end := time.Now().Add(2 * time.Minute); !f(); time.Sleep(50 * time.Millisecond) {

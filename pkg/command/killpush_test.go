@@ -64,8 +64,8 @@ func (s *lineSink) down() {
 	s.conns.Wait()
 }
 
-// TestKillPush kills pushes at random moments, while the destination is up or
-// down. After one more run every point has arrived.
+// TestKillPush kills pushes at random times, while the destination is up or down. After
+// one more run, every point must have arrived.
 func TestKillPush(t *testing.T) {
 	rounds := 5
 	if *soak {
@@ -111,7 +111,7 @@ func TestKillPush(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Duration(rand.Int64N(int64(250 * time.Millisecond)))) // a random moment
+			time.Sleep(time.Duration(rand.Int64N(int64(250 * time.Millisecond)))) // kill at a random time
 			cmd.Process.Kill()
 			cmd.Wait()
 			kills++

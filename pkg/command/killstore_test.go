@@ -20,7 +20,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// storeCommandOf returns this test binary as tstatrepo store.
+// storeCommandOf returns a command that runs this test binary as tstatrepo store.
 func storeCommandOf(state string, args ...string) *exec.Cmd {
 	exe, err := os.Executable()
 	if err != nil {
@@ -29,7 +29,7 @@ func storeCommandOf(state string, args ...string) *exec.Cmd {
 	return &exec.Cmd{Path: exe, Args: append([]string{"tstatrepo", "store", "--state-dir", state, "--json"}, args...)}
 }
 
-// storeOnce runs a store command to the end.
+// storeOnce runs a store command to its end and returns its output.
 func storeOnce(t *testing.T, state string, args ...string) string {
 	t.Helper()
 	cmd := storeCommandOf(state, args...)
@@ -41,8 +41,7 @@ func storeOnce(t *testing.T, state string, args ...string) string {
 	return stdout.String()
 }
 
-// killed repeatedly starts a command, kills it at a random moment and calls
-// check.
+// killed repeatedly starts a command, kills it at a random time and calls check.
 func killed(t *testing.T, whole time.Duration, command func() *exec.Cmd, check func()) {
 	t.Helper()
 	for range 1 + rand.IntN(3) {
@@ -50,16 +49,16 @@ func killed(t *testing.T, whole time.Duration, command func() *exec.Cmd, check f
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // a random moment
+		time.Sleep(time.Duration(rand.Int64N(int64(whole)))) // kill at a random time
 		cmd.Process.Kill()
 		cmd.Wait()
 		check()
 	}
 }
 
-// dayRows counts the rows of a day's folder like a reader that first lists the
-// files and then opens them. ok is false if a file has disappeared in between:
-// such a reader starts over.
+// dayRows counts the rows of a day's folder. Like many readers, it first lists the
+// files and then opens them. ok is false if a file has disappeared in between: such a
+// reader must start over.
 func dayRows(dir string) (n int64, ok bool, err error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*.parquet"))
 	if err != nil {
@@ -131,9 +130,9 @@ func dayCounts(t *testing.T, dir string) map[string]int64 {
 	return counts
 }
 
-// TestKillCompact kills compactions of nine days at random moments, while a
-// reader counts rows. In the end each day has one file, with the same rows and
-// records as before.
+// TestKillCompact kills compactions of nine days at random times, while a reader counts
+// rows. In the end each day must have one file, with the same rows and records as
+// before.
 func TestKillCompact(t *testing.T) {
 	rounds := 2
 	if *soak {
@@ -169,7 +168,7 @@ func TestKillCompact(t *testing.T) {
 		if err := importer.Wait(); err != nil {
 			t.Errorf("round %d: the importer: %v", round, err)
 		}
-		if round%2 == 0 { // by an import, or by the next compaction
+		if round%2 == 0 { // an import or the next compaction cleans up
 			if out := importOnce(t, source, dir, state); !strings.Contains(out, `"files": 0`) {
 				t.Errorf("round %d: imported again: %s", round, out)
 			}
@@ -194,8 +193,8 @@ func TestKillCompact(t *testing.T) {
 	}
 }
 
-// TestKillPrune kills removals of old rows at random moments. No rows of later
-// days are ever missing, and no old rows are imported again.
+// TestKillPrune kills prune runs at random times. Rows of later days must never be
+// missing, and old rows must not be imported again.
 func TestKillPrune(t *testing.T) {
 	rounds := 2
 	if *soak {

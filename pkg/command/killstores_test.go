@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// storesCommand imports into several stores.
+// storesCommand returns an import into several stores.
 func storesCommand(source, state string, dests ...string) *exec.Cmd {
 	cmd := importCommand(source, dests[0], state)
 	cmd.Args = cmd.Args[:len(cmd.Args)-1]
@@ -25,10 +25,10 @@ func storesCommand(source, state string, dests ...string) *exec.Cmd {
 	return cmd
 }
 
-// TestKillStores imports into Parquet files and two databases, of which one is
-// down from the start and one dies during the import. The importer is killed at
-// random moments. The files are complete meanwhile, and the databases once they
-// are back.
+// TestKillStores imports into Parquet files and two databases. One database is down
+// from the start and the other dies during the import. The importer is killed at random
+// times. The files must always be complete; the databases must be complete after they
+// recover.
 func TestKillStores(t *testing.T) {
 	rounds := 2
 	if *soak {
@@ -80,7 +80,7 @@ func TestKillStores(t *testing.T) {
 		for _, s := range []*pgtest.Server{down, dying} {
 			s.StartAgain(t)
 			if round%2 == 1 {
-				time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Second)))) // a random moment
+				time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Second)))) // kill at a random time
 				kill()
 			}
 		}

@@ -18,23 +18,23 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// streamWindow is the smallest --window.
+// streamWindow is the minimum of --window.
 const streamWindow = 1 << 20
 
-// TestKillStream kills the exporter or the endpoint of an acknowledged stream
-// at random moments, while a writer behaves like Tstat. No line may be lost,
-// and each kill may repeat at most a window.
+// TestKillStream kills the exporter or the endpoint of an acknowledged stream at random
+// times, while a writer behaves like Tstat. No line may be lost, and each kill may
+// repeat at most a window.
 func TestKillStream(t *testing.T) {
 	addr := freeAddr(t)
 	k := newKillSides(t, 5)
-	// The bound covers the text; killing both sides repeats one window too.
+	// The limit counts the text; killing both sides also repeats one window.
 	k.run(1, func() *exec.Cmd {
 		return k.start("receiver", "--listen", addr, "--to", "file:"+k.out, "--format", "line")
 	},
 		func() *exec.Cmd { return k.start("sender", "--follow", "p1="+k.root, "--to", "ack://"+addr) })
 }
 
-// TestKillKafka does the same with a broker between the sides.
+// TestKillKafka is like TestKillStream, with a Kafka broker between the sides.
 func TestKillKafka(t *testing.T) {
 	t.Parallel()
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, "tstat"))
@@ -45,8 +45,8 @@ func TestKillKafka(t *testing.T) {
 	testKillBroker(t, 5, "kafka://"+cluster.ListenAddrs()[0]+"/tstat")
 }
 
-// TestKillNATS does the same with JetStream. After each kill of the receiver,
-// the server waits before it redelivers the messages.
+// TestKillNATS is like TestKillStream, with JetStream between the sides. After each
+// kill of the receiver, the server waits before it redelivers the messages.
 func TestKillNATS(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("nats-server"); err != nil {
@@ -73,8 +73,7 @@ func testKillBroker(t *testing.T, rounds int, url string) {
 		func() *exec.Cmd { return k.start("sender", "--follow", "p1="+k.root, "--to", url) })
 }
 
-// killSides are a receiver that writes files and a sender that follows a
-// folder.
+// killSides is a receiver that writes files and a sender that follows a folder.
 type killSides struct {
 	t              *testing.T
 	rounds         int
@@ -94,7 +93,7 @@ func newKillSides(t *testing.T, rounds int) *killSides {
 	return &killSides{t: t, rounds: rounds, exe: exe, root: t.TempDir(), out: t.TempDir(), dir: t.TempDir()}
 }
 
-// start starts a stream whose state and log are called name.
+// start starts a stream with the given name for its state and log.
 func (k *killSides) start(name string, args ...string) *exec.Cmd {
 	cmd := &exec.Cmd{Path: k.exe, Args: append([]string{"tstatrepo", "stream", "--state-dir", filepath.Join(k.dir, name),
 		"--timezone", "UTC", "--retry-max", "500ms", "--log-format", "json", "--window", "1MiB", "--start", "checkpoint"}, args...)}
@@ -107,11 +106,11 @@ func (k *killSides) start(name string, args ...string) *exec.Cmd {
 	if err := cmd.Start(); err != nil {
 		k.t.Fatal(err)
 	}
-	k.t.Cleanup(func() { cmd.Process.Kill() }) // if the test has failed
+	k.t.Cleanup(func() { cmd.Process.Kill() }) // in case the test fails
 	return cmd
 }
 
-// logs shows the ends of the logs.
+// logs prints the ends of the logs.
 func (k *killSides) logs() {
 	for _, name := range []string{"receiver", "sender"} {
 		text, _ := os.ReadFile(filepath.Join(k.dir, name+".log"))
@@ -119,11 +118,11 @@ func (k *killSides) logs() {
 	}
 }
 
-// run kills a side, or both, in each round. Each kill may repeat at most that
-// many windows.
+// run kills one side or both in each round. Each kill may repeat at most the given
+// number of windows.
 func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 	t := k.t
-	// The first folder exists before the start, so nothing precedes it.
+	// The first folder exists before the start, so it has no predecessor.
 	w := &killWriter{t: t, root: k.root, now: time.Date(2016, 3, 24, 21, 0, 0, 0, time.UTC)}
 	w.rollOver()
 	running := []*exec.Cmd{sides[0](), sides[1]()}
@@ -138,7 +137,7 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 	stop := make(chan struct{})
 	written := make(chan struct{})
 	pace := 10 * time.Millisecond
-	if k.broker != nil { // a broker starts slowly; the sides must catch up with the writer
+	if k.broker != nil { // a broker starts slowly, and the sides must catch up with the writer
 		pace *= 10
 	}
 	go func() {
@@ -161,7 +160,7 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 		running[i].Wait()
 	}
 	for round := range k.rounds {
-		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond) // a random moment
+		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond) // kill at a random time
 		choices := 3
 		if k.broker != nil {
 			choices = 6
@@ -194,7 +193,7 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 			t.Fatalf("%d lines of %d arrived", got.next, w.n)
 		}
 	}
-	for _, cmd := range slices.Backward(running) { // the sender first, else it waits for the receiver
+	for _, cmd := range slices.Backward(running) { // stop the sender first, because it would wait for the receiver
 		cmd.Process.Signal(os.Interrupt)
 		cmd.Wait()
 	}
@@ -207,7 +206,7 @@ func (k *killSides) run(windows int, sides ...func() *exec.Cmd) {
 	}
 }
 
-// killWriter writes a log in blocks of 4096 bytes, as Tstat does.
+// killWriter writes a log in blocks of 4096 bytes, like Tstat.
 type killWriter struct {
 	t     *testing.T
 	root  string
@@ -252,15 +251,14 @@ func (w *killWriter) lines(n int) {
 	w.must(err)
 }
 
-// streamed counts what has arrived.
+// streamed counts the received lines.
 type streamed struct {
-	next     int // lines up to the first gap
+	next     int // number of lines before the first gap
 	repeated int
-	most     int // most bytes repeated at once
+	most     int // maximum number of bytes repeated after one kill
 }
 
-// readStreamed reads the files of the endpoint. A line that leaves a gap
-// fails the test.
+// readStreamed reads the files of the endpoint. A gap between lines fails the test.
 func readStreamed(t *testing.T, dir string) (s streamed) {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "p1", "log_tcp_complete", "*.log"))
@@ -268,14 +266,14 @@ func readStreamed(t *testing.T, dir string) (s streamed) {
 		t.Fatal(err)
 	}
 	run, last := 0, -1
-	for _, p := range paths { // the hours are in order
+	for _, p := range paths { // sorted by hour
 		text, err := os.ReadFile(p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(text)) {
 			if !strings.HasSuffix(line, "\n") {
-				break // being written
+				break // the line is still being written
 			}
 			var n int
 			if _, err := fmt.Sscanf(line, "line %d ", &n); err != nil || len(line) != len(fmt.Sprintf("line %d ", n))+200+n%200+1 {

@@ -17,8 +17,8 @@ import (
 
 const module = "github.com/tstatrepo/tstatrepo/"
 
-// layers lists the packages, lowest layer first. A package imports only
-// packages of lower layers, or of its own layer where the rule says so.
+// layers lists the packages, lowest layer first. A package may only import packages of
+// lower layers, or of its own layer if the rule allows that.
 var layers = [][]string{
 	{"man", "pkg/internal/completion", "pkg/internal/compression", "pkg/internal/durable", "pkg/internal/losslessjson", "pkg/internal/metrics", "pkg/internal/hint", "pkg/internal/parquetfile"},
 	{"pkg/internal/dest", "pkg/internal/console", "pkg/internal/retry", "pkg/internal/stream/stats"},
@@ -47,17 +47,17 @@ var layers = [][]string{
 	{"pkg/command"},
 }
 
-// doors are packages with subpackages that only they may import.
+// doors are packages with subpackages that no other package may import.
 var doors = []string{"pkg/internal/stream"}
 
-// programs are main packages, used by the repository itself.
+// programs are the main packages that only the repository itself uses.
 var programs = []string{
 	"cmd/tstatgen", "cmd/tstatrepo", "pkg/internal/tools/bench", "pkg/internal/tools/bench/kafkapeer",
 	"pkg/internal/tools/bench/rrdread", "pkg/internal/tools/matrix",
 }
 
-// TestLayers checks that imports go only downwards, every package has a layer,
-// nothing bypasses a door, and only pkg/command knows the command line.
+// TestLayers checks that packages only import lower layers, every package has a layer,
+// no import bypasses a door, and only pkg/command depends on the command line.
 func TestLayers(t *testing.T) {
 	level := map[string]int{}
 	for i, names := range append(slices.Clone(layers), programs) {
@@ -98,8 +98,8 @@ func TestLayers(t *testing.T) {
 // listens matches code that listens for connections.
 var listens = regexp.MustCompile(`\b(http\.Server\{|http\.ListenAndServe|http\.Serve\(|net\.Listen|\.Listen\(ctx, "tcp")`)
 
-// TestOneListener checks that only pkg/internal/peer listens, because it
-// refuses web pages and unknown peers.
+// TestOneListener checks that only pkg/internal/peer opens listeners, because it
+// rejects web pages and unknown peers.
 func TestOneListener(t *testing.T) {
 	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go").Output()
 	if err != nil {
@@ -127,7 +127,7 @@ func TestOneListener(t *testing.T) {
 	}
 }
 
-// kits are packages for tests, which run programs with flags.
+// kits are packages for tests. They run programs with flags.
 var kits = regexp.MustCompile(`^pkg/internal/testkit/`)
 
 var flagName = regexp.MustCompile(`(^|[^-\w])--[a-z]`)
@@ -135,13 +135,13 @@ var flagName = regexp.MustCompile(`(^|[^-\w])--[a-z]`)
 // scripts is the package of the shell scripts that complete flags.
 const scripts = "pkg/internal/completion/"
 
-// tables is the package of the texts of flags, help and manual: its values of
-// Usage and Empty name flags.
+// tables is the package with the texts of flags, help and manual. Its values of Usage
+// and Empty may name flags.
 const tables = "pkg/internal/config/"
 
-// TestNoFlagsBelowCommand checks that no text below pkg/command names a flag,
-// which only pkg/command knows, or the README, which a user may not have. See
-// package hint for how a hint names an option.
+// TestNoFlagsBelowCommand checks that no text below pkg/command names a flag, which
+// only pkg/command may know, or the README, which a user may not have. Package hint
+// documents how a hint names an option.
 func TestNoFlagsBelowCommand(t *testing.T) {
 	err := filepath.WalkDir("../../pkg", func(path string, _ fs.DirEntry, err error) error {
 		name := strings.TrimPrefix(filepath.ToSlash(path), "../../")
@@ -174,8 +174,8 @@ func TestNoFlagsBelowCommand(t *testing.T) {
 	}
 }
 
-// TestCommandIsThin checks that pkg/command stays small: flags, help and
-// output. Other work belongs to the packages below.
+// TestCommandIsThin checks that pkg/command stays small. It only contains flags, help
+// and output; other work belongs to the packages below.
 func TestCommandIsThin(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {

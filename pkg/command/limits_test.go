@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// limits lists limits of tstatrepo-serve(1) by the heading and the tag of their
-// item. Each has the values in the item and the code that sets them: names of
-// packages, each followed by definitions in it.
+// limits lists the limits in tstatrepo-serve(1), by heading and by the tag of their
+// item. Each limit has the values in the item and the code that sets them: names of
+// packages, each followed by definitions in that package.
 var limits = map[string][]struct {
 	what         string
 	values, code []string
@@ -66,7 +66,7 @@ var limits = map[string][]struct {
 	},
 }
 
-// TestLimits checks that the manual has the same limits as the code.
+// TestLimits checks that the manual states the limits of the code.
 func TestLimits(t *testing.T) {
 	page, err := os.ReadFile("../../man/tstatrepo-serve.1.md")
 	if err != nil {
@@ -103,8 +103,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// source returns the Go source of a package without its tests. It replaces runs
-// of spaces and tabs by one space.
+// source returns the Go source of a package without its tests. It replaces consecutive
+// spaces and tabs by one space.
 func source(t *testing.T, pkg string) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, pkg, "*.go"))

@@ -64,7 +64,7 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// status N COMMAND... runs a command that must end with exit status N.
+// status N COMMAND... runs a command, which must exit with status N.
 func status(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: status N COMMAND [ARGUMENT...]")
@@ -108,7 +108,7 @@ func zeros(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(errors.Join(err, f.Close()))
 }
 
-// trim FILE... cuts the last newline off files.
+// trim FILE... removes the last newline of files.
 func trim(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: trim FILE...")
@@ -118,7 +118,7 @@ func trim(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// await ADDR waits until the address accepts connections, await PATH until the
+// await ADDR waits until the address accepts connections. await PATH waits until the
 // file exists.
 func await(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
@@ -165,7 +165,7 @@ func TestSignal(t *testing.T) {
 				t.Errorf("%v, %v: exit status %d, want %d", sig, err, got, want)
 			}
 		}
-		// The signal does not hide other errors.
+		// A signal must not hide other errors.
 		lost := errors.Join(fmt.Errorf("read: %w", ctx.Err()), errors.New("disk is full"))
 		if got := orInterrupt(ctx, lost); got.Error() != "disk is full\n"+context.Cause(ctx).Error() || exitStatus(got) != exitFailed {
 			t.Errorf("%v, exit status %d", got, exitStatus(got))
@@ -174,9 +174,9 @@ func TestSignal(t *testing.T) {
 	}
 }
 
-// TestSameSignal checks that a signal that follows another at once, as from timeout(1),
-// does not kill the process.
-func TestSameSignal(t *testing.T) {
+// TestRepeatedSignal checks that two signals in quick succession, as sent by
+// timeout(1), do not kill the process.
+func TestRepeatedSignal(t *testing.T) {
 	ctx, stop := signalContext()
 	defer stop()
 	for range 2 {
@@ -190,15 +190,15 @@ func TestSameSignal(t *testing.T) {
 	}
 }
 
-// TestSignalWhileWaiting checks that interrupting a command that waits for a
-// store is not reported as an unavailable store.
+// TestSignalWhileWaiting checks the error of a command that is interrupted while it
+// waits for a store. It must not report an unavailable store.
 func TestSignalWhileWaiting(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{
 		{"--to", "postgres://u@127.0.0.1:1/db", dir},
 		{"--to", "clickhouse://127.0.0.1:1/db", "--follow", dir},
 	} {
-		p := begin(t, nil, append([]string{"import-bulk", "--state-dir", dir, "--retry-timeout", "1h"}, args...)...)
+		p := startProcess(t, nil, append([]string{"import-bulk", "--state-dir", dir, "--retry-timeout", "1h"}, args...)...)
 		becomes(t, "the wait", func() bool { return strings.Contains(p.log.String(), "store unavailable, retrying") })
 		p.signal(syscall.SIGTERM)
 		p.ends(143)

@@ -17,9 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// TestJSONKeys checks that tstatrepo-json(7) lists exactly the keys of each
-// output. The keys of types that the page has described before are not
-// repeated.
+// TestJSONKeys checks that tstatrepo-json(7) lists exactly the keys of each output. The
+// page does not repeat the keys of types that it has already described.
 func TestJSONKeys(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "man", "tstatrepo-json.7.md"))
 	if err != nil {
@@ -28,7 +27,7 @@ func TestJSONKeys(t *testing.T) {
 	for title, types := range map[string]struct {
 		outputs []any
 		more    []string // keys that a command adds
-		other   []string // keys whose own keys are described elsewhere
+		other   []string // keys whose subkeys are described elsewhere
 	}{
 		"IMPORT-BULK":                 {[]any{bulk.Summary{}}, nil, []string{"types"}},
 		"PROBE OF MATH STREAMS":       {[]any{mathproto.ExporterStats{}}, nil, nil},
@@ -59,7 +58,7 @@ func TestJSONKeys(t *testing.T) {
 		}
 		slices.Sort(got)
 		slices.Sort(want)
-		if title == "IMPORT-BULK" { // only elements of types have this key
+		if title == "IMPORT-BULK" { // this key only occurs in the elements of types
 			want = slices.DeleteFunc(want, func(k string) bool { return k == "total.type" })
 		}
 		for _, k := range got {
@@ -78,8 +77,8 @@ func TestJSONKeys(t *testing.T) {
 	}
 }
 
-// jsonKeys returns the paths of the keys that encoding/json writes for a struct,
-// but not those below the keys in other.
+// jsonKeys returns the paths of the keys that encoding/json writes for a struct, except
+// the keys below those in other.
 func jsonKeys(prefix string, t reflect.Type, other []string) (keys []string) {
 	for i := range t.NumField() {
 		f := t.Field(i)

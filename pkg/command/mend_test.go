@@ -16,8 +16,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// TestMends checks that the commands printed by store verify lead to a clean
-// verify --deep, with every log in the store.
+// TestMends checks that the commands printed by store verify repair the store: a later
+// verify --deep finds nothing, and every log is stored.
 func TestMends(t *testing.T) {
 	const (
 		log    = "2024_05_01_01_00.out/log_udp_complete"
@@ -39,14 +39,14 @@ func TestMends(t *testing.T) {
 	type finding struct{ Kind, Path string }
 	for _, test := range []struct {
 		name, kind          string
-		scheme, store, logs string // store and logs are folders of old
-		log                 string // of logs, to be imported again
+		scheme, store, logs string // store and logs are subfolders of old
+		log                 string // file in logs to import again
 		spoil               func(t *testing.T, dir string)
 	}{
 		{"cr", store.CR, "parquet", "crlf", "crlf-logs", "2024_05_01_00_00.out/log_udp_complete", func(*testing.T, string) {}},
 		{"rows", upkeep.Rows, "parquet", "parquet", "logs", log, func(t *testing.T, dir string) {
-			// The file becomes that of another log, whose rows are
-			// then stored twice.
+			// Store the file under the name of another log, so that the rows of that
+			// log are stored twice.
 			write(t, filepath.Join(dir, file), read(t, filepath.Join(dir, strings.Replace(file, "01_01_00", "01_02_00", 1))))
 		}},
 		{"damaged page", store.Damaged, "parquet", "parquet", "logs", log, func(t *testing.T, dir string) {

@@ -15,8 +15,8 @@ import (
 	"strings"
 )
 
-// product is the parsed code of the program, by folder relative to the root of the
-// repository: without tests, test kits and tools.
+// product returns the parsed code of the program, without tests, test kits and tools.
+// The keys are folders relative to the root of the repository.
 func product() (map[string]*code, error) {
 	all := map[string]*code{}
 	err := filepath.WalkDir(filepath.Join(root, "pkg"), func(path string, d fs.DirEntry, err error) error {
@@ -69,8 +69,8 @@ func (c *code) add(path string) error {
 	return nil
 }
 
-// text returns the value of a constant string; ok is false for another
-// expression.
+// text returns the value of a constant string expression. ok is false for other
+// expressions.
 func (c *code) text(e ast.Expr) (s string, ok bool) {
 	switch e := e.(type) {
 	case *ast.BasicLit:
@@ -88,7 +88,7 @@ func (c *code) text(e ast.Expr) (s string, ok bool) {
 	return "", false
 }
 
-// show returns the code of an expression.
+// show returns the source code of an expression.
 func (c *code) show(e ast.Expr) string {
 	var b bytes.Buffer
 	if err := format.Node(&b, c.files, e); err != nil {
@@ -97,61 +97,62 @@ func (c *code) show(e ast.Expr) string {
 	return strings.Join(strings.Fields(b.String()), " ")
 }
 
-// keys returns the keys of the arguments of a log line. The last of them is a
-// list if spread is set. The code of what is not understood stands for its keys.
+// keys returns the keys in the arguments of a log line. If spread is set, the last
+// argument is a list. An argument that is not constant is represented by its source
+// code.
 func (c *code) keys(in *ast.FuncDecl, args []ast.Expr, spread bool, seen ...string) (keys []string) {
 	for i := 0; i < len(args); i++ {
 		if spread && i == len(args)-1 {
-			return append(keys, c.listed(in, args[i], seen...)...)
+			return append(keys, c.listKeys(in, args[i], seen...)...)
 		}
 		key, ok := c.text(args[i])
 		if !ok {
 			key = c.show(args[i])
 		}
 		keys = append(keys, key)
-		i++ // its value
+		i++ // skip the value
 	}
 	return keys
 }
 
-// listed returns the keys in a list of attributes. The variables in seen are
-// what the list is assigned to.
-func (c *code) listed(in *ast.FuncDecl, list ast.Expr, seen ...string) []string {
+// listKeys returns the keys in a list of attributes. seen holds the variables that are
+// being resolved, to stop recursion.
+func (c *code) listKeys(in *ast.FuncDecl, list ast.Expr, seen ...string) []string {
 	switch e := list.(type) {
 	case *ast.CompositeLit:
 		return c.keys(in, e.Elts, false)
 	case *ast.CallExpr:
 		switch f := c.show(e.Fun); {
 		case f == "append":
-			return append(c.listed(in, e.Args[0], seen...), c.keys(in, e.Args[1:], e.Ellipsis.IsValid(), seen...)...)
+			return append(c.listKeys(in, e.Args[0], seen...), c.keys(in, e.Args[1:], e.Ellipsis.IsValid(), seen...)...)
 		case f == "hint.Attrs" || f == "hint.Text":
 			return []string{"[hint]"}
 		case c.funcs[f] != nil:
-			return c.assigned(c.funcs[f], "")
+			return c.assignedKeys(c.funcs[f], "")
 		}
 	case *ast.Ident:
 		if slices.Contains(seen, e.Name) {
 			return nil
 		}
-		if keys := c.assigned(in, e.Name, seen...); keys != nil {
+		if keys := c.assignedKeys(in, e.Name, seen...); keys != nil {
 			return keys
 		}
 	}
 	return []string{c.show(list) + "..."}
 }
 
-// assigned returns the keys of all lists that a function assigns to a variable,
-// or returns if name is "".
-func (c *code) assigned(in *ast.FuncDecl, name string, seen ...string) (keys []string) {
+// assignedKeys returns the keys of all lists that a function assigns to the variable
+// name, or that it returns if name is "".
+func (c *code) assignedKeys(in *ast.FuncDecl, name string, seen ...string) (keys []string) {
 	ast.Inspect(in.Body, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.AssignStmt:
 			if id, ok := n.Lhs[0].(*ast.Ident); ok && name != "" && id.Name == name {
-				keys = append(keys, c.listed(in, n.Rhs[0], append(seen, name)...)...)
+				keys = append(keys, c.listKeys(in, n.Rhs[0], append(seen, name)...)...)
 			}
 		case *ast.ReturnStmt:
 			if name == "" {
-				keys = append(keys, c.listed(in, n.Results[0])...)
+				keys = append(keys, c.listKeys(in, n.Results[0])...)
 			}
 		}
 		return true
@@ -159,7 +160,7 @@ func (c *code) assigned(in *ast.FuncDecl, name string, seen ...string) (keys []s
 	return keys
 }
 
-// argument is what a caller passes for a parameter of a function.
+// argument returns the argument for the named parameter of function in, or nil.
 func argument(in *ast.FuncDecl, call *ast.CallExpr, name string) ast.Expr {
 	i := 0
 	for _, field := range in.Type.Params.List {
@@ -173,8 +174,8 @@ func argument(in *ast.FuncDecl, call *ast.CallExpr, name string) ast.Expr {
 	return nil
 }
 
-// called is the name of the function or method that a call calls.
-func called(call *ast.CallExpr) string {
+// calledName returns the name of the called function or method, or "".
+func calledName(call *ast.CallExpr) string {
 	switch f := call.Fun.(type) {
 	case *ast.SelectorExpr:
 		return f.Sel.Name
@@ -184,8 +185,8 @@ func called(call *ast.CallExpr) string {
 	return ""
 }
 
-// each calls f with each call in the functions of the package.
-func (c *code) each(f func(in *ast.FuncDecl, call *ast.CallExpr)) {
+// eachCall calls f for each call in the functions of the package.
+func (c *code) eachCall(f func(in *ast.FuncDecl, call *ast.CallExpr)) {
 	for _, d := range c.decls {
 		in, _ := d.(*ast.FuncDecl)
 		ast.Inspect(d, func(n ast.Node) bool {
@@ -197,12 +198,12 @@ func (c *code) each(f func(in *ast.FuncDecl, call *ast.CallExpr)) {
 	}
 }
 
-// levels are the methods of a logger.
+// levels are the methods of a logger that log a message.
 var levels = map[string]string{"Debug": "debug", "Info": "info", "Warn": "warn", "Error": "error"}
 
-// messages returns a line for each message that the product logs: level, package,
-// text and keys. A text is constant, or an argument of a function that logs it.
-// A line with + has the keys that a logger of the package adds to its messages.
+// messages returns a line for each message that the product logs: level, package, text
+// and keys. A text is a constant, or an argument of a function that logs it. A + in a
+// line means that the message also has the keys of a logger of the package.
 func messages() ([]byte, error) {
 	var lines []string
 	var errs []error
@@ -215,12 +216,12 @@ func messages() ([]byte, error) {
 		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%-5s  %s: %s  %s", level, c.name, text, strings.Join(slices.Compact(keys), " "))))
 	}
 	for _, c := range all {
-		c.each(func(in *ast.FuncDecl, call *ast.CallExpr) {
-			level, args, spread := levels[called(call)], call.Args, call.Ellipsis.IsValid()
-			if called(call) == "With" && in != nil {
+		c.eachCall(func(in *ast.FuncDecl, call *ast.CallExpr) {
+			level, args, spread := levels[calledName(call)], call.Args, call.Ellipsis.IsValid()
+			if calledName(call) == "With" && in != nil {
 				add("+", c, "with", c.keys(in, args, spread))
 			}
-			if level == "" || len(args) == 0 || in == nil || c.show(args[0]) == "ctx" { // Info of a NATS consumer
+			if level == "" || len(args) == 0 || in == nil || c.show(args[0]) == "ctx" { // such as Info of a NATS consumer
 				return
 			}
 			keys := c.keys(in, args[1:], spread)
@@ -230,8 +231,8 @@ func messages() ([]byte, error) {
 			}
 			name, passed := c.show(args[0]), 0
 			for _, other := range all {
-				other.each(func(from *ast.FuncDecl, call *ast.CallExpr) {
-					if called(call) != in.Name.Name {
+				other.eachCall(func(from *ast.FuncDecl, call *ast.CallExpr) {
+					if calledName(call) != in.Name.Name {
 						return
 					}
 					text, ok := other.text(argument(in, call, name))
@@ -256,7 +257,7 @@ func messages() ([]byte, error) {
 		strings.Join(slices.Compact(lines), "\n") + "\n"), errors.Join(errs...)
 }
 
-// metric is how the code makes a metric.
+// metric is a metric as defined in the code.
 type metric struct{ name, kind, help, labels string }
 
 // metrics returns a line for each metric of the product: name, type, labels,
@@ -268,13 +269,13 @@ func metrics() ([]byte, error) {
 	}
 	var lines []string
 	for _, c := range all {
-		c.each(func(in *ast.FuncDecl, call *ast.CallExpr) {
+		c.eachCall(func(in *ast.FuncDecl, call *ast.CallExpr) {
 			var list []metric
 			switch f := c.show(call.Fun); {
 			case f == "metrics.New":
-				list, err = c.table(call)
+				list, err = c.tableMetrics(call)
 			case strings.HasPrefix(f, "prometheus.New") && len(call.Args) > 0:
-				list, err = c.made(in, call)
+				list, err = c.constructed(in, call)
 			}
 			for _, m := range list {
 				lines = append(lines, fmt.Sprintf("%s{%s}  %s  %s: %s", m.name, m.labels, m.kind, c.name, m.help))
@@ -289,8 +290,8 @@ func metrics() ([]byte, error) {
 		strings.Join(slices.Compact(lines), "\n") + "\n"), nil
 }
 
-// table returns the metrics of a metrics.Table.
-func (c *code) table(call *ast.CallExpr) (list []metric, err error) {
+// tableMetrics returns the metrics of a metrics.Table.
+func (c *code) tableMetrics(call *ast.CallExpr) (list []metric, err error) {
 	prefix, ok := c.text(call.Args[0])
 	labels := strings.Join(c.texts(call.Args[1]), ",")
 	for _, arg := range call.Args[3:] {
@@ -312,7 +313,7 @@ func (c *code) table(call *ast.CallExpr) (list []metric, err error) {
 	return list, nil
 }
 
-// texts returns the constants of a list.
+// texts returns the constants in a list.
 func (c *code) texts(list ast.Expr) (texts []string) {
 	if lit, ok := list.(*ast.CompositeLit); ok {
 		for _, e := range lit.Elts {
@@ -327,12 +328,13 @@ func (c *code) texts(list ast.Expr) (texts []string) {
 	return texts
 }
 
-// made returns the metrics that a call of a constructor of the Prometheus library
-// makes: one, or one for each call of the function literal that it is in, gauge.
-func (c *code) made(in *ast.FuncDecl, call *ast.CallExpr) ([]metric, error) {
+// constructed returns the metrics that a call of a Prometheus constructor creates. If
+// the call is in the function literal gauge, there is one metric for each call of
+// gauge.
+func (c *code) constructed(in *ast.FuncDecl, call *ast.CallExpr) ([]metric, error) {
 	opts, ok := call.Args[0].(*ast.CompositeLit)
 	if !ok {
-		return nil, nil // a registry, a collector
+		return nil, nil // a registry or a collector
 	}
 	var name, help ast.Expr
 	kind := "gauge"
@@ -354,7 +356,7 @@ func (c *code) made(in *ast.FuncDecl, call *ast.CallExpr) ([]metric, error) {
 		labels = append(labels, c.texts(call.Args[1])...)
 	}
 	if name == nil || help == nil {
-		return nil, nil // options of something else
+		return nil, nil // the options are not those of a metric
 	}
 	if text, ok := c.text(name); ok {
 		about, _ := c.text(help)
@@ -371,7 +373,7 @@ func (c *code) made(in *ast.FuncDecl, call *ast.CallExpr) ([]metric, error) {
 	var err error
 	ast.Inspect(in.Body, func(n ast.Node) bool {
 		g, ok := n.(*ast.CallExpr)
-		if !ok || called(g) != "gauge" {
+		if !ok || calledName(g) != "gauge" {
 			return true
 		}
 		names, helps := c.values(in, g.Args[0]), c.values(in, g.Args[1])
@@ -393,8 +395,8 @@ func (c *code) made(in *ast.FuncDecl, call *ast.CallExpr) ([]metric, error) {
 	return list, err
 }
 
-// values returns the constants that an expression is in turn: more than one if it
-// has a field of a list of structs that a loop is over.
+// values returns the constants that an expression can have. There are several if the
+// expression is a field of the structs in a list over which a loop iterates.
 func (c *code) values(in *ast.FuncDecl, e ast.Expr) (list []string) {
 	if text, ok := c.text(e); ok {
 		return []string{text}

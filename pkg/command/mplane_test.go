@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// fakeProbe is the command probe of scripts: a component that offers the
+// fakeProbe implements the command probe of scripts: a component that offers the
 // exporters of a Tstat probe at the supervisor URL. The exporters do nothing.
 //
 //	probe URL [SYSTEM_ID]
@@ -48,7 +48,8 @@ func fakeProbe() {
 	}
 }
 
-// exporters returns the capabilities of the mPlane page, and one with rows.
+// exporters returns the capabilities of the mPlane page of the manual, and one with
+// rows.
 func exporters(reg *mplane.Registries, systemID ...string) ([]component.Service, error) {
 	id := ""
 	for _, s := range systemID {
@@ -82,7 +83,7 @@ func exporters(reg *mplane.Registries, systemID ...string) ([]component.Service,
 	return list, nil
 }
 
-// ports sets variables to free ports of the loopback address.
+// ports sets variables to free ports on the loopback address.
 //
 //	ports NAME...
 func ports(ts *testscript.TestScript, neg bool, args []string) {
@@ -95,7 +96,7 @@ func ports(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// shows waits until a page has a text, or with ! no longer has it.
+// shows waits until a page contains a text, or no longer contains it if ! is given.
 //
 //	[!] shows URL TEXT
 func shows(ts *testscript.TestScript, neg bool, args []string) {
@@ -115,9 +116,8 @@ func shows(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s does not become so: %s", args[0], text)
 }
 
-// terminal runs a command on a terminal. Whenever the program waits behind a "=
-// " or "| ", terminal types the rest of that line of FILE. The screen must
-// finally match FILE.
+// terminal runs a command on a terminal. Whenever the program prints "= " or "| ",
+// terminal types the rest of that line of FILE. The final screen must match FILE.
 //
 //	terminal FILE COMMAND...
 func terminal(ts *testscript.TestScript, neg bool, args []string) {
@@ -159,7 +159,7 @@ func terminal(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			_, err := io.WriteString(tty, key)
 			ts.Check(err)
-			// The echo is what was typed.
+			// The terminal echoes the typed text.
 			for echoed := 0; echoed < 1; {
 				select {
 				case p, more := <-pieces:

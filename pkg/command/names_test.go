@@ -9,9 +9,9 @@ import (
 	"unicode/utf8"
 )
 
-// TestNameNotUTF8 checks that a log in a folder whose name is not UTF-8 is
-// stored, verified and pruned by its exact name, and is not imported again. The
-// JSON of commands is valid and escapes the name.
+// TestNameNotUTF8 checks a log in a folder whose name is not UTF-8. The log must be
+// stored, verified and pruned by its exact name, and not be imported again. The JSON of
+// commands must be valid and escape the name.
 func TestNameNotUTF8(t *testing.T) {
 	dir := t.TempDir()
 	source, stored, state := filepath.Join(dir, "in"), filepath.Join(dir, "store"), filepath.Join(dir, "state")

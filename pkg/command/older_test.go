@@ -14,17 +14,18 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// old holds stores and states of a version before 0.9; databases are dumps.
+// old is the folder with stores and states of a version before 0.9. Databases are
+// dumps.
 const old = "testdata/before-0.9"
 
-// releases are the folders that TestWriteRelease wrote, the newest last: stores
-// with the logs of old, and states. Add the folder of each new release.
+// releases are the folders that TestWriteRelease wrote, the newest last. They contain
+// stores with the logs of old, and states. Add the folder of each new release.
 var releases = []string{"testdata/0.9.0"}
 
-// allReleases are old and releases.
+// allReleases is old and releases.
 var allReleases = append([]string{old}, releases...)
 
-// grow appends a line to a log that the older stores have.
+// grow appends a line to a log that the older stores contain.
 func grow(t *testing.T, source string) {
 	t.Helper()
 	path := filepath.Join(source, "2024_05_02_00_00.out", "log_udp_complete")
@@ -43,7 +44,7 @@ func TestOlderStores(t *testing.T) {
 	verified := func(out string) bool { return strings.Contains(out, `"findings": []`) }
 	type olderStore struct {
 		release, name string
-		records       int // whose rows are there
+		records       int // number of records with rows
 		doubled       bool
 	}
 	tests := []olderStore{{old, "parquet", 8, false}, {old, "compacted", 8, false}, {old, "pruned", 4, false}, {old, "doubled", 8, true}, {old, "copy", 4, false}}
@@ -69,7 +70,7 @@ func TestOlderStores(t *testing.T) {
 				out, err := storeCommandOf(state, append(append([]string{"verify"}, args...), dest)...).Output()
 				return string(out), err
 			}
-			out, err := verify("--deep") // before anything was changed
+			out, err := verify("--deep") // before any change
 			if !strings.Contains(out, fmt.Sprintf(`"records": %d,`, test.records)) || verified(out) == test.doubled || (err == nil) == test.doubled {
 				t.Errorf("verify: %v: %s", err, out)
 			}
@@ -82,7 +83,7 @@ func TestOlderStores(t *testing.T) {
 			if out := importOnce(t, source, dest, state); !strings.Contains(out, `"files": 0`) {
 				t.Errorf("imported again: %s", out)
 			}
-			// A log grows, another one appears.
+			// One log grows, and another one appears.
 			grow(t, source)
 			if out, err := exec.Command("cp", "-r", filepath.Join(source, "2024_05_02_01_00.out"), filepath.Join(source, "2024_05_02_09_00.out")).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
@@ -114,7 +115,7 @@ func TestOlderDatabases(t *testing.T) {
 	check := func(t *testing.T, release, dest string) {
 		state, source := t.TempDir(), filepath.Join(t.TempDir(), "logs")
 		importer := filepath.Join(state, "importer")
-		if release != old { // old has none
+		if release != old { // old contains no such dump
 			oldState(t, release, "importer", importer)
 			before, err := os.ReadFile(importer)
 			if err != nil {
@@ -165,15 +166,14 @@ func TestOlderDatabases(t *testing.T) {
 	})
 }
 
-// oldState writes a state file of an older version to path. It replaces the
-// paths and addresses of the machine where the file was made.
+// oldState writes a state file of an older version to path. It replaces the paths and
+// addresses of the machine on which the file was written.
 func oldState(t *testing.T, release, name, path string, replace ...string) {
 	t.Helper()
 	restate(t, filepath.Join(release, "state", name), path, replace...)
 }
 
-// restate copies a state file, replaces texts in it, and writes the checksum
-// that belongs to the result.
+// restate copies a state file, replaces texts in it, and updates its checksum.
 func restate(t *testing.T, from, to string, replace ...string) {
 	t.Helper()
 	text, err := os.ReadFile(from)

@@ -18,7 +18,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
 
-// forEach runs a test with the states of each of the older versions.
+// forEach runs a test with the states of each older version.
 func forEach(t *testing.T, releases []string, test func(t *testing.T, release string)) {
 	for _, release := range releases {
 		t.Run(filepath.Base(release), func(t *testing.T) { test(t, release) })
@@ -34,8 +34,8 @@ const (
 	oldProbe   = "127.0.0.1:20061"
 )
 
-// TestOlderCheckpoint checks that a stream continues at the checkpoint of an older version,
-// in the middle of a log. It sends no line twice and misses none.
+// TestOlderCheckpoint checks that a stream continues from the checkpoint of an older
+// version in the middle of a log. It must neither repeat nor lose a line.
 func TestOlderCheckpoint(t *testing.T) {
 	forEach(t, allReleases, func(t *testing.T, release string) {
 		dir := t.TempDir()
@@ -44,7 +44,7 @@ func TestOlderCheckpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		oldState(t, release, "default.checkpoint", filepath.Join(state, "stream", "default.checkpoint"), oldLogs, logs)
-		if release != old { // old has no order of folders
+		if release != old { // old contains no order of folders
 			oldState(t, release, "default.folders", filepath.Join(state, "stream", foldersFile(logs)))
 		}
 		const header = "#c_ip:1 c_port:2 fqdn:3\n"
@@ -57,10 +57,10 @@ func TestOlderCheckpoint(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// The old version sent the first two lines of the first of these.
+		// The old version sent the first two of these lines.
 		write("2024_05_02_03_00.out", header+"192.0.2.1 103 a.example\n192.0.2.1 203 a.example\n")
 		write("2024_05_02_04_00.out", header+"192.0.2.1 104 a.example\n")
-		p := begin(t, nil, "stream", "--follow", "p1="+logs, "--timezone", "UTC", "--state-dir", state, "--to", "-", "--format", "raw")
+		p := startProcess(t, nil, "stream", "--follow", "p1="+logs, "--timezone", "UTC", "--state-dir", state, "--to", "-", "--format", "raw")
 		becomes(t, "the last line", func() bool { return strings.Contains(p.out.String(), " 104 ") })
 		p.signal(syscall.SIGINT)
 		p.cmd.Wait()
@@ -73,8 +73,8 @@ func TestOlderCheckpoint(t *testing.T) {
 	})
 }
 
-// TestOlderPush checks that rrd-push continues with the state and the spool of an
-// older version. It sends the points in the spool and the new one, each once.
+// TestOlderPush checks that rrd-push continues with the state and the spool of an older
+// version. It must send the points in the spool and the new point once each.
 func TestOlderPush(t *testing.T) {
 	forEach(t, allReleases, func(t *testing.T, release string) {
 		tool := rrdtest.Start(t)
@@ -95,8 +95,8 @@ func TestOlderPush(t *testing.T) {
 		if err := os.WriteFile(path+".spool/01796005411980536146.batch", spooled, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		begin(t, nil, "rrd-push", "--probe", "p", "--state-dir", state, "--to", "graphite://"+sink.addr, rrds).ends(0)
-		sink.down() // waits for all lines
+		startProcess(t, nil, "rrd-push", "--probe", "p", "--state-dir", state, "--to", "graphite://"+sink.addr, rrds).ends(0)
+		sink.down() // down waits for all lines
 		const metric = "tstat.p.tcp.rtt.in.Average "
 		want := map[string]int{metric + "4 1700001300": 1, metric + "5 1700001600": 1, metric + "6 1700001900": 1}
 		if !maps.Equal(sink.lines, want) {
@@ -105,8 +105,8 @@ func TestOlderPush(t *testing.T) {
 	})
 }
 
-// TestOlderSpecification checks that serve continues a specification that an older
-// version accepted, and that the client of that version can stop it and get its result.
+// TestOlderSpecification checks that serve continues a specification accepted by an
+// older version. The client of that version must be able to stop it and get its result.
 func TestOlderSpecification(t *testing.T) {
 	forEach(t, allReleases, func(t *testing.T, release string) {
 		c := newServeConfig(t)
@@ -116,7 +116,7 @@ func TestOlderSpecification(t *testing.T) {
 		oldState(t, release, "clients.state", filepath.Join(c.dir, "state", "clients.state"), oldPoints, c.points)
 		client := filepath.Join(c.dir, "client")
 		oldState(t, release, "runcap.state", filepath.Join(client, "runcap.state"), oldClients, clients, oldPoints, c.points)
-		p := begin(t, nil, "serve", "--config", c.write(t))
+		p := startProcess(t, nil, "serve", "--config", c.write(t))
 		p.says("specification resumed after a restart")
 		becomes(t, "the endpoint", func() bool {
 			resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486700, 12.5]]`))
@@ -127,7 +127,7 @@ func TestOlderSpecification(t *testing.T) {
 		})
 		runcap := func(args ...string) string {
 			t.Helper()
-			r := begin(t, nil, append([]string{"runcap", "--supervisor", "http://" + clients + "/", "--state-dir", client, "--token", "repository-collect_rrd-0"}, args...)...)
+			r := startProcess(t, nil, append([]string{"runcap", "--supervisor", "http://" + clients + "/", "--state-dir", client, "--token", "repository-collect_rrd-0"}, args...)...)
 			r.ends(0)
 			return r.out.String()
 		}
@@ -154,8 +154,8 @@ func pushFile(rrds, addr string) string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(key)))[:24]
 }
 
-// TestOlderStreams checks that a repository fetches the stream that was registered
-// at an older version.
+// TestOlderStreams checks that a repository fetches a stream that was registered with
+// an older version.
 func TestOlderStreams(t *testing.T) {
 	forEach(t, releases, func(t *testing.T, release string) {
 		dir, state, probe, repository := t.TempDir(), t.TempDir(), freeAddr(t), freeAddr(t)
@@ -168,14 +168,14 @@ func TestOlderStreams(t *testing.T) {
 	})
 }
 
-// TestOlderSupervisor checks that a supervisor offers what was registered at an
+// TestOlderSupervisor checks that a supervisor offers capabilities registered with an
 // older version.
 func TestOlderSupervisor(t *testing.T) {
 	forEach(t, releases, func(t *testing.T, release string) {
 		state, clients := t.TempDir(), freeAddr(t)
 		oldState(t, release, "supervisor.state", filepath.Join(state, "supervisor.state"))
-		begin(t, nil, "supervisor", "--components", freeAddr(t), "--clients", clients, "--state-dir", state).says("supervisor ready")
-		p := begin(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", t.TempDir())
+		startProcess(t, nil, "supervisor", "--components", freeAddr(t), "--clients", clients, "--state-dir", state).says("supervisor ready")
+		p := startProcess(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", t.TempDir())
 		p.ends(0)
 		if !strings.Contains(p.out.String(), "repository-collect_rrd") {
 			t.Errorf("capabilities: %s", p.out)
@@ -183,7 +183,7 @@ func TestOlderSupervisor(t *testing.T) {
 	})
 }
 
-// TestNewerStates checks that every command refuses a state of a newer version, and
+// TestNewerStates checks that every command rejects a state of a newer version, and
 // does not change it.
 func TestNewerStates(t *testing.T) {
 	logs, rrds := filepath.Join(t.TempDir(), "logs"), t.TempDir()
@@ -226,7 +226,7 @@ func TestNewerStates(t *testing.T) {
 			if err := os.WriteFile(path, newer, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			p := begin(t, nil, slices.Insert(test.args, 1, "--state-dir", state)...)
+			p := startProcess(t, nil, slices.Insert(test.args, 1, "--state-dir", state)...)
 			p.ends(1)
 			for _, want := range []string{path + ": a newer version wrote it: its format is 9, and this version reads formats up to 1", "hint: upgrade tstatrepo"} {
 				if !strings.Contains(p.log.String(), want) {

@@ -18,9 +18,9 @@ import (
 	"testing"
 )
 
-// TestPackages: make dist builds packages and archives with the right files,
-// modes and scripts. The program in them is a stub; `make dist-test` installs
-// and uses the real one.
+// TestPackages checks that make dist builds packages and archives with the right files,
+// modes and scripts. The program in them is a stub; `make dist-test` installs and uses
+// the real one.
 func TestPackages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds packages")
@@ -97,13 +97,13 @@ func TestPackages(t *testing.T) {
 		}
 	}
 
-	// An upgrade keeps edited configuration files, and asks.
+	// An upgrade keeps edited configuration files, after a prompt.
 	control := filepath.Join(tree, "control")
 	run(dist, "dpkg-deb", "--control", "tstatrepo_0.9.0-1_amd64.deb", control)
 	if text, err := os.ReadFile(filepath.Join(control, "conffiles")); err != nil || string(text) != "/etc/tstatrepo/tstatrepo-probe.toml\n/etc/tstatrepo/tstatrepo.toml\n" {
 		t.Errorf("conffiles: %q, %v", text, err)
 	}
-	// No script enables or starts anything.
+	// No script may enable or start a service.
 	call, calls := regexp.MustCompile(`systemctl(?: --\S+)* (\S+)`), 0
 	for _, name := range []string{"postinst", "prerm", "postrm"} {
 		text, err := os.ReadFile(filepath.Join(control, name))
@@ -129,7 +129,7 @@ func TestPackages(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, err := os.ReadDir(dist)
-	if err != nil || len(files) != 9 { // two packages of two architectures, three archives, a bill of materials, the sums
+	if err != nil || len(files) != 9 { // two packages for each of two architectures, three archives, a bill of materials, the checksums
 		t.Errorf("%v, %v", files, err)
 	}
 	for _, f := range files {
@@ -146,8 +146,8 @@ func TestPackages(t *testing.T) {
 	}
 }
 
-// members returns the files of a tar archive with their modes, without a prefix
-// of their names. All belong to root.
+// members returns the files of a tar archive with their modes, without a prefix of
+// their names. All must belong to root.
 func members(t *testing.T, r io.Reader, prefix string) (list []string) {
 	t.Helper()
 	for r := tar.NewReader(r); ; {

@@ -15,8 +15,8 @@ import (
 )
 
 // TestReader checks that other programs read all columns of all log types and Tstat
-// versions from a Parquet store, before and after compaction. testdata/readers.jsonl has
-// what they must read. make matrix selects a program by the name of the subtest.
+// versions from a Parquet store, before and after compaction. testdata/readers.jsonl
+// holds the expected values. make matrix selects a program by the name of the subtest.
 func TestReader(t *testing.T) {
 	dir := t.TempDir()
 	dest, state := "parquet:"+filepath.Join(dir, "store"), filepath.Join(dir, "state")
@@ -55,7 +55,7 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// checkLines runs the lines of tstatrepo-stores(7) for a reader on a store, and
+// checkLines runs the commands of tstatrepo-stores(7) for a reader on a store, and
 // compares their output with want.
 func checkLines(t *testing.T, reader, dir, want string) {
 	t.Helper()

@@ -24,9 +24,9 @@ var release = flag.String("release", "", "TestWriteRelease writes the stores and
 // notDumped matches lines of pg_dump that do not belong to the data.
 var notDumped = regexp.MustCompile(`(?m)^(--.*|SET .*|SELECT pg_catalog\.set_config.*|\\(un)?restrict.*|CREATE SCHEMA "public";|)\n`)
 
-// TestWriteRelease writes the stores and states that later versions have to
-// read, before a release: go test ./pkg/command -run TestWriteRelease -release 0.9.0
-// Add the new folder to releases, so that the tests of older versions read it.
+// TestWriteRelease writes stores and states for the tests of later versions. Run it
+// before a release: go test ./pkg/command -run TestWriteRelease -release 0.9.0 Add the
+// new folder to releases, so that the tests of older versions read it.
 func TestWriteRelease(t *testing.T) {
 	if *release == "" {
 		t.Skip("writes test data, only with -release")
@@ -60,7 +60,7 @@ func TestWriteRelease(t *testing.T) {
 		importOnce(t, logs, "parquet:"+filepath.Join(dir, name), t.TempDir())
 	}
 	storeOnce(t, state, "compact", "--closed-after", "0s", "parquet:"+filepath.Join(dir, "compacted"))
-	keep := time.Since(time.Date(2024, 5, 2, 12, 0, 0, 0, time.UTC)) // prunes the first of two days
+	keep := time.Since(time.Date(2024, 5, 2, 12, 0, 0, 0, time.UTC)) // prune removes the first of two days
 	storeOnce(t, state, "prune", "--keep", keep.Round(time.Second).String(), "parquet:"+filepath.Join(dir, "pruned"))
 	if err := os.Remove(filepath.Join(dir, "compacted", "_tstatrepo", "compact.lock")); err != nil {
 		t.Fatal(err)
@@ -93,26 +93,26 @@ func TestWriteRelease(t *testing.T) {
 	}
 	write("clickhouse.sql", dump.String())
 
-	// A stream is interrupted in the middle of a log, see TestOlderCheckpoint.
+	// A stream is interrupted in the middle of a log; see TestOlderCheckpoint.
 	lines, following := filepath.Join(t.TempDir(), "logs"), t.TempDir()
 	copyFS(lines, logs)
 	if err := os.WriteFile(filepath.Join(lines, "2024_05_02_03_00.out", "log_udp_complete"), []byte("#c_ip:1 c_port:2 fqdn:3\n192.0.2.1 103 a.example\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p := begin(t, nil, "stream", "--follow", "p1="+lines, "--timezone", "UTC", "--state-dir", following, "--to", "-", "--format", "raw")
+	p := startProcess(t, nil, "stream", "--follow", "p1="+lines, "--timezone", "UTC", "--state-dir", following, "--to", "-", "--format", "raw")
 	becomes(t, "the last line", func() bool { return strings.Contains(p.out.String(), " 103 ") })
 	p.signal(syscall.SIGINT)
 	p.cmd.Wait()
 	newState("default.checkpoint", filepath.Join(following, "stream", "default.checkpoint"), lines, oldLogs)
 	newState("default.folders", filepath.Join(following, "stream", foldersFile(lines)))
 
-	// A push finds its destination unavailable, see TestOlderPush.
+	// A push finds its destination unavailable; see TestOlderPush.
 	tool, rrds, pushing := rrdtest.Start(t), t.TempDir(), t.TempDir()
 	tool.Do("create %s/tcp_rtt_avg_in.avg.rrd --start 1700000100 --step 300 DS:x:GAUGE:600:U:U RRA:AVERAGE:0.5:1:20", rrds)
 	sink := &lineSink{lines: map[string]int{}}
 	push := func(points string) {
 		tool.Do("update %s/tcp_rtt_avg_in.avg.rrd %s", rrds, points)
-		begin(t, nil, "rrd-push", "--probe", "p", "--state-dir", pushing, "--retry-timeout", "0s", "--to", "graphite://"+sink.addr, rrds).cmd.Wait()
+		startProcess(t, nil, "rrd-push", "--probe", "p", "--state-dir", pushing, "--retry-timeout", "0s", "--to", "graphite://"+sink.addr, rrds).cmd.Wait()
 	}
 	sink.up(t)
 	push("1700000400:1.5 1700000700:2.25 1700001000:3")
@@ -130,19 +130,19 @@ func TestWriteRelease(t *testing.T) {
 	}
 	write("state/rrd-push.batch", string(batch))
 
-	// serve runs a specification of a client, see TestOlderSpecification.
+	// serve runs a specification of a client; see TestOlderSpecification.
 	c := newServeConfig(t)
 	clients, client := freeAddr(t), t.TempDir()
 	c.serve = fmt.Sprintf("clients = [%q]\naccept = \"scheduled\"", clients)
-	p = begin(t, nil, "serve", "--config", c.write(t))
+	p = startProcess(t, nil, "serve", "--config", c.write(t))
 	p.says("listening for clients")
-	begin(t, nil, "runcap", "--supervisor", "http://"+clients+"/", "--state-dir", client, "repository-collect_rrd", "--when", "now + 100000d").ends(0)
+	startProcess(t, nil, "runcap", "--supervisor", "http://"+clients+"/", "--state-dir", client, "repository-collect_rrd", "--when", "now + 100000d").ends(0)
 	p.signal(syscall.SIGTERM)
 	p.ends(0)
 	newState("clients.state", filepath.Join(c.dir, "state", "clients.state"), c.points, oldPoints)
 	newState("runcap.state", filepath.Join(client, "runcap.state"), clients, oldClients, c.points, oldPoints)
 
-	// A stream is registered at a repository, see TestOlderStreams.
+	// A stream is registered with a repository; see TestOlderStreams.
 	repository, probe, fetching := freeAddr(t), freeAddr(t), t.TempDir()
 	fetched := filepath.Join(t.TempDir(), "copy")
 	r := mathCommand(t, "--listen", repository, "--poll", "100ms", "--state-dir", fetching, "--to", "copy:"+fetched)
@@ -152,16 +152,16 @@ func TestWriteRelease(t *testing.T) {
 	serve.stop(t)
 	newState("math.json", filepath.Join(fetching, "math-"+port(repository)+".json"), probe, oldProbe)
 
-	// A component is registered at a supervisor, see TestOlderSupervisor.
+	// A component is registered with a supervisor; see TestOlderSupervisor.
 	components, supervising := freeAddr(t), t.TempDir()
 	c = newServeConfig(t)
 	c.serve = fmt.Sprintf("supervisor = \"http://%s/\"", components)
 	clients = freeAddr(t)
-	s := begin(t, nil, "supervisor", "--components", components, "--clients", clients, "--state-dir", supervising)
+	s := startProcess(t, nil, "supervisor", "--components", components, "--clients", clients, "--state-dir", supervising)
 	s.says("supervisor ready")
-	p = begin(t, nil, "serve", "--config", c.write(t))
+	p = startProcess(t, nil, "serve", "--config", c.write(t))
 	becomes(t, "the capability", func() bool {
-		list := begin(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", client)
+		list := startProcess(t, nil, "runcap", "--list", "--supervisor", "http://"+clients+"/", "--state-dir", client)
 		list.cmd.Wait()
 		return strings.Contains(list.out.String(), "repository-collect_rrd")
 	})

@@ -97,8 +97,7 @@ func TestWarnOpen(t *testing.T) {
 	}
 }
 
-// TestReport checks which output goes where, and that nothing is printed
-// unasked.
+// TestReport checks where each output goes, and that nothing else is printed.
 func TestReport(t *testing.T) {
 	for _, tt := range []struct {
 		name           string

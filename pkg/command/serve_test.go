@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// process is a command of tstatrepo that runs beside the test.
+// process is a running tstatrepo command.
 type process struct {
 	t   *testing.T
 	cmd *exec.Cmd
@@ -43,8 +43,8 @@ func (l *logged) String() string {
 	return l.buf.String()
 }
 
-// begin starts a command with additional environment variables.
-func begin(t *testing.T, env []string, args ...string) *process {
+// startProcess starts a command with additional environment variables.
+func startProcess(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -56,7 +56,7 @@ func begin(t *testing.T, env []string, args ...string) *process {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		p.cmd.Process.Kill() // if the test has failed
+		p.cmd.Process.Kill() // in case the test fails
 		p.cmd.Wait()
 		if t.Failed() {
 			t.Logf("%s:\n%s", strings.Join(args, " "), p.log)
@@ -96,12 +96,12 @@ func becomes(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// serveConfig writes a config file of serve, with endpoints at free ports and
-// everything below dir, and the lines given at their sections.
+// serveConfig writes a config file of serve, with endpoints on free ports and all files
+// below dir. Additional lines go to their sections.
 type serveConfig struct {
 	dir, file            string
 	logs, lines, points  string // addresses
-	serve, log, rrd, end string // more lines
+	serve, log, rrd, end string // additional lines by section
 }
 
 func newServeConfig(t *testing.T) *serveConfig {
@@ -119,7 +119,8 @@ func (c *serveConfig) write(t *testing.T) string {
 	return c.file
 }
 
-// systemd opens the socket on which systemd listens for a service.
+// systemd opens a notification socket like systemd's. next returns the next
+// notification.
 func systemd(t *testing.T) (env []string, next func() string) {
 	path := filepath.Join(t.TempDir(), "notify")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -144,13 +145,13 @@ func systemd(t *testing.T) (env []string, next func() string) {
 func TestServeSignals(t *testing.T) {
 	c := newServeConfig(t)
 	c.rrd = "prefix = \"tstat\""
-	env, told := systemd(t)
-	p := begin(t, env, "serve", "--config", c.write(t))
-	if got := told(); got != "READY=1" {
-		t.Errorf("systemd was told %q", got)
+	env, notification := systemd(t)
+	p := startProcess(t, env, "serve", "--config", c.write(t))
+	if got := notification(); got != "READY=1" {
+		t.Errorf("systemd got %q", got)
 	}
 
-	// A connection is open while the file changes.
+	// Keep a connection open while the file changes.
 	conn, err := net.Dial("tcp", c.lines)
 	if err != nil {
 		t.Fatal(err)
@@ -159,11 +160,11 @@ func TestServeSignals(t *testing.T) {
 	reload := func(says string) {
 		t.Helper()
 		p.signal(syscall.SIGHUP)
-		if got := told(); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
-			t.Errorf("systemd was told %q", got)
+		if got := notification(); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
+			t.Errorf("systemd got %q", got)
 		}
-		if got := told(); got != "READY=1" {
-			t.Errorf("systemd was told %q", got)
+		if got := notification(); got != "READY=1" {
+			t.Errorf("systemd got %q", got)
 		}
 		p.says(says)
 	}
@@ -176,7 +177,7 @@ func TestServeSignals(t *testing.T) {
 		resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json",
 			strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 1]]`))
 		if err != nil {
-			return false // it is being reopened
+			return false // the listener is being reopened
 		}
 		resp.Body.Close()
 		_, err = os.Stat(filepath.Join(c.dir, "state/whisper/other/turin/ip_len_in/avg.wsp"))
@@ -194,8 +195,8 @@ func TestServeSignals(t *testing.T) {
 	}
 
 	p.signal(syscall.SIGTERM)
-	if got := told(); got != "STOPPING=1" {
-		t.Errorf("systemd was told %q", got)
+	if got := notification(); got != "STOPPING=1" {
+		t.Errorf("systemd got %q", got)
 	}
 	p.ends(0)
 	m, err := filepath.Glob(filepath.Join(c.dir, "live/*/log_tcp_complete/*"))
@@ -204,20 +205,20 @@ func TestServeSignals(t *testing.T) {
 	}
 }
 
-// TestServeWatchdog checks that systemd learns that the process is alive.
+// TestServeWatchdog checks that serve sends keep-alive notifications to systemd.
 func TestServeWatchdog(t *testing.T) {
-	env, told := systemd(t)
-	p := begin(t, append(env, "WATCHDOG_USEC=100000"), "serve", "--config", newServeConfig(t).write(t))
+	env, notification := systemd(t)
+	p := startProcess(t, append(env, "WATCHDOG_USEC=100000"), "serve", "--config", newServeConfig(t).write(t))
 	seen := map[string]bool{}
 	for !seen["WATCHDOG=1"] {
-		seen[told()] = true
+		seen[notification()] = true
 	}
 	p.signal(syscall.SIGINT)
 	p.ends(0)
 }
 
-// stuck starts a service and stops it while a line is in flight whose sink does
-// not accept it.
+// stuck starts a service and stops it while a line is in flight that its sink does not
+// accept.
 func stuck(t *testing.T, drain string) *process {
 	t.Helper()
 	c := newServeConfig(t)
@@ -231,9 +232,9 @@ func stuck(t *testing.T, drain string) *process {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env, told := systemd(t)
-	p := begin(t, env, "serve", "--config", file)
-	told()
+	env, notification := systemd(t)
+	p := startProcess(t, env, "serve", "--config", file)
+	notification()
 	conn, err := net.Dial("tcp", c.lines)
 	if err != nil {
 		t.Fatal(err)
@@ -243,25 +244,25 @@ func stuck(t *testing.T, drain string) *process {
 	}
 	conn.Close()
 	p.signal(syscall.SIGTERM)
-	if got := told(); got != "STOPPING=1" {
-		t.Errorf("systemd was told %q", got)
+	if got := notification(); got != "STOPPING=1" {
+		t.Errorf("systemd got %q", got)
 	}
 	return p
 }
 
-// TestServeDrain checks that data in flight is waited for, at most as long as
-// configured, and that lost data is reported.
+// TestServeDrain checks that serve waits for data in flight, at most for the configured
+// time, and reports lost data.
 func TestServeDrain(t *testing.T) {
 	p := stuck(t, "1s")
 	p.ends(1)
 	p.says("repository-collect_streaming: 1 lines were received but not acknowledged by all sinks")
 }
 
-// TestServeSecondSignal checks that a second signal ends the process at once.
+// TestServeSecondSignal checks that a second signal ends the process immediately.
 func TestServeSecondSignal(t *testing.T) {
 	p := stuck(t, "10m")
 	go func() {
-		// Signals that come together with the first one do not count.
+		// A second signal that immediately follows the first does not count.
 		for p.cmd.Process.Signal(syscall.SIGTERM) == nil {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -272,11 +273,11 @@ func TestServeSecondSignal(t *testing.T) {
 // TestServeRefusals checks the exit status of each error at the start.
 func TestServeRefusals(t *testing.T) {
 	c := newServeConfig(t)
-	env, told := systemd(t)
-	first := begin(t, env, "serve", "--config", c.write(t))
-	told()
+	env, notification := systemd(t)
+	first := startProcess(t, env, "serve", "--config", c.write(t))
+	notification()
 	other := newServeConfig(t)
-	other.points = c.points // in use
+	other.points = c.points // this port is in use
 	for _, tt := range []struct {
 		args   []string
 		status int
@@ -289,7 +290,7 @@ func TestServeRefusals(t *testing.T) {
 		{[]string{"--config", c.file, "--authorize", "rrd=x", "--clients", ":1"}, 2, "needs client certificates"},
 		{[]string{"--config", c.file, "--supervisor", "ftp://x"}, 2, "--supervisor: "},
 	} {
-		p := begin(t, nil, append([]string{"serve"}, tt.args...)...)
+		p := startProcess(t, nil, append([]string{"serve"}, tt.args...)...)
 		p.ends(tt.status)
 		if !strings.Contains(p.log.String(), tt.says) {
 			t.Errorf("%v: it does not say %q", tt.args, tt.says)
@@ -307,9 +308,9 @@ func TestServeTLSFor(t *testing.T) {
 	cert, key, ca := certify(t)("Components", "Repository-site")
 	c.serve = fmt.Sprintf("tls-cert = %q\ntls-key = %q\ntls-ca = %q\ntls-for = [\"rrd\", \"log\"]", cert, key, ca)
 	admin := freeAddr(t)
-	env, told := systemd(t)
-	p := begin(t, env, "serve", "--config", c.write(t), "--admin", admin)
-	told()
+	env, notification := systemd(t)
+	p := startProcess(t, env, "serve", "--config", c.write(t), "--admin", admin)
+	notification()
 	p.says("listening for administration")
 	if resp, err := http.Get("http://" + admin + "/-/ready"); err != nil {
 		t.Error(err)
@@ -338,14 +339,14 @@ func TestServeTLSFor(t *testing.T) {
 	for _, addr := range []string{c.points, c.logs} {
 		if resp, err := http.Get("http://" + addr + "/DBSImport"); err == nil {
 			resp.Body.Close()
-			if resp.StatusCode != http.StatusBadRequest { // Go's answer to HTTP at HTTPS
+			if resp.StatusCode != http.StatusBadRequest { // Go's response to HTTP on an HTTPS port
 				t.Errorf("%s answers without TLS: %s", addr, resp.Status)
 			}
 		}
 	}
 	p.signal(syscall.SIGTERM)
 	p.ends(0)
-	p = begin(t, nil, "serve", "--config", c.file, "--tls-for", "lines")
+	p = startProcess(t, nil, "serve", "--config", c.file, "--tls-for", "lines")
 	p.ends(2)
 	if !strings.Contains(p.log.String(), `"lines" is not rrd, streaming, log or admin`) {
 		t.Error("a wrong word is taken")
@@ -357,10 +358,10 @@ func TestServeTLSFor(t *testing.T) {
 func TestServeBackfill(t *testing.T) {
 	c := newServeConfig(t)
 	c.log = fmt.Sprintf("to = [%q]", "parquet:"+filepath.Join(c.dir, "store"))
-	env, told := systemd(t)
-	p := begin(t, env, "serve", "--config", c.write(t))
-	told()
-	fill := begin(t, nil, "import-bulk", "--state-dir", filepath.Join(c.dir, "state"), "--to", "parquet:"+filepath.Join(c.dir, "store"),
+	env, notification := systemd(t)
+	p := startProcess(t, env, "serve", "--config", c.write(t))
+	notification()
+	fill := startProcess(t, nil, "import-bulk", "--state-dir", filepath.Join(c.dir, "state"), "--to", "parquet:"+filepath.Join(c.dir, "store"),
 		"--probe", "p1", "--include-open", "--verbose", "../../pkg/tstat/testdata/logs")
 	fill.cmd.Wait()
 	if got := fill.cmd.ProcessState.ExitCode(); got != 0 && got != exitRejects {
@@ -382,16 +383,16 @@ func TestServeClients(t *testing.T) {
 	clients := freeAddr(t)
 	c.serve = fmt.Sprintf("clients = [%q]\naccept = \"scheduled\"", clients)
 	c.rrd = "names = \"raw\""
-	env, told := systemd(t)
-	p := begin(t, env, "serve", "--config", c.write(t))
-	told()
+	env, notification := systemd(t)
+	p := startProcess(t, env, "serve", "--config", c.write(t))
+	notification()
 	if conn, err := net.Dial("tcp", c.points); err == nil {
 		conn.Close()
 		t.Error("the endpoint is open before anybody has asked")
 	}
 	runcap := func(args ...string) string {
 		t.Helper()
-		r := begin(t, nil, append([]string{"runcap", "--supervisor", "http://" + clients + "/", "--state-dir", filepath.Join(c.dir, "client")}, args...)...)
+		r := startProcess(t, nil, append([]string{"runcap", "--supervisor", "http://" + clients + "/", "--state-dir", filepath.Join(c.dir, "client")}, args...)...)
 		r.ends(0)
 		return r.out.String()
 	}

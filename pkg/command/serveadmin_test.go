@@ -19,7 +19,7 @@ type adminClient struct {
 	addr string
 }
 
-// get returns the response for a path. accept is the header, or "".
+// get returns the response for a path. accept is the Accept header, or "".
 func (c adminClient) get(path, accept string) (status int, text string) {
 	c.t.Helper()
 	req, err := http.NewRequest(http.MethodGet, "http://"+c.addr+path, nil)
@@ -41,7 +41,8 @@ func (c adminClient) get(path, accept string) (status int, text string) {
 	return resp.StatusCode, string(body)
 }
 
-// shows waits until the response for a path has all texts, and returns it.
+// shows waits until the response for a path contains all texts, and returns the
+// response.
 func (c adminClient) shows(path string, want ...string) (status int, text string) {
 	c.t.Helper()
 	for _, w := range want {
@@ -53,7 +54,7 @@ func (c adminClient) shows(path string, want ...string) (status int, text string
 	return status, text
 }
 
-// writeLogs writes log folders of Tstat, each with one log.
+// writeLogs writes log folders like Tstat, each with one log.
 func writeLogs(t *testing.T, root, text string, folders ...string) {
 	t.Helper()
 	for _, folder := range folders {
@@ -73,7 +74,7 @@ func TestServeStoreDownFromTheStart(t *testing.T) {
 	c := newServeConfig(t)
 	admin := freeAddr(t)
 	c.log = fmt.Sprintf("to = [\"copy:%s/copy\", \"postgres://u:secret@%s/db?sslmode=disable\"]\npoll = \"100ms\"\ntimezone = \"UTC\"", c.dir, freeAddr(t))
-	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
+	p := startProcess(t, nil, "serve", "--config", c.write(t), "--admin", admin)
 	p.says("listening for administration")
 	source := t.TempDir()
 	writeLogs(t, source, "#15#c_ip:1 c_port:2\n1.1.1.1 1\n", "2016_03_24_21_37.out", "2016_03_24_22_37.out")
@@ -102,7 +103,7 @@ func TestServeAdmin(t *testing.T) {
 	c.log = fmt.Sprintf("to = [\"copy:%s/copy\"]\npoll = \"100ms\"\ntimezone = \"UTC\"", c.dir)
 	c.rrd = fmt.Sprintf("to = \"graphite://%s\"\nretry-timeout = \"10ms\"", carbon)
 	c.end = "[[remote-probe]]\nname = \"turin\"\naddresses = [\"127.0.0.1\"]"
-	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
+	p := startProcess(t, nil, "serve", "--config", c.write(t), "--admin", admin)
 	p.says("listening for administration")
 	client := adminClient{t, admin}
 	for path, want := range map[string]int{"/": 200, "/metrics": 200, "/-/healthy": 200, "/-/ready": 200, "/debug": 404} {
@@ -133,7 +134,7 @@ func TestServeAdmin(t *testing.T) {
 		`tstatrepo_stream_source_connections{probe="turin",stream="collect-streaming"} 1`,
 		`tstatrepo_stream_sink_lines_total{sink="file:`+c.dir+`/live",stream="collect-streaming"} 3`)
 
-	// Points for a server that is down.
+	// Send points for a server that is down.
 	resp, err := http.Post("http://"+c.points+"/register/result/indirect_export", "application/json", strings.NewReader(`[["ip_len_in.avg.rrd", 1436486100, 42]]`))
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +168,7 @@ func TestServeAdminOfProbe(t *testing.T) {
 	logs := filepath.Join(c.dir, "tstat")
 	c.end = fmt.Sprintf("[probe]\nname = \"turin\"\nlog-folder = %q\ntimezone = \"UTC\"\nlisten = []", logs)
 	writeLogs(t, logs, "1\n", "2016_03_24_21_37.out", "2016_03_24_22_37.out")
-	p := begin(t, nil, "serve", "--config", c.write(t), "--admin", admin)
+	p := startProcess(t, nil, "serve", "--config", c.write(t), "--admin", admin)
 	p.says("listening for administration")
 	client := adminClient{t, admin}
 	client.shows("/", "<span>probe</span> turin", "2016-03-24 22:37", "<dt>Files waiting</dt><dd>1</dd>")

@@ -11,10 +11,10 @@ import (
 
 const sampleLogs = "../../pkg/tstat/testdata/logs/v321"
 
-// exitsTryAgain runs a command that must retry and then end with status 75.
+// exitsTryAgain runs a command, which must retry and then exit with status 75.
 func exitsTryAgain(t *testing.T, says string, args ...string) {
 	t.Helper()
-	p := begin(t, nil, args...)
+	p := startProcess(t, nil, args...)
 	p.ends(exitTryAgain)
 	if text := p.log.String(); !strings.Contains(text, says) {
 		t.Errorf("%s: no %q in\n%s", strings.Join(args, " "), says, text)
@@ -38,7 +38,7 @@ func TestUnresolvableNameIsUnavailable(t *testing.T) {
 	exitsTryAgain(t, host, "runcap", "--state-dir", dir, "--supervisor", "http://"+host+":8888", "--list")
 }
 
-// TestFullDiskIsNamed checks that the error of a store on a full disk says so.
+// TestFullDiskIsNamed checks that the error of a store on a full disk names the cause.
 func TestFullDiskIsNamed(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a small disk")
@@ -48,15 +48,15 @@ func TestFullDiskIsNamed(t *testing.T) {
 		t.Skip("no small disk: ", err)
 	}
 	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
-	p := begin(t, nil, "import-bulk", "--state-dir", dir, "--probe", "p", "--include-open", "--retry-timeout", "100ms", "--to", disk+"/p", sampleLogs)
+	p := startProcess(t, nil, "import-bulk", "--state-dir", dir, "--probe", "p", "--include-open", "--retry-timeout", "100ms", "--to", disk+"/p", sampleLogs)
 	p.ends(exitTryAgain)
 	if text := p.log.String(); !strings.Contains(text, "no space left on device") || strings.Contains(text, "unknown error type") {
 		t.Errorf("it says\n%s", text)
 	}
 }
 
-// TestReadOnlyFileSystemIsUnavailable checks that a read-only file system, as
-// after a fault, counts as unavailable: it may become writable again.
+// TestReadOnlyFileSystemIsUnavailable checks that a read-only file system counts as
+// unavailable. After a disk fault, it may become writable again.
 func TestReadOnlyFileSystemIsUnavailable(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a read-only file system")

@@ -73,9 +73,9 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// TestUnitsBoundMemory checks that the limit of a unit is above the memory that
-// the manual gives for the process.
-func TestUnitsBoundMemory(t *testing.T) {
+// TestUnitsLimitMemory checks that the memory limit of each unit is above the memory
+// that the manual states for the process.
+func TestUnitsLimitMemory(t *testing.T) {
 	files, err := filepath.Glob("../../conf/systemd/*.service")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
@@ -91,7 +91,7 @@ func TestUnitsBoundMemory(t *testing.T) {
 	}
 }
 
-// TestRegistryFile checks that conf/registry.json can be read as a registry.
+// TestRegistryFile checks that conf/registry.json can be loaded as a registry.
 func TestRegistryFile(t *testing.T) {
 	r, err := mplane.NewRegistries("../../conf/registry.json")
 	if err != nil {
@@ -102,7 +102,7 @@ func TestRegistryFile(t *testing.T) {
 	}
 }
 
-// TestProbeConfig checks that conf/tstatrepo-probe.toml is valid, and has a
+// TestProbeConfig checks that conf/tstatrepo-probe.toml is valid, and configures a
 // probe and no repository.
 func TestProbeConfig(t *testing.T) {
 	text, err := os.ReadFile("../../conf/tstatrepo-probe.toml")
@@ -119,9 +119,9 @@ func TestProbeConfig(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := begin(t, nil, "serve", "--check-config", "--config", file)
+	p := startProcess(t, nil, "serve", "--check-config", "--config", file)
 	p.ends(0)
-	p = begin(t, nil, "runcap", "--local", "--list", "--config", file, "--state-dir", t.TempDir())
+	p = startProcess(t, nil, "runcap", "--local", "--list", "--config", file, "--state-dir", t.TempDir())
 	p.ends(0)
 	if got := strings.Count(p.out.String(), "Capability tstat-exporter_"); got != 3 || strings.Contains(p.out.String(), "repository-") {
 		t.Errorf("it offers %s", p.out)
