@@ -60,7 +60,7 @@ func KafkaOptions(b *Broker, files *peer.TLS, peers peer.Networks, log *KafkaLog
 		kgo.ClientID("tstatrepo"), kgo.SeedBrokers(b.hosts...), kgo.WithLogger(log),
 		// Find a new leader of a partition after a second.
 		kgo.MetadataMinAge(time.Second),
-		// Read the certificates anew for each connection: they may have
+		// Reload the certificates for each connection: they may have
 		// been renewed.
 		kgo.Dialer(func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return protocol.Dial(ctx, addr, files, 0, peers)
