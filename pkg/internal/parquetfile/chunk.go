@@ -27,39 +27,40 @@ const (
 	codecZstd = 6
 )
 
-// Sizes of pages. A page should stay in the CPU's cache while it is compressed
-// or decompressed.
+// Target sizes of pages. A page should fit into the CPU's cache during
+// compression and decompression.
 const (
 	pageRows = 16 << 10
-	pageSize = 128 << 10 // bytes of texts
+	pageSize = 128 << 10 // bytes of text
 )
 
-// Limits of dictionaries. Larger ones hardly save space.
+// Limits of dictionaries. Larger dictionaries hardly save space.
 const (
 	maxNumbers  = 4 << 10 // entries of a dictionary of numbers
 	maxTexts    = 1 << 16 // entries of a dictionary of texts: indexes have 16 bits
 	maxTextSize = 1 << 20 // bytes of a dictionary of texts
 )
 
-// minCompressed is the size of the smallest page that is worth compressing.
+// minCompressed is the minimum size in bytes of a page that is worth
+// compressing.
 const minCompressed = 256
 
-// maxBound is the size of the longest text in statistics, in bytes.
+// maxBound is the maximum length of a text in statistics, in bytes.
 const maxBound = 4 << 10
 
 // chunk is the encoded column chunk of a row group.
 type chunk struct {
-	data       []byte // its pages
+	data       []byte // encoded pages
 	raw        int64  // bytes before compression
-	dictionary int    // bytes of the dictionary page, which comes first; 0: no dictionary
-	pages      int    // data pages
-	encoding   int    // of the data pages
+	dictionary int    // size of the dictionary page in bytes, which comes first; 0: no dictionary
+	pages      int    // number of data pages
+	encoding   int    // encoding of the data pages
 	nulls      int
-	// Statistics: the least and the greatest value in encoding PLAIN; nil: unknown.
+	// Statistics: minimum and maximum in encoding PLAIN; nil: unknown.
 	min, max []byte
 }
 
-// encoder encodes column chunks. It holds scratch memory.
+// encoder encodes column chunks. It reuses its memory.
 type encoder struct {
 	zstd       *zstd.Encoder
 	page       []byte
@@ -70,7 +71,7 @@ type encoder struct {
 	texts      textTable
 }
 
-// encoders are for reuse, because they are large.
+// encoders pools encoders, because they are large.
 var encoders = sync.Pool{New: func() any {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true), zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(true),
@@ -124,7 +125,8 @@ func (e *encoder) ints(c *chunk, v []int64, def []int16, rows int) {
 
 func (e *encoder) floats(c *chunk, floats []float64, def []int16, rows int) {
 	c.min, c.max = floatBounds(floats)
-	// Dictionaries compare bits: NaN has many, and 0 is not -0.
+	// Dictionaries compare bits: there are many NaNs, and 0 differs from
+	// -0.
 	v := unsafe.Slice((*int64)(unsafe.Pointer(unsafe.SliceData(floats))), len(floats))
 	if e.byDictionary(c, v, math.MinInt64, math.MaxInt64, def, rows) {
 		return
@@ -133,10 +135,10 @@ func (e *encoder) floats(c *chunk, floats []float64, def []int16, rows int) {
 	e.dataPages(c, def, rows, nil, func(dst []byte, from, to int) []byte { return appendPlain(dst, v[from:to]) })
 }
 
-// floatBounds returns the statistics of floats. The format's TypeDefinedOrder
-// ignores NaN, but a reader may sort NaN above all values, so it would be outside
-// of the bounds. Chunks with a NaN therefore get no statistics. A zero is written
-// as -0 if it is the least value and as +0 if it is the greatest.
+// floatBounds returns the minimum and maximum of floats for statistics, or nil
+// if any value is NaN. The format's TypeDefinedOrder ignores NaN, but a reader
+// may sort NaN above all values, where it would exceed the maximum. A minimum
+// of zero is written as -0, and a maximum of zero as +0.
 func floatBounds(v []float64) (least, greatest []byte) {
 	if len(v) == 0 {
 		return nil, nil
@@ -158,7 +160,7 @@ func floatBounds(v []float64) (least, greatest []byte) {
 		low = math.Copysign(0, -1)
 	}
 	if high == 0 {
-		high = 0 // it may have been -0
+		high = 0 // turns -0 into +0
 	}
 	return plainNumber(math.Float64bits(low)), plainNumber(math.Float64bits(high))
 }
@@ -179,7 +181,7 @@ func (e *encoder) bools(c *chunk, v []bool, def []int16, rows int) {
 }
 
 // byDictionary encodes numbers with a dictionary, or returns false if there are
-// too many different ones. low and high are bounds of v.
+// too many distinct numbers. low and high are the minimum and maximum of v.
 func (e *encoder) byDictionary(c *chunk, v []int64, low, high int64, def []int16, rows int) bool {
 	limit := min(maxNumbers, len(v)/8)
 	if limit == 0 {
@@ -195,14 +197,15 @@ func (e *encoder) byDictionary(c *chunk, v []int64, low, high int64, def []int16
 	return true
 }
 
-// dictionary adds e.page, a dictionary of n entries, and e.indexes as one data
-// page. More pages would not help: an index has 2 bytes at most.
+// dictionary adds e.page as a dictionary page of n entries, and e.indexes as
+// one data page. More data pages would not help, because an index has at most 2
+// bytes.
 func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dictionaryPage, n, plain, true)
 	c.dictionary = len(c.data)
 	c.encoding = rleDictionary
 	e.page = appendLevels(e.page[:0], def, rows)
-	width := max(bits.Len(uint(n-1)), 1) // some readers do not accept a width of 0
+	width := max(bits.Len(uint(n-1)), 1) // some readers reject a width of 0
 	e.page = append(e.page, byte(width))
 	if n == 1 {
 		e.page = appendRun(e.page, len(e.indexes), 0, width)
@@ -212,9 +215,9 @@ func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dataPage, rows, rleDictionary, true)
 }
 
-// dataPages adds data pages of about pageRows rows, and of up to pageSize bytes
-// of values if size, which returns the size of a value, is not nil. values appends
-// a range of values.
+// dataPages adds data pages of about pageRows rows. If size, which returns the
+// size of a value in bytes, is not nil, a page has at most pageSize bytes of
+// values. The function values appends a range of values.
 func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int) int, values func(dst []byte, from, to int) []byte) {
 	compress := c.encoding != deltaBinaryPacked // its pages do not compress
 	value := 0
@@ -251,14 +254,14 @@ func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int
 	}
 }
 
-// addPage adds e.page to a chunk. If compress is set, it compresses the page and
-// reports whether this saved at least a twentieth; otherwise it stores the page.
-// values includes NULLs.
+// addPage adds e.page to a chunk. If compress is true, it tries to compress the
+// page, and reports whether this saved at least 5 %. Otherwise it stores the
+// page uncompressed. values is the number of values including NULLs.
 func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (compressed bool) {
 	e.compressed = e.compressed[:0]
 	if compress && len(e.page) >= minCompressed {
 		e.compressed = e.zstd.EncodeAll(e.page, e.compressed)
-		compressed = len(e.compressed) < len(e.page)/20*19 // less is not worth the time of readers
+		compressed = len(e.compressed) < len(e.page)/20*19 // smaller savings are not worth the time of readers
 	}
 	if !compressed {
 		e.compressed = appendStored(e.compressed[:0], e.page)
@@ -301,11 +304,12 @@ func sized[T any](old []T, n int) []T {
 // numberTable collects the distinct numbers of a column chunk.
 type numberTable struct {
 	entries []int64
-	direct  []uint16 // by number: its index in entries plus 1; 0: none
-	slots   []uint16 // by hash: the same
+	direct  []uint16 // indexed by number - low: the number's index in entries plus 1; 0: none
+	slots   []uint16 // hash table of the same values
 }
 
-// maxDirect bounds the range of numbers that are looked up without hashing.
+// maxDirect is the limit of the range of numbers that are looked up without
+// hashing.
 const maxDirect = 1 << 16
 
 // index sets dst to the index in entries of each number. It returns false if
@@ -322,7 +326,8 @@ func (t *numberTable) index(dst []uint16, v []int64, low, high int64, limit int)
 	return t.entries, t.indexHashed(dst, v, limit)
 }
 
-// indexDirect is index for numbers from low to low + size.
+// indexDirect is index for numbers from low up to, but not including, low +
+// size.
 func (t *numberTable) indexDirect(dst []uint16, v []int64, low int64, size, limit int) bool {
 	t.direct = sized(t.direct, size)
 	clear(t.direct)
@@ -342,9 +347,9 @@ func (t *numberTable) indexDirect(dst []uint16, v []int64, low int64, size, limi
 	return true
 }
 
-// indexHashed is index by a hash table.
+// indexHashed is index with a hash table.
 func (t *numberTable) indexHashed(dst []uint16, v []int64, limit int) bool {
-	const sample, most = 1 << 10, 1 << 9 // give up early if more than most of the first numbers differ
+	const sample, most = 1 << 10, 1 << 9 // give up early if the first sample numbers contain more than most distinct ones
 	logSize := bits.Len(uint(limit)) + 2
 	t.slots = sized(t.slots, 1<<logSize)
 	clear(t.slots)
@@ -411,7 +416,8 @@ func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, row
 	})
 }
 
-// bound extends the statistics to a text. Texts compare byte by byte, unsigned.
+// bound extends the statistics to include s. Texts compare byte by byte,
+// unsigned.
 func (c *chunk) bound(s []byte) {
 	if s == nil {
 		s = []byte{} // nil would mean unknown
@@ -424,8 +430,8 @@ func (c *chunk) bound(s []byte) {
 	}
 }
 
-// limitBounds copies the statistics, which refer to shared memory, or removes them
-// if they are too long.
+// limitBounds removes the statistics if they are too long, and otherwise copies
+// them, because they refer to shared memory.
 func (c *chunk) limitBounds() {
 	if len(c.min) > maxBound || len(c.max) > maxBound {
 		c.min, c.max = nil, nil
@@ -435,16 +441,16 @@ func (c *chunk) limitBounds() {
 
 // textTable collects the distinct texts of a column chunk.
 type textTable struct {
-	plain  []byte   // the texts in encoding PLAIN: 4 bytes of length before each
-	ends   []uint32 // in plain, of each text
-	slots  []uint32 // by hash: the index of a text plus 1; 0: none
+	plain  []byte   // texts in encoding PLAIN: 4 bytes of length precede each text
+	ends   []uint32 // end of each text in plain
+	slots  []uint32 // hash table: index of a text plus 1; 0: none
 	hashes []uint32 // upper bits of the hash of the text in each slot
 }
 
 var seed = maphash.MakeSeed()
 
 // index sets dst to the index in t.ends of each text. It returns false if the
-// texts are too many or too long for a dictionary.
+// distinct texts are too many or too long for a dictionary.
 func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
 	size := 1 << (bits.Len(uint(len(ends))) + 1)
 	t.slots, t.hashes = sized(t.slots, size), sized(t.hashes, size)
@@ -477,7 +483,7 @@ func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
 	return true
 }
 
-// text returns a text of the table.
+// text returns the text with an index.
 func (t *textTable) text(index uint32) []byte {
 	from := uint32(0)
 	if index > 0 {

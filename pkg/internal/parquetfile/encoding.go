@@ -22,7 +22,7 @@ func appendPlain(dst []byte, v []int64) []byte {
 	return dst
 }
 
-// extend returns dst with n more bytes, which are undefined.
+// extend returns dst extended by n undefined bytes.
 func extend(dst []byte, n int) []byte {
 	if need := len(dst) + n; need > cap(dst) {
 		grown := make([]byte, len(dst), 2*need)
@@ -32,8 +32,8 @@ func extend(dst []byte, n int) []byte {
 	return dst[:len(dst)+n]
 }
 
-// appendPlainBools appends booleans in encoding PLAIN: one bit each, the first
-// in the lowest bit.
+// appendPlainBools appends booleans in encoding PLAIN: one bit each, lowest bit
+// first.
 func appendPlainBools(dst []byte, v []bool) []byte {
 	for len(v) > 0 {
 		n := min(len(v), 8)
@@ -48,9 +48,9 @@ func appendPlainBools(dst []byte, v []bool) []byte {
 	return dst
 }
 
-// appendLevels appends the definition levels of a data page: per row 1 for a
-// value and 0 for NULL. They are a hybrid of width 1 after its length in 4 bytes.
-// A nil def means that no row is NULL.
+// appendLevels appends the definition levels of a data page: 1 for a value and
+// 0 for NULL, for each row. They are encoded as a hybrid of width 1, preceded
+// by its length in 4 bytes. If def is nil, no row is NULL.
 func appendLevels(dst []byte, def []int16, rows int) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
@@ -63,7 +63,8 @@ func appendLevels(dst []byte, def []int16, rows int) []byte {
 	return dst
 }
 
-// minRun is the least number of equal values that appendHybrid writes as a run.
+// minRun is the minimum number of equal values that appendHybrid writes as a
+// run.
 const minRun = 16
 
 // appendHybrid appends values of width bits, 1 to 16, in the hybrid of runs and
@@ -76,8 +77,8 @@ func appendHybrid[T int16 | uint16](dst []byte, v []T, width int) []byte {
 			v = v[n:]
 			continue
 		}
-		// Bit-packed values come in groups of 8; only the last group of all may
-		// have fewer.
+		// Bit-packed values form groups of 8. Only the last group of
+		// all may be incomplete.
 		n = min(8, len(v))
 		for n < len(v) && !(len(v)-n >= minRun && runLength(v[n:n+minRun]) == minRun) {
 			n = min(n+8, len(v))
@@ -90,7 +91,8 @@ func appendHybrid[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	return dst
 }
 
-// runLength returns how many values v starts with that are equal.
+// runLength returns the number of equal values at the start of v, which must
+// not be empty.
 func runLength[T comparable](v []T) int {
 	first := v[0]
 	for i, x := range v {
@@ -111,8 +113,8 @@ func appendRun(dst []byte, n int, value uint16, width int) []byte {
 	return dst
 }
 
-// appendPacked appends groups of 8 values of width bits, 1 to 16, the lowest
-// bits first. It fills the last group with zeros.
+// appendPacked appends groups of 8 values of width bits (1 to 16), lowest bits
+// first. It fills the last group with zeros.
 func appendPacked[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	at := len(dst)
 	size := (len(v) + 7) / 8 * width
@@ -125,7 +127,7 @@ func appendPacked[T int16 | uint16](dst []byte, v []T, width int) []byte {
 			v = last[:]
 		}
 		g := (*[8]T)(v)
-		w := width & 31 // bounds w for the compiler, which then checks fewer shifts
+		w := width & 31 // tells the compiler a bound of w, so that it checks fewer shifts
 		low := uint64(g[0]) | uint64(g[1])<<w | uint64(g[2])<<(2*w) | uint64(g[3])<<(3*w)
 		high := uint64(g[4]) | uint64(g[5])<<w | uint64(g[6])<<(2*w) | uint64(g[7])<<(3*w)
 		binary.LittleEndian.PutUint64(out, low|high<<(4*w))
@@ -135,15 +137,15 @@ func appendPacked[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	return dst[:at+size]
 }
 
-// Sizes of DELTA_BINARY_PACKED, in values: a block, and its parts, which have
-// their own widths.
+// Numbers of values in a block of DELTA_BINARY_PACKED, and in its miniblocks,
+// each of which has its own width.
 const (
 	deltaBlock     = 128
 	deltaMiniblock = 32
 )
 
-// appendDelta appends integers in encoding DELTA_BINARY_PACKED: the first value,
-// and blocks of differences between neighbors. Differences wrap around.
+// appendDelta appends integers in encoding DELTA_BINARY_PACKED: the first
+// value, then blocks of differences between neighbors. Differences wrap around.
 func appendDelta(dst []byte, v []int64) []byte {
 	dst = binary.AppendUvarint(dst, deltaBlock)
 	dst = binary.AppendUvarint(dst, deltaBlock/deltaMiniblock)
@@ -185,7 +187,7 @@ func appendDelta(dst []byte, v []int64) []byte {
 	return dst
 }
 
-// appendMiniblock appends 32 values of width bits, the lowest bits first.
+// appendMiniblock appends 32 values of width bits, lowest bits first.
 func appendMiniblock(dst []byte, v *[deltaMiniblock]int64, width int) []byte {
 	if width == 0 {
 		return dst
@@ -213,8 +215,8 @@ func appendMiniblock(dst []byte, v *[deltaMiniblock]int64, width int) []byte {
 func appendStored(dst, src []byte) []byte {
 	const (
 		maxBlock      = 128 << 10
-		singleSegment = 1 << 5 // no window size follows
-		contentSize4  = 2 << 6 // the content's size follows in 4 bytes
+		singleSegment = 1 << 5 // the frame has no window size
+		contentSize4  = 2 << 6 // the frame has the content's size in 4 bytes
 		lastBlock     = 1
 	)
 	dst = append(dst, 0x28, 0xb5, 0x2f, 0xfd, contentSize4|singleSegment)

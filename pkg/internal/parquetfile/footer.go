@@ -20,7 +20,7 @@ func (w *Writer) addGroup(g *RowGroup, start int64) {
 	w.rows += int64(g.Rows)
 }
 
-// chunk appends a ColumnChunk. at is its offset in the file.
+// chunk appends a ColumnChunk that starts at offset at in the file.
 func (t *compact) chunk(col *Column, c *chunk, rows int, at int64) {
 	t.open()
 	t.i64(2, 0) // file_offset, deprecated but required
@@ -28,7 +28,7 @@ func (t *compact) chunk(col *Column, c *chunk, rows int, at int64) {
 	t.i32(1, col.Type.physical())
 	encodings := []int{c.encoding, rle}
 	if c.dictionary > 0 {
-		encodings = append(encodings, plain) // of the dictionary
+		encodings = append(encodings, plain) // encoding of the dictionary
 	}
 	t.list(2, thriftI32, len(encodings))
 	for _, e := range encodings {
@@ -62,8 +62,8 @@ func (t *compact) chunk(col *Column, c *chunk, rows int, at int64) {
 	t.end()
 }
 
-// pageEncoding appends a PageEncodingStats. Readers use it to learn whether all
-// values are in the dictionary.
+// pageEncoding appends a PageEncodingStats. It shows readers whether all values
+// are in the dictionary.
 func (t *compact) pageEncoding(kind, encoding, pages int) {
 	t.open()
 	t.i32(1, kind)
@@ -72,7 +72,7 @@ func (t *compact) pageEncoding(kind, encoding, pages int) {
 	t.end()
 }
 
-// footer returns the file's metadata.
+// footer returns the encoded FileMetaData.
 func (w *Writer) footer(metadata [][2]string) []byte {
 	t := new(compact)
 	t.open()    // FileMetaData
@@ -122,8 +122,8 @@ func (t Type) physical() int {
 	return 2 // INT64
 }
 
-// column appends a SchemaElement. Columns with a logical type also have the older
-// converted type.
+// column appends a SchemaElement. A column with a logical type also has the
+// older converted type.
 func (t *compact) column(c Column) {
 	t.open()
 	t.i32(1, c.Type.physical())

@@ -40,38 +40,38 @@ type Column struct {
 
 // Schema describes a file.
 type Schema struct {
-	Name      string // of the schema's root
-	CreatedBy string // the program that writes the file
+	Name      string // name of the schema's root
+	CreatedBy string // program that writes the file
 	Columns   []Column
 }
 
-// Values are the values of a column in a row group, without the NULLs. The
-// column's type determines which of the slices has them.
+// Values holds the values of a column in a row group, without NULLs. The
+// column's type determines which slice is used.
 type Values struct {
 	Ints   []int64   // Int64, Timestamp
 	Floats []float64 // Double
 	Bools  []bool    // Boolean
-	Text   []byte    // String: all values, concatenated, 4 GiB at most
-	Ends   []uint32  // String: where in Text each value ends
-	// Nulls counts the rows without a value. Def has, per row, 1 for a value and 0
-	// for NULL. It is ignored if Nulls is 0.
+	Text   []byte    // String: all values concatenated, at most 4 GiB
+	Ends   []uint32  // String: end of each value in Text
+	// Nulls is the number of rows without a value. Def contains, for each
+	// row, 1 for a value and 0 for NULL. Def is ignored if Nulls is 0.
 	Nulls int
 	Def   []int16
 
-	encoded []byte // memory of the column chunk, for reuse
+	encoded []byte // encoded column chunk, for reuse
 }
 
-// RowGroup is rows that a Writer encodes. Reset prepares its memory for the next
-// rows. The zero value is empty.
+// RowGroup holds rows that a Writer encodes. Reset prepares it for new rows.
+// The zero value is empty.
 type RowGroup struct {
 	Rows   int
 	Values []Values // of each column
 
 	columns []Column
 	chunks  []chunk
-	next    atomic.Int32 // the first column that no goroutine encodes yet
+	next    atomic.Int32 // the next column to encode
 	err     atomic.Pointer[error]
-	done    chan struct{} // closed when the goroutine of Add has ended; nil: none runs
+	done    chan struct{} // closed when the goroutine that Add started has ended; nil if none is running
 }
 
 // Reset empties g for rows of the given number of columns.
@@ -87,7 +87,8 @@ func (g *RowGroup) Reset(columns int) {
 	}
 }
 
-// encode encodes columns of g that no goroutine encodes yet, until none is left.
+// encode encodes the remaining columns of g. Several goroutines may call it at
+// the same time.
 func (g *RowGroup) encode() {
 	e := encoders.Get().(*encoder)
 	for {
@@ -102,8 +103,8 @@ func (g *RowGroup) encode() {
 	}
 }
 
-// encodeColumn encodes a column. It turns a panic into an error of the row group,
-// so that it does not end the process.
+// encodeColumn encodes a column. It turns a panic into an error of the row
+// group, so that a panic does not end the process.
 func (g *RowGroup) encodeColumn(e *encoder, i int) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -128,22 +129,22 @@ func (g *RowGroup) wait() {
 	}
 }
 
-// Writer writes a file, row group by row group. It is not safe for concurrent
-// use. After an error only Abort may be called.
+// Writer writes a file one row group at a time. It is not safe for concurrent
+// use. After an error, only Abort may be called.
 type Writer struct {
 	out     io.Writer
 	schema  Schema
 	at      int64       // bytes written
-	rows    int64       // written
+	rows    int64       // rows written
 	groups  compact     // footer elements of the row groups written
 	count   int         // row groups written
-	pending []*RowGroup // to be written, in order
+	pending []*RowGroup // row groups to be written, in order
 }
 
 // magic is the start and the end of every file.
 const magic = "PAR1"
 
-// NewWriter returns a Writer of a file. It writes nothing yet.
+// NewWriter returns a Writer. It does not write to out yet.
 func NewWriter(out io.Writer, schema Schema) *Writer { return &Writer{out: out, schema: schema} }
 
 func (w *Writer) write(p []byte) error {
@@ -159,8 +160,8 @@ func (w *Writer) write(p []byte) error {
 	return err
 }
 
-// Add adds a row group, which belongs to w until Finish or Abort returns it. If
-// inBackground is set, a goroutine starts to encode it.
+// Add adds a row group. The caller must not use g until Finish or Abort returns
+// it. If inBackground is true, a goroutine starts to encode g.
 func (w *Writer) Add(g *RowGroup, inBackground bool) {
 	g.columns = w.schema.Columns
 	g.chunks = sized(g.chunks, len(g.columns))
@@ -176,11 +177,11 @@ func (w *Writer) Add(g *RowGroup, inBackground bool) {
 	}
 }
 
-// Pending returns how many row groups were added and not written yet.
+// Pending returns the number of row groups that were added but not written yet.
 func (w *Writer) Pending() int { return len(w.pending) }
 
-// Finish writes the oldest pending row group and returns it for reuse. There must
-// be one.
+// Finish writes the oldest pending row group and returns it for reuse. It
+// panics if there is none.
 func (w *Writer) Finish() (*RowGroup, error) {
 	g := w.pending[0]
 	g.encode()
@@ -200,15 +201,15 @@ func (w *Writer) Finish() (*RowGroup, error) {
 }
 
 // Close writes the footer, with keys and values as metadata. All row groups
-// must be finished. It does not close the io.Writer.
+// must be finished. Close does not close the io.Writer.
 func (w *Writer) Close(metadata [][2]string) error {
 	footer := w.footer(metadata)
 	footer = binary.LittleEndian.AppendUint32(footer, uint32(len(footer)))
 	return w.write(append(footer, magic...))
 }
 
-// Abort abandons the file. It waits until no goroutine encodes its row groups, and
-// returns those that were not finished.
+// Abort abandons the file. It waits until no goroutine encodes its row groups,
+// then returns the unfinished ones for reuse.
 func (w *Writer) Abort() []*RowGroup {
 	for _, g := range w.pending {
 		g.stop()

@@ -25,8 +25,9 @@ var allTypes = Schema{Name: "root", CreatedBy: "a test", Columns: []Column{
 	{"i", Int64}, {"d", Double}, {"b", Boolean}, {"t", Timestamp}, {"s", String},
 }}
 
-// set sets the values of a column of g: a slice of int64, float64, bool or
-// string, for the rows where def is 1; a nil def stands for all rows.
+// set sets the values of a column of g. values is a slice of int64, float64,
+// bool or string with a value for each row whose def is 1. If def is nil, all
+// rows have a value.
 func set(g *RowGroup, column int, values any, def []int16) {
 	v := &g.Values[column]
 	n := 0
@@ -70,7 +71,7 @@ func write(t testing.TB, sc Schema, groups ...*RowGroup) []byte {
 	return out.Bytes()
 }
 
-// column is what a reader sees of a column chunk.
+// column is a column chunk as a reader sees it.
 type column struct {
 	def    []int16
 	values any
@@ -121,8 +122,8 @@ func read(t testing.TB, data []byte) (*file.Reader, [][]column) {
 	return r, groups
 }
 
-// readColumn reads a column chunk page by page: texts are only valid as long
-// as their page is.
+// readColumn reads a column chunk page by page, because texts are valid only as
+// long as their page.
 func readColumn[T any](t testing.TB, read func(int64, []T, []int16, []int16) (int64, int, error), def []int16) []T {
 	t.Helper()
 	var all []T
@@ -166,8 +167,8 @@ func statistics(t testing.TB, rg *file.RowGroupReader, column int) string {
 	return s
 }
 
-// encodings returns the encodings of the data pages of a column of the first
-// row group, by the metadata.
+// encodings returns the encodings that the metadata names for the data pages of
+// a column in the first row group.
 func encodings(t testing.TB, data []byte, column int) []parquet.Encoding {
 	t.Helper()
 	r, err := file.NewParquetReader(bytes.NewReader(data))
@@ -193,8 +194,8 @@ func repeat[T any](n int, f func(i int) T) []T {
 	return v
 }
 
-// TestRoundTrip writes values with each encoding, and reads them with
-// arrow-go: the values, which rows are NULL, and the statistics.
+// TestRoundTrip writes values with each encoding, and checks values, NULLs and
+// statistics as arrow-go reads them.
 func TestRoundTrip(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	const many = pageRows*3/2 + 77
@@ -206,7 +207,7 @@ func TestRoundTrip(t *testing.T) {
 		typ      Type
 		values   any
 		encoding []parquet.Encoding
-		min, max any // of the statistics; nil: none
+		min, max any // expected statistics; nil: none
 	}{
 		{"no values", Int64, []int64(nil), byDelta, nil, nil},
 		{"one", Int64, []int64{-5}, byDelta, int64(-5), int64(-5)},
@@ -323,7 +324,7 @@ func plainValue(v any) []byte {
 	}
 }
 
-// TestMetadata checks what readers see of a file as a whole.
+// TestMetadata checks the metadata of the whole file.
 func TestMetadata(t *testing.T) {
 	groups := repeat(3, func(i int) *RowGroup {
 		g := new(RowGroup)
@@ -451,8 +452,8 @@ func arrowWrite(t testing.TB, groups ...*RowGroup) []byte {
 	return out.Bytes()
 }
 
-// FuzzAgainstArrow writes row groups of all types with arrow-go too: readers
-// see the same.
+// FuzzAgainstArrow checks that a reader sees the same in a file of this package
+// and in a file of arrow-go with the same row groups.
 func FuzzAgainstArrow(f *testing.F) {
 	for seed := range uint64(12) {
 		f.Add(seed, uint16(seed*seed*150), byte(seed), []byte("ab\x00\xffé-"))
@@ -481,8 +482,8 @@ func FuzzAgainstArrow(f *testing.F) {
 	})
 }
 
-// randomGroup returns rows whose columns have more or less different values,
-// runs and NULLs.
+// randomGroup returns rows whose columns have few or many distinct values, runs
+// and NULLs.
 func randomGroup(random *rand.Rand, rows int, alphabet []byte) *RowGroup {
 	g := new(RowGroup)
 	g.Reset(5)
@@ -544,7 +545,7 @@ func randomGroup(random *rand.Rand, rows int, alphabet []byte) *RowGroup {
 	return g
 }
 
-// TestReuse: the memory of a row group serves rows of other columns.
+// TestReuse checks that a row group can be reused for rows of other columns.
 func TestReuse(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	g := new(RowGroup)
@@ -564,7 +565,8 @@ func TestReuse(t *testing.T) {
 	}
 }
 
-// TestPanicIsError: a mistake in encoding a column must not end the process.
+// TestPanicIsError checks that a panic while encoding a column becomes an
+// error.
 func TestPanicIsError(t *testing.T) {
 	for _, inBackground := range []bool{false, true} {
 		g := new(RowGroup)
@@ -572,7 +574,7 @@ func TestPanicIsError(t *testing.T) {
 		for j, v := range []any{[]int64{1}, []float64{1}, []bool{true}, []int64{1}, []string{"a"}} {
 			set(g, j, v, nil)
 		}
-		g.Values[3].Ints = append(g.Values[3].Ints, 2) // of one row
+		g.Values[3].Ints = append(g.Values[3].Ints, 2) // more values than rows
 		w := NewWriter(io.Discard, allTypes)
 		w.Add(g, inBackground)
 		if _, err := w.Finish(); err == nil || !strings.Contains(err.Error(), "column t: internal error") {
@@ -584,8 +586,8 @@ func TestPanicIsError(t *testing.T) {
 	}
 }
 
-// TestAbortWaits: nobody uses the row groups any more that Abort returns; the
-// race detector would see it.
+// TestAbortWaits checks with the race detector that no goroutine uses the row
+// groups that Abort returned.
 func TestAbortWaits(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	before := runtime.NumGoroutine()
@@ -611,7 +613,7 @@ func TestAbortWaits(t *testing.T) {
 	}
 }
 
-// failing fails after some bytes.
+// failing is a writer that fails after some bytes.
 type failing struct{ left int }
 
 var errFull = errors.New("no space left")

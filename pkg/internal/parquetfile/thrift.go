@@ -8,7 +8,7 @@ import "encoding/binary"
 type compact struct {
 	b     []byte
 	last  int   // id of the last field of the innermost open struct
-	outer []int // last of the structs around it
+	outer []int // values of last for the enclosing structs
 }
 
 // Types of fields and list elements.
@@ -22,12 +22,12 @@ const (
 	thriftStruct = 12
 )
 
-// zigzag maps numbers of small magnitude to small unsigned ones.
+// zigzag maps signed integers of small magnitude to small unsigned ones.
 func zigzag(x int64) uint64 { return uint64(x<<1) ^ uint64(x>>63) }
 
 func (t *compact) uvarint(x uint64) { t.b = binary.AppendUvarint(t.b, x) }
 
-// field begins a field. Within a struct, ids must increase.
+// field starts a field. IDs must increase within a struct.
 func (t *compact) field(id int, kind byte) {
 	if d := id - t.last; d < 16 {
 		t.b = append(t.b, byte(d)<<4|kind)
@@ -73,7 +73,7 @@ func (t *compact) element(x string) {
 	t.b = append(t.b, x...)
 }
 
-// list begins a list of n elements.
+// list starts a list of n elements.
 func (t *compact) list(id int, kind byte, n int) {
 	t.field(id, thriftList)
 	if n < 15 {
@@ -84,8 +84,8 @@ func (t *compact) list(id int, kind byte, n int) {
 	}
 }
 
-// begin begins a struct that is a field. open begins one that is the outermost or
-// an element of a list. end ends either.
+// begin starts a struct that is a field. open starts the outermost struct or an
+// element of a list. end ends either.
 func (t *compact) begin(id int) {
 	t.field(id, thriftStruct)
 	t.open()
