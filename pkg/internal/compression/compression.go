@@ -1,4 +1,5 @@
-// Package compression reads compressed files and knows how they are named.
+// Package compression reads compressed files and knows the suffixes of their
+// names.
 package compression
 
 import (
@@ -6,17 +7,18 @@ import (
 	"strings"
 )
 
-// MagicSize is how many bytes of a file Detect looks at.
+// MagicSize is the number of bytes that Detect needs.
 const MagicSize = 6
 
-// Format is a compression that Reader reads.
+// Format is a compression format that Reader supports.
 type Format struct {
-	Name   string // as its tools are called: gzip, zstd, xz, bzip2, lz4
-	Suffix string // of the names of its files: .gz
+	Name   string // name of its tool: gzip, zstd, xz, bzip2, lz4
+	Suffix string // suffix of its files, such as .gz
 	magics []string
 }
 
-// The formats, in the order in which a log is looked for under their names.
+// All formats, in the order in which the import looks for compressed versions
+// of a log.
 var (
 	gzipFormat  = &Format{"gzip", ".gz", []string{"\x1f\x8b"}}
 	zstdFormat  = &Format{"zstd", ".zst", append(skippable(), "\x28\xb5\x2f\xfd")}
@@ -27,8 +29,8 @@ var (
 	formats = []*Format{gzipFormat, zstdFormat, xzFormat, bzip2Format, lz4Format}
 )
 
-// skippable returns the first bytes of the frames of zstd that hold no text:
-// pzstd begins its files with one.
+// skippable returns the magic numbers of zstd's skippable frames, which contain
+// no text. Files of pzstd start with such a frame.
 func skippable() (magics []string) {
 	for c := byte(0x50); c < 0x60; c++ {
 		magics = append(magics, string([]byte{c, 0x2a, 0x4d, 0x18}))
@@ -36,25 +38,26 @@ func skippable() (magics []string) {
 	return magics
 }
 
-// unread are the first bytes of compressed files that Reader does not read. No
-// log starts so.
+// unread lists the first bytes of compressed files that Reader does not
+// support. No log starts like this.
 var unread = []struct{ magic, name, command string }{
 	{"PK\x03\x04", "ZIP", "unzip"},
 	{"\x1f\x9d", "compress", "gzip -d"},
 	{"LZIP", "lzip", "lzip -d"},
 }
 
-// Error reports a file that Reader does not read, though it may be sound.
+// Error reports a file that Reader does not support, although the file may be
+// intact.
 type Error struct{ reason, hint string }
 
 func (e *Error) Error() string { return e.reason }
 
-// Hint says what the user can do.
+// Hint returns advice for the user.
 func (e *Error) Hint() string { return e.hint }
 
-// Detect returns the format of a file by its first MagicSize bytes, or as many
-// as it has. It returns nil if the file is not compressed, and an *Error if it is
-// compressed with a format that Reader does not read.
+// Detect returns the format of a file whose first bytes are head: MagicSize
+// bytes, or the whole file if it is shorter. It returns nil if the file is not
+// compressed, and an *Error if Reader does not support its format.
 func Detect(head []byte) (*Format, error) {
 	for _, f := range formats {
 		for _, m := range f.magics {
@@ -71,7 +74,7 @@ func Detect(head []byte) (*Format, error) {
 	return nil, nil
 }
 
-// Suffixes returns the suffixes of the names of compressed files, .gz first.
+// Suffixes returns the suffixes of compressed files, .gz first.
 func Suffixes() []string {
 	var list []string
 	for _, f := range formats {
@@ -80,8 +83,8 @@ func Suffixes() []string {
 	return list
 }
 
-// CutSuffix returns a file's name without the suffix of a compression, and that
-// suffix, or "".
+// CutSuffix splits name into the name of the plain file and the compression
+// suffix, which is "" for a plain file.
 func CutSuffix(name string) (plain, suffix string) {
 	for _, f := range formats {
 		if plain, ok := strings.CutSuffix(name, f.Suffix); ok {

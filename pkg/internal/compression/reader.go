@@ -14,28 +14,29 @@ import (
 	"github.com/therootcompany/xz"
 )
 
-// Decompression needs as much memory as the compressor chose. More than what the
-// strongest presets and the tools' own limits need is refused: a few bytes of a
-// peer could ask for gigabytes. The other formats need 8 MiB at most.
+// The compressor determines how much memory decompression needs. Files that
+// need more than the strongest presets and the tools' own limits are refused;
+// otherwise a few bytes from a peer could require gigabytes. The other formats
+// need at most 8 MiB.
 const (
 	maxZstdWindow = 128 << 20 // bytes; the limit of the zstd tool, --ultra -22 and --long
 	maxXZDict     = 64 << 20  // bytes; xz -9
 )
 
-// bufferSize is how much of a compressed file is read at once.
+// bufferSize is the number of bytes read from a compressed file at a time.
 const bufferSize = 64 << 10
 
-// ErrGarbage says that a compressed file goes on with something else.
+// ErrGarbage reports that uncompressed bytes follow the compressed text.
 var ErrGarbage = errors.New("what follows the compressed text is not compressed")
 
-// Reader reads the text of a compressed file: that of all its members, frames or
-// streams, one after the other. Zeros may follow them: tapes fill their blocks so.
-// It keeps its decoders when it is Reset. It starts no goroutines.
+// Reader reads the text of a compressed file: the concatenated texts of all its
+// members, frames or streams. Zeros may follow, because tapes pad their blocks.
+// Reset keeps the decoders for reuse. A Reader starts no goroutines.
 type Reader struct {
 	format *Format
 	in     input
 	text   io.Reader // decoder of format; nil before the first Read
-	err    error     // that ended the text
+	err    error     // error that ended the text
 
 	gzip *gzip.Reader
 	zstd *zstd.Decoder
@@ -43,7 +44,7 @@ type Reader struct {
 	lz4  *lz4.Reader
 }
 
-// Reset makes r read a file of a format from its start.
+// Reset makes r read src, which has format f, from its start.
 func (r *Reader) Reset(f *Format, src io.Reader) {
 	r.format, r.text, r.err = f, nil, nil
 	r.in.src = errReader{r: src}
@@ -54,11 +55,12 @@ func (r *Reader) Reset(f *Format, src io.Reader) {
 	r.in.zeros = 0
 }
 
-// Read implements io.Reader. Without an error it returns at least one byte, whatever
-// empty members the file has. At the end of the text the error is io.EOF; if the end
-// is missing, io.ErrUnexpectedEOF; an *Error if the file needs too much memory; that
-// of the file if it cannot be read. With any other error the file is damaged, and
-// the text read so far may be wrong.
+// Read implements io.Reader. Without an error it returns at least one byte,
+// even if the file has empty members. At the end of the text it returns io.EOF,
+// or io.ErrUnexpectedEOF if the file is truncated. It returns an *Error if the
+// file needs too much memory or a dictionary, and the error of src if src
+// fails. Any other error means that the file is damaged, and that the text read
+// so far may be wrong.
 func (r *Reader) Read(p []byte) (n int, err error) {
 	if r.err != nil {
 		return 0, r.err
@@ -78,7 +80,7 @@ func (r *Reader) Read(p []byte) (n int, err error) {
 	return n, r.err
 }
 
-// open makes the decoder read the file.
+// open starts the decoder of the format.
 func (r *Reader) open() (err error) {
 	switch r.format {
 	case gzipFormat:
@@ -88,7 +90,8 @@ func (r *Reader) open() (err error) {
 		r.text, err = r.gzip, r.startMember()
 	case zstdFormat:
 		if r.zstd == nil {
-			// One decoder has no goroutines: it needs no Close.
+			// With a concurrency of 1 the decoder has no goroutines
+			// and need not be closed.
 			r.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderMaxMemory(maxZstdWindow))
 			if err != nil {
 				panic(err) // the options are valid
@@ -108,7 +111,7 @@ func (r *Reader) open() (err error) {
 		if r.lz4 == nil {
 			r.lz4 = lz4.NewReader(nil)
 			if err := r.lz4.Apply(lz4.ConcurrencyOption(1)); err != nil {
-				panic(err) // it is valid
+				panic(err) // the option is valid
 			}
 		}
 		r.lz4.Reset(&r.in)
@@ -126,8 +129,8 @@ func (r *Reader) startMember() error {
 	return nil
 }
 
-// nextMember goes to the next member of a gzip file. It returns io.EOF if there is
-// none.
+// nextMember starts the next member of a gzip file. It returns io.EOF after the
+// last.
 func (r *Reader) nextMember() error {
 	for zeros := false; ; zeros = true {
 		next, err := r.in.Peek(2)
@@ -144,7 +147,7 @@ func (r *Reader) nextMember() error {
 	}
 }
 
-// reason returns the error that Read documents.
+// reason converts err to an error that Read documents.
 func (r *Reader) reason(err error) error {
 	if r.in.src.err != nil {
 		return r.in.src.err
@@ -152,7 +155,7 @@ func (r *Reader) reason(err error) error {
 	switch {
 	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
 		return err
-	case errors.Is(err, xz.ErrBuf): // a decoder that lacks input
+	case errors.Is(err, xz.ErrBuf): // the decoder lacks input
 		return io.ErrUnexpectedEOF
 	case errors.Is(err, xz.ErrMemlimit):
 		return &Error{fmt.Sprintf("compressed with xz and a dictionary of more than %d MiB, not read", maxXZDict>>20), "compress it with xz -9 or less"}
@@ -165,7 +168,7 @@ func (r *Reader) reason(err error) error {
 	case errors.Is(err, bzip2.StructuralError("bad magic value in continuation file")):
 		err = r.garbage(2)
 	case errors.Is(err, xz.ErrFormat):
-		err = ErrGarbage // zeros are a part of the format
+		err = ErrGarbage // the xz format itself allows zeros
 	}
 	if err == io.EOF || err == r.in.src.err || strings.HasPrefix(err.Error(), r.format.Name) {
 		return err
@@ -173,8 +176,9 @@ func (r *Reader) reason(err error) error {
 	return fmt.Errorf("%s: %w", r.format.Name, err)
 }
 
-// garbage returns io.EOF if only zeros follow the compressed text, of which the
-// decoder has read so many bytes.
+// garbage returns io.EOF if only zeros follow the compressed text, and
+// ErrGarbage otherwise. read is the number of bytes after the text that the
+// decoder has already read.
 func (r *Reader) garbage(read int) error {
 	if r.in.zeros < read {
 		return ErrGarbage
@@ -190,7 +194,8 @@ func (r *Reader) garbage(read int) error {
 	}
 }
 
-// input is what the decoders read. It counts the zeros that they read last.
+// input is the source of the decoders. It counts the zeros at the end of the
+// bytes read so far.
 type input struct {
 	*bufio.Reader
 	src   errReader
@@ -222,8 +227,8 @@ func (in *input) ReadByte() (byte, error) {
 	return c, err
 }
 
-// errReader remembers the error of the file, to tell an unreadable disk from a
-// file without its end.
+// errReader records the error of the source, to distinguish a failing disk from
+// a truncated file.
 type errReader struct {
 	r   io.Reader
 	err error

@@ -38,8 +38,8 @@ func read(t testing.TB, r *Reader, src io.Reader, data []byte) (string, error) {
 	return text.String(), err
 }
 
-// steady fails a test if a read returns neither text nor an error: readers of a log
-// that Tstat may still write to take that for the end of the log.
+// steady fails a test if a read returns neither text nor an error. The reader
+// of a growing log would take this for the end of the log.
 type steady struct {
 	testing.TB
 	r io.Reader
@@ -53,11 +53,11 @@ func (s steady) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestReader reads files of the formats' own tools, whole, several in one, and with
-// something else behind them.
+// TestReader reads files that the formats' own tools wrote: whole,
+// concatenated, and followed by other bytes.
 func TestReader(t *testing.T) {
 	plain := string(load(t, "text"))
-	r := new(Reader) // one for all, as an import does
+	r := new(Reader) // reused for all files, as in an import
 	check := func(name, want string, wantErr error, data ...[]byte) {
 		t.Helper()
 		all := slices.Concat(data...)
@@ -78,7 +78,7 @@ func TestReader(t *testing.T) {
 		data, zeros := load(t, name), make([]byte, 512)
 		check(name, plain, nil, data)
 		if name == "legacy.lz4" {
-			continue // this format has no end
+			continue // this format has no end mark
 		}
 		nothing := []byte(empty[strings.TrimPrefix(filepath.Ext(name), ".")])
 		check(name+", two members", plain+plain, nil, data, data)
@@ -96,12 +96,12 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// pzstdFrame is the length of the frame without text that the files of pzstd begin
-// with.
+// pzstdFrame is the length of the skippable frame at the start of pzstd's
+// files.
 const pzstdFrame = 12
 
-// TestTruncated: a file that lacks its end is told from one that is damaged,
-// wherever it was cut.
+// TestTruncated checks that a truncated file is distinguished from a damaged
+// one, wherever it was cut.
 func TestTruncated(t *testing.T) {
 	plain := string(load(t, "text"))
 	for _, name := range []string{"text.gz", "text.zst", "text.xz", "text.bz2", "text.lz4", "pzstd.zst", "blocks.xz", "linked.lz4"} {
@@ -116,7 +116,7 @@ func TestTruncated(t *testing.T) {
 				t.Errorf("%s: first %d of %d bytes: %d bytes of text, %v", name, n, len(data), len(got), err)
 			}
 		}
-		for n := 1; n < 20; n++ { // of a second member
+		for n := 1; n < 20; n++ { // bytes of a second member
 			if name == "pzstd.zst" && n == pzstdFrame {
 				continue
 			}
@@ -128,7 +128,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestDamaged: no flipped bit changes the text without an error.
+// TestDamaged checks that no flipped bit changes the text without an error.
 func TestDamaged(t *testing.T) {
 	plain := string(load(t, "text"))
 	for _, name := range []string{"text.gz", "text.zst", "text.xz", "text.bz2", "text.lz4"} {
@@ -152,8 +152,8 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestMemory: a file whose decompression needs much memory is refused with a hint,
-// before the memory is allocated, at any place of the file.
+// TestMemory checks that a file that needs too much memory is refused with a
+// hint before the memory is allocated, wherever in the file this occurs.
 func TestMemory(t *testing.T) {
 	for name, want := range map[string]string{"long28.zst": "zstd -19", "dict65.xz": "xz -9"} {
 		data := load(t, name)
@@ -190,7 +190,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// allocated returns how many bytes were allocated so far.
+// allocated returns the number of bytes allocated so far.
 func allocated() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -224,7 +224,8 @@ func TestCutSuffix(t *testing.T) {
 	}
 }
 
-// FuzzReader: no input panics, and how the file is cut into reads does not matter.
+// FuzzReader checks that no input panics, and that the sizes of reads do not
+// matter.
 func FuzzReader(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.*")
 	if err != nil || len(files) < 10 {
