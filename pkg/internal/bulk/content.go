@@ -19,8 +19,8 @@ func (im *fileImport) checkDamage() error {
 
 var errDamaged = errors.New("damaged, not stored")
 
-// spare reports that a damaged file does not replace its whole text, which is
-// stored. This is an error unless damaged files are accepted.
+// spare reports that a damaged file does not replace its complete text, which
+// is already stored. It returns an error unless damaged files are accepted.
 func (im *fileImport) spare(to fmt.Stringer, rec *store.Record) error {
 	if err := im.checkDamage(); err != nil {
 		return err
@@ -30,14 +30,14 @@ func (im *fileImport) spare(to fmt.Stringer, rec *store.Record) error {
 	return nil
 }
 
-// isAboutContent reports whether an error means that no store may accept the
-// file in its present state.
+// isAboutContent reports whether err means that no store may accept the file as
+// it is.
 func isAboutContent(err error) bool { return errors.Is(err, errDamaged) }
 
-// checkRows rejects a file with too many rejects, or with text but no row.
+// checkRows rejects a file with too many rejects, or with text but no rows.
 func (im *fileImport) checkRows() error {
 	c := im.rd.Counts()
-	rejected := int64(0) // in the store that rejected most
+	rejected := int64(0) // rejects in the store with the most rejects
 	for _, g := range im.targets {
 		if g.err == nil {
 			rejected = max(rejected, g.rejected)
@@ -54,7 +54,7 @@ func (im *fileImport) checkRows() error {
 	return nil
 }
 
-// noRows returns the error for a file with text but no row.
+// noRows returns the error for a file with text but no rows.
 func noRows(rejects, lines int64) error {
 	const remove = "remove the file, or leave it out with `exclude`"
 	if rejects == 0 {
@@ -63,8 +63,8 @@ func noRows(rejects, lines int64) error {
 	return hint.New(fmt.Sprintf("none of %d lines is a row: file not stored", lines), "the reject file says why; "+remove)
 }
 
-// warnTruncated reports that the end of a compressed file is missing, unless
-// Tstat may still write it.
+// warnTruncated warns that the end of a compressed file is missing, unless
+// Tstat may still write to the file.
 func (im *fileImport) warnTruncated() {
 	if im.rd.Truncated() && !im.task.growing {
 		im.log.Warn("compressed file is truncated: its readable part is stored", "file", im.task.path, "rows", im.rd.Counts().Rows)

@@ -13,26 +13,27 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// maxCopies limits the files in copies. Any others are read in each run.
+// maxCopies is the maximum number of files in copies. Further files are read in
+// each run.
 const maxCopies = 100_000
 
 // copiesFormat is the format number of the state file of copies.
 const copiesFormat = 1
 
-// copies remembers from run to run which files are older states or second
-// copies of stored logs. Such a file has no record in the store: without this
-// state, every run would read it again.
+// copies records, across runs, which files are older states or second copies of
+// stored logs. The store has no record of such a file, so without copies every
+// run would read it again.
 type copies struct {
-	path string // of the state file; "" disables copies
-	part bool   // the run sees only part of the files, so it keeps the entries of others
+	path string // path of the state file; "" disables copies
+	part bool   // the run sees only some of the files, so it keeps the entries of the others
 
 	mu    sync.Mutex
 	known map[string]bool // from the last run
 	seen  map[string]bool // in this run
 }
 
-// loadCopies loads the state of the last run. If it is missing or damaged, the
-// files are read again.
+// loadCopies loads the state of the last run. A missing or damaged state only
+// means that the files are read again.
 func loadCopies(path string, part bool) (*copies, error) {
 	c := &copies{path: path, part: part, known: map[string]bool{}, seen: map[string]bool{}}
 	if path == "" {
@@ -51,14 +52,14 @@ func loadCopies(path string, part bool) (*copies, error) {
 	return c, nil
 }
 
-// copyID identifies a file as it is now, and the stored log that it is a copy
-// of.
+// copyID identifies a version of a file together with the stored log of which
+// it is a copy.
 func copyID(t *task, to fmt.Stringer, rec *store.Record) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %d %d %q %q %q", t.path, t.size, t.mtime.UnixNano(), to.String(), rec.Key, rec.Text()))
 	return hex.EncodeToString(sum[:16])
 }
 
-// find returns the record of which a file is a known copy, or nil.
+// find returns the record of which the file is a known copy, or nil.
 func (c *copies) find(t *task, to fmt.Stringer, records []store.Record) *store.Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -82,7 +83,7 @@ func (c *copies) add(t *task, to fmt.Stringer, rec *store.Record) {
 	}
 }
 
-// save replaces the state of the last run by the copies seen in this one.
+// save replaces the state of the last run with the copies seen in this run.
 func (c *copies) save() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

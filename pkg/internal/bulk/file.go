@@ -23,9 +23,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// importFile imports one file into every store that lacks it. It restarts if
-// another import stores the same file meanwhile, if a later header of the file
-// adds columns, if a store requires it, and while no store is available.
+// importFile imports a file into every store that lacks it. It starts again if
+// another import stored the same file meanwhile, if a later header adds
+// columns, or if a store requires it. It waits while no store is available.
 func (r *run) importFile(ctx context.Context, t *task) error {
 	var extra []string
 	for try := 1; ; {
@@ -49,12 +49,11 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 	}
 }
 
-// maxTries limits how often the import of a file is restarted because of
-// another import, new columns in a later header, or a store.
+// maxTries is the maximum number of times that the import of a file starts.
 const maxTries = 16
 
-// tryFile reads a file into every available store that lacks it. A panic in the
-// import of one file does not stop the others.
+// tryFile reads a file into every available store that lacks it. It turns a
+// panic into an error of the file, so that other files are still imported.
 func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -72,8 +71,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	defer place.close()
 	var file *Content
 	if !t.stdin {
-		// While a slow peer opens the file, the place is free for
-		// others.
+		// While a slow peer opens the file, others may use the place.
 		if file, err = t.open(ctx); errors.Is(err, fs.ErrNotExist) {
 			r.vanished(t)
 			return nil
@@ -82,8 +80,8 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 			return err
 		}
 		defer file.Close()
-		// From here on the file is the open one, even if its name is
-		// reused.
+		// From here on the task describes the open file, even if
+		// another file takes its name.
 		t.size, t.mtime = file.Size, file.ModTime
 		if t.remote != nil {
 			file.ReadSeekCloser = newPeerFile(ctx, file.ReadSeekCloser, place)
@@ -106,8 +104,8 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 		return nil
 	}
 	if !t.stdin {
-		// Often it is the same text, moved or compressed: then reading
-		// is enough.
+		// Often the text was only moved or compressed. Then comparing
+		// it is enough.
 		if done, err := im.compare(); done || err != nil {
 			return err
 		}
@@ -131,8 +129,9 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	return errors.Join(err, im.failures())
 }
 
-// identify names a log that has no folder by its rows, and finds the stores that lack
-// it. wanted is false if the log is outside the times that are imported.
+// identify derives the folder of a log outside of log folders from its rows,
+// and finds the stores that lack the log. wanted is false if the options do not
+// select the log's time.
 func (im *fileImport) identify() (wanted bool, err error) {
 	t := im.task
 	var silent storeSet // stores that cannot list the logs of other probes
@@ -154,15 +153,15 @@ func (im *fileImport) identify() (wanted bool, err error) {
 	return true, im.findTargets(silent)
 }
 
-// reject identifies a line that was rejected, by the store with this index or,
-// with -1, by the reader.
+// reject identifies a line rejected by the store with index by, or by the
+// reader if by is -1.
 type reject struct {
 	by   int
 	line int64
 }
 
-// reject returns a function that reports a malformed line once, however often
-// the file is read.
+// reject returns a function that reports each malformed line once, however
+// often the file is read.
 func (im *fileImport) reject(by int) func(line int64, reason string, text []byte) {
 	return func(line int64, reason string, text []byte) {
 		t, rej := im.task, reject{by, line}
@@ -181,8 +180,8 @@ func (im *fileImport) reject(by int) func(line int64, reason string, text []byte
 	}
 }
 
-// interruptible returns a reader of in that fails when ctx ends, even while in
-// blocks.
+// interruptible returns a reader that reads from in, and fails when ctx ends
+// even if in blocks.
 func interruptible(ctx context.Context, in io.Reader) io.Reader {
 	pr, pw := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { pr.CloseWithError(ctx.Err()) })
@@ -194,8 +193,8 @@ func interruptible(ctx context.Context, in io.Reader) io.Reader {
 	return pr
 }
 
-// peekSize is how much of a file outside a log folder is searched for the time
-// of its first row, in bytes.
+// peekSize is how many bytes of a file outside of log folders are searched for
+// the time of its first row.
 const peekSize = 1 << 20
 
 func (r *run) vanished(t *task) {
@@ -211,7 +210,7 @@ type fileImport struct {
 	rd      *tstat.Reader
 	file    *Content      // nil for standard input
 	in      *bufio.Reader // standard input
-	idle    func()        // allows another file to be read
+	idle    func()        // lets the next file start
 	targets []*target
 
 	selection *filter.Rows // nil: all rows
@@ -220,11 +219,10 @@ type fileImport struct {
 	rejecting sync.Mutex // guards task.rejected
 }
 
-// errEmpty is the error for a file without any text and without a log folder.
+// errEmpty reports a file without text outside of log folders.
 var errEmpty = errors.New("is empty")
 
-// errNoTime is the error for a file without a log folder and without a usable
-// time.
+// errNoTime reports a file outside of log folders without a usable time.
 var errNoTime = errors.New("it lies in no log folder, and no row in it has an absolute time")
 
 // nameByRows assigns a file outside log folders to the log folder of its first
@@ -272,8 +270,7 @@ func (im *fileImport) nameByRows() error {
 	return nil
 }
 
-// typ returns the file's log type. A file of an unknown type gets a type with
-// only a name.
+// typ returns the file's log type. An unknown type has only a name.
 func (im *fileImport) typ() *tstat.LogType {
 	if im.task.typ != nil {
 		return im.task.typ
@@ -281,7 +278,7 @@ func (im *fileImport) typ() *tstat.LogType {
 	return &tstat.LogType{Name: im.task.key.File}
 }
 
-// rateBurst is how many bytes may be read at once under a rate.
+// rateBurst is the maximum number of bytes read at a time if a rate is set.
 const rateBurst = 256 << 10
 
 type sourceReader struct {
@@ -310,8 +307,8 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read reads the file from its start into all stores that lack it, or only into
-// those that copy files.
+// read reads the file from its start into all stores that lack it. If rawOnly
+// is true, it includes only stores that copy files.
 func (im *fileImport) read(extra []string, rawOnly bool) error {
 	t := im.task
 	defer func() {
@@ -340,9 +337,9 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	opt := im.readerOptions(t, tstat.ReaderOptions{
 		Use:   im.selection.Uses(),
 		Extra: extra, Marks: im.marks(),
-		// Only a local file can be read on another goroutine: a peer's
-		// file needs its place, and a copy is written while the file is
-		// read.
+		// Read ahead on another goroutine only for local files that are
+		// not copied: a peer's file needs its place, and a copy is
+		// written while the file is read.
 		Ahead:  im.opt.Jobs > 1 && t.remote == nil && !t.stdin && !im.hasRaw(),
 		Reject: im.reject(-1),
 		Unknown: func(columns []string) {
@@ -380,7 +377,7 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 			return err
 		}
 	}
-	// After damaged compressed text there may be more bytes to copy as they are.
+	// After damaged compressed text, more bytes may remain to be copied.
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		return err
 	}

@@ -19,37 +19,38 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// task is one file to examine.
+// task is a file to examine.
 type task struct {
 	path  string
 	stdin bool
-	// source and remote are set for a file of Options.Remote.
+	// source and remote are set only for files of Options.Remote.
 	source  Source
 	remote  *File
-	name    string    // below the store's probe folder, for copy
+	name    string    // path below the probe's folder in a store that copies files
 	place   string    // see store.Record; "" for stdin
-	key     store.Key // Folder is empty for a file outside a log folder, until it is read
+	key     store.Key // Folder is "" for a file outside of log folders until its first rows are read
 	typ     *tstat.LogType
 	time    tstat.FolderTime
 	size    int64
 	mtime   time.Time
-	next    time.Time // of the next log folder; zero if this is the newest
+	next    time.Time // start of the next log folder; zero if this is the newest
 	growing bool      // Tstat may still write to it
 	planned int64     // bytes counted in Summary.LeftBytes
 
-	named    bool             // the log folder was derived from its rows
-	rejected map[reject]bool  // lines whose reject was reported
-	records  [][]store.Record // per store, of key
+	named    bool             // the log folder was derived from the file's rows
+	rejected map[reject]bool  // lines whose rejects were reported
+	records  [][]store.Record // records with key, per store
 	lacks    storeSet         // unavailable stores that may lack the file
-	fresh    bool             // records were just looked up, and key is claimed
-	counted  bool             // as stored, skipped or to import
-	failure  string           // why it failed, as counted and reported; "" if it did not
-	err      string           // why it is not stored; "" if it is stored or was not tried yet
-	other    bool             // a store has it under another transform
+	fresh    bool             // records are current, and key is claimed
+	counted  bool             // counted as stored, skipped or to import
+	failure  string           // reason of the failure, as counted and reported; "" if none
+	err      string           // why the file is not stored; "" if it is stored or was not tried yet
+	other    bool             // a store has the file under another transform
 }
 
 // find returns the files of the sources that the options select, ordered by
-// folder time. r.leftOpen is that of the last complete scan.
+// folder time. If it fails, r.leftOpen keeps its value from the last complete
+// scan.
 func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	restore := r.resetOpen()
 	defer func() {
@@ -59,7 +60,7 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	}()
 	r.away = map[string]error{}
 	r.passedOver = PassedOver{seen: map[string]bool{}}
-	r.settledBefore, r.settled = r.settled, map[string]version{} // files that are gone are dropped
+	r.settledBefore, r.settled = r.settled, map[string]version{} // forget files that are gone
 	r.scanned, r.leftOpen = map[store.Key]*sameKey{}, nil
 	places, err := places(r.opt.Sources)
 	if err != nil {
@@ -70,8 +71,8 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 		switch {
 		case err != nil && (ctx.Err() != nil || len(r.opt.Sources)+len(r.opt.Remote) == 1):
 			return nil, err
-		case err != nil: // the others are imported: not a usage error
-			r.lose(src, hint.New(err.Error(), hint.Of(err)))
+		case err != nil: // not a usage error: the other sources are imported
+			r.markSourceUnavailable(src, hint.New(err.Error(), hint.Of(err)))
 		}
 		tasks = append(tasks, found...)
 	}
@@ -79,7 +80,7 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 		found, err := r.findRemote(ctx, src)
 		switch {
 		case errors.Is(err, ErrSource) && ctx.Err() == nil:
-			r.lose(src.String(), err) // the others are imported
+			r.markSourceUnavailable(src.String(), err) // the others are imported
 		case err != nil:
 			return nil, err
 		}
@@ -95,8 +96,8 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	return tasks, nil
 }
 
-// resetOpen clears the files that the last scan left open, and those that
-// others have claimed since. restore restores both.
+// resetOpen clears the files that the last scan left open, and those that other
+// imports have claimed since. restore restores both.
 func (r *run) resetOpen() (restore func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -116,9 +117,9 @@ func (r *run) resetOpen() (restore func()) {
 	}
 }
 
-// scan records a file of the sources. It reports whether the file is new to the
-// scan and must be examined in this pass. Sources may overlap, and a file may
-// have several names, as in backups with hard links: it is examined once.
+// scan records a file of the sources, and reports whether this pass must
+// examine it. A file is examined once, even if sources overlap or the file has
+// several names, as in backups with hard links.
 func (r *run) scan(t *task) bool {
 	var same *sameKey
 	if t.key.Folder != "" {
@@ -222,7 +223,8 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	return tasks, nil
 }
 
-// nextFolders returns when the next folder beside each folder begins.
+// nextFolders maps each folder to the start of the next folder with the same
+// parent.
 func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 	sorted := slices.Clone(folders)
 	slices.SortFunc(sorted, func(a, b *tstat.Folder) int { return b.Latest.Compare(a.Latest) })
@@ -237,7 +239,7 @@ func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 	return next
 }
 
-// findFile returns the task of a source that is a file.
+// findFile returns the tasks for a source that is a file.
 func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, error) {
 	if !info.Mode().IsRegular() {
 		return nil, hint.Usage("source "+src+": neither a file nor a folder", "")
@@ -265,8 +267,8 @@ func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, err
 	return []*task{t}, nil
 }
 
-// typeOfFile returns the log type of a source that is a file, by the file's name or
-// by the options; nil if they say nothing.
+// typeOfFile returns the log type of a source that is a file, from the file's
+// name or from the options. It returns nil if neither names a type.
 func (o *Options) typeOfFile(base string) *tstat.LogType {
 	name, _ := compression.CutSuffix(base)
 	if t := tstat.TypeByName(name); t != nil {
@@ -281,8 +283,8 @@ func (o *Options) typeOfFile(base string) *tstat.LogType {
 	return nil
 }
 
-// name assigns a task to a log folder. Without one it stays unnamed until its
-// first rows are read.
+// name assigns a task to a log folder. If folder is "", the task has no folder
+// until its first rows are read.
 func (r *run) name(t *task, folder string) error {
 	if folder == "" {
 		return nil
@@ -300,7 +302,7 @@ func (r *run) name(t *task, folder string) error {
 }
 
 // wanted reports whether the options and the stores select a file, by its type
-// and by its place below the source.
+// and by its path below the source.
 func (r *run) wanted(t *task) bool {
 	if !r.opt.selects(t.key.File, t.name) {
 		return false
@@ -337,8 +339,8 @@ func (o *Options) wantsType(name string) bool {
 	return len(o.Types) == 0 || slices.ContainsFunc(o.Types, func(g string) bool { return matches(g, name) })
 }
 
-// excludes reports whether Exclude matches a log type, the path of a file or of
-// a folder above it, or the last part of such a path.
+// excludes reports whether Exclude matches name, which is a log type or a path,
+// one of the path's parents, or the last element of any of these.
 func (o *Options) excludes(name string) bool {
 	for ; name != "." && name != "/" && name != ""; name = path.Dir(name) {
 		if slices.ContainsFunc(o.Exclude, func(g string) bool { return matches(g, name) || matches(g, path.Base(name)) }) {
@@ -352,11 +354,11 @@ func (o *Options) wantsTime(at time.Time) bool {
 	return !at.Before(o.Since) && (o.Until.IsZero() || at.Before(o.Until))
 }
 
-// inTime reports whether the options select a file by its folder time.
+// inTime reports whether the options select the folder time of a file.
 func (r *run) inTime(t *task) bool { return r.opt.wantsTime(t.time.Time) }
 
-// isSettled reports whether a file needs no work: it is unchanged, and no store
-// that lacks it is available.
+// isSettled reports whether a file needs no work in this pass: it is unchanged,
+// and each store that lacks it is unavailable.
 func (r *run) isSettled(t *task) bool {
 	v, ok := r.settledBefore[t.path]
 	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) || !v.until.IsZero() && time.Now().After(v.until) {
@@ -371,7 +373,8 @@ func (r *run) isSettled(t *task) bool {
 	return true
 }
 
-// reason is an error's text without the operation: "PATH: permission denied".
+// reason returns an error's text without the operation, such as "PATH:
+// permission denied".
 func reason(err error) string {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {

@@ -79,7 +79,7 @@ func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f
 			return f(id)
 		})
 	}
-	err = errors.Join(g.Wait(), r.awayError())
+	err = errors.Join(g.Wait(), r.unavailableError())
 	return r.problems, err
 }
 

@@ -11,31 +11,32 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// OpenPerJob is how many files of peers may be open for each job: a file that
-// waits for the network does not occupy a job. Each open file has a transaction
-// in the store, with its connection and buffers.
+// OpenPerJob is the maximum number of open peer files per job. It exceeds 1
+// because a file that waits for the network does not occupy a job. Each open
+// file has a transaction in the store, with a connection and buffers.
 const OpenPerJob = 4
 
-// turn is how long a file keeps its place while a peer with fewer places waits.
+// turn is how long a file may keep its place while a peer with fewer places
+// waits.
 const turn = time.Second
 
-// piece is the size of the pieces in which a peer's file is read, in bytes.
+// piece is the number of bytes of a peer's file that are read at a time.
 const piece = 256 << 10
 
-// Limits bounds what several runs use together, and divides it among the peers
-// whose files they import. A place stands for a CPU: a file holds one while it
-// is processed. A file of a peer releases its place while it waits for the
-// network, so that a slow line only delays itself. Its transaction stays open:
-// one peer may have as many files open as there are jobs, and all peers together
-// OpenPerJob times as many.
+// Limits limits several runs together, and divides the resources among the
+// peers whose files they import. A place stands for a CPU: a file occupies one
+// while it is processed. A peer's file releases its place while it waits for
+// the network, so that a slow connection delays only itself. Its transaction
+// stays open. One peer may have as many open files as there are jobs, and all
+// peers together OpenPerJob times as many.
 type Limits struct {
 	places *peer.Shares
 	open   *peer.Shares
 	rate   *rate.Limiter // nil: no limit
 }
 
-// NewLimits returns limits of concurrent files (0 for the default of
-// Options.Jobs) and of MiB of source text per second (0 for none).
+// NewLimits returns limits of jobs concurrent files (0: the default of
+// Options.Jobs) and mib MiB of source text per second (0: no limit).
 func NewLimits(jobs int, mib float64) *Limits {
 	jobs = cmp.Or(jobs, defaultJobs())
 	l := &Limits{places: peer.NewShares(jobs, jobs), open: peer.NewShares(OpenPerJob*jobs, jobs)}
@@ -51,12 +52,12 @@ type place struct {
 	*Limits
 	who string
 
-	closed bool // everything was released, and the place cannot be used again
+	closed bool // the place cannot be used again
 	held   bool
 	since  time.Time // when held became true
 }
 
-// enter waits until a peer may have one more open file, and counts it.
+// enter waits until the peer who may open another file, and counts this file.
 func (l *Limits) enter(ctx context.Context, who string) (*place, error) {
 	if err := l.open.Acquire(ctx, who); err != nil {
 		return nil, err
@@ -64,8 +65,8 @@ func (l *Limits) enter(ctx context.Context, who string) (*place, error) {
 	return &place{Limits: l, who: who}, nil
 }
 
-// Acquire implements peer.Place. A place that was held for its turn is given to
-// another peer if one waits.
+// Acquire implements peer.Place. If the file has kept its place for its turn
+// and another peer waits, Acquire first gives the place to that peer.
 func (p *place) Acquire(ctx context.Context) error {
 	if p.held && time.Since(p.since) >= turn && p.places.Contended(p.who) {
 		p.Release()
@@ -88,7 +89,7 @@ func (p *place) Release() {
 	}
 }
 
-// close releases everything: the rest of the work needs no place.
+// close releases the place for good: the rest of the work needs none.
 func (p *place) close() {
 	p.Release()
 	if !p.closed {
@@ -97,7 +98,7 @@ func (p *place) close() {
 	}
 }
 
-// peerFile is a file of a peer, see peer.PlaceReader.
+// peerFile is a peer's file; see peer.PlaceReader.
 type peerFile struct {
 	io.ReadSeekCloser
 	pieces *peer.PlaceReader
@@ -109,7 +110,7 @@ func newPeerFile(ctx context.Context, file io.ReadSeekCloser, p *place) *peerFil
 
 func (f *peerFile) Read(p []byte) (int, error) { return f.pieces.Read(p) }
 
-// Seek seeks to the start, see Content.
+// Seek seeks to the start; see Content.
 func (f *peerFile) Seek(offset int64, whence int) (int64, error) {
 	f.pieces.Reset()
 	return f.ReadSeekCloser.Seek(offset, whence)

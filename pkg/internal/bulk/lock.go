@@ -9,8 +9,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// lockAll locks every source and store, so that the next cron job does not
-// overtake a slow one. It returns the names of the locks.
+// lockAll locks each pair of source and store, so that the next cron job does
+// not start while a slow one runs. It returns the names of the locks.
 func lockAll(stateDir string, sources []string, remote []Source, stores []Destination) (names []string, unlock func(), err error) {
 	var held []func()
 	unlock = func() {
@@ -59,8 +59,8 @@ func lockAll(stateDir string, sources []string, remote []Source, stores []Destin
 	return names, unlock, nil
 }
 
-// absolute makes the folder in a store's URL absolute, because a relative one
-// depends on the working directory.
+// absolute makes the folder in a store's URL absolute, because a relative
+// folder depends on the working directory.
 func absolute(url string) string {
 	scheme, dir, ok := strings.Cut(url, ":")
 	if abs, err := filepath.Abs(dir); ok && err == nil && !strings.HasPrefix(dir, "//") {

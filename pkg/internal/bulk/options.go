@@ -20,87 +20,91 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Options selects what Run imports and how. The zero value of a field means its
-// default.
+// Options selects what Run imports and how. Zero values select the defaults.
 type Options struct {
-	// Sources are log trees, log folders, log files, compressed or not, or "-".
+	// Sources names log trees, log folders and log files, compressed or
+	// not; "-" is Stdin.
 	Sources []string
-	// Remote are sources other than files and folders.
+	// Remote lists sources other than files and folders.
 	Remote []Source
-	// Stores receive the rows; every file goes to all of them. Run does not
-	// close them.
+	// Stores receive the rows: every file is stored in all of them. Run
+	// does not close them.
 	Stores []Destination
 
 	Probe string // name of the probe; required, see store.ValidProbe
-	// ProbeGuessed means that the user did not choose Probe. Then a text
-	// that a store has under another probe ends the run with an error.
+	// ProbeGuessed means that the user did not choose Probe. The run then
+	// ends with an error if a store has the text of a file under another
+	// probe.
 	ProbeGuessed bool
 	Location     *time.Location // zone of the folder names; nil: time.Local
-	Stdin        io.Reader      // the content of "-"
+	Stdin        io.Reader      // content of the source "-"
 
 	Types       []string      // globs over log types; nil: all
 	Since       time.Time     // folder time, inclusive; zero: no limit
 	Until       time.Time     // folder time, exclusive; zero: no limit
-	Folder      string        // names the log folder of "-" and of files outside one
+	Folder      string        // name of the log folder for "-" and for files outside of log folders
 	Layout      string        // Tstat version of headerless files, see tstat.ReaderOptions
 	IncludeOpen bool          // import files that may still grow
 	Settle      time.Duration // age at which the newest folder counts as finished; 0: 2h
-	Replace     bool          // store files again that are stored
+	Replace     bool          // replace files that are already stored
 	// AcceptDamaged stores the intact part of damaged compressed files.
 	AcceptDamaged bool
-	// Exclude are globs over log types, and over files and folders by their
-	// paths below the source. Matching files are ignored.
+	// Exclude lists globs of files and folders to ignore. They match log
+	// types, or paths below the source.
 	Exclude []string
-	// Match assigns log types to files with other names, or in other
+	// Match assigns log types to files with other names, or outside of log
 	// folders.
 	Match []Match
 
-	// Anonymize rewrites the text of logs before it is parsed or copied; nil: not at
-	// all. SourceIs says whether the addresses of logs without flags are anonymized
-	// already; Unknown: as the log of TCP flows in their folder says.
+	// Anonymize rewrites the text of logs before it is parsed or copied;
+	// nil disables this. SourceIs states whether addresses are already
+	// anonymized in folders whose logs do not record it. With Unknown, the
+	// log of TCP flows in the same folder decides.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
 
-	// Selection are the rows and columns that are stored; nil: all. Stores that keep
-	// files as they are cannot have one, see store.RawStore.
+	// Selection selects the rows and columns to store; nil selects all. It
+	// is not possible with stores that keep files unchanged; see
+	// store.RawStore.
 	Selection *filter.Selection
 
 	Jobs int // concurrent files; 0: the number of cores that this process may use
-	// Limits bounds this run together with others; nil: Jobs and Rate alone
-	// bound this run.
+	// Limits limits this run together with others; nil means that Jobs and
+	// Rate limit only this run.
 	Limits *Limits
-	// Peer returns the name of the peer that the files come from, among
-	// those that share Limits. It is called for each file; nil: all files
-	// come from one peer.
+	// Peer returns the name of the peer from which the files come, for
+	// Limits. It is called for each file. If Peer is nil, all files come
+	// from one peer.
 	Peer       func() string
-	MaxRejects int     // a file with more rejects, and more than 1 % of its lines, is not stored; nor is one with rejects and without rows
-	Rate       float64 // MiB of source text per second, all workers together; 0: no limit
-	// RetryTimeout is how long a store with a transient failure is retried,
-	// like a server that restarts. 0 disables retries.
+	MaxRejects int     // a file is not stored if it has more rejects than this and than 1 % of its lines, or rejects but no rows
+	Rate       float64 // MiB of source text per second for all jobs together; 0: no limit
+	// RetryTimeout is how long a store is retried after a transient
+	// failure, such as a server restart. 0 disables retries.
 	RetryTimeout time.Duration
-	// ClaimTime is how long files stay claimed in a store.Claimer if this
-	// process dies; 0: DefaultClaimTime.
+	// ClaimTime is how long a store.Claimer keeps the claims of this
+	// process after it dies; 0: DefaultClaimTime.
 	ClaimTime time.Duration
-	DryRun    bool          // report what would be imported
-	Follow    bool          // continue with new folders until ctx ends
-	Poll      time.Duration // interval of the scans of Follow; 0: 10s
+	DryRun    bool          // only report what would be imported
+	Follow    bool          // keep importing new logs until ctx ends
+	Poll      time.Duration // interval between the passes of Follow; 0: 10s
 
-	// Wake makes Follow scan at once; may be nil.
+	// Wake makes Follow start its next pass at once; it may be nil.
 	Wake <-chan struct{}
 
-	// Passed is called after each pass of Follow, with the sums so far and the
-	// error if not everything is stored; Filed is called after each file.
+	// Passed is called after each pass of Follow, with the totals so far
+	// and an error if not everything is stored. Filed is called after each
+	// file. Both may be nil.
 	Passed func(*Summary, error)
 	Filed  func(total TypeSummary)
 	// PassedOver is called after each scan of the sources with the ignored
-	// files that look like logs; may be nil. Summary has it too.
+	// files that look like logs. It may be nil. Summary contains them too.
 	PassedOver func(PassedOver)
 	// Waits is called when a store becomes unavailable, with the state of
-	// all stores; may be nil.
+	// all stores. It may be nil.
 	Waits func(stores []StoreSummary, err error)
 
-	StateDir string       // locks and reject files
-	Log      *slog.Logger // warnings and, with Follow, news; may be nil
+	StateDir string       // folder of locks, reject files and state
+	Log      *slog.Logger // receives warnings and, with Follow, news; may be nil
 	Progress Progress     // may be nil
 }
 
@@ -111,16 +115,18 @@ const (
 	DefaultPoll       = 10 * time.Second
 )
 
-// Progress receives the progress of a run. Its methods are called concurrently.
+// Progress receives the progress of a run. Its methods may be called
+// concurrently.
 type Progress interface {
-	// Total sets how many files and bytes on disk there are to import.
+	// Total sets the number of files to import and their size on disk in
+	// bytes.
 	Total(files int, bytes int64)
 	// Add reports bytes read and rows stored since the last call.
 	Add(bytes, rows int64)
 }
 
-// Validate checks everything except the stores, so that no store is created for
-// a run that cannot start. Its errors are usage errors.
+// Validate checks all options except the stores, so that no store is created
+// for a run that cannot start. It returns usage errors.
 func (o *Options) Validate() error {
 	var errs []error
 	if err := store.ValidProbe(o.Probe); err != nil {
@@ -178,7 +184,7 @@ func (o *Options) Validate() error {
 			missing = append(missing, destination.MissingSource(s, err, kindsOfSources))
 		}
 	}
-	if len(missing) == len(o.Sources) && len(o.Remote) == 0 { // otherwise the rest is imported
+	if len(missing) == len(o.Sources) && len(o.Remote) == 0 { // otherwise the other sources are imported
 		errs = append(errs, missing...)
 	}
 	switch {
@@ -195,8 +201,8 @@ func (o *Options) Validate() error {
 	return hint.AsUsage(errors.Join(errs...))
 }
 
-// wantedTypes returns the log types that the options name, or of which the sources
-// are if these are files.
+// wantedTypes returns the log types that the options select. If all sources are
+// files, it returns only their types.
 func (o *Options) wantedTypes() []*tstat.LogType {
 	var named []*tstat.LogType
 	for _, s := range o.Sources {

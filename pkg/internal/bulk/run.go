@@ -124,7 +124,7 @@ func (r *run) passes(ctx context.Context) error {
 			continue
 		}
 		if err == nil {
-			err = r.awayError()
+			err = r.unavailableError()
 			if behind := r.behindError(); behind != nil {
 				err = errors.Join(err, behind)
 			}
@@ -229,7 +229,7 @@ func (r *run) follow(ctx context.Context) error {
 		err := r.pass(ctx)
 		r.behind()
 		if err == nil {
-			err = r.awayError()
+			err = r.unavailableError()
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -239,7 +239,7 @@ func (r *run) follow(ctx context.Context) error {
 			back.Reset()
 		case isGuess(err):
 			return err
-		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || r.awayError() != nil:
+		case begun || errors.Is(err, store.ErrUnavailable) || errors.Is(err, ErrSource) || r.unavailableError() != nil:
 			wait = back.Next()
 			r.log.Warn("import failed, retrying", append([]any{"err", err, "retry_in", wait.Round(time.Millisecond)}, hint.Attrs(err)...)...)
 		default:
@@ -339,7 +339,7 @@ func (r *run) anyTyped() bool {
 
 // do imports one file and counts the result. An error ends the pass.
 func (r *run) do(ctx context.Context, t *task) error {
-	if ctx.Err() != nil || r.isAway(t.source) {
+	if ctx.Err() != nil || r.isUnavailable(t.source) {
 		return nil
 	}
 	err := r.importFile(ctx, t)
@@ -353,7 +353,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 	case errors.Is(err, store.ErrUnavailable), isGuess(err):
 		return fmt.Errorf("%s: %w", t.path, err)
 	case errors.Is(err, ErrSource) && t.source != nil:
-		r.lose(t.source.String(), err)
+		r.markSourceUnavailable(t.source.String(), err)
 		return nil
 	case (errors.Is(err, errNoTime) || errors.Is(err, errEmpty)) && len(r.opt.Sources) == 1: // the file that the user named
 		return hint.AsUsage(err)

@@ -15,45 +15,45 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// ErrSource marks a transient error of a Source: a probe that is down, a broken
-// connection. With Follow, Run waits for the source.
+// ErrSource is wrapped by transient errors of a Source, such as a broken
+// connection or a probe that is down. With Follow, Run waits for the source.
 var ErrSource = errors.New("source unavailable")
 
-// Source is a place with log files other than a folder: a probe that serves
-// them. Its files are imported like those in folders.
+// Source is a source of log files other than a folder, such as a probe that
+// serves its files. Its files are imported like those in folders.
 type Source interface {
-	// Files returns the present files, in any order. An error that wraps
+	// Files returns the current files, in any order. An error that wraps
 	// ErrSource means that the source is unavailable.
 	Files(ctx context.Context) ([]File, error)
-	// String names the source in messages and in its lock. It is the same
-	// for the same files.
+	// String returns the source's name for messages and for its lock. The
+	// name must not change between runs.
 	String() string
 }
 
 // File is a log file of a Source.
 type File struct {
-	Path    string    // names it in messages and records
+	Path    string    // name in messages and records
 	Name    string    // path below Dir
-	Dir     string    // name of the tree, like a probe; see store.FileInfo.Name
-	Key     store.Key // with its probe
+	Dir     string    // name of the tree, such as a probe; see store.FileInfo.Name
+	Key     store.Key // includes the probe
 	Time    tstat.FolderTime
-	Next    time.Time // of the next log folder; zero if this is the newest
+	Next    time.Time // start of the next log folder; zero if this is the newest
 	Size    int64     // bytes on disk
 	ModTime time.Time
 	Growing bool // Tstat may still write to it
-	// Open opens the file. The error is fs.ErrNotExist if it is gone.
+	// Open opens the file. It returns fs.ErrNotExist if the file is gone.
 	Open func(ctx context.Context) (*Content, error)
 	// Settled is called in each pass after which all stores have the file.
-	// Until the file changes, a source need not return it again, unless
-	// another file has its key. May be nil.
+	// The source may then omit the file until it changes, unless another
+	// file has the same key. Settled may be nil.
 	Settled func()
 }
 
-// Content is an open log file. It can only seek to the start.
+// Content is an open log file. Seek can only seek to the start.
 type Content struct {
 	io.ReadSeekCloser
-	// Size, ModTime and Mode belong to the open file, even if its name is
-	// reused. Mode may be 0.
+	// Size, ModTime and Mode describe the open file, even if another file
+	// has taken its name. Mode may be 0.
 	Size    int64
 	ModTime time.Time
 	Mode    fs.FileMode
@@ -61,7 +61,7 @@ type Content struct {
 
 // openPath opens a file of the file system.
 func openPath(name string) (*Content, error) {
-	// O_NONBLOCK, so that a named pipe does not block.
+	// With O_NONBLOCK, opening a named pipe does not block.
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -122,9 +122,9 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 	return tasks, nil
 }
 
-// lose records that a source is unavailable or invalid. Its other files of this
-// pass are left for the next pass, and its copies are kept.
-func (r *run) lose(src string, err error) {
+// markSourceUnavailable records that a source is unavailable or invalid. The next
+// pass handles its remaining files; the known copies of its files are kept.
+func (r *run) markSourceUnavailable(src string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.away[src] == nil {
@@ -133,15 +133,16 @@ func (r *run) lose(src string, err error) {
 	}
 }
 
-// isAway reports whether lose recorded a source in this pass.
-func (r *run) isAway(src Source) bool {
+// isUnavailable reports whether markSourceUnavailable recorded src in this pass.
+func (r *run) isUnavailable(src Source) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return src != nil && r.away[src.String()] != nil
 }
 
-// awayError returns the errors of the sources that lose recorded in this pass.
-func (r *run) awayError() error {
+// unavailableError returns the errors of the sources that markSourceUnavailable
+// recorded in this pass.
+func (r *run) unavailableError() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error

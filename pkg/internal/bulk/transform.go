@@ -20,12 +20,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// The text of a log can be transformed before it is parsed or copied. Everything that
-// a store knows of the text is then about the result: rows, fingerprint, head. A store
-// never gets two transforms of one text.
+// The text of a log can be transformed before it is parsed or copied.
+// Everything that a store records about the text (rows, fingerprint, head) then
+// describes the result. A store never receives two transforms of the same text.
 
-// Transform describes what is done to the text of logs, and what is stored of it, as
-// store.Record has it.
+// Transform describes how the options transform the text of logs and what they
+// select from it, in the form of store.Record.Transform.
 func (o *Options) Transform() string {
 	var parts []string
 	if o.Anonymize != nil {
@@ -37,7 +37,7 @@ func (o *Options) Transform() string {
 	return strings.Join(parts, "; ")
 }
 
-// readerOptions completes the options for the reader of a task's file.
+// readerOptions adds the options of the run to those for reading a task's file.
 func (r *run) readerOptions(t *task, opt tstat.ReaderOptions) tstat.ReaderOptions {
 	opt.Location, opt.Layout = r.opt.Location, r.opt.Layout
 	if a := r.opt.Anonymize; a != nil {
@@ -52,8 +52,9 @@ func (r *run) readerOptions(t *task, opt tstat.ReaderOptions) tstat.ReaderOption
 	return opt
 }
 
-// addressesOf says whether the addresses in a file are anonymized already, for types
-// and versions whose rows do not: by the rows of the log of TCP flows beside it.
+// addressesOf reports whether the addresses in a file are already anonymized,
+// according to the rows of the log of TCP flows in the same folder. It is
+// needed for types and versions whose own rows do not record it.
 func (r *run) addressesOf(t *task) (anonymize.Source, error) {
 	if r.opt.SourceIs != anonymize.Unknown || t.stdin || t.remote != nil {
 		return r.opt.SourceIs, nil
@@ -75,15 +76,17 @@ func (r *run) addressesOf(t *task) (anonymize.Source, error) {
 	return source, nil
 }
 
-// flagsSize is how much text of a log is read for its flags, in bytes.
+// flagsSize is the maximum number of bytes of a log's text that are read to
+// find its flags.
 const flagsSize = 16 << 20
 
-// flagged is the log type whose flags say what Tstat did to all logs of a folder.
-const flagged = "log_tcp_complete"
+// flagsType is the log type whose flags record the anonymization of all logs in
+// a folder.
+const flagsType = "log_tcp_complete"
 
-// AddressesIn says whether the addresses in the logs of a folder are anonymized
-// already, by the flags of its log of TCP flows. loc and layout are those of
-// tstat.ReaderOptions. The error wraps anonymize.ErrSource.
+// AddressesIn reports whether the addresses in the logs of a folder are already
+// anonymized, according to the flags in its log of TCP flows. loc and layout
+// have the meaning of tstat.ReaderOptions. Errors wrap anonymize.ErrSource.
 func AddressesIn(dir string, loc *time.Location, layout string) (anonymize.Source, error) {
 	source, err := addressesIn(dir, loc, layout)
 	if err != nil {
@@ -99,17 +102,17 @@ func addressesIn(dir string, loc *time.Location, layout string) (anonymize.Sourc
 	}
 	i := slices.IndexFunc(entries, func(e os.DirEntry) bool {
 		name, _ := compression.CutSuffix(e.Name())
-		return name == flagged
+		return name == flagsType
 	})
 	if i < 0 {
-		return anonymize.Unknown, errors.New("there is no " + flagged + " beside it")
+		return anonymize.Unknown, errors.New("there is no " + flagsType + " beside it")
 	}
 	f, err := openPath(filepath.Join(dir, entries[i].Name()))
 	if err != nil {
 		return anonymize.Unknown, err
 	}
 	defer f.Close()
-	rd := tstat.NewReader(f, tstat.TypeByName(flagged), tstat.ReaderOptions{Location: loc, Layout: layout})
+	rd := tstat.NewReader(f, tstat.TypeByName(flagsType), tstat.ReaderOptions{Location: loc, Layout: layout})
 	defer rd.Stop()
 	isClear, isAnonymized := false, false
 	for rd.Counts().Text < flagsSize && !(isClear && isAnonymized) {
@@ -125,18 +128,19 @@ func addressesIn(dir string, loc *time.Location, layout string) (anonymize.Sourc
 	}
 	switch {
 	case isClear && isAnonymized:
-		return anonymize.Unknown, errors.New(flagged + " has internal addresses of both kinds")
+		return anonymize.Unknown, errors.New(flagsType + " has internal addresses of both kinds")
 	case isAnonymized:
 		return anonymize.Anonymized, nil
 	case rd.Counts().Rows == 0:
-		return anonymize.Unknown, errors.New(flagged + " has no rows")
+		return anonymize.Unknown, errors.New(flagsType + " has no rows")
 	default:
 		return anonymize.Clear, nil
 	}
 }
 
-// countFlags reports whether rows have internal addresses that are clear, and
-// addresses that are anonymized. A Tstat without flags cannot anonymize.
+// countFlags reports whether the rows contain unencrypted internal addresses,
+// and whether they contain anonymized addresses. A Tstat without these flags
+// cannot anonymize.
 func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 	value := func(v tstat.Vector, has bool) func(row int) bool {
 		next := 0
@@ -161,7 +165,7 @@ func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 }
 
 // hasOther returns the record of a task's file in a store that has it under
-// another transform, or nil. Then the texts cannot be compared.
+// another transform, or nil. With such a record, the texts cannot be compared.
 func (r *run) hasOther(t *task, index int) *store.Record {
 	if r.opt.Replace {
 		return nil
@@ -175,7 +179,8 @@ func (r *run) hasOther(t *task, index int) *store.Record {
 	return nil
 }
 
-// skipOther counts a file that a store has under another transform, and warns once.
+// skipOther counts a file that a store has under another transform, and warns
+// once per run.
 func (r *run) skipOther(t *task, d *dest, rec *store.Record) {
 	t.other = true
 	r.mu.Lock()
@@ -194,7 +199,8 @@ func (r *run) skipOther(t *task, d *dest, rec *store.Record) {
 	}
 }
 
-// textWriter writes rewritten text, compressed as its name says.
+// textWriter writes rewritten text in the compression that the file's suffix
+// names.
 type textWriter struct {
 	io.WriteCloser
 }
@@ -212,8 +218,8 @@ type plainText struct{ io.Writer }
 
 func (plainText) Close() error { return nil }
 
-// rewrittenName returns the name of a copy whose text was rewritten. Formats that
-// cannot be written become zstd.
+// rewrittenName returns the name of a rewritten copy. A suffix whose format
+// cannot be written is replaced by that of zstd.
 func rewrittenName(name string) string {
 	switch plain, suffix := compression.CutSuffix(name); suffix {
 	case "", ".gz", ".zst":
@@ -223,10 +229,10 @@ func rewrittenName(name string) string {
 	}
 }
 
-// NewTextWriter returns a writer of text that compresses it as the suffix of a name
-// says: with gzip, or with zstd in place of formats that cannot be written. The same
-// text always has the same bytes. Errors of Write are a tstat.RewriteError. Close does
-// not close w.
+// NewTextWriter returns a writer that compresses text in the format of name's
+// suffix, or with zstd if that format cannot be written. The same text always
+// yields the same bytes. Write returns errors of type tstat.RewriteError. Close
+// does not close w.
 func NewTextWriter(w io.Writer, name string) (io.WriteCloser, error) {
 	switch _, suffix := compression.CutSuffix(name); suffix {
 	case "":
