@@ -25,8 +25,8 @@ func (a *Anonymization) settings(t anonymizationTexts) []*Setting {
 	return []*Setting{
 		{Name: "anonymize", Group: groupTransform, Value: &a.Anonymize, Empty: t.off,
 			Usage: "replace addresses and names" + t.where + " by `MODE`[,OPTION...], like tstat,key-file=FILE: tstat, cryptopan, truncate=/24,/48 or drop, with options; see tstatrepo-transform(7)"},
-		{Name: "source-is", Group: groupTransform, Value: &a.SourceIs, Complete: "clear anonymized", Empty: cmp.Or(t.unknown, "must be given with --anonymize"),
-			Usage: "with --anonymize: treat addresses as `clear|anonymized` in logs that do not say it"},
+		{Name: "source-is", Group: groupTransform, Value: &a.SourceIs, Complete: "clear anonymized", Empty: cmp.Or(t.unknown, "none; --anonymize needs it"),
+			Usage: "with --anonymize: treat addresses as `clear|anonymized` in logs without a flag for them"},
 	}
 }
 

@@ -84,7 +84,7 @@ func (b *ImportBulk) settings() []*Setting {
 			Usage: "continue with new folders until interrupted"},
 		b.poll(),
 	}, b.Anonymization.settings(anonymizationTexts{
-		off: "addresses and names are stored as they are", unknown: "as log_tcp_complete of the same folder says",
+		off: "addresses and names are stored as they are", unknown: "what log_tcp_complete in the same folder shows",
 	}), b.Rows.settings(), b.retention(), b.limits(), []*Setting{
 		b.json("print the summary as JSON on stdout"),
 		b.metricsFile(),
