@@ -24,6 +24,7 @@ import (
 var storeExamples = []example{
 	{"list the stored logs by type, probe and day", "tstatrepo store list parquet:/srv/tstat"},
 	{"check that all logs of Tstat are stored", "tstatrepo store verify --probe turin --against /var/lib/tstat parquet:/srv/tstat"},
+	{"the same for logs that import-bulk anonymized", "tstatrepo store verify --probe turin --against /var/lib/tstat --anonymize tstat,key-base64=anonymize.key parquet:/srv/tstat"},
 	{"check that all stored rows can be read and are unchanged", "tstatrepo store verify --deep parquet:/srv/tstat"},
 	{"merge the small files of closed days", "tstatrepo store compact parquet:/srv/tstat"},
 	{"remove rows older than 400 days", "tstatrepo store prune --keep 400d postgres://tstat@localhost/tstat"},

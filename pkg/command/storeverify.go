@@ -34,7 +34,7 @@ func (s storeRun) verify(ctx context.Context, con *console.Console, stdout io.Wr
 		Mend map[string]string `json:"mend,omitempty"` // command by kind of finding
 	}{rep, map[string]string{}}
 	for _, f := range rep.Findings {
-		cmd := cmp.Or(f.Mend, mend(f.Kind, m, probeOf(f.Kind, rep.Findings)))
+		cmd := cmp.Or(f.Mend, mend(f.Kind, m, s.transformOf(rep), probeOf(f.Kind, rep.Findings)))
 		switch old := out.Mend[f.Kind]; {
 		case cmd == "" || strings.Contains(old, cmd):
 		case old != "":
@@ -76,8 +76,12 @@ func (s storeRun) verify(ctx context.Context, con *console.Console, stdout io.Wr
 		for _, transform := range slices.Sorted(maps.Keys(rep.Transforms)) {
 			fmt.Fprintf(w, "transform of %s: %s\n", console.Plural(rep.Transforms[transform], "record"), console.Printable(transform))
 		}
+		for _, transform := range slices.Sorted(maps.Keys(rep.OtherTransforms)) {
+			fmt.Fprintf(w, "%s not compared: stored under another transform: %s\n", console.Plural(rep.OtherTransforms[transform], "source file"),
+				console.Printable(transform))
+		}
 		if rep.OtherTransform > 0 {
-			fmt.Fprintf(w, "%s not compared: stored under another transform\n", console.Plural(rep.OtherTransform, "source file"))
+			fmt.Fprintln(w, "to compare them, give --anonymize, --source-is, --where, --sample and --select as the import did")
 		}
 		if rep.Uncounted > 0 {
 			fmt.Fprintf(w, "%s, whose rows do not tell their file and were not counted\n", console.Plural(rep.Uncounted, "record"))
@@ -109,17 +113,33 @@ func probeOf(kind string, findings []upkeep.Finding) string {
 	return probe
 }
 
+// transformOf returns the options of import-bulk for the transform of the store's logs:
+// without them the command that repairs a finding would store clear addresses. If verify
+// does not know them, it returns TRANSFORM, for the user to fill in.
+func (s storeRun) transformOf(rep *upkeep.Report) string {
+	var options []string
+	for _, o := range [][2]string{{"anonymize", s.Anonymize}, {"source-is", s.SourceIs}, {"where", s.Where}, {"sample", s.Sample}, {"select", s.Select}} {
+		if o[1] != "" {
+			options = append(options, "--"+o[0]+" '"+strings.ReplaceAll(o[1], "'", `'\''`)+"' ")
+		}
+	}
+	if len(options) == 0 && len(rep.Transforms) > 0 {
+		return "TRANSFORM "
+	}
+	return strings.Join(options, "")
+}
+
 // mend returns the command that repairs a kind of finding, or "" if there is no general
 // command.
-func mend(kind string, m store.Manager, probe string) string {
+func mend(kind string, m store.Manager, transform, probe string) string {
 	_, raw := m.(store.RawStore)
-	replace := fmt.Sprintf("tstatrepo import-bulk --replace --probe %s --to %s LOG", probe, m)
+	replace := fmt.Sprintf("tstatrepo import-bulk --replace %s--probe %s --to %s LOG", transform, probe, m)
 	if m.Properties().AppendOnly {
 		replace = "" // the store cannot replace rows
 	}
 	switch kind {
 	case upkeep.Missing, upkeep.Different:
-		return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
+		return fmt.Sprintf("tstatrepo import-bulk %s--probe %s --to %s SOURCE", transform, probe, m)
 	case upkeep.Rows, upkeep.Prefix, upkeep.Unsourced, store.Damaged, store.CR:
 		return replace
 	case store.Doubled, store.Unrecorded:
@@ -129,13 +149,13 @@ func mend(kind string, m store.Manager, probe string) string {
 		case kind == store.Doubled:
 			return replace
 		case raw:
-			return fmt.Sprintf("tstatrepo import-bulk --probe %s --to %s SOURCE, or remove the copies", probe, m)
+			return fmt.Sprintf("tstatrepo import-bulk %s--probe %s --to %s SOURCE, or remove the copies", transform, probe, m)
 		}
 	case store.Unreadable, store.Foreign:
 		if !m.Properties().Compacts && !raw {
 			return "" // the store has no files
 		}
-		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk --probe %s --to %s SOURCE", probe, m)
+		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk %s--probe %s --to %s SOURCE", transform, probe, m)
 	}
 	return ""
 }

@@ -3,6 +3,7 @@ package bulk
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"sync"
 	"time"
@@ -24,6 +25,9 @@ type Identity struct {
 	Open bool
 	// Place and Head are the values for the record of the file.
 	Place, Head string
+	// Selected is the number of rows that Options.Selection selects and of rejects;
+	// -1 if it selects all rows.
+	Selected int64
 	// Heads are the SHA-256 of the starts of the text, by the lengths
 	// requested from Identify.
 	Heads map[int64]string
@@ -98,17 +102,49 @@ func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int
 			return Identity{}, err
 		}
 	}
-	in := &sourceReader{ctx: ctx, in: file, limiter: r.limits.rate, progress: r.opt.Progress}
 	lengths := heads(t.key)
-	rd.Reset(in, im.typ(), r.readerOptions(t, tstat.ReaderOptions{Marks: lengths}))
-	if err := rd.Drain(); err != nil {
+	selected, err := im.countSelected(tstat.ReaderOptions{Marks: lengths})
+	if err != nil {
 		return Identity{}, err
 	}
 	sha, length := rd.Fingerprint()
 	id := Identity{Key: t.key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Path: t.path, Time: t.time.Time,
-		Place: t.place, Head: rd.Head(), Heads: map[int64]string{}}
+		Place: t.place, Head: rd.Head(), Selected: selected, Heads: map[int64]string{}}
 	for _, n := range lengths {
 		id.Heads[n] = rd.Mark(n)
 	}
 	return id, nil
+}
+
+// countSelected reads the file and returns Identity.Selected.
+func (im *fileImport) countSelected(opt tstat.ReaderOptions) (int64, error) {
+	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limits.rate, progress: im.opt.Progress}
+	if im.task.typ == nil || !im.opt.Selection.HasRows() {
+		im.rd.Reset(in, im.typ(), im.readerOptions(im.task, opt))
+		return -1, im.rd.Drain()
+	}
+	selection, err := im.opt.Selection.For(im.typ())
+	if err != nil {
+		return 0, err
+	}
+	opt.Use = selection.Uses()
+	im.rd.Reset(in, im.typ(), im.readerOptions(im.task, opt))
+	for filtered := int64(0); ; {
+		b, err := im.rd.Next()
+		var nc *tstat.NewColumnsError
+		switch {
+		case err == io.EOF:
+			c := im.rd.Counts()
+			return c.Rows - filtered + c.Rejects, nil
+		case errors.As(err, &nc):
+			if _, err := im.file.Seek(0, io.SeekStart); err != nil {
+				return 0, err
+			}
+			opt.Extra = nc.Extra
+			return im.countSelected(opt)
+		case err != nil:
+			return 0, err
+		}
+		filtered += int64(selection.Apply(b))
+	}
 }

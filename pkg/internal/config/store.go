@@ -16,8 +16,10 @@ import (
 // Store holds the settings of store.
 type Store struct {
 	Selection
-	Probe        string
-	Against      []string
+	Probe   string
+	Against []string
+	Anonymization
+	Rows
 	Keep         Duration
 	TargetSize   Size
 	Closed       Duration
@@ -42,7 +44,7 @@ var storeActions = []struct {
 	settings []string
 }{
 	{"list", []string{"type", "since", "until", "probe", "timezone", "json"}},
-	{"verify", []string{"against", "deep", "type", "exclude", "match", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
+	{"verify", []string{"against", "anonymize", "source-is", "where", "sample", "select", "deep", "type", "exclude", "match", "since", "until", "probe", "timezone", "include-open", "settle", "jobs", "json", "progress-interval"}},
 	{"compact", []string{"target-size", "closed-after", "dry-run", "jobs", "json", "progress-interval"}},
 	{"prune", []string{"keep", "dry-run", "json"}},
 	{"repair", []string{"dry-run", "json"}},
@@ -68,6 +70,16 @@ func (s *Store) settings() []*Setting {
 	return []*Setting{
 		{Name: "against", Group: verify, Value: &s.Against, Complete: "dir",
 			Usage: "verify: compare with the finished logs in `SOURCE` that import-bulk would import"},
+		{Name: "anonymize", Group: verify, Value: &s.Anonymize, Empty: "the sources are compared as they are",
+			Usage: "verify: compare with sources that import-bulk anonymized by `MODE`[,OPTION...]"},
+		{Name: "source-is", Group: verify, Value: &s.SourceIs, Complete: "clear anonymized", Empty: "as log_tcp_complete of the same folder says",
+			Usage: "verify: with --anonymize, treat addresses as `clear|anonymized` in logs that do not say it"},
+		{Name: "where", Group: verify, Value: &s.Where, Empty: "all rows",
+			Usage: "verify: compare with the rows that import-bulk stored for `EXPRESSION`"},
+		{Name: "sample", Group: verify, Value: &s.Sample, Empty: "all flows",
+			Usage: "verify: compare with the rows that import-bulk stored for a sample of `1/N`"},
+		{Name: "select", Group: verify, Value: &s.Select, Empty: "all columns", Complete: completeColumns(),
+			Usage: "verify: compare with logs of which import-bulk stored these `COLUMNS`"},
 		{Name: "match", Group: verify, Value: &s.Match, Empty: "the names that Tstat uses",
 			Usage: "verify: read sources that match `GLOB[=TYPE]` as logs, as import-bulk does"},
 		{Name: "exclude", Group: verify, Value: &s.Exclude, Empty: "none",
@@ -116,6 +128,7 @@ func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bul
 	opt := s.Selection.check(p)
 	opt.Sources, opt.MaxRejects, opt.Poll, opt.RetryTimeout = s.Against, bulk.DefaultMaxRejects, bulk.DefaultPoll, time.Duration(s.RetryTimeout)
 	opt.Jobs = cmp.Or(s.Jobs, min(runtime.GOMAXPROCS(0), 4)) // compaction needs memory for each
+	s.checkTransform(p, &opt, action, isSet)
 	s.checkProbe(p, &opt)
 	if slices.Contains(s.Against, "") {
 		p.Add("a SOURCE must not be empty")
@@ -132,6 +145,19 @@ func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bul
 	atLeast(p, "closed-after", s.Closed, 0)
 	s.checkAction(p, action, isSet)
 	return opt
+}
+
+// checkTransform sets what import-bulk did to the logs that verify compares.
+func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, isSet func(string) bool) {
+	switch {
+	case len(s.Against) > 0 && (action == "verify" || action == ""):
+		opt.Anonymize, opt.SourceIs = s.Anonymization.check(p)
+		opt.Selection = s.Rows.check(p, nil)
+	case action == "verify": // the configuration file may have them
+		for _, name := range []string{"anonymize", "source-is", "where", "sample", "select"} {
+			p.refuse("is for `against` only", given{isSet(name), name})
+		}
+	}
 }
 
 // checkProbe sets the probe whose logs verify compares.

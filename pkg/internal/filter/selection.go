@@ -41,6 +41,9 @@ func (s *Selection) IsAll() bool {
 	return s == nil || s.Where == nil && s.Sample == Sample{} && len(s.Columns) == 0
 }
 
+// HasRows reports whether some rows are not selected.
+func (s *Selection) HasRows() bool { return s != nil && (s.Where != nil || s.Sample != Sample{}) }
+
 // maxString bounds what String has of an expression, and of columns, in bytes.
 const maxString = 200
 

@@ -3,6 +3,7 @@ package upkeep
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -356,5 +357,40 @@ func storeAnother(t *testing.T, st store.Store, key store.Key, text string) {
 	}
 	if err := tx.Commit(t.Context(), r, known, nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestVerifyComparesSelectedRows: a source whose text is stored under the same transform
+// must have the rows of the record, and other transforms are counted by kind.
+func TestVerifyComparesSelectedRows(t *testing.T) {
+	const transform = "where c_port > 1"
+	key := store.Key{Probe: "p1", Folder: "2024_05_01_00_00.out", File: "log_udp_complete"}
+	sum := store.Fingerprint{SHA256: "x", Length: 30}
+	for _, tt := range []struct {
+		transform string // of the record
+		selected  int64  // rows and rejects
+		same      int64
+		finding   Finding
+		others    map[string]int64
+	}{
+		{transform, 3, 1, Finding{}, nil},
+		{transform, -1, 1, Finding{}, nil},
+		{transform, 4, 1, Finding{Kind: Rows, Key: key, Path: "f", Rows: 2, Counts: 3, Reason: "rows of the source are selected"}, nil},
+		{"", 3, 0, Finding{}, map[string]int64{"none": 1}},
+		{"sample 1/2", 4, 0, Finding{}, map[string]int64{"sample 1/2": 1}},
+	} {
+		rep := &Report{OtherTransforms: map[string]int64{}}
+		c := &comparison{rep: rep, transform: transform, seen: map[store.Key]bool{}, places: map[string]bool{}, different: map[store.Key]bool{}, found: map[logText]int{},
+			records: map[store.Key][]store.Record{key: {{Key: key, Fingerprint: sum, Rows: 2, Rejects: 1, Transform: tt.transform}}}}
+		if err := c.add(bulk.Identity{Key: key, Fingerprint: sum, Path: "f", Selected: tt.selected}); err != nil {
+			t.Fatal(err)
+		}
+		var findings []Finding
+		if tt.finding.Kind != "" {
+			findings = append(findings, tt.finding)
+		}
+		if !slices.Equal(rep.Findings, findings) || rep.Same != tt.same || !maps.Equal(rep.OtherTransforms, tt.others) || rep.OtherTransform != int64(len(tt.others)) {
+			t.Errorf("%q, %d selected: %+v", tt.transform, tt.selected, rep)
+		}
 	}
 }

@@ -50,12 +50,15 @@ type Report struct {
 	Unread  int64  `json:"unread"`  // source files that could not be read
 	// OtherTransform counts source files that are stored under another
 	// transform, such as anonymization. They cannot be compared.
-	OtherTransform int64     `json:"other_transform"`
-	Damaged        int64     `json:"damaged"`   // records of damaged files; their intact parts are stored
-	Records        int64     `json:"records"`   // records whose rows were counted
-	Rows           int64     `json:"rows"`      // rows counted
-	Uncounted      int64     `json:"uncounted"` // records of an append-only store, whose rows cannot be counted per file
-	Findings       []Finding `json:"findings"`
+	OtherTransform int64 `json:"other_transform"`
+	// OtherTransforms counts the source files in OtherTransform by the transform
+	// of their record; "none" stands for records without one.
+	OtherTransforms map[string]int64 `json:"other_transforms,omitempty"`
+	Damaged         int64            `json:"damaged"`   // records of damaged files; their intact parts are stored
+	Records         int64            `json:"records"`   // records whose rows were counted
+	Rows            int64            `json:"rows"`      // rows counted
+	Uncounted       int64            `json:"uncounted"` // records of an append-only store, whose rows cannot be counted per file
+	Findings        []Finding        `json:"findings"`
 	// Transforms counts the records of transformed files by their
 	// transform.
 	Transforms map[string]int64 `json:"transforms,omitempty"`
@@ -84,7 +87,7 @@ type VerifyOptions struct {
 // source files. Each finished source file must be stored with its current
 // fingerprint. If the store differs, Verify returns the report and ErrDiffers.
 func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, error) {
-	rep := &Report{Store: m.String(), Findings: []Finding{}, Transforms: map[string]int64{}}
+	rep := &Report{Store: m.String(), Findings: []Finding{}, Transforms: map[string]int64{}, OtherTransforms: map[string]int64{}}
 	records := map[store.Key][]store.Record{}
 	err := m.Records(ctx, func(r store.Record) error {
 		if opt.Filter.wants(&r) {
@@ -208,7 +211,7 @@ func (c *comparison) add(id bulk.Identity) error {
 	}
 	c.seen[id.Key] = true
 	rs := c.records[id.Key]
-	same := func(r store.Record) bool { return r.Fingerprint == id.Fingerprint }
+	same := func(r store.Record) bool { return r.Fingerprint == id.Fingerprint && !c.otherTransform(r) }
 	i := slices.IndexFunc(rs, same)
 	t := logText{id.Key, id.Fingerprint}
 	c.found[t]++
@@ -217,11 +220,15 @@ func (c *comparison) add(id bulk.Identity) error {
 		c.rep.Findings = append(c.rep.Findings, Finding{Kind: Missing, Key: id.Key, Path: id.Path, Reason: "only other logs of the same text are stored"})
 	case i >= 0:
 		c.rep.Same++
-		if !rs[i].Pruned.IsZero() {
+		r := rs[i]
+		if !r.Pruned.IsZero() {
 			c.rep.Pruned++
+		} else if rows := id.Selected - r.Rejects; id.Selected >= 0 && rows != r.Rows {
+			c.rep.Findings = append(c.rep.Findings, Finding{Kind: Rows, Key: id.Key, Path: id.Path, Rows: r.Rows, Counts: rows, Reason: "rows of the source are selected"})
 		}
 	case slices.ContainsFunc(rs, c.otherTransform):
 		c.rep.OtherTransform++
+		c.rep.OtherTransforms[cmp.Or(rs[slices.IndexFunc(rs, c.otherTransform)].Transform, "none")]++
 		c.different[id.Key] = true
 	case slices.ContainsFunc(rs, func(r store.Record) bool { return isOlder(id, r) }):
 		c.rep.Older++
