@@ -84,6 +84,8 @@ func TestCompletion(t *testing.T) {
 			for line, want := range map[string]string{
 				"rrd-":                        "rrd-push",
 				"import-bulk --exc":           "--exclude",
+				"import-bulk --dr":            "--dry-run",
+				"import-bulk --quiet --dr":    "--dry-run",
 				"import-bulk --type log_udp_": "log_udp_complete log_udp_periodic",
 				"import-bulk --layout 2.0":    "2.0.9",
 				"import-bulk --timezone UT":   "UTC",

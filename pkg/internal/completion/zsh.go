@@ -3,6 +3,7 @@ package completion
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -65,10 +66,14 @@ command)
 
 // zshFlag returns the specification of a flag for _arguments.
 func zshFlag(f *Flag) string {
-	if f.Placeholder == "" && len(f.Names) > 1 { // applies to --help only
+	if slices.Contains(f.Names, "help") { // nothing else is given with it
 		return fmt.Sprintf("'(- *)'{-h,--help}'[%s]'", zshEscape(f.Usage))
 	}
 	spec := dashed(f.Names[0])
+	if f.Placeholder == "" && len(f.Names) == 2 {
+		short := dashed(f.Names[1])
+		return fmt.Sprintf("'(%s %s)'{%[1]s,%[2]s}'[%[3]s]'", short, spec, zshEscape(f.Usage))
+	}
 	if f.Repeatable {
 		spec = "*" + spec
 	}
