@@ -215,6 +215,77 @@ func (p *anonymizingProbe) export(capability, when, repository string, set ...st
 	startProcess(p.t, nil, args...).ends(0)
 }
 
+// TestServeAnonymizesCollectedLogs checks that a repository stores the logs of clear
+// probes anonymized, and that a reload applies another transform to the next logs.
+func TestServeAnonymizesCollectedLogs(t *testing.T) {
+	c := newServeConfig(t)
+	admin := freeAddr(t)
+	mode := writeKey(t, c.dir)
+	configure := func(mode string) {
+		c.log = fmt.Sprintf("to = [\"copy:%s/copy\", \"parquet:%s/parquet\"]\npoll = \"100ms\"\ntimezone = \"UTC\"\nsource-is = \"clear\"\nanonymize = %q", c.dir, c.dir, mode)
+		c.write(t)
+	}
+	configure(mode)
+	repo := startProcess(t, nil, "serve", "--config", c.file, "--admin", admin)
+	repo.says("live lines are delivered as they arrive, not anonymized")
+	repo.says("listening for administration")
+	source := t.TempDir()
+	write := func(folder, name string, text []byte) {
+		dir := filepath.Join(source, folder)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copied := func(folder, name string) string {
+		text, _ := os.ReadFile(filepath.Join(c.dir, "copy", "turin_"+name, folder, name)) // it may not be there yet
+		return string(text)
+	}
+	const first, second = "2023_11_14_22_13.out", "2023_11_14_23_13.out"
+	names := []string{"log_tcp_complete", "log_http_complete"}
+	for _, name := range names {
+		write(first, name, clearLog(t, "clear/"+name))
+	}
+	write(first, "log_udp_complete", []byte("#1#c_ip:1\n10.9.8.7 cut\n"))
+	probe := mathCommand(t, "--to", "math://"+c.logs, "--listen", freeAddr(t), "--probe", "turin", "--settle", "1s", "--state-dir", t.TempDir(), source)
+	defer probe.stop(t)
+	for _, name := range names {
+		becomes(t, name+" as with -Y", func() bool { return copied(first, name) == string(clearLog(t, "anon/"+name)) })
+	}
+	repo.says("file not imported")
+
+	configure("drop,networks=" + strings.Split(mode, "networks=")[1])
+	repo.signal(syscall.SIGHUP)
+	repo.says("configuration reloaded settings=collect-log.anonymize")
+	// A log that grows stays as it is stored.
+	grown := slices.Concat(clearLog(t, "clear/log_http_complete"), []byte(strings.SplitAfter(string(clearLog(t, "clear/log_http_complete")), "\n")[3]))
+	write(first, "log_http_complete", grown)
+	write(second, "log_tcp_complete", clearLog(t, "clear/log_tcp_complete"))
+	becomes(t, "a log with dropped addresses", func() bool { return strings.Contains(copied(second, "log_tcp_complete"), "\n- ") })
+	client := adminClient{t, admin}
+	client.shows("/metrics", `tstatrepo_import_other_transform_files_total{probe="turin_log_http_complete",stream="turin_log_http_complete",type="log_http_complete"} 1`)
+	repo.says("stored under another transform, skipped")
+	if copied(first, "log_http_complete") != string(clearLog(t, "anon/log_http_complete")) {
+		t.Error("the grown log was stored under another transform")
+	}
+
+	hidden := secrets(append(clearAddresses(t), "10.9.8.7", "32-char"))
+	for _, path := range []string{"/", "/metrics"} {
+		_, text := client.get(path, "")
+		hidden.search(t, path, text)
+	}
+	_, status := client.get("/", "application/json")
+	hidden.search(t, "the status", status)
+	repo.signal(syscall.SIGTERM)
+	repo.ends(0)
+	hidden.search(t, "the log", repo.log.String())
+	for _, dir := range []string{"copy", "parquet", "state"} {
+		hidden.searchFolder(t, filepath.Join(c.dir, dir))
+	}
+}
+
 // TestServeAnonymizesExports checks that an anonymizing probe reveals no clear address,
 // by MATH or in live lines. The repository must receive what Tstat would have written
 // with -Y.

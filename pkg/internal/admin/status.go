@@ -90,6 +90,8 @@ type jsonStream struct {
 	Files      int64       `json:"files" doc:"files stored since the start"`
 	Rows       int64       `json:"rows" doc:"rows stored since the start"`
 	Rejects    int64       `json:"rejects" doc:"lines rejected since the start"`
+	Filtered   int64       `json:"filtered" doc:"rows not selected since the start"`
+	Other      int64       `json:"other_transform" doc:"files skipped since the start because a store has them under another transform"`
 	RejectFile string      `json:"reject_file" doc:"path of the file with the rejected lines; empty: no such file"`
 	Failed     int64       `json:"failed_files" doc:"failed attempts to store a log since the start"`
 	Unstored   int64       `json:"unstored_files" doc:"logs whose last attempt failed"`
@@ -314,7 +316,8 @@ func streamJSON(l *mathproto.StreamStats) jsonStream {
 	lag, known := l.Lag()
 	return jsonStream{
 		Stream: cut(l.StreamName, maxText), Type: cut(l.Type(), maxText), Status: streamLevel(l), Err: cut(l.Err(), maxNotice), Late: l.Late(),
-		Folder: stamp{l.LastFolder}, Lag: lagSeconds(lag, known), Files: l.Files, Rows: l.Rows, Rejects: l.Rejects, RejectFile: l.RejectFile,
+		Folder: stamp{l.LastFolder}, Lag: lagSeconds(lag, known), Files: l.Files, Rows: l.Rows, Rejects: l.Rejects,
+		Filtered: l.Filtered, Other: l.OtherTransform, RejectFile: l.RejectFile,
 		Failed: l.Failed, Unstored: l.Unstored, Bytes: l.Bytes, Success: stamp{l.LastSuccess}, Hourly: append([]int64{}, l.Hourly...), To: texts(l.To),
 		Stores: each(l.Stores, func(s *bulk.StoreSummary) jsonStore {
 			lag, known := s.Lag(l.Time)

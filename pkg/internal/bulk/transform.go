@@ -195,7 +195,7 @@ func (r *run) skipOther(t *task, d *dest, rec *store.Record) {
 			return transform
 		}
 		r.log.Warn("stored under another transform, skipped", "file", t.path, "store", d.String(), "stored", describe(rec.Transform),
-			"wanted", describe(r.opt.Transform()), "hint", "`replace` stores such logs again")
+			"wanted", describe(r.opt.Transform()), "hint", "`replace` of import-bulk stores such logs again")
 	}
 }
 

@@ -34,6 +34,7 @@ type Import struct {
 	RetryTimeout Duration
 
 	Anonymization
+	Rows
 
 	Jobs       int
 	Memory     Size
@@ -166,6 +167,7 @@ func (b *Import) check(p *Problems) bulk.Options {
 	opt.Layout, opt.Poll, opt.Rate, opt.MaxRejects = b.Layout, time.Duration(b.Poll), b.Rate, b.MaxRejects
 	opt.RetryTimeout = time.Duration(b.RetryTimeout)
 	opt.Anonymize, opt.SourceIs = b.Anonymization.check(p)
+	opt.Selection = b.Rows.check(p, b.To)
 	atLeast(p, "retry-timeout", b.RetryTimeout, 0)
 	atLeast(p, "poll", b.Poll, Duration(100*time.Millisecond))
 	atLeast(p, "memory", b.Memory, 64<<20)

@@ -30,7 +30,6 @@ type ImportBulk struct {
 	Folder        string
 	Follow        bool
 	Advertise     string
-	Rows
 	Output
 
 	probeGiven bool   // Probe is not the default
@@ -147,7 +146,6 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 
 	opt.Sources, opt.Probe, opt.ProbeGuessed = b.Sources, b.Probe, guessed
 	opt.Folder, opt.Replace, opt.AcceptDamaged, opt.DryRun = b.Folder, b.Replace, b.AcceptDamaged, b.DryRun
-	opt.Selection = b.Rows.check(p, b.To)
 	opt.Follow, opt.Jobs = b.Follow, b.files(b.IsRepository() || slices.ContainsFunc(b.Sources, mathproto.IsURL))
 	if b.Follow {
 		opt.RetryTimeout = math.MaxInt64 // nobody may be there to start it again
@@ -188,9 +186,9 @@ func (b *ImportBulk) checkStream(p *Problems) {
 
 // notOfRepository are the settings that a repository of MATH refuses.
 func (b *ImportBulk) notOfRepository() []given {
-	return append(b.Rows.given(), []given{
-		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {len(b.Match) > 0, "match"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"}, {b.Anonymize != "", "anonymize"},
-	}...)
+	return []given{
+		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {len(b.Match) > 0, "match"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"},
+	}
 }
 
 // ofRepository are the settings that only a repository of MATH has.

@@ -29,8 +29,8 @@ func (p *Problems) add(name, format string, args ...any) {
 		}
 	}
 	text := fmt.Sprintf(format, args...)
-	if p.section != "" { // its keys have no flags, which would replace names in backticks
-		text = strings.ReplaceAll(text, "`", "")
+	if p.section != "" {
+		text = withoutFlags(text)
 	}
 	p.Add("%s: %s", set.label(p.section), text)
 }
@@ -108,9 +108,13 @@ func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done 
 	sub = &Problems{section: section, settings: settings}
 	return sub, func() {
 		p.errs = append(p.errs, sub.errs...)
-		p.hint = cmp.Or(p.hint, sub.hint)
+		p.hint = cmp.Or(p.hint, withoutFlags(sub.hint))
 	}
 }
+
+// withoutFlags keeps the names in backticks from becoming flags: those of a section
+// without flags.
+func withoutFlags(text string) string { return strings.ReplaceAll(text, "`", "") }
 
 // location returns a time zone by name, the local zone for "".
 func location(p *Problems, zone string) *time.Location {

@@ -104,7 +104,9 @@ func (s *Serve) logSettings() []*Setting {
 			Usage: "accept MATH probes (DBStream's math_probe, or tstatrepo) on these addresses; [] turns repository-collect_log off"},
 		{Name: "to", Value: &b.To, Complete: "dir", Empty: "parquet:logs in the state folder",
 			Usage: "store the rows in these stores, see import-bulk"},
-	}, b.math(), []*Setting{b.types(), b.since(), b.timezone(), b.layout(), always(b.poll())[0]}, b.limits(), []*Setting{b.adopt()}, always(b.retention()...))
+	}, b.math(), []*Setting{b.types(), b.since(), b.timezone(), b.layout(), always(b.poll())[0]}, b.Anonymization.settings(anonymizationTexts{
+		off: "addresses and names are stored as they are", unknown: "logs that do not say it are not stored",
+	}), b.Rows.settings(), b.limits(), []*Setting{b.adopt()}, always(b.retention()...))
 }
 
 // always removes from the texts of settings which flags they need: serve always

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -64,6 +65,10 @@ func (c *Config) Service(p *Problems, shared *service.Shared) service.Options {
 	opt.Repository = repository.Options{
 		Logs: c.collectLog(p, shared), Streaming: c.collectStreaming(p, shared), RRD: c.collectRRD(p, shared),
 		Host: s.host(), Scheduled: s.Accept == "scheduled", SystemID: s.SystemID, Log: shared.Log,
+	}
+	if len(p.errs) == 0 && opt.Repository.Streaming != nil && s.CollectLog.Anonymize != "" {
+		shared.Log.Warn("live lines are delivered as they arrive, not anonymized like logs", "section", "collect-streaming",
+			"hint", "let the probes anonymize them (anonymize of [probe]), or set listen = []")
 	}
 	opt.RRDTo = dest.Redact(s.CollectRRD.To)
 	opt.Known = c.remoteProbes(p)
@@ -168,7 +173,8 @@ func (c *Config) collectLog(p *Problems, shared *service.Shared) *repository.Log
 	opt.StateDir, opt.Log = c.StateDir, shared.Log
 	logs, err := b.Repository(m, opt, "math.json")
 	if err != nil {
-		p.errs = append(p.errs, err)
+		p.hint = cmp.Or(p.hint, hint.Of(err))
+		p.Add("[collect-log]: %s", withoutFlags(err.Error()))
 	}
 	logs.Math.Probes = shared.Probes
 	if err := b.Adopted(&logs); err != nil {

@@ -21,6 +21,10 @@ type StreamStats struct {
 	Rejects int64 `json:"rejects"`
 	Failed  int64 `json:"failed"` // failed attempts to store a file
 	Bytes   int64 `json:"bytes"`  // size of the stored files on disk
+	// Filtered counts rows that were not selected, and OtherTransform files that
+	// were skipped because a store has them under another transform.
+	Filtered       int64 `json:"filtered,omitempty"`
+	OtherTransform int64 `json:"other_transform,omitempty"`
 	// Others counts files that another repository stored meanwhile. Claimed
 	// counts files that another repository has claimed but not stored yet.
 	Others  int64 `json:"others,omitempty"`
@@ -96,6 +100,8 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Count("files_total", "Files stored.", func(s *StreamStats) int64 { return s.Files }),
 	metrics.Count("rows_total", "Rows stored.", func(s *StreamStats) int64 { return s.Rows }),
 	metrics.Count("rejects_total", "Lines rejected.", func(s *StreamStats) int64 { return s.Rejects }),
+	metrics.Count("filtered_rows_total", "Rows not selected.", func(s *StreamStats) int64 { return s.Filtered }),
+	metrics.Count("other_transform_files_total", "Files skipped because a store has them under another transform.", func(s *StreamStats) int64 { return s.OtherTransform }),
 	metrics.Count("bytes_total", "Bytes of the files stored.", func(s *StreamStats) int64 { return s.Bytes }),
 	metrics.Count("failed_files_total", "Failed attempts to store a file; each is retried.", func(s *StreamStats) int64 { return s.Failed }),
 	metrics.Count("others_files_total", "Files that another repository stored meanwhile.", func(s *StreamStats) int64 { return s.Others }),
@@ -159,6 +165,7 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 	st := StreamStats{
 		Registration: s.Registration, Probe: s.probe,
 		Files: sum.Files, Rows: sum.Rows, Rejects: sum.Rejects, Failed: sum.Failed, Bytes: sum.Bytes,
+		Filtered: sum.Filtered, OtherTransform: sum.OtherTransform,
 		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last, Stores: s.stores,
 		LastPoll: s.last.poll, ErrorTime: s.last.err, Failure: s.err,
 		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
