@@ -28,18 +28,21 @@ var NameModes = []string{"keep", "drop", "encrypt"}
 type Options struct {
 	// Mode is how addresses are replaced: tstat (Crypto-PAn, with Tstat's own variant
 	// for IPv6), cryptopan (all 128 bits of IPv6), truncate or drop.
-	Mode       string
-	Bits4      int    // bits that truncate keeps of an IPv4 address
-	Bits6      int    // bits that truncate keeps of an IPv6 address
-	KeyFile    string // file with the key as text in its first line
-	KeyBase64  string // file with the key in base64 in its first line, like Tstat's CPanKey files
-	Networks   string // file of the networks that are anonymized; "": the internal addresses
-	Except     string // file of networks that are not anonymized
-	Names      string // keep, drop or encrypt
+	Mode      string
+	Bits4     int    // bits that truncate keeps of an IPv4 address
+	Bits6     int    // bits that truncate keeps of an IPv6 address
+	KeyFile   string // file with the key as text in its first line
+	KeyBase64 string // file with the key in base64 in its first line, like Tstat's CPanKey files
+	Networks  string // file of the networks that are anonymized; "": the internal addresses
+	Except    string // file of networks that are not anonymized
+	Names     string // keep, drop or encrypt
+	// Masks are those that mode tstat combines with the words of IPv6 addresses, in
+	// network byte order; nil: Tstat's defaults.
+	Masks      *[4]uint32
 	truncating bool
 }
 
-// Parse reads MODE[,key-file=FILE][,networks=FILE][,except=FILE][,names=MODE].
+// Parse reads MODE[,key-file=FILE][,ipv6-masks=A:B:C:D][,networks=FILE][,except=FILE][,names=MODE].
 func Parse(text string) (*Options, error) {
 	o := &Options{Names: "keep"}
 	for i, part := range strings.Split(text, ",") {
@@ -65,7 +68,7 @@ func Parse(text string) (*Options, error) {
 	return o, nil
 }
 
-const optionsHint = "options are key-file=FILE, key-base64=FILE, networks=FILE, except=FILE and names=keep|drop|encrypt"
+const optionsHint = "options are key-file=FILE, key-base64=FILE, networks=FILE, except=FILE, ipv6-masks=A:B:C:D and names=keep|drop|encrypt"
 
 func (o *Options) setMode(mode, value string, given bool) error {
 	if !slices.Contains(Modes, mode) || given != (mode == "truncate") {
@@ -93,6 +96,11 @@ func parseBits(text string, most int) (int, error) {
 }
 
 func (o *Options) set(name, value string) error {
+	if name == "ipv6-masks" {
+		masks, err := parseMasks(value)
+		o.Masks = masks
+		return err
+	}
 	fields := map[string]*string{"key-file": &o.KeyFile, "key-base64": &o.KeyBase64, "networks": &o.Networks, "except": &o.Except, "names": &o.Names}
 	field, ok := fields[name]
 	if !ok {
@@ -111,6 +119,8 @@ func (o *Options) check() error {
 	}
 	keyed := o.Mode == "tstat" || o.Mode == "cryptopan" || o.Names == "encrypt"
 	switch {
+	case o.Masks != nil && o.Mode != "tstat":
+		return hint.Usage("mode "+o.Mode+" has no use for ipv6-masks", "leave them out, or use tstat")
 	case o.KeyFile != "" && o.KeyBase64 != "":
 		return hint.Usage("key-file and key-base64 exclude each other", "")
 	case keyed && o.KeyFile == "" && o.KeyBase64 == "":
@@ -149,6 +159,11 @@ func New(opt Options) (*Anonymizer, error) {
 		}
 		a.pan, a.secret = newCryptopan(key), key[:]
 		id = append(id, "key="+fingerprint(key))
+		if opt.Masks != nil && *opt.Masks != tstatMasks {
+			a.pan.masks = *opt.Masks
+			sum := sha256.Sum256(fmt.Appendf(nil, "%08x", *opt.Masks))
+			id = append(id, "ipv6-masks="+hex.EncodeToString(sum[:6]))
+		}
 	}
 	for _, f := range []struct {
 		name, path string

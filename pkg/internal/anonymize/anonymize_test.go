@@ -138,6 +138,53 @@ func TestPublishedVectors(t *testing.T) {
 	}
 }
 
+// TestIPv6MasksEqualTstats compares with vectors of an independent implementation, which
+// combines the masks with the words as they lie in little-endian memory, as Tstat does.
+func TestIPv6MasksEqualTstats(t *testing.T) {
+	const (
+		defaults = "0xffffffff:0xf0f0f0f0:0x0f0f0f0f:0x00000000"
+		own      = "0x12345678:0x9abcdef0:0x00000001:0xff000000"
+	)
+	ids := map[string]string{}
+	for _, v := range []struct{ masks, from, to string }{
+		{"", "2001:db8::1", "d391:2188:f77f:de8e:cf7:f00:703:fdfb"},
+		{defaults, "2001:db8::1", "d391:2188:f77f:de8e:cf7:f00:703:fdfb"},
+		{defaults, "::1", "fdb8:27ff:f77f:de8e:cf7:f00:703:fdfb"},
+		{defaults, "fe80::1234:5678:9abc:def0", "6a9:cf7f:f77f:de8e:1d24:af88:9abc:1977"},
+		{own, "2001:db8::1", "5866:a559:f751:4c99:6ff:7c0b:703:fd7e"},
+		{own, "::1", "7859:55ea:f751:4c99:6ff:7c0b:703:fd7e"},
+		{own, "fe80::1234:5678:9abc:def0", "87a6:3a0a:f751:4c99:12d4:19bb:9abc:19e0"},
+		{"305419896:0x9abcdef0:1:0xff000000", "::1", "7859:55ea:f751:4c99:6ff:7c0b:703:fd7e"},
+		{own, "192.0.2.1", "192.0.125.244"},
+	} {
+		option := ""
+		if v.masks != "" {
+			option = ",ipv6-masks=" + v.masks
+		}
+		an := newAnonymizer(t, "tstat,KEY"+option)
+		ids[v.masks] = an.String()
+		w := an.newWorker()
+		a, ok := parseAddress([]byte(v.from))
+		if got := string(w.appendAddress(nil, a)); !ok || got != v.to {
+			t.Errorf("%s with %s: %s, not %s", v.from, v.masks, got, v.to)
+		}
+	}
+	if ids[""] != ids[defaults] || ids[own] == ids[""] {
+		t.Errorf("transforms %q", ids)
+	}
+	for text, want := range map[string]string{
+		"tstat,key-file=k,ipv6-masks=1:2:3":             "ipv6-masks has 3 values, not 4",
+		"tstat,key-file=k,ipv6-masks=1:2:3:x":           `ipv6-masks: "x" is not a number of 32 bits`,
+		"tstat,key-file=k,ipv6-masks=1:2:3:0x1ffffffff": `ipv6-masks: "0x1ffffffff" is not a number of 32 bits`,
+		"cryptopan,key-file=k,ipv6-masks=" + defaults:   "mode cryptopan has no use for ipv6-masks",
+		"drop,ipv6-masks=" + defaults:                   "mode drop has no use for ipv6-masks",
+	} {
+		if _, err := Parse(text); err == nil || err.Error() != want || hint.Of(err) == "" || !hint.IsUsage(err) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 // TestPrefixesArePreserved checks the property that Crypto-PAn is for.
 func TestPrefixesArePreserved(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))

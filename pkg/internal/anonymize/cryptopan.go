@@ -4,7 +4,13 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"strconv"
+	"strings"
 	"sync/atomic"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
 // Bounds of the caches of a cryptopan. They take at most 9 MiB, and only what is used
@@ -24,6 +30,7 @@ const (
 type cryptopan struct {
 	block cipher.Block
 	pad   [16]byte
+	masks [4]uint32 // see tstat6
 
 	// tree has the flips of 4 bits by the bits before them: see flips4.
 	tree   [treeLevels][]atomic.Uint32
@@ -46,6 +53,7 @@ func newCryptopan(key *[keySize]byte) *cryptopan {
 	}
 	c := &cryptopan{
 		block:  block,
+		masks:  tstatMasks,
 		next28: make([]atomic.Uint64, 1<<cache28Bits),
 		v4:     make([]atomic.Uint64, 1<<cacheV4Bits),
 		v6:     make([]atomic.Pointer[cached6], 1<<cacheV6Bits),
@@ -174,10 +182,31 @@ func (b *blocks) half(hi uint64) uint64 {
 // Crypto_IPv6_Mask_0 to Crypto_IPv6_Mask_3, which are the same in either byte order.
 var tstatMasks = [4]uint32{0xffffffff, 0xf0f0f0f0, 0x0f0f0f0f, 0x00000000}
 
+// parseMasks reads the values of Crypto_IPv6_Mask_0 to Crypto_IPv6_Mask_3, separated by
+// colons. Tstat combines them with the words as they lie in the memory of a
+// little-endian machine, so the result has their bytes in reverse order.
+func parseMasks(text string) (*[4]uint32, error) {
+	parts := strings.Split(text, ":")
+	var masks [4]uint32
+	if len(parts) != len(masks) {
+		return nil, hint.Usage(fmt.Sprintf("ipv6-masks has %d values, not %d", len(parts), len(masks)), masksHint)
+	}
+	for i, part := range parts {
+		mask, err := strconv.ParseUint(part, 0, 32)
+		if err != nil {
+			return nil, hint.Usage(fmt.Sprintf("ipv6-masks: %q is not a number of 32 bits", part), masksHint)
+		}
+		masks[i] = bits.ReverseBytes32(uint32(mask))
+	}
+	return &masks, nil
+}
+
+const masksHint = "write the values of Crypto_IPv6_Mask_0 to 3, like 0xffffffff:0xf0f0f0f0:0x0f0f0f0f:0x00000000"
+
 // tstat6 anonymizes an IPv6 address as only Tstat does: each of its words as an IPv4
 // address.
 func (b *blocks) tstat6(a [16]byte) (result [16]byte) {
-	for i, mask := range tstatMasks {
+	for i, mask := range b.masks {
 		word := binary.BigEndian.Uint32(a[4*i:])
 		binary.BigEndian.PutUint32(result[4*i:], b.addr4(word^mask))
 	}
