@@ -16,17 +16,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Program is an expression for the rows of one log type. It may be used by one
-// goroutine at a time.
+// Program is an expression compiled for one log type. It is not safe for concurrent use.
 type Program struct {
 	root   evaluator
 	names  []string
 	result []truth
 }
 
-// Compile checks an expression against the columns of a log type, also those that only
-// some builds of Tstat write. A log may lack columns of its type: they have no value
-// then. Errors are usage errors.
+// Compile compiles the expression for the columns of a log type, including columns that
+// only some builds of Tstat write. Columns missing from a log are NULL in all rows.
+// Errors are usage errors.
 func (e *Expr) Compile(t *tstat.LogType) (*Program, error) {
 	c := &compiler{typ: t}
 	root, err := c.compile(e.root)
@@ -36,10 +35,10 @@ func (e *Expr) Compile(t *tstat.LogType) (*Program, error) {
 	return &Program{root: root, names: e.Names()}, nil
 }
 
-// Columns returns the names of the columns that the program reads, in ascending order.
+// Columns returns the sorted names of the columns that the program reads.
 func (p *Program) Columns() []string { return p.names }
 
-// Names returns the columns of the expression, each once.
+// Names returns the sorted names of the columns in the expression, without duplicates.
 func (e *Expr) Names() []string {
 	var names []string
 	var walk func(n node)
@@ -65,7 +64,7 @@ func (e *Expr) Names() []string {
 	return slices.Compact(names)
 }
 
-// isColumn reports whether a value is the name of a column, not what a column has.
+// isColumn reports whether the value is a column name, not a literal.
 func (v value) isColumn() bool {
 	return !v.quoted && isLetter(v.text[0]) && v.text != "true" && v.text != "false" && !strings.Contains(v.text, ":")
 }
@@ -93,7 +92,8 @@ func (c *compiler) compile(n node) (evaluator, error) {
 	return c.test(n.(*test))
 }
 
-// column returns the column of a name, and where batches have it.
+// column returns the named column and its position in batches. at is the character
+// to report in errors.
 func (c *compiler) column(name string, at int) (place, tstat.Column, error) {
 	p := place{name, c.typ.Column(name)}
 	if p.index >= 0 {
@@ -110,7 +110,8 @@ func indexOf(columns []tstat.Column, name string) int {
 	return slices.IndexFunc(columns, func(c tstat.Column) bool { return c.Name == name })
 }
 
-// advice names what an unknown column of a type may have been meant to be.
+// advice returns a hint for an unknown column name: a likely column, or a log type that
+// has the column.
 func advice(t *tstat.LogType, name string) string {
 	if a := otherName(t, name); a != "" {
 		return a
@@ -121,8 +122,8 @@ func advice(t *tstat.LogType, name string) string {
 	return similar(name, t)
 }
 
-// otherName is the advice if a column of t has the name in other words: an old name,
-// in other case or a part of it.
+// otherName returns a hint if name is an old name of a column of t, differs from a column
+// only in case, or is a part of a column name. Otherwise it returns "".
 func otherName(t *tstat.LogType, name string) string {
 	if current := t.CurrentName(name); current != name {
 		return "did you mean " + current + "? Older versions of Tstat call it " + name
@@ -141,7 +142,7 @@ func otherName(t *tstat.LogType, name string) string {
 	return ""
 }
 
-// similar is the advice for a name that is misspelled.
+// similar returns a hint for a misspelled column name, or "".
 func similar(name string, types ...*tstat.LogType) string {
 	var names []string
 	for _, t := range types {
@@ -201,7 +202,7 @@ func (c *compiler) test(t *test) (evaluator, error) {
 	return c.compare(t.op, i, col, v)
 }
 
-// negated returns the negation of e if neg is set.
+// negated returns e, negated if neg is true.
 func negated(e evaluator, neg bool) evaluator {
 	if neg {
 		return &notEval{e}
@@ -209,18 +210,18 @@ func negated(e evaluator, neg bool) evaluator {
 	return e
 }
 
-// article names a value of a kind.
+// article returns the noun for a kind, with its article.
 func article(k tstat.Kind) string {
 	return map[tstat.Kind]string{tstat.Text: "a text", tstat.Int: "an integer", tstat.Float: "a number", tstat.Bool: "a flag", tstat.Time: "a time"}[k]
 }
 
-// examples are values of each kind, for hints.
+// examples describes the literals of each kind, for hints.
 var examples = map[tstat.Kind]string{
 	tstat.Text: `a string in quotes, or an address`, tstat.Int: "a number, like 443 or 1e9", tstat.Float: "a number, like 0.5",
 	tstat.Bool: "true or false", tstat.Time: `a time, like "2024-05-01T12:00" in UTC, or with +02:00`,
 }
 
-// compare compiles COLUMN OP VALUE, for all but addresses.
+// compare compiles COLUMN OP VALUE, except where the value is an address.
 func (c *compiler) compare(op string, i place, col tstat.Column, v value) (evaluator, error) {
 	wrong := &Error{v.at, fmt.Sprintf("%s is %s, and %s is not", col.Name, article(col.Kind), v.string()), "write " + examples[col.Kind]}
 	switch col.Kind {
@@ -320,9 +321,9 @@ func (c *compiler) in(i place, col tstat.Column, values []value) (evaluator, err
 	return &matchEval{i, func(text []byte) bool { return list[string(text)] || nets.has(text) }}, nil
 }
 
-// networks is a set of networks, by the lengths of their prefixes.
+// networks is a set of networks, grouped by prefix length.
 type networks struct {
-	lengths []int // -1 - bits for IPv6
+	lengths []int // prefix length in bits; -1-bits for IPv6
 	sets    []map[netip.Addr]bool
 }
 
@@ -384,7 +385,7 @@ func parseBool(v value) (int64, bool) {
 	return 0, v.text == "false" || v.text == "0"
 }
 
-// timeForms are how times are written, in UTC where they have no zone.
+// timeForms are the layouts of times, for time.Parse. Times without a zone are in UTC.
 var timeForms = []string{time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02 15:04:05.999999999", "2006-01-02 15:04", "2006-01-02"}
 
 // parseTime returns microseconds since the epoch.
@@ -397,9 +398,8 @@ func parseTime(text string) (int64, bool) {
 	return 0, false
 }
 
-// parseInt returns the integer that a number is, or the next one below it and 1.
-// Beyond the range of integers it returns the last one and on which side of it the
-// number lies.
+// parseInt rounds a number down to an integer x, clamped to the range of int64. side is
+// 1 if the number is greater than x, -1 if it is less, and 0 if it equals x.
 func parseInt(v value) (x int64, side int, ok bool) {
 	if v.quoted {
 		return 0, 0, false

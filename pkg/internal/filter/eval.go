@@ -6,8 +6,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// truth is what an expression is for a row. Their order makes "and" the least and
-// "or" the greatest.
+// truth is the three-valued result of an expression for a row. The constants are ordered
+// so that "and" is the minimum and "or" the maximum of its operands.
 type truth uint8
 
 const (
@@ -16,13 +16,13 @@ const (
 	yes
 )
 
-// evaluator finds the truth for all rows of a batch.
+// evaluator evaluates an expression for all rows of a batch. out has one element per row.
 type evaluator interface {
 	eval(b *tstat.Batch, out []truth)
 }
 
-// Select sets keep to whether each row of a batch is selected, and returns how many
-// are. keep has at least as many places as the batch has rows.
+// Select sets keep[i] to whether row i of the batch is selected, and returns the number
+// of selected rows. keep must be at least as long as the batch.
 func (p *Program) Select(b *tstat.Batch, keep []bool) (selected int) {
 	if len(p.result) < b.Len() {
 		p.result = make([]truth, b.Len())
@@ -38,13 +38,13 @@ func (p *Program) Select(b *tstat.Batch, keep []bool) (selected int) {
 	return selected
 }
 
-// place is where batches have a column.
+// place is the position of a column in batches.
 type place struct {
 	name  string
-	index int // in the columns of the type; -1 for optional columns, whose place depends on the log
+	index int // in the columns of the log type; -1 for an optional column, which is found by name
 }
 
-// decoded returns the values of the column, and whether the log has it.
+// decoded returns the values of the column, and reports whether the log has the column.
 func (p place) decoded(b *tstat.Batch) (tstat.Vector, bool) {
 	i := p.index
 	if i < 0 {
@@ -65,7 +65,7 @@ func (e *notEval) eval(b *tstat.Batch, out []truth) {
 	}
 }
 
-// joinEval is "and" or "or".
+// joinEval evaluates "and" or "or".
 type joinEval struct {
 	and  bool
 	xs   []evaluator
@@ -92,10 +92,10 @@ func (e *joinEval) eval(b *tstat.Batch, out []truth) {
 	}
 }
 
-// nullEval is "is null" with null yes, "is not null" with null no.
+// nullEval evaluates "is null" or "is not null".
 type nullEval struct {
 	column place
-	null   truth
+	null   truth // the result for NULL
 }
 
 func (e *nullEval) eval(b *tstat.Batch, out []truth) {
@@ -108,15 +108,16 @@ func (e *nullEval) eval(b *tstat.Batch, out []truth) {
 	}
 }
 
-// acceptance says which results of a comparison are true: of less, equal, greater.
+// acceptance holds the truth of an operator if its left side is less than, equal to or
+// greater than its right side.
 type acceptance [3]truth
 
 var accepts = map[string]acceptance{
 	"=": {no, yes, no}, "!=": {yes, no, yes}, "<": {yes, no, no}, "<=": {yes, yes, no}, ">": {no, no, yes}, ">=": {no, yes, yes},
 }
 
-// beside returns the acceptance for a value that lies between two that a column
-// can have, of which the comparison is with the one below (side 1) or above (-1).
+// beside adapts the acceptance to a value that the column cannot represent. The column is
+// compared with the nearest representable value below (side 1) or above (side -1).
 func (a acceptance) beside(side int) acceptance {
 	switch side {
 	case 1:
@@ -127,8 +128,8 @@ func (a acceptance) beside(side int) acceptance {
 	return a
 }
 
-// reader returns the values of a column that are not NULL, in dst if they have
-// another form there.
+// reader returns the values of a column that are not NULL. It overwrites dst if it has
+// to convert them.
 type reader[T any] func(v tstat.Vector, dst []T) []T
 
 func ints(v tstat.Vector, _ []int64) []int64       { return v.Ints }
@@ -154,7 +155,8 @@ func intFloats(v tstat.Vector, dst []float64) []float64 {
 	return dst
 }
 
-// texts views the values as strings, which are valid as long as the batch.
+// texts returns the values as strings. They share memory with the batch and are valid
+// as long as the batch.
 func texts(v tstat.Vector, dst []string) []string {
 	dst = dst[:0]
 	for _, x := range v.Texts {
@@ -200,7 +202,7 @@ func compare[T cmp.Ordered](a, b T) int {
 	case a == b:
 		return 0
 	}
-	return cmp.Compare(b, a) // one is NaN, or both
+	return cmp.Compare(b, a) // a, b or both are NaN
 }
 
 // pairEval compares two columns.
@@ -236,7 +238,7 @@ func (e *pairEval[T]) eval(b *tstat.Batch, out []truth) {
 	}
 }
 
-// matchEval tests the texts of a column.
+// matchEval tests the texts of a column with a function.
 type matchEval struct {
 	column place
 	match  func(text []byte) bool

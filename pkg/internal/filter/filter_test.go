@@ -12,7 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// rows are lines of log_udp_complete; the name of each is its fqdn.
+// rows is a log_udp_complete log. Tests identify its rows by the fqdn.
 const rows = `#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_bytes_all:5 c_isint:6 s_ip:7 s_port:8 s_durat:9 fqdn:10
 10.0.0.1 1024 1458855462170.0 1.5 100 1 192.168.1.1 53 1.5 a
 10.0.0.2 1025 1458855463170.0 2.5 9007199254740993 0 8.8.8.8 53 nan b
@@ -57,7 +57,7 @@ func names(t testing.TB, e *Expr) (string, error) {
 	}
 }
 
-func TestSelect(t *testing.T) {
+func TestSelectEvaluatesOperators(t *testing.T) {
 	for text, want := range map[string]string{
 		"c_port = 443":                                "c",
 		"c_port == 443":                               "c",
@@ -109,7 +109,7 @@ func TestSelect(t *testing.T) {
 		"not c_ip in 10.0.0.0/8":                      "c e",
 		"c_ip in (10.0.0.2/32, 2001:db8::/32)":        "b c",
 		"c_ip in (10.0.0.2, \"anon\")":                "b e",
-		"s_ip = 2001:db8::2":                          "c", // however it is written
+		"s_ip = 2001:db8::2":                          "c", // in any notation
 		"s_ip != 2001:db8::2":                         "a b e",
 		"c_ip in 0.0.0.0/0":                           "a b",
 		"c_ip in ::/0":                                "c",
@@ -149,7 +149,7 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-func TestString(t *testing.T) {
+func TestStringIsCanonical(t *testing.T) {
 	for text, want := range map[string]string{
 		"a=1":                         "a = 1",
 		"( (a>1)) AND b Is Not NULL":  "a > 1 and b is not null",
@@ -168,7 +168,7 @@ func TestString(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
+func TestErrorsNameCharacterAndHint(t *testing.T) {
 	for text, want := range map[string]struct {
 		at           int
 		reason, hint string
@@ -239,8 +239,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestColumnNames: every column can be named in an expression.
-func TestColumnNames(t *testing.T) {
+func TestExpressionsCanNameEveryColumn(t *testing.T) {
 	for _, typ := range tstat.Types() {
 		for _, c := range slices.Concat(typ.Columns, typ.Optional) {
 			e, err := Parse(c.Name + " is null and not " + c.Name + " is not null")
@@ -255,8 +254,8 @@ func TestColumnNames(t *testing.T) {
 	}
 }
 
-// TestOptionalColumnsAreNullWhereLogsLackThem selects by columns that only some builds of
-// Tstat write, at any place of the header.
+// TestOptionalColumnsAreNullWhereLogsLackThem uses columns that only some builds of Tstat
+// write, at any position in the header.
 func TestOptionalColumnsAreNullWhereLogsLackThem(t *testing.T) {
 	const (
 		without = "#c_ip:1 c_port:2\n1.1.1.1 1\n1.1.1.1 2\n"
@@ -307,9 +306,9 @@ func TestOptionalColumnsAreNullWhereLogsLackThem(t *testing.T) {
 	}
 }
 
-// TestSample: the sample is that of the first version for ever, about one flow of N,
-// a part of any larger one, and the same in both directions.
-func TestSample(t *testing.T) {
+// TestSampleIsStable checks that a sample has about one flow in N, is a subset of larger
+// samples, is the same in both directions and never differs from that of older versions.
+func TestSampleIsStable(t *testing.T) {
 	typ := tstat.TypeByName("log_udp_complete")
 	sample := func(n, text string) (selected []int64) {
 		t.Helper()
@@ -384,8 +383,8 @@ func TestSample(t *testing.T) {
 	}
 }
 
-// FuzzParse: no text panics, errors name a character of the text, and an expression
-// is the same after it was written and read again.
+// FuzzParse checks that Parse never panics, that errors name a character of the text, and
+// that the canonical form of an expression parses to the same expression.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"c_port = 443 and not (s_ip in (10.0.0.0/8, ::1) or fqdn ~ \"x\")", "c_isint", "a is not null or b not in ('x''y', \"z\")", "c_first_abs > 2024-05-01T10:00Z", "((", "a = -1e9 && b"} {
 		f.Add(s)

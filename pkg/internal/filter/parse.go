@@ -1,21 +1,21 @@
-// Package filter selects rows of logs: by an expression over their columns, and
-// by a sample of their flows.
+// Package filter selects rows of logs by an expression over their columns, and by a
+// sample of their flows.
 //
 //	expression = or
 //	or         = and {"or" and}
 //	and        = not {"and" not}
 //	not        = "not" not | "(" or ")" | test
-//	test       = COLUMN                              of a flag
+//	test       = COLUMN                              a flag
 //	           | COLUMN ("=" | "!=" | "<" | "<=" | ">" | ">=") VALUE
-//	           | COLUMN ("~" | "!~") STRING          a regular expression of RE2 matches a part
+//	           | COLUMN ("~" | "!~") STRING          an RE2 regular expression, not anchored
 //	           | COLUMN ["not"] "in" (VALUE | "(" VALUE {"," VALUE} ")")
 //	           | COLUMN "is" ["not"] "null"
 //	VALUE      = COLUMN | STRING | number | time | address | network | "true" | "false"
-//	STRING     = "…" | '…'                           a quote in it is written twice
+//	STRING     = "…" | '…'                           double a quote to include it
 //
-// As in SQL, a test of a column without a value is neither true nor false, except
-// for "is null", and only rows for which the expression is true are selected. NaN
-// equals itself and is greater than all other numbers.
+// As in SQL, testing a NULL column yields unknown, except with "is null" and "is not
+// null". Only rows for which the expression is true are selected. NaN equals itself and
+// is greater than all other numbers.
 package filter
 
 import (
@@ -28,30 +28,30 @@ import (
 )
 
 const (
-	maxLength = 64 << 10 // of an expression, in bytes
-	maxDepth  = 100      // of parentheses and nots
+	maxLength = 64 << 10 // bytes of an expression
+	maxDepth  = 100      // nested parentheses and nots
 )
 
 // Error reports what is wrong with an expression, and where. It is a usage error.
 type Error struct {
-	At     int // character of the expression, from 1
+	At     int // character of the expression, counted from 1
 	Reason string
 	Advice string // a hint; may be empty
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("character %d: %s", e.At, e.Reason) }
 
-// Hint says what the user can do.
+// Hint returns the advice for the user; it may be empty.
 func (e *Error) Hint() string { return e.Advice }
 
-// Expr is an expression that was parsed.
+// Expr is a parsed expression.
 type Expr struct {
 	text string
 	root node
 }
 
-// Parse reads an expression. Its columns and values are not checked yet, see
-// Compile.
+// Parse parses an expression of at most 64 KiB. Compile checks its columns and values.
+// Errors are usage errors.
 func Parse(text string) (*Expr, error) {
 	p := &parser{text: text}
 	if len(text) > maxLength {
@@ -64,27 +64,27 @@ func Parse(text string) (*Expr, error) {
 	return &Expr{text, root}, nil
 }
 
-// String returns the expression in one form: those that differ by spaces,
-// parentheses and the case of words only have the same one.
+// String returns the expression in canonical form. Expressions that differ only in spaces,
+// redundant parentheses and the case of keywords have the same form.
 func (e *Expr) String() string { return e.root.string() }
 
-// node is a part of an expression.
+// node is a node of the syntax tree.
 type node interface {
 	string() string
 }
 
 type (
 	not  struct{ x node }
-	join struct { // of at least two
-		and bool
-		xs  []node
+	join struct {
+		and bool   // else "or"
+		xs  []node // at least two
 	}
 	test struct {
 		at     int
 		column string
 		op     string // an operator, "in", "not in", "is null" or "is not null"; "" for a flag
 		opAt   int
-		values []value // of "in": at least one; of "is null": none; else one
+		values []value // at least one for "in"; none for a flag and "is null"; otherwise one
 	}
 )
 
@@ -138,12 +138,12 @@ func (t *test) string() string {
 	return t.column + " " + t.op + " " + t.values[0].string()
 }
 
-// signs are the operators made of signs, and those of other languages. Longer ones
-// come first.
+// signs are the operators written with punctuation, including some of other languages.
+// Operators come before their own prefixes.
 var signs = []struct {
 	text string
-	op   string // how this language writes it
-	bad  bool   // it is refused, with op as a hint
+	op   string // the spelling in this language
+	bad  bool   // text is refused, and op is the hint
 }{
 	{"<=", "<=", false}, {">=", ">=", false}, {"!=", "!=", false}, {"!~", "!~", false}, {"<>", "!=", false}, {"==", "=", false},
 	{"&&", "and", true}, {"||", "or", true}, {"=~", "~", true},
@@ -163,8 +163,8 @@ const (
 
 type token struct {
 	kind kind
-	at   int    // character, from 1
-	text string // of quoted: what it stands for
+	at   int    // character, counted from 1
+	text string // of a quoted token: the string without quotes
 }
 
 func (t token) String() string {
@@ -179,8 +179,8 @@ func (t token) String() string {
 
 type parser struct {
 	text  string
-	pos   int // in text
-	next  token
+	pos   int   // byte offset in text, after next
+	next  token // not consumed yet
 	depth int
 }
 
@@ -341,7 +341,7 @@ func (p *parser) test() (node, error) {
 	return t, nil
 }
 
-// list reads the values of "in".
+// list parses the values of "in".
 func (p *parser) list(t *test) error {
 	open, err := p.take("(")
 	if err != nil {
@@ -433,7 +433,7 @@ func (p *parser) advance() error {
 	return &Error{at, fmt.Sprintf("unexpected %q", r), ""}
 }
 
-// quoted reads a string.
+// quoted reads a string token that starts at character at.
 func (p *parser) quoted(at int) error {
 	rest := p.text[p.pos:]
 	var b strings.Builder
@@ -460,8 +460,8 @@ func (p *parser) quoted(at int) error {
 func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_' }
 func isDigit(c byte) bool  { return c >= '0' && c <= '9' }
 
-// literalLength returns how long the number, time, address or network is that text
-// starts with.
+// literalLength returns the length in bytes of the number, time, address or network at
+// the start of text.
 func literalLength(text string) int {
 	n := 1
 	for n < len(text) && (isLetter(text[n]) || isDigit(text[n]) || strings.IndexByte(".:/+-", text[n]) >= 0) {

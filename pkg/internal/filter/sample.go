@@ -12,14 +12,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Sample selects one flow of N: by a hash of its addresses and ports, so that it is
-// the same in every run, at every probe, in both directions and in the logs of all
-// types. The flows of 1/N are among those of 1/M if N > M.
+// Sample selects one flow in N by a hash of its addresses and ports. The selection is the
+// same in every run, on every probe, in both directions and in all log types. If N > M,
+// the sample 1/N is a subset of the sample 1/M.
 type Sample struct {
 	n uint64 // at least 1
 }
 
-// ParseSample reads "1/N". Its errors are usage errors.
+// ParseSample parses "1/N". Errors are usage errors.
 func ParseSample(text string) (Sample, error) {
 	rest, ok := strings.CutPrefix(text, "1/")
 	n, err := strconv.ParseUint(rest, 10, 32)
@@ -31,18 +31,17 @@ func ParseSample(text string) (Sample, error) {
 
 func (s Sample) String() string { return fmt.Sprintf("1/%d", s.n) }
 
-// flowColumns are those that a flow is known by.
+// flowColumns are the columns that identify a flow.
 var flowColumns = []string{"c_ip", "c_port", "s_ip", "s_port"}
 
-// Sampler is a Sample for the rows of one log type. It may be used by one goroutine
-// at a time.
+// Sampler applies a Sample to logs of one type. It is not safe for concurrent use.
 type Sampler struct {
-	most    uint64 // the greatest hash that is selected
-	columns []int  // of flowColumns
-	ends    [2][]byte
+	most    uint64    // the greatest selected hash
+	columns []int     // indexes of flowColumns in the columns of the log type
+	ends    [2][]byte // buffers for the client's and the server's end of a flow
 }
 
-// For returns the sampler for a log type. Its errors are usage errors.
+// For returns the sampler for a log type. Errors are usage errors.
 func (s Sample) For(t *tstat.LogType) (*Sampler, error) {
 	p := &Sampler{most: math.MaxUint64 / s.n}
 	for _, name := range flowColumns {
@@ -55,12 +54,12 @@ func (s Sample) For(t *tstat.LogType) (*Sampler, error) {
 	return p, nil
 }
 
-// Select clears keep for the rows of a batch whose flows are not in the sample, and
-// returns how many rows are left.
+// Select clears keep[i] if the flow of row i is not in the sample. It returns the number
+// of rows that are still kept.
 func (p *Sampler) Select(b *tstat.Batch, keep []bool) (selected int) {
 	var texts [2][][]byte // of c_ip, s_ip
 	var ints [2][]int64
-	var defs [2][2][]int16 // absent columns have none
+	var defs [2][2][]int16 // nil for columns missing from the log
 	for side := range texts {
 		ip, _ := b.Decoded(p.columns[2*side])
 		port, _ := b.Decoded(p.columns[2*side+1])
@@ -88,9 +87,9 @@ func (p *Sampler) Select(b *tstat.Batch, keep []bool) (selected int) {
 	return selected
 }
 
-// hashFlow returns the hash of two ends in either order. It must never change: it
-// decides which flows the stores have. It is FNV-1a of the lesser end, a zero and
-// the greater one, mixed as SplitMix64 does.
+// hashFlow returns the hash of the two ends of a flow, in either order. The hash must
+// never change, because it decides which flows are in the stores. It is the FNV-1a hash
+// of the lesser end, a zero byte and the greater end, mixed as in SplitMix64.
 func hashFlow(a, b []byte) uint64 {
 	if bytes.Compare(a, b) > 0 {
 		a, b = b, a

@@ -11,16 +11,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Selection says which rows and columns of logs are stored. Nil and the zero value
-// select all.
+// Selection selects the rows and columns of logs to store. Nil and the zero value select
+// everything.
 type Selection struct {
 	Where   *Expr    // nil: all rows
 	Sample  Sample   // zero: all flows
-	Columns []string // none: all columns
+	Columns []string // empty: all columns
 }
 
-// ParseColumns reads a list of columns, separated by commas. Its errors are usage
-// errors.
+// ParseColumns parses a comma-separated list of column names. Errors are usage errors.
 func ParseColumns(text string) ([]string, error) {
 	var columns []string
 	for name := range strings.SplitSeq(text, ",") {
@@ -41,15 +40,16 @@ func (s *Selection) IsAll() bool {
 	return s == nil || s.Where == nil && s.Sample == Sample{} && len(s.Columns) == 0
 }
 
-// HasRows reports whether some rows are not selected.
+// HasRows reports whether the selection leaves out rows.
 func (s *Selection) HasRows() bool { return s != nil && (s.Where != nil || s.Sample != Sample{}) }
 
-// maxString bounds what String has of an expression, and of columns, in bytes.
+// maxString is the longest part, in bytes, that String shows in full. It replaces longer
+// parts by a hash.
 const maxString = 200
 
-// String returns the selection in one form, "" for all. Two selections have the same
-// form if and only if they select the same by their words; the order of columns does
-// not matter.
+// String returns the selection in canonical form, or "" if it selects everything. The form
+// depends on neither the order of the columns nor the spelling of the expression; see
+// Expr.String.
 func (s *Selection) String() string {
 	if s.IsAll() {
 		return ""
@@ -74,9 +74,9 @@ func (s *Selection) String() string {
 	return strings.Join(parts, "; ")
 }
 
-// Check reports what is wrong with a selection for logs of some types: each type
-// needs the columns of the expression and of flows, and one of those selected at
-// least; each column selected must be one of a type. Its errors are usage errors.
+// Check returns an error if the selection does not fit the log types. Each type needs the
+// columns of the expression, those of the sample and at least one selected column. Each
+// selected column must exist in some type. Errors are usage errors.
 func (s *Selection) Check(types []*tstat.LogType) error {
 	if s.IsAll() {
 		return nil
@@ -94,7 +94,7 @@ func (s *Selection) Check(types []*tstat.LogType) error {
 	return nil
 }
 
-// withTypes adds to an error about a log type which ones the selection fits.
+// withTypes adds to err a hint that names the log types the selection fits, if any.
 func (s *Selection) withTypes(err error) error {
 	var fit []string
 	for _, t := range tstat.Types() {
@@ -113,7 +113,7 @@ func hasColumn(t *tstat.LogType, name string) bool {
 	return t.Column(name) >= 0 || indexOf(t.Optional, name) >= 0
 }
 
-// nearColumn is the hint for an unknown column.
+// nearColumn returns a hint for an unknown column, or "".
 func nearColumn(types []*tstat.LogType, name string) string {
 	for _, t := range slices.Concat(types, tstat.Types()) {
 		if hasColumn(t, name) {
@@ -126,8 +126,8 @@ func nearColumn(types []*tstat.LogType, name string) string {
 	return similar(name, types...)
 }
 
-// Rows is a Selection for the rows of one log type. It may be used by one goroutine
-// at a time.
+// Rows applies a Selection to logs of one type. Nil selects everything. It is not safe for
+// concurrent use.
 type Rows struct {
 	program *Program // nil: all rows
 	sampler *Sampler // nil: all flows
@@ -136,7 +136,8 @@ type Rows struct {
 	keep    []bool
 }
 
-// For returns the selection for a log type; nil for all. Its errors are usage errors.
+// For returns the selection for a log type, or nil if it selects everything. Errors are
+// usage errors.
 func (s *Selection) For(t *tstat.LogType) (*Rows, error) {
 	if s.IsAll() {
 		return nil, nil
@@ -174,8 +175,8 @@ func (s *Selection) For(t *tstat.LogType) (*Rows, error) {
 	return r, nil
 }
 
-// Uses returns what is done with each column, for tstat.ReaderOptions; nil if all are
-// kept.
+// Uses returns the function for tstat.ReaderOptions that tells how each column is used,
+// or nil if all columns are kept.
 func (r *Rows) Uses() func(tstat.Column) tstat.Use {
 	if r == nil || r.all {
 		return nil
@@ -190,7 +191,7 @@ func (r *Rows) use(c tstat.Column) tstat.Use {
 	return tstat.Skipped
 }
 
-// Kept says of each column whether it is kept; nil: all are.
+// Kept returns whether each of the columns is kept, or nil if all are.
 func (r *Rows) Kept(columns []tstat.Column) []bool {
 	if r == nil || r.all {
 		return nil
@@ -202,7 +203,7 @@ func (r *Rows) Kept(columns []tstat.Column) []bool {
 	return kept
 }
 
-// Apply leaves the selected rows in a batch, and returns how many were removed.
+// Apply removes the rows that are not selected from a batch, and returns their number.
 func (r *Rows) Apply(b *tstat.Batch) (removed int) {
 	n := b.Len()
 	if r == nil || r.program == nil && r.sampler == nil {
