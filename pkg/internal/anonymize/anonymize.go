@@ -1,6 +1,5 @@
-// Package anonymize replaces addresses of people and names of hosts in Tstat's logs,
-// as Tstat does itself or by other methods. The same text always becomes the same
-// text.
+// Package anonymize replaces IP addresses and host names in Tstat's logs, with Tstat's own
+// methods or with others. Equal addresses have equal replacements.
 package anonymize
 
 import (
@@ -24,7 +23,7 @@ var Modes = []string{"tstat", "cryptopan", "truncate", "drop"}
 // NameModes are the values of Options.Names.
 var NameModes = []string{"keep", "drop", "encrypt"}
 
-// Options say what is replaced, and how.
+// Options configure what is replaced, and how.
 type Options struct {
 	// Mode is how addresses are replaced: tstat (Crypto-PAn, with Tstat's own variant
 	// for IPv6), cryptopan (all 128 bits of IPv6), truncate or drop.
@@ -85,7 +84,7 @@ func (o *Options) setMode(mode, value string, given bool) error {
 	return nil
 }
 
-// parseBits reads /BITS.
+// parseBits parses /BITS, a prefix length less than most.
 func parseBits(text string, most int) (int, error) {
 	digits, ok := strings.CutPrefix(text, "/")
 	bits, err := strconv.Atoi(digits)
@@ -138,14 +137,14 @@ func (o *Options) check() error {
 // Anonymizer replaces addresses and names. It is safe for concurrent use.
 type Anonymizer struct {
 	opt      Options
-	networks *networks // nil: the internal addresses
+	networks *networks // nil: internal addresses
 	except   *networks
 	pan      *cryptopan // nil without a key
 	secret   []byte     // the key; may be nil
 	id       string
 }
 
-// New reads the files that the options name.
+// New returns an Anonymizer. It reads the key and network files named by opt.
 func New(opt Options) (*Anonymizer, error) {
 	a := &Anonymizer{opt: opt}
 	id := []string{opt.Mode}
@@ -183,12 +182,12 @@ func New(opt Options) (*Anonymizer, error) {
 	return a, nil
 }
 
-// String describes the anonymizer without its key. Anonymizers that do not make the
-// same text of every text differ in it.
+// String describes the anonymizer without revealing its key. The descriptions of two
+// anonymizers are equal only if both replace every text alike.
 func (a *Anonymizer) String() string { return a.id }
 
-// Blind returns a keyed hash of a text, which hides the text from readers without the
-// key. It returns "" if the anonymizer has no key.
+// Blind returns a keyed hash of text. Without the key, text cannot be guessed from the
+// hash. Blind returns "" if the anonymizer has no key.
 func (a *Anonymizer) Blind(text string) string {
 	if a.secret == nil {
 		return ""
@@ -213,10 +212,10 @@ func (a *Anonymizer) newWorker() worker {
 	return w
 }
 
-// address is an address in a log.
+// address is an IPv4 or IPv6 address.
 type address struct {
 	v4 uint32
-	v6 netip.Addr // invalid if it is v4
+	v6 netip.Addr // invalid for an IPv4 address
 }
 
 // parseAddress parses an address as Tstat writes it.
@@ -253,7 +252,7 @@ func parse4(text []byte) (a uint32, ok bool) {
 	return a<<8 | part, dots == 3 && n > 0 && part <= 255 && !(n > 1 && text[begin] == '0')
 }
 
-// octets are the numbers of dotted addresses as text, followed by a dot.
+// octets holds the text of each octet of an IPv4 address, with a dot at its end.
 var octets = func() (list [256]struct {
 	text [4]byte
 	n    int
@@ -278,8 +277,8 @@ func append4(dst []byte, a uint32) []byte {
 	return dst[:n-1]
 }
 
-// covers reports whether an address is to be anonymized. side says whether it is
-// internal, as far as the log shows.
+// covers reports whether an address must be anonymized. side is what the log says about
+// the address; it matters only if the options name no networks.
 func (a *Anonymizer) covers(addr address, side internal) bool {
 	has := func(n *networks) bool {
 		if addr.v6.IsValid() {
@@ -293,11 +292,11 @@ func (a *Anonymizer) covers(addr address, side internal) bool {
 	return side != isExternal && !has(a.except)
 }
 
-// internal says whether an address is one of the network that Tstat watches.
+// internal tells whether an address belongs to the network that Tstat monitors.
 type internal uint8
 
 const (
-	unknownSide internal = iota // treated like an internal one
+	unknownSide internal = iota // treated as internal
 	isInternal
 	isExternal
 )

@@ -35,7 +35,8 @@ func keyFile(t testing.TB, text string) string {
 	return path
 }
 
-// newAnonymizer returns an Anonymizer of a mode with options; KEY is the test key.
+// newAnonymizer returns an Anonymizer with the given options, in which KEY stands for the
+// test key.
 func newAnonymizer(t testing.TB, text string) *Anonymizer {
 	t.Helper()
 	if strings.Contains(text, "KEY") {
@@ -56,7 +57,7 @@ func knownSource(s Source) func() (Source, error) {
 	return func() (Source, error) { return s, nil }
 }
 
-// rewrite returns a log rewritten, whose lines without a flag are clear.
+// rewrite returns the rewritten text of a log. Lines without a flag are taken as clear.
 func rewrite(t testing.TB, a *Anonymizer, typ string, text []byte) string {
 	t.Helper()
 	w := a.NewRewriter(tstat.TypeByName(typ), RewriterOptions{Source: knownSource(Clear)})
@@ -67,8 +68,8 @@ func rewrite(t testing.TB, a *Anonymizer, typ string, text []byte) string {
 	return string(out)
 }
 
-// TestModeTstatEqualsTstat compares with what Tstat 3.2.2 wrote for one capture:
-// without -Y (clear), with -Y networks -W except (anon), and with --enc as well (enc).
+// TestModeTstatEqualsTstat compares with logs that Tstat 3.2.2 wrote for one capture:
+// without -Y (clear), with -Y networks -W except (anon), and also with --enc (enc).
 func TestModeTstatEqualsTstat(t *testing.T) {
 	for dir, names := range map[string]string{"anon": "keep", "enc": "encrypt"} {
 		a := newAnonymizer(t, "tstat,KEY,networks=testdata/networks,except=testdata/except,names="+names)
@@ -106,8 +107,8 @@ func TestModeTstatEqualsTstat(t *testing.T) {
 	}
 }
 
-// TestPublishedVectors checks vectors of the paper's sample program, of
-// yacryptopan and of nfanon 1.7.1.
+// TestPublishedVectors checks test vectors from the sample program of the Crypto-PAn
+// paper, from yacryptopan and from nfanon 1.7.1.
 func TestPublishedVectors(t *testing.T) {
 	key2 := string([]byte{21, 34, 23, 141, 51, 164, 207, 128, 19, 10, 91, 22, 73, 144, 125, 16, 216, 152, 143, 131, 121, 121, 101, 39, 98, 87, 76, 45, 42, 132, 34, 2})
 	vectors := [][3]string{
@@ -130,7 +131,7 @@ func TestPublishedVectors(t *testing.T) {
 	for _, v := range vectors {
 		w := (&Anonymizer{opt: Options{Mode: "cryptopan"}, pan: newCryptopan((*[32]byte)([]byte(v[0])))}).newWorker()
 		a, ok := parseAddress([]byte(v[1]))
-		for range 2 { // computed, and from the cache
+		for range 2 { // first computed, then from the cache
 			if got := string(w.appendAddress(nil, a)); !ok || got != v[2] {
 				t.Errorf("%s: %s, not %s", v[1], got, v[2])
 			}
@@ -220,7 +221,7 @@ func TestPrefixesArePreserved(t *testing.T) {
 		if want, got := common(x, y), common(b.addr6(x), b.addr6(y)); got != want {
 			t.Fatalf("%x and %x have %d bits in common, and then %d", x, y, want, got)
 		}
-		// Tstat's variant preserves prefixes within the first word in which they differ.
+		// Tstat's variant preserves a common prefix only within the first differing word.
 		if want, got := common(x, y), common(b.tstat6(x), b.tstat6(y)); got != want {
 			t.Fatalf("tstat: %x and %x have %d bits in common, and then %d", x, y, want, got)
 		}
@@ -257,7 +258,7 @@ func FuzzAddress(f *testing.F) {
 	})
 }
 
-func TestModes(t *testing.T) {
+func TestModesReplaceAddressesAndNames(t *testing.T) {
 	const header = "#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_bytes_all:5 c_pkts_all:6 c_isint:7 c_iscrypto:8 c_type:9 s_ip:10 s_port:11 s_first_abs:12 s_durat:13 s_bytes_all:14 s_pkts_all:15 s_isint:16 s_iscrypto:17 s_type:18 fqdn:19 quic_SNI:20 quic_UA:21 quic_c_vers:22 quic_s_vers:23 quic_zero_rtt:24 quic_ech:25 mystery:26\n"
 	row := func(c, cInt, cAnon, s, sInt, sAnon, name, mystery string) string {
 		return fmt.Sprintf("%s 1 1.0 0.0 9 1 %s %s 0 %s 88 1.0 0.0 9 1 %s %s 0 %s - - - - 0 0 %s\n", c, cInt, cAnon, s, sInt, sAnon, name, mystery)
@@ -280,7 +281,7 @@ func TestModes(t *testing.T) {
 		{"cryptopan,KEY", row("192.0.2.1", "1", "1", "192.0.2.1", "1", "0", "x", "-"), row("192.0.2.1", "1", "1", "192.0.125.244", "1", "1", "x", "-")},
 		{"cryptopan,KEY,names=encrypt", row("1.1.1.1", "0", "0", "1.1.1.1", "0", "0", "a.example.org", "-"), row("1.1.1.1", "0", "0", "1.1.1.1", "0", "0", "2mQpUgrFZS3cBHFVNBI6dw==", "-")},
 		{"drop", row("-", "1", "0", "", "1", "0", "-", "-"), row("-", "1", "0", "", "1", "0", "-", "-")},
-		// What cannot be read is removed.
+		// Rows with an invalid address are removed.
 		{"drop", row("10.1.2.300", "1", "0", "1.1.1.1", "0", "0", "x", "-"), "#! column c_ip: not an address\n"},
 		{"drop", row("1.1.1.1", "1", "0", "IPv4:0123456789abcdef0123456789abcdef", "0", "0", "x", "-"), "#! column s_ip: not an address\n"},
 		{"drop", "10.1.2.3 4\n", "#! 2 columns, not 26\n"},
@@ -300,7 +301,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-func TestTextsWithAddresses(t *testing.T) {
+func TestAddressesInTextsAreReplaced(t *testing.T) {
 	a := newAnonymizer(t, "truncate=/8,/16")
 	w := a.newWorker()
 	for in, want := range map[string]string{
@@ -338,7 +339,7 @@ func TestTextsWithAddresses(t *testing.T) {
 	}
 }
 
-// samples calls f with every log of the samples, decompressed.
+// samples calls f with each sample log, decompressed.
 func samples(t testing.TB, f func(path, typ string, text []byte)) {
 	t.Helper()
 	err := filepath.WalkDir("../../tstat/testdata/logs", func(path string, e fs.DirEntry, err error) error {
@@ -355,7 +356,7 @@ func samples(t testing.TB, f func(path, typ string, text []byte)) {
 			if err != nil {
 				return err
 			}
-			text, _ = io.ReadAll(zr) // some end too early
+			text, _ = io.ReadAll(zr) // some samples are truncated
 		}
 		f(path, typ, text)
 		return nil
@@ -365,7 +366,7 @@ func samples(t testing.TB, f func(path, typ string, text []byte)) {
 	}
 }
 
-// read returns the rows, and for each row the values of the columns of a kind.
+// read reads a log and returns its counts, the values of each row and its columns.
 func read(t *testing.T, typ string, text []byte) (counts tstat.Counts, rows [][][]byte, columns []tstat.Column) {
 	t.Helper()
 	rd := tstat.NewReader(bytes.NewReader(text), tstat.TypeByName(typ), tstat.ReaderOptions{})
@@ -387,7 +388,7 @@ func read(t *testing.T, typ string, text []byte) (counts tstat.Counts, rows [][]
 	}
 }
 
-// TestOnlyPersonalFieldsChange rewrites all samples of all versions.
+// TestOnlyPersonalFieldsChange rewrites the samples of all Tstat versions.
 func TestOnlyPersonalFieldsChange(t *testing.T) {
 	for _, mode := range []string{"tstat,KEY", "cryptopan,KEY,names=encrypt", "drop,names=drop", "truncate=/16,/32"} {
 		a := newAnonymizer(t, mode)
@@ -429,8 +430,7 @@ func columnOf(columns []tstat.Column, p tstat.Privacy) int {
 	return slices.IndexFunc(columns, func(c tstat.Column) bool { return c.Privacy == p })
 }
 
-// TestReaderDoesNotDependOnReads cuts the text into reads of all kinds.
-func TestReaderDoesNotDependOnReads(t *testing.T) {
+func TestRewrittenTextDoesNotDependOnReadSizes(t *testing.T) {
 	a := newAnonymizer(t, "tstat,KEY")
 	text, err := os.ReadFile("testdata/clear/log_tcp_complete")
 	if err != nil {
@@ -452,8 +452,8 @@ func TestReaderDoesNotDependOnReads(t *testing.T) {
 	}
 }
 
-// TestLinesWithoutFlagNeedASource has types and versions that do not say whether
-// addresses are anonymized.
+// TestLinesWithoutFlagNeedASource uses logs of types and versions without an
+// anonymization flag.
 func TestLinesWithoutFlagNeedASource(t *testing.T) {
 	a := newAnonymizer(t, "drop")
 	const line = "10.1.2.3\t80\t10.1.2.4\t80\t1.000000\tHTTP\t200\t5\ttext/html\tsrv\t-\t-\n"
@@ -478,14 +478,14 @@ func TestLinesWithoutFlagNeedASource(t *testing.T) {
 			t.Errorf("%v: no hint", err)
 		}
 	}
-	// No address, no question.
+	// A log without addresses needs no source.
 	w := a.NewRewriter(tstat.TypeByName("log_l3_bitrate"), RewriterOptions{})
 	if got, err := io.ReadAll(w.Reader(strings.NewReader("1 1 1 1 1 1 1\n"))); err != nil || string(got) != "1 1 1 1 1 1 1\n" {
 		t.Errorf("%q, %v", got, err)
 	}
 }
 
-func TestParse(t *testing.T) {
+func TestParseOptions(t *testing.T) {
 	for text, want := range map[string]Options{
 		"tstat,key-file=k":                                {Mode: "tstat", KeyFile: "k", Names: "keep"},
 		"cryptopan,networks=n,key-base64=k,except=e":      {Mode: "cryptopan", KeyBase64: "k", Networks: "n", Except: "e", Names: "keep"},
@@ -521,7 +521,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestKeys(t *testing.T) {
+func TestKeyFilesAreReadLikeTstat(t *testing.T) {
 	b64 := "MzItY2hhci1zdHItZm9yLUFFUy1rZXktYW5kLXBhZC4="
 	key := func(text string, encoded, pad bool) string {
 		k, err := readKey(keyFile(t, text), encoded, pad)
@@ -566,7 +566,7 @@ func TestKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused(path, false, false, "others can read it")
-		// systemd's credentials are readable for the group if they have an ACL.
+		// A credential of systemd shows group read permission if it has an ACL.
 		t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(path)+"/")
 		if mode != 0o640 {
 			refused(path, false, false, "others can read it")
@@ -587,7 +587,6 @@ func FuzzKey(f *testing.F) {
 	})
 }
 
-// TestDescriptionsDifferByKey checks what is shown of an anonymizer.
 func TestDescriptionsDifferByKey(t *testing.T) {
 	seen := map[string]string{}
 	nets := filepath.Join(t.TempDir(), "nets")
@@ -605,9 +604,8 @@ func TestDescriptionsDifferByKey(t *testing.T) {
 	}
 }
 
-// TestNoInternalAddressIsLeft has 10,000 internal addresses wherever a log can have
-// one: of clients and servers, resolvers, answers, names of hosts, URLs and names in
-// reverse zones.
+// TestNoInternalAddressIsLeft puts 10,000 internal addresses wherever a log can contain
+// an address: clients, servers, resolvers, answers, host names, URLs and reverse zones.
 func TestNoInternalAddressIsLeft(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(5, 6))
 	var list []string
@@ -695,7 +693,6 @@ func TestNoInternalAddressIsLeft(t *testing.T) {
 	}
 }
 
-// TestBlindNeedsTheKey has what stands for the start of a log in ids of messages.
 func TestBlindNeedsTheKey(t *testing.T) {
 	a, b := newAnonymizer(t, "tstat,KEY"), newAnonymizer(t, "tstat,key-file="+keyFile(t, strings.Repeat("k", 32)))
 	if x := a.Blind("x"); len(x) != 16 || x != a.Blind("x") || x == a.Blind("y") || x == b.Blind("x") {
@@ -706,7 +703,7 @@ func TestBlindNeedsTheKey(t *testing.T) {
 	}
 }
 
-func TestNetworks(t *testing.T) {
+func TestNetworkFiles(t *testing.T) {
 	n, err := parseNetworks(strings.NewReader("10.1.2.3/8\n\n# comment\n 172.16.0.0/255.240.0.0 \n192.168.0.0\n255.255.0.0\n2001:db8::1/32\n1.2.3.4/32\n0.3.0.0/0.255.0.0\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -774,8 +771,8 @@ func FuzzNetworks(f *testing.F) {
 	})
 }
 
-// FuzzRewriter rewrites any text of any type: without panic, with as many lines, and
-// with the same result in whatever reads it comes.
+// FuzzRewriter checks that rewriting never panics, keeps the number of lines and does not
+// depend on how the text is split into reads.
 func FuzzRewriter(f *testing.F) {
 	a := newAnonymizer(f, "tstat,KEY,names=encrypt")
 	samples(f, func(path, typ string, text []byte) {

@@ -10,7 +10,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// BenchmarkRewrite has a client address in each row that is one of 1 M, in no order.
+// BenchmarkRewrite uses one of 1 M client addresses in each row, in pseudo-random order.
 func BenchmarkRewrite(b *testing.B) {
 	text, err := os.ReadFile("testdata/clear/log_tcp_complete")
 	if err != nil {

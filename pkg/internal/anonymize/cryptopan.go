@@ -13,26 +13,27 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Bounds of the caches of a cryptopan. They take at most 9 MiB, and only what is used
-// of them. More would not be faster: memory is slower than AES.
+// Sizes of the caches of a cryptopan. The caches use at most 9 MiB. Larger caches would
+// not be faster, because a cache miss of the CPU takes longer than AES.
 const (
-	treeLevels  = 6  // levels of 4 bits whose flips are all kept: 4.3 MiB
+	treeLevels  = 6  // levels of 4 bits whose flips are all cached: 4.3 MiB
 	cache28Bits = 16 // 64 Ki networks of 24 bits, 512 KiB
 	cacheV4Bits = 16 // 64 Ki IPv4 addresses, 512 KiB
 	cacheV6Bits = 16 // 64 Ki IPv6 addresses, up to 3 MiB
 	cacheHalves = 13 // 8 Ki first halves of IPv6 addresses, less than 1 MiB
 )
 
-// cryptopan is Crypto-PAn (Xu, Fan, Ammar, Moon, 2002): two addresses that have
-// their first n bits in common, and no more, still do after anonymization. Whether a
-// bit is flipped depends on the bits before it only, so what is known of an address
-// is known of all others with the same prefix. It is safe for concurrent use.
+// cryptopan implements Crypto-PAn (Xu, Fan, Ammar, Moon, 2002). Two addresses that share
+// exactly their first n bits still do after anonymization. Whether a bit is flipped
+// depends only on the bits before it, so addresses with a common prefix share cached
+// flips. It is safe for concurrent use.
 type cryptopan struct {
 	block cipher.Block
 	pad   [16]byte
 	masks [4]uint32 // see tstat6
 
-	// tree has the flips of 4 bits by the bits before them: see flips4.
+	// tree holds, for each level, the flips of 4 bits, indexed by the bits before
+	// them; see flips4.
 	tree   [treeLevels][]atomic.Uint32
 	next28 []atomic.Uint64 // prefix of 24 bits << 16 | flips of the next 4
 	v4     []atomic.Uint64 // address << 32 | result
@@ -44,12 +45,12 @@ type cached6 struct{ addr, result [16]byte }
 
 type cachedHalf struct{ half, flips uint64 }
 
-// newCryptopan returns the cryptopan of a key: 16 bytes for AES, and 16 that become
-// the pad.
+// newCryptopan returns a cryptopan. The first 16 bytes of the key are the AES key; the
+// others, encrypted, are the pad.
 func newCryptopan(key *[keySize]byte) *cryptopan {
 	block, err := aes.NewCipher(key[:16])
 	if err != nil {
-		panic(err) // the size is right
+		panic(err) // 16 bytes are a valid key size
 	}
 	c := &cryptopan{
 		block:  block,
@@ -66,7 +67,8 @@ func newCryptopan(key *[keySize]byte) *cryptopan {
 	return c
 }
 
-// blocks computes what is in no cache. It is not safe for concurrent use.
+// blocks anonymizes addresses with a cryptopan and buffers of its own. It is not safe for
+// concurrent use.
 type blocks struct {
 	*cryptopan
 	padHi, padLo uint64
@@ -77,8 +79,8 @@ func newBlocks(c *cryptopan) *blocks {
 	return &blocks{cryptopan: c, padHi: binary.BigEndian.Uint64(c.pad[:8]), padLo: binary.BigEndian.Uint64(c.pad[8:])}
 }
 
-// flips returns 1 if bit number n of the address hi, lo is flipped, else 0. Only the
-// bits before it matter.
+// flips returns 1 if bit n of the address hi, lo is flipped, else 0. The result depends
+// only on the bits before bit n. Bit 0 is the most significant bit.
 func (b *blocks) flips(hi, lo uint64, n int) uint64 {
 	const ones = ^uint64(0)
 	keepHi, keepLo := ones<<(64-min(n, 64)), ones<<(64-max(n-64, 0)) // a shift by 64 is 0
@@ -88,9 +90,10 @@ func (b *blocks) flips(hi, lo uint64, n int) uint64 {
 	return uint64(b.out[0] >> 7)
 }
 
-// flips4 computes the flips of 4 bits of an IPv4 address from bit n on, for all values
-// of these bits: bit 1 is that of the first one, bits 2 and 3 are those of the second
-// one behind 0 and 1, and so on. Bit 0 is set: 0 stands for what was not computed.
+// flips4 returns the flips of bits n to n+3 of an IPv4 address, for all values of these
+// bits. Bit 1 of the result is the flip of the first bit. Bits 2 and 3 are the flips of
+// the second bit after a first bit of 0 and 1; bits 4 to 7 and 8 to 15 continue likewise.
+// Bit 0 is always set, so that the result differs from an empty cache entry.
 func (b *blocks) flips4(a uint32, n int) uint32 {
 	all := uint32(1)
 	for bits := range 4 {
@@ -102,7 +105,7 @@ func (b *blocks) flips4(a uint32, n int) uint32 {
 	return all
 }
 
-// pick returns the flips of 4 bits with a value.
+// pick returns the flips of 4 bits that have the given value. all is a result of flips4.
 func pick(all, value uint32) uint32 {
 	return all>>1&1<<3 | all>>(2|value>>3)&1<<2 | all>>(4|value>>2)&1<<1 | all>>(8|value>>1)&1
 }
@@ -144,7 +147,7 @@ func (b *blocks) addr4(a uint32) uint32 {
 	return a ^ flips
 }
 
-// addr6 anonymizes an IPv6 address with all its 128 bits.
+// addr6 anonymizes all 128 bits of an IPv6 address.
 func (b *blocks) addr6(a [16]byte) [16]byte {
 	hi, lo := binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
 	slot := &b.v6[(hi*0x9e3779b97f4a7c15^lo)*0x9e3779b97f4a7c15>>(64-cacheV6Bits)]
@@ -162,8 +165,8 @@ func (b *blocks) addr6(a [16]byte) [16]byte {
 	return e.result
 }
 
-// half returns the bits that are flipped in the first half of an IPv6 address: many
-// addresses have the same.
+// half returns the flips of the first 64 bits of an IPv6 address. It caches them, because
+// many addresses share their first half.
 func (b *blocks) half(hi uint64) uint64 {
 	slot := &b.halves[hi*0x9e3779b97f4a7c15>>(64-cacheHalves)]
 	if e := slot.Load(); e != nil && e.half == hi {
@@ -177,9 +180,9 @@ func (b *blocks) half(hi uint64) uint64 {
 	return flips
 }
 
-// tstatMasks are what Tstat combines with the four words of an IPv6 address by XOR,
-// so that equal words do not give equal results. They are the defaults of
-// Crypto_IPv6_Mask_0 to Crypto_IPv6_Mask_3, which are the same in either byte order.
+// tstatMasks are XORed with the four words of an IPv6 address, so that equal words have
+// different results. They are Tstat's defaults of Crypto_IPv6_Mask_0 to
+// Crypto_IPv6_Mask_3, and are the same in either byte order.
 var tstatMasks = [4]uint32{0xffffffff, 0xf0f0f0f0, 0x0f0f0f0f, 0x00000000}
 
 // parseMasks reads the values of Crypto_IPv6_Mask_0 to Crypto_IPv6_Mask_3, separated by

@@ -18,13 +18,13 @@ import (
 
 const (
 	keySize    = 32  // bytes of a key
-	minKey     = 16  // bytes that a key in Tstat's mode must have, as many as AES needs
-	maxKeyLine = 119 // bytes that Tstat reads of a key file's first line
+	minKey     = 16  // shortest key in mode tstat, in bytes: the size of an AES key
+	maxKeyLine = 119 // bytes of the first line of a key file that Tstat reads
 )
 
-// readKey reads the first line of a key file, as Tstat does with --keyfile or, with
-// encoded set, --keybase64: a longer key is cut. pad allows one that is shorter than
-// 32 bytes; zeros follow it then.
+// readKey reads the key from the first line of a file, like Tstat's --keyfile or, if
+// encoded is true, --keybase64. Longer keys are cut. If pad is true, keys of 16 to 31
+// bytes are padded with zeros; otherwise they are an error.
 func readKey(path string, encoded, pad bool) (*[keySize]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -37,7 +37,7 @@ func readKey(path string, encoded, pad bool) (*[keySize]byte, error) {
 	}
 	others := fs.FileMode(0o077)
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" && filepath.Dir(path) == filepath.Clean(dir) {
-		others = 0o037 // systemd admits the account of the service by an ACL, which shows as the group
+		others = 0o037 // systemd grants the service access by an ACL, which shows as group permission
 	}
 	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&others != 0 {
 		return nil, hint.Usage(fmt.Sprintf("key file %s: others can read it (mode %04o)", path, mode.Perm()), "chmod 600 "+path)
@@ -53,7 +53,7 @@ func readKey(path string, encoded, pad bool) (*[keySize]byte, error) {
 	return key, nil
 }
 
-// parseKey returns the key in a line. Its errors do not hold any of it.
+// parseKey returns the key in a line. Its errors reveal no part of the key.
 func parseKey(line []byte, encoded, pad bool) (*[keySize]byte, error) {
 	text := bytes.TrimSuffix(line, []byte{'\n'})
 	if encoded {
@@ -76,11 +76,11 @@ func parseKey(line []byte, encoded, pad bool) (*[keySize]byte, error) {
 	return &key, nil
 }
 
-// fingerprintRounds make it slow to guess a key by its fingerprint: it takes
-// about 50 ms to compute one.
+// fingerprintRounds makes a fingerprint take about 50 ms, so that guessing a key by its
+// fingerprint is slow.
 const fingerprintRounds = 200_000
 
-// fingerprint returns a hash that distinguishes keys and does not reveal them.
+// fingerprint returns a slow hash of a key, to tell keys apart without revealing them.
 func fingerprint(key *[keySize]byte) string {
 	sum, err := pbkdf2.Key(sha256.New, string(key[:]), []byte("tstatrepo key fingerprint"), fingerprintRounds, 8)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// appendLiterals appends a text with the addresses in it replaced, as in
-// http://10.0.0.1/ or 1.0.0.10.in-addr.arpa.
+// appendLiterals appends text, with each covered address in it replaced. It finds addresses
+// in texts like http://10.0.0.1/ and 1.0.0.10.in-addr.arpa.
 func (w *worker) appendLiterals(dst, text []byte) []byte {
 	if !mayHaveAddress(text) {
 		return append(dst, text...)
@@ -21,7 +21,7 @@ func (w *worker) appendLiterals(dst, text []byte) []byte {
 		if n < 0 {
 			break
 		}
-		// A word that goes on with other letters or digits is not an address.
+		// An address never starts within a word.
 		for n > 0 && isWordByte(text[n-1]) {
 			n--
 		}
@@ -36,8 +36,8 @@ func (w *worker) appendLiterals(dst, text []byte) []byte {
 	return append(dst, text...)
 }
 
-// mayHaveAddress reports whether a text has a dot between digits or two colons, or
-// is the name of an IPv6 address in a reverse zone. It is fast.
+// mayHaveAddress reports whether a text may contain an address: a dot between digits, two
+// colons, or a name as long as an IPv6 address in a reverse zone. It is a fast pre-check.
 func mayHaveAddress(text []byte) bool {
 	colons := 0
 	for i, c := range text {
@@ -63,9 +63,9 @@ func isWordByte(c byte) bool {
 	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_'
 }
 
-// appendWord appends a word of letters, digits, dots and colons, with an address in it
-// replaced. escaped reports whether the word follows a percent sign: then the address
-// may follow an escape, as in %2F10.0.0.1 or, escaped twice, %252F10.0.0.1.
+// appendWord appends a word of letters, digits, dots and colons, with a leading address
+// replaced. escaped is true if a percent sign precedes the word. The address may then
+// follow an escape, as in %2F10.0.0.1 or, escaped twice, %252F10.0.0.1.
 func (w *worker) appendWord(dst, word []byte, escaped bool) []byte {
 	for n := 2; escaped && n < len(word); n += 2 {
 		if addr, length, ok := leadingAddress(word[n:]); ok {
@@ -80,8 +80,8 @@ func (w *worker) appendWord(dst, word []byte, escaped bool) []byte {
 	return append(dst, word...)
 }
 
-// leadingAddress returns the address that a word consists of, and its length. A port
-// or the end of a sentence may follow the address.
+// leadingAddress returns the address at the start of a word, and the length of its text.
+// Only a port or punctuation may follow the address.
 func leadingAddress(word []byte) (addr address, length int, ok bool) {
 	length = len(bytes.TrimRight(word, ".:"))
 	if i := bytes.IndexByte(word[:length], ':'); i > 0 && bytes.LastIndexByte(word[:length], ':') == i { // a port
@@ -115,7 +115,7 @@ var (
 func (w *worker) appendReverse(dst, text []byte) (out []byte, ok bool) {
 	name := bytes.TrimSuffix(text, []byte{'.'})
 	var addr address
-	var service []byte // labels before those of the address, as DNS-SD has
+	var service []byte // labels before those of the address, as in DNS-SD
 	if labels, found := cutSuffixFold(name, arpa4); found {
 		parts := bytes.Split(labels, []byte{'.'})
 		if n := len(parts) - 4; n > 0 {
@@ -145,13 +145,13 @@ func (w *worker) appendReverse(dst, text []byte) (out []byte, ok bool) {
 		return append(dst, '-'), true
 	}
 	dst = append(dst, service...)
-	stands, _ := parseAddress(w.appendAddress(nil, addr))
-	if !stands.v6.IsValid() {
-		v := stands.v4
+	replacement, _ := parseAddress(w.appendAddress(nil, addr))
+	if !replacement.v6.IsValid() {
+		v := replacement.v4
 		dst = append4(dst, v<<24|v>>24|v>>8&0xff00|v<<8&0xff0000)
 		return append(append(dst, arpa4...), text[len(name):]...), true
 	}
-	a := stands.v6.As16()
+	a := replacement.v6.As16()
 	digits := hex.EncodeToString(a[:])
 	for i := len(digits) - 1; i >= 0; i-- {
 		if dst = append(dst, digits[i]); i > 0 {
@@ -161,6 +161,7 @@ func (w *worker) appendReverse(dst, text []byte) (out []byte, ok bool) {
 	return append(append(dst, arpa6...), text[len(name):]...), true
 }
 
+// cutSuffixFold is bytes.CutSuffix, but ignores case.
 func cutSuffixFold(text, suffix []byte) (before []byte, found bool) {
 	i := len(text) - len(suffix)
 	if i < 0 || !bytes.EqualFold(text[i:], suffix) {

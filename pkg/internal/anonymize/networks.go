@@ -17,7 +17,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// networks are those of a file. IPv4 masks can have gaps.
+// networks is a set of networks. IPv4 masks need not be contiguous.
 type networks struct {
 	v4 []network4
 	v6 []netip.Prefix
@@ -25,13 +25,13 @@ type networks struct {
 
 type network4 struct{ addr, mask uint32 }
 
-// Bounds of a file of networks.
+// Limits of a file of networks.
 const (
 	maxNetworks     = 10_000
 	maxNetworksFile = 1 << 20 // bytes
 )
 
-// readNetworks reads a file as Tstat's options -N, -Y and -W do.
+// readNetworks reads a file of networks in the format of Tstat's options -N, -Y and -W.
 func readNetworks(path string) (*networks, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -45,8 +45,8 @@ func readNetworks(path string) (*networks, error) {
 	return n, nil
 }
 
-// parseNetworks reads lines `A.B.C.D/LEN`, `A.B.C.D/MASK`, `PREFIX/LEN`, or pairs of
-// lines with an address and a mask. Errors begin with the number of the line.
+// parseNetworks parses lines of the form `A.B.C.D/LEN`, `A.B.C.D/MASK` or `PREFIX/LEN`,
+// or pairs of lines with an address and a mask. Errors begin with the line number.
 func parseNetworks(r io.Reader) (*networks, error) {
 	n := &networks{}
 	sc := bufio.NewScanner(r)
@@ -88,7 +88,7 @@ func parseNetworks(r io.Reader) (*networks, error) {
 	return n, nil
 }
 
-// add adds a network; length is a number of bits or an IPv4 mask.
+// add adds a network. length is a prefix length in bits or an IPv4 mask.
 func (n *networks) add(addr, length string) error {
 	a, err := netip.ParseAddr(addr)
 	if err != nil || a.Zone() != "" {
@@ -115,8 +115,9 @@ func (n *networks) add(addr, length string) error {
 	return nil
 }
 
-// nameText names a text of a line in an error. It leaves out the text of a line that is
-// long enough for a key: somebody may have given the key file as the file of networks.
+// nameText describes a part of a line for an error: noun and the quoted text. It omits the
+// text if the line is long enough for a key, because a user may name the key file here by
+// mistake.
 func nameText(noun, text string, lineLength int) string {
 	if lineLength >= minKey {
 		return cmp.Or(noun, "the text")
@@ -129,7 +130,7 @@ func bits4(a netip.Addr) uint32 {
 	return binary.BigEndian.Uint32(b[:])
 }
 
-// has4 reports whether an IPv4 address is in one of the networks; none is in nil.
+// has4 reports whether an IPv4 address is in one of the networks. A nil set is empty.
 func (n *networks) has4(a uint32) bool {
 	if n != nil {
 		for _, net := range n.v4 {
@@ -141,8 +142,8 @@ func (n *networks) has4(a uint32) bool {
 	return false
 }
 
-// has6 is has4 for an IPv6 address. One that holds an IPv4 address counts as that,
-// too.
+// has6 reports whether an IPv6 address is in one of the networks. An IPv4-mapped address
+// is also looked up as an IPv4 address.
 func (n *networks) has6(a netip.Addr) bool {
 	if n == nil {
 		return false
@@ -153,7 +154,7 @@ func (n *networks) has6(a netip.Addr) bool {
 	return slices.ContainsFunc(n.v6, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// hash returns a hash of the networks, which does not depend on their order.
+// hash returns a hash of the networks. Order and duplicates do not matter.
 func (n *networks) hash() string {
 	var list []string
 	for _, net := range n.v4 {

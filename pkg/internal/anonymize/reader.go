@@ -8,24 +8,23 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// readSize is how much text a reader asks for at once.
+// readSize is the size of a read from src, in bytes.
 const readSize = 256 << 10
 
-// reader reads a log that a Rewriter rewrites.
+// reader reads the rewritten text of a log.
 type reader struct {
 	w        *Rewriter
 	src      io.Reader
 	in       []byte // text that is not rewritten yet
 	out      []byte // buffer
 	rest     []byte // rewritten text
-	next     int    // of rest
+	next     int    // offset in rest of the text to return next
 	skipping bool   // inside a line that is too long
 	err      error
 }
 
-// Reader returns a reader of the rewritten text of a log. The fields of an unfinished
-// last line are masked. Other errors of src than io.EOF follow
-// the text before them.
+// Reader returns a reader of the rewritten text of a log. It masks the fields of an
+// unfinished last line. It returns an error of src after the text read before the error.
 func (w *Rewriter) Reader(src io.Reader) io.Reader { return &reader{w: w, src: src} }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -38,7 +37,7 @@ func (r *reader) Read(p []byte) (int, error) {
 			r.out = r.rest
 			continue
 		}
-		// Rarely, rewritten text is longer than the read one by more than this.
+		// Rewritten text is rarely more than 1/7 longer than the original.
 		out := r.fill(p[:0:len(p)], max(len(p)-len(p)/8-len(r.in), readSize/8))
 		if len(out) <= len(p) {
 			if len(out) > 0 {
@@ -54,7 +53,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill reads text, up to a size, and appends the rewritten lines to out.
+// fill reads up to size bytes from src, and appends the rewritten lines to out.
 func (r *reader) fill(out []byte, size int) []byte {
 	have := len(r.in)
 	if cap(r.in)-have < size {
@@ -86,7 +85,7 @@ func (r *reader) fill(out []byte, size int) []byte {
 	}
 	if err != nil {
 		if r.skipping {
-			rest = []byte{'-'} // its length no longer matters
+			rest = []byte{'-'} // one field stands for the start of the skipped line
 		}
 		out = appendMasked(out, rest, r.w.typ.Separator())
 		r.err = err
@@ -95,8 +94,8 @@ func (r *reader) fill(out []byte, size int) []byte {
 	return out
 }
 
-// appendMasked appends an unfinished line without the values of its fields. Their
-// number, and whether the line was text, remain visible.
+// appendMasked appends an unfinished line, with each value replaced by "-". It keeps the
+// number of fields, and control characters as NUL, which mark a line that is not text.
 func appendMasked(dst, line []byte, sep byte) []byte {
 	if len(line) > 0 && line[0] == '#' {
 		return append(dst, '#')

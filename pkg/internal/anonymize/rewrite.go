@@ -12,11 +12,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Source says whether the addresses of a log are anonymized already.
+// Source tells whether the addresses of a log are anonymized already.
 type Source uint8
 
 const (
-	// Unknown makes it an error if it matters.
+	// Unknown: reading fails with ErrSource if the rewriter has to know.
 	Unknown Source = iota
 	// Clear: the addresses are not anonymized.
 	Clear
@@ -24,64 +24,65 @@ const (
 	Anonymized
 )
 
-// ErrSource is wrapped by errors about a log that does not say whether its addresses
-// are anonymized already.
+// ErrSource is the error for a log that does not say whether its addresses are anonymized
+// already, if the source is Unknown.
 var ErrSource = errors.New("the log does not say whether its addresses are anonymized already")
 
 // RewriterOptions configures how the lines of a log are read.
 type RewriterOptions struct {
 	Layout   string         // see tstat.ReaderOptions
 	Location *time.Location // see tstat.ReaderOptions
-	// Source is called once, for the first line that has no flag that says whether
-	// its addresses are anonymized, or whose names are to be encrypted.
+	// Source tells whether lines without an anonymization flag are anonymized. It is
+	// called at most once, at the first such line or the first name to encrypt. Nil
+	// means Unknown.
 	Source func() (Source, error)
 }
 
-// Rewriter rewrites the lines of one log. It changes only fields that are to be
-// anonymized, and the flags that say so. It is not safe for concurrent use.
+// Rewriter rewrites the lines of one log. It changes only the fields to anonymize and the
+// anonymization flags. It is not safe for concurrent use.
 type Rewriter struct {
 	worker
 	typ    *tstat.LogType
 	ropt   RewriterOptions
 	lines  *tstat.Lines
-	source Source // of lines without flags; Unknown until it is needed
+	source Source // of lines without flags; Unknown until needed
 
 	form  *tstat.Form
 	plan  *plan // of form
 	plans map[*tstat.Form]*plan
-	spans []span
-	row   []byte // with LF instead of CR LF
+	spans []span // of the planned fields in the current line
+	row   []byte // buffer for a line with LF instead of CR LF
 }
 
-// span is where a field begins and ends in a line.
+// span is the position of a field in a line, in bytes.
 type span struct{ begin, end uint32 }
 
-// plan says what is to be done with the fields of lines of one form.
+// plan lists the fields to replace in lines of one form.
 type plan struct {
-	fields []planned
-	// Places in fields; -1 for what the lines do not have.
+	fields                   []planned // in the order of the line
 	client, server, resolver side
-	named                    bool // there are names
-	half                     int  // fields that are in the first half of the line
+	named                    bool // some fields hold names
+	half                     int  // number of fields in the first half of the line
 }
 
 // planned is a field that may be replaced.
 type planned struct {
-	index   int // in the line
+	index   int // position in the line, counted from 0
 	privacy tstat.Privacy
-	dashes  bool // "--" is NULL
-	name    string
+	dashes  bool   // "--" is NULL
+	name    string // of the column
 }
 
-// isNull reports whether a text of the field is NULL.
+// isNull reports whether text is NULL in this field.
 func (p *planned) isNull(text []byte) bool {
 	return len(text) == 0 || len(text) == 1 && text[0] == '-' || p.dashes && string(text) == "--"
 }
 
-// side are the fields of one address.
+// side holds the indexes in plan.fields of an address and its flags; -1 if the lines do
+// not have them.
 type side struct{ addr, internal, anonymized int }
 
-// maxPlans bounds the forms that are remembered: each header of a log makes one.
+// maxPlans bounds the number of cached plans. Each header in a log makes a new form.
 const maxPlans = 64
 
 // NewRewriter returns a Rewriter of logs of a type.
@@ -89,9 +90,9 @@ func (a *Anonymizer) NewRewriter(t *tstat.LogType, opt RewriterOptions) *Rewrite
 	return &Rewriter{worker: a.newWorker(), typ: t, ropt: opt, lines: tstat.NewLines(t, opt.Layout, opt.Location), plans: map[*tstat.Form]*plan{}}
 }
 
-// Line appends the rewritten line, a row or a header, to dst with its line end. A line
-// that cannot be read is replaced by the reason, see tstat.AppendRemoved. An error
-// concerns the whole log.
+// Line appends the rewritten line, a row or a header with its line end, to dst. It
+// replaces an invalid line by the reason; see tstat.AppendRemoved. After an error the log
+// cannot be rewritten.
 func (w *Rewriter) Line(dst, line []byte) ([]byte, error) {
 	if line[0] == '#' {
 		if _, err := w.lines.Header(trimEnd(line)); err != nil {
@@ -106,7 +107,7 @@ func (w *Rewriter) Line(dst, line []byte) ([]byte, error) {
 		row, end = w.row, line[n-2:]
 	}
 	if len(row) == 1 {
-		return append(dst, line...), nil // for the reader to reject
+		return append(dst, line...), nil // the tstat.Reader rejects empty lines
 	}
 	f, _, err := w.lines.Form(row)
 	if err != nil {
@@ -136,12 +137,12 @@ func trimEnd(line []byte) []byte {
 	return bytes.TrimSuffix(bytes.TrimSuffix(line, []byte{'\n'}), []byte{'\r'})
 }
 
-// rowError says why a row cannot be anonymized. It holds no value.
+// rowError tells why a row cannot be anonymized. It reveals no value.
 type rowError struct{ column, reason string }
 
 func (e *rowError) Error() string { return "column " + e.column + ": " + e.reason }
 
-// setForm finds the plan of a form.
+// setForm sets the form of the following rows and its plan.
 func (w *Rewriter) setForm(f *tstat.Form) {
 	w.form = f
 	if w.plan = w.plans[f]; w.plan != nil {
@@ -189,9 +190,8 @@ func (w *Rewriter) setForm(f *tstat.Form) {
 	w.spans = slices.Grow(w.spans[:0], len(p.fields))
 }
 
-// split finds the planned fields of a row, which ends in its newline and has as many
-// fields as its form says: those of its first half from its start, the others from its
-// end.
+// split sets the spans of the planned fields of a row, which must end in a newline and
+// match the form. It searches from both ends, because the fields are often near them.
 func (w *Rewriter) split(row []byte) {
 	w.spans = w.spans[:len(w.plan.fields)]
 	sep := w.typ.Separator()
@@ -202,10 +202,10 @@ func (w *Rewriter) split(row []byte) {
 
 func (w *Rewriter) splitFront(row []byte, sep byte, pattern uint64) {
 	p := w.plan
-	at, seen := 0, 0 // seen is how many separators row[:at] has
+	at, seen := 0, 0 // seen is the number of separators in row[:at]
 	for i := range p.fields[:p.half] {
 		index, begin := p.fields[i].index, 0
-		if i > 0 && p.fields[i-1].index == index-1 { // often a flag beside another
+		if i > 0 && p.fields[i-1].index == index-1 { // adjacent fields are common
 			begin = int(w.spans[i-1].end) + 1
 			index = 0
 		}
@@ -249,7 +249,7 @@ func (w *Rewriter) splitFront(row []byte, sep byte, pattern uint64) {
 
 func (w *Rewriter) splitBack(row []byte, sep byte, pattern uint64) {
 	p := w.plan
-	at, seen := len(row)-1, 0 // seen is how many separators row[at:] has
+	at, seen := len(row)-1, 0 // seen is the number of separators in row[at:]
 	for i := len(p.fields) - 1; i >= p.half; i-- {
 		behind := len(w.form.Fields) - 1 - p.fields[i].index // separators behind the field
 		end := len(row) - 1
@@ -295,15 +295,15 @@ func (w *Rewriter) splitBack(row []byte, sep byte, pattern uint64) {
 	}
 }
 
-// separators returns a word with the highest bit of each byte set that equals the
-// byte of the pattern.
+// separators sets the highest bit of each byte of word that equals the byte repeated in
+// pattern, and clears all other bits.
 func separators(word, pattern uint64) uint64 {
 	const low = 0x7f7f7f7f7f7f7f7f
 	x := word ^ pattern
 	return ^((x&low + low) | x | low)
 }
 
-// count32 returns how many of 32 bytes equal the byte of the pattern.
+// count32 returns how many of the first 32 bytes equal the byte repeated in pattern.
 func count32(text []byte, pattern uint64) int {
 	text = text[:32]
 	return bits.OnesCount64(separators(binary.LittleEndian.Uint64(text), pattern)>>7 | separators(binary.LittleEndian.Uint64(text[8:]), pattern)>>6 |
@@ -315,7 +315,7 @@ func (w *Rewriter) field(row []byte, place int) []byte {
 	return row[s.begin:s.end]
 }
 
-// decision is what happens to an address.
+// decision tells whether to replace an address, and the address.
 type decision struct {
 	replace bool
 	addr    address
@@ -336,7 +336,7 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	anonymized := seen1 || seen2 // then the source also encrypted the names, if it was to
+	anonymized := seen1 || seen2 // Tstat then also encrypted the names if --enc was set
 	if w.opt.Names == "encrypt" && p.named && !anonymized && !w.keepsNames() {
 		// Tstat encrypts the names of all rows, also of those without a flag.
 		if err := w.findSource(); err != nil {
@@ -345,7 +345,7 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 		anonymized = w.source == Anonymized
 	}
 	keep := w.opt.Names == "keep" || anonymized && w.opt.Names == "encrypt"
-	done := uint32(0) // of row
+	done := uint32(0) // bytes of row in dst
 	for i := range p.fields {
 		f, s := &p.fields[i], w.spans[i]
 		old := row[s.begin:s.end]
@@ -382,8 +382,8 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	return append(dst, row[done:]...), nil
 }
 
-// decide returns what happens to an address of a row. anonymized reports whether
-// the source has anonymized it.
+// decide returns whether to replace an address of a row. anonymized reports whether Tstat
+// has anonymized the address already.
 func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err error) {
 	if s.addr < 0 {
 		return decision{}, false, nil
@@ -393,7 +393,7 @@ func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err 
 		if flag := w.field(row, s.anonymized); len(flag) == 1 && flag[0] == '1' {
 			return decision{}, true, nil
 		}
-	} else if s != w.plan.resolver || w.plan.client.anonymized < 0 { // 3.0 has no flag for the resolver
+	} else if s != w.plan.resolver || w.plan.client.anonymized < 0 { // Tstat 3.0 has no flag for the resolver
 		if err := w.findSource(); err != nil {
 			return decision{}, false, err
 		}
@@ -420,7 +420,7 @@ func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err 
 	return decision{w.covers(addr, where), addr}, false, nil
 }
 
-// findSource asks for the source of lines without flags.
+// findSource sets the source of lines without flags, or returns an error if it is Unknown.
 func (w *Rewriter) findSource() error {
 	if w.source != Unknown {
 		return nil
@@ -464,8 +464,8 @@ func (w *Rewriter) appendText(dst, text []byte, f *planned, anonymized bool) []b
 	}
 }
 
-// keepsNames reports whether Tstat's --enc keeps the names of the log type clear, and
-// the mode is Tstat's.
+// keepsNames reports whether the mode is tstat and Tstat's --enc leaves the names of this
+// log type clear.
 func (w *Rewriter) keepsNames() bool {
 	return w.opt.Mode == "tstat" && (w.typ.Name == "log_http_complete" || w.typ.Name == "log_dns_complete")
 }

@@ -119,7 +119,7 @@ func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int
 // countSelected reads the file and returns Identity.Selected.
 func (im *fileImport) countSelected(opt tstat.ReaderOptions) (int64, error) {
 	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limits.rate, progress: im.opt.Progress}
-	if im.task.typ == nil || !im.opt.Selection.HasRows() {
+	if im.task.typ == nil || !im.opt.Selection.FiltersRows() {
 		im.rd.Reset(in, im.typ(), im.readerOptions(im.task, opt))
 		return -1, im.rd.Drain()
 	}

@@ -40,8 +40,8 @@ func (s *Selection) IsAll() bool {
 	return s == nil || s.Where == nil && s.Sample == Sample{} && len(s.Columns) == 0
 }
 
-// HasRows reports whether the selection leaves out rows.
-func (s *Selection) HasRows() bool { return s != nil && (s.Where != nil || s.Sample != Sample{}) }
+// FiltersRows reports whether the selection leaves out rows.
+func (s *Selection) FiltersRows() bool { return s != nil && (s.Where != nil || s.Sample != Sample{}) }
 
 // maxString is the longest part, in bytes, that String shows in full. It replaces longer
 // parts by a hash.
