@@ -32,16 +32,20 @@ type Options struct {
 	Bits6     int    // bits that truncate keeps of an IPv6 address
 	KeyFile   string // file with the key as text in its first line
 	KeyBase64 string // file with the key in base64 in its first line, like Tstat's CPanKey files
-	Networks  string // file of the networks that are anonymized; "": the internal addresses
-	Except    string // file of networks that are not anonymized
+	Networks  string // file of networks to anonymize; "": internal addresses
+	Except    string // file of networks not to anonymize
 	Names     string // keep, drop or encrypt
-	// Masks are those that mode tstat combines with the words of IPv6 addresses, in
-	// network byte order; nil: Tstat's defaults.
+	// Masks are XORed with the words of IPv6 addresses in mode tstat, in network byte
+	// order; nil: Tstat's defaults.
 	Masks      *[4]uint32
 	truncating bool
 }
 
-// Parse reads MODE[,key-file=FILE][,ipv6-masks=A:B:C:D][,networks=FILE][,except=FILE][,names=MODE].
+// Parse parses a mode and its options, separated by commas:
+//
+//	MODE[,key-file=FILE|,key-base64=FILE][,ipv6-masks=A:B:C:D][,networks=FILE][,except=FILE][,names=MODE]
+//
+// Errors are usage errors.
 func Parse(text string) (*Options, error) {
 	o := &Options{Names: "keep"}
 	for i, part := range strings.Split(text, ",") {

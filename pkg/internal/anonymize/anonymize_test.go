@@ -139,9 +139,9 @@ func TestPublishedVectors(t *testing.T) {
 	}
 }
 
-// TestIPv6MasksEqualTstats compares with vectors of an independent implementation, which
-// combines the masks with the words as they lie in little-endian memory, as Tstat does.
-func TestIPv6MasksEqualTstats(t *testing.T) {
+// TestIPv6MasksWorkAsInTstat checks test vectors of an independent implementation. Like
+// Tstat, it XORs the masks with the address words in little-endian memory.
+func TestIPv6MasksWorkAsInTstat(t *testing.T) {
 	const (
 		defaults = "0xffffffff:0xf0f0f0f0:0x0f0f0f0f:0x00000000"
 		own      = "0x12345678:0x9abcdef0:0x00000001:0xff000000"
@@ -186,8 +186,7 @@ func TestIPv6MasksEqualTstats(t *testing.T) {
 	}
 }
 
-// TestPrefixesArePreserved checks the property that Crypto-PAn is for.
-func TestPrefixesArePreserved(t *testing.T) {
+func TestCommonPrefixesArePreserved(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	b := newBlocks(newCryptopan((*[32]byte)([]byte(testKey))))
 	for range 20_000 {

@@ -185,9 +185,9 @@ func (b *blocks) half(hi uint64) uint64 {
 // Crypto_IPv6_Mask_3, and are the same in either byte order.
 var tstatMasks = [4]uint32{0xffffffff, 0xf0f0f0f0, 0x0f0f0f0f, 0x00000000}
 
-// parseMasks reads the values of Crypto_IPv6_Mask_0 to Crypto_IPv6_Mask_3, separated by
-// colons. Tstat combines them with the words as they lie in the memory of a
-// little-endian machine, so the result has their bytes in reverse order.
+// parseMasks parses the values of Crypto_IPv6_Mask_0 to Crypto_IPv6_Mask_3, separated by
+// colons. It reverses their bytes: Tstat XORs them with words in network byte order, which
+// it reads on a little-endian machine.
 func parseMasks(text string) (*[4]uint32, error) {
 	parts := strings.Split(text, ":")
 	var masks [4]uint32
@@ -206,8 +206,8 @@ func parseMasks(text string) (*[4]uint32, error) {
 
 const masksHint = "write the values of Crypto_IPv6_Mask_0 to 3, like 0xffffffff:0xf0f0f0f0:0x0f0f0f0f:0x00000000"
 
-// tstat6 anonymizes an IPv6 address as only Tstat does: each of its words as an IPv4
-// address.
+// tstat6 anonymizes an IPv6 address like Tstat: it XORs each 32-bit word with its mask and
+// anonymizes it as an IPv4 address.
 func (b *blocks) tstat6(a [16]byte) (result [16]byte) {
 	for i, mask := range b.masks {
 		word := binary.BigEndian.Uint32(a[4*i:])
