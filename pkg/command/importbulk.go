@@ -36,7 +36,7 @@ var importBulkExamples = []example{
 	{"show what would be imported", "tstatrepo import-bulk --dry-run /var/lib/tstat"},
 	{"one log from a pipe", "zcat log_tcp_complete.gz | tstatrepo import-bulk --type log_tcp_complete --folder 2024_05_01_12_00.out -"},
 	{"large transfers only, and five columns of them", "tstatrepo import-bulk --type log_tcp_complete --where 's_bytes_all > 1e9' --select c_ip,s_ip,s_bytes_all,first,c_tls_SNI /data/turin"},
-	{"print the rows that would be stored as JSON, to try an expression", "tstatrepo import-bulk --to - --type log_udp_complete --where 's_ip in 10.0.0.0/8' /data/turin"},
+	{"try an expression: print the selected rows as JSON", "tstatrepo import-bulk --to - --type log_udp_complete --where 's_ip in 10.0.0.0/8' /data/turin"},
 	{"into PostgreSQL", "tstatrepo import-bulk --to postgres://tstat@localhost/tstat /var/lib/tstat"},
 	{"into a cluster of ClickHouse, through either of two nodes", "tstatrepo import-bulk --to 'clickhouse://tstat@a,b/tstat?cluster=tstat&password-file=/etc/tstatrepo/password' /var/lib/tstat"},
 	{"into DBStream, in windows of ten minutes", "tstatrepo import-bulk --to 'dbstream://dbs@localhost/dbs?schema=dbs_ts0&window=600s' --type log_tcp_complete --stream polito_tcp /var/lib/tstat"},

@@ -24,9 +24,9 @@ type anonymizationTexts struct {
 func (a *Anonymization) settings(t anonymizationTexts) []*Setting {
 	return []*Setting{
 		{Name: "anonymize", Group: groupTransform, Value: &a.Anonymize, Empty: t.off,
-			Usage: "replace addresses and names" + t.where + " by `MODE`[,OPTION...], like tstat,key-file=FILE: tstat, cryptopan, truncate=/24,/48 or drop, with options; see tstatrepo-transform(7)"},
+			Usage: "anonymize addresses and names" + t.where + ": `MODE` is tstat, cryptopan, truncate=/24,/48 or drop, and options may follow, as in tstat,key-file=FILE; see tstatrepo-transform(7)"},
 		{Name: "source-is", Group: groupTransform, Value: &a.SourceIs, Complete: "clear anonymized", Empty: cmp.Or(t.unknown, "none; --anonymize needs it"),
-			Usage: "with --anonymize: treat addresses as `clear|anonymized` in logs without a flag for them"},
+			Usage: "with --anonymize: treat addresses as `clear|anonymized` in log types that have no column for this"},
 	}
 }
 

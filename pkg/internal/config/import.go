@@ -96,7 +96,7 @@ func (b *Import) layout() *Setting {
 
 func (b *Import) poll() *Setting {
 	return &Setting{Name: "poll", Group: groupSource, Value: &b.Poll,
-		Usage: "with --follow: look for new folders every `DURATION`"}
+		Usage: "with --follow: look for new folders every `DURATION`; a MATH repository asks its probes as often"}
 }
 
 // retention are the settings of removing and compacting old rows.
@@ -127,7 +127,7 @@ func (b *Import) limits() []*Setting {
 func (b *Import) math() []*Setting {
 	return []*Setting{
 		{Name: "allow-callback", Group: groupMATHRepository, Value: &b.AllowCallback, Empty: "the address that registered the stream",
-			Usage: "fetch logs only from probes in `NETWORK`, like 10.0.0.0/8"},
+			Usage: "fetch logs only from addresses in `NETWORK`, like 10.0.0.0/8"},
 		{Name: "folder-length", Group: groupMATHRepository, Value: &b.FolderLength,
 			Usage: "assume that Tstat writes to a folder for `DURATION`, for MATH probes that also list growing logs"},
 	}

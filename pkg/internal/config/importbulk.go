@@ -49,8 +49,8 @@ func (b *ImportBulk) settings() []*Setting {
 			Usage: "import these sources if the command line names none"},
 
 		{Name: "to", Group: groupDestination, Value: &b.To, Complete: completeURLs(importSchemes()),
-			Usage: "store logs in `URL`: " + stores.Schemes().String() + "; - prints rows as JSON; math://host:port serves logs to this MATH repository"},
-		{Name: "probe", Group: groupDestination, Value: &b.Probe, Empty: "host name up to the first dot; for a MATH stream, the name of the stream",
+			Usage: "store logs in `URL`: " + stores.Schemes().String() + "; math://host:port serves logs to this MATH repository; with \"-\", rows are printed as JSON"},
+		{Name: "probe", Group: groupDestination, Value: &b.Probe, Empty: "host name up to the first dot; for a MATH stream, the name in the client certificate or of the stream",
 			Usage: "store `NAME` in every row as the probe that wrote the logs"},
 		{Name: "stream", Group: groupDestination, Value: &b.Stream, Empty: "{probe}_{type}",
 			Usage: "call the DBStream table or the MATH stream `NAME`; {probe} and {type} are replaced for each log"},
@@ -83,7 +83,7 @@ func (b *ImportBulk) settings() []*Setting {
 			Usage: "continue with new folders until interrupted"},
 		b.poll(),
 	}, b.Anonymization.settings(anonymizationTexts{
-		off: "addresses and names are stored as they are", unknown: "what log_tcp_complete in the same folder shows",
+		off: "addresses and names are stored as they are", unknown: "as in log_tcp_complete of the same folder",
 	}), b.Rows.settings(), b.retention(), b.limits(), []*Setting{
 		b.json("print the summary as JSON on stdout"),
 		b.metricsFile(),

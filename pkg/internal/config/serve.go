@@ -105,7 +105,7 @@ func (s *Serve) logSettings() []*Setting {
 		{Name: "to", Value: &b.To, Complete: "dir", Empty: "parquet:logs in the state folder",
 			Usage: "store the rows in these stores, see import-bulk"},
 	}, b.math(), []*Setting{b.types(), b.since(), b.timezone(), b.layout(), always(b.poll())[0]}, b.Anonymization.settings(anonymizationTexts{
-		off: "addresses and names are stored as they are", unknown: "logs that do not say it are not stored",
+		off: "addresses and names are stored as they are", unknown: "logs of such types are not stored",
 	}), b.Rows.settings(), b.limits(), []*Setting{b.adopt()}, always(b.retention()...))
 }
 
