@@ -23,13 +23,13 @@ const lookupTimeout = 10 * time.Second
 // maxLogTime is the longest log.time: a week, in minutes.
 const maxLogTime = 7 * 24 * 60
 
-// awayError is an error that may go away, such as an unmounted folder.
+// awayError is an error that may be temporary, such as an unmounted folder.
 type awayError struct{ error }
 
 func (e awayError) Unwrap() error { return e.error }
 
-// accept checks a specification and records that its export runs. Call end at
-// its end.
+// accept checks a specification and registers its export as running. The caller must call
+// end when the export ends.
 func (p *Exporter) accept(ctx context.Context, label string, spec *mplane.Statement) (*export, error) {
 	e := &export{label: label, started: time.Now(), status: Export{Capability: label, Label: spec.Label, Token: spec.ID()}}
 	var err error
@@ -129,8 +129,8 @@ func (p *Exporter) folder(text string) (string, error) {
 	return dir, nil
 }
 
-// below returns path relative to the folder above or equal to it that the probe
-// serves, or "". form rewrites folders like path.
+// below maps path into the first of Folders that contains or equals it, and returns the
+// mapped path, or "" if no folder does. form converts a folder into the form of path.
 func (p *Exporter) below(path string, form func(dir string) string) string {
 	for _, dir := range p.Folders {
 		rel, err := filepath.Rel(form(dir), path)
@@ -145,8 +145,8 @@ func (p *Exporter) outside(text string) error {
 	return fmt.Errorf("%q is not in the folders that this probe exports", text)
 }
 
-// begin records that an export runs, unless the same one runs already: the
-// repository would get everything twice.
+// begin registers an export as running. It returns an error if the same export already
+// runs, because the repository would receive all data twice.
 func (p *Exporter) begin(e *export) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

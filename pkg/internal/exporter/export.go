@@ -26,12 +26,12 @@ import (
 )
 
 const (
-	retryFor  = 10 * time.Second
-	again     = 10 * time.Second
-	spoolSize = 256 << 20 // bytes of points for an unavailable repository
-	// A component waits slightly longer for its jobs.
+	retryFor    = 10 * time.Second // how long a batch of points is retried
+	resumeDelay = 10 * time.Second // delay before a resumed export is retried
+	spoolSize   = 256 << 20        // bytes of points for an unavailable repository
+	// drain must be shorter than the time a component waits for its jobs.
 	drain = 5 * time.Second
-	// maxRows limits a result: Tstat has some 3,000 RRDs.
+	// maxRows limits the rows of a result. Tstat writes about 3,000 RRDs.
 	maxRows = 5000
 )
 
@@ -44,18 +44,20 @@ type export struct {
 	folder     string
 	logType    string
 	silence    time.Duration // time without a line after which silence is reported
-	since      time.Time     // older logs are skipped; zero: none are
+	since      time.Time     // older logs are skipped; zero: all logs are exported
 	listen     int           // index in Options.Listen
 	started    time.Time
 
 	mu      sync.Mutex
 	status  Export
 	refresh func(*Export)             // updates status; nil if status is always current
-	last    map[string]graphite.Point // of each RRD
+	last    map[string]graphite.Point // last point sent, by RRD
 	quiet   quiet
 }
 
-// run returns the function of a service, which runs do.
+// run returns the Run function of a component.Service. The function checks the
+// specification, and calls do to export until ctx ends. It retries a resumed
+// specification whose error may be temporary.
 func (p *Exporter) run(label string, do func(context.Context, *export) error) func(context.Context, *mplane.Statement) ([][]string, error) {
 	return func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
 		log := p.log.With("specification", spec.Label, "token", spec.ID())
@@ -81,13 +83,13 @@ func (p *Exporter) run(label string, do func(context.Context, *export) error) fu
 				log.Error("export failed", "err", err)
 				return nil, err
 			}
-			log.Warn("export cannot resume yet, retrying", "err", err, "retry_in", p.again)
-			retry.Sleep(ctx, p.again) // the next round checks ctx
+			log.Warn("export cannot resume yet, retrying", "err", err, "retry_in", p.resumeDelay)
+			retry.Sleep(ctx, p.resumeDelay) // the next iteration checks ctx
 		}
 	}
 }
 
-// transform describes what is done to what an exporter sends.
+// transform describes how an exporter changes its data, for the log.
 func (p *Exporter) transform(label string) string {
 	if p.Anonymize == nil || label == RRD { // RRDs hold no addresses
 		return "none"
@@ -108,21 +110,21 @@ func (p *Exporter) exportRRD(ctx context.Context, e *export) error {
 	e.last = map[string]graphite.Point{}
 	push, err := rrdpush.New(rrdpush.Options{Sources: []string{e.folder}, Since: e.since, Every: p.Every, Target: rrdpush.Target{
 		Dest: dest, Probe: p.Name, TLS: p.TLS, Peers: p.Peers,
-		RetryTimeout: p.retry, SpoolSize: spoolSize, StateDir: p.StateDir, Log: p.log, Stored: e.sent,
+		RetryTimeout: p.retry, SpoolSize: spoolSize, StateDir: p.StateDir, Log: p.log, Stored: e.recordSent,
 	}})
 	if err != nil {
 		return err
 	}
 	for sum, failure := range push.Run(ctx) {
 		if ctx.Err() == nil {
-			e.passed(sum, failure)
+			e.recordPass(sum, failure)
 		}
 	}
 	return push.Close()
 }
 
-// sent records the last point of each RRD.
-func (e *export) sent(metrics []graphite.Metric) {
+// recordSent counts the points sent, and records the last point of each RRD.
+func (e *export) recordSent(metrics []graphite.Metric) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.status.Points += int64(graphite.Count(metrics))
@@ -133,8 +135,8 @@ func (e *export) sent(metrics []graphite.Metric) {
 	}
 }
 
-// passed records the result of a pass over the RRDs.
-func (e *export) passed(sum *rrdpush.Summary, err error) {
+// recordPass records the result of a pass over the RRDs.
+func (e *export) recordPass(sum *rrdpush.Summary, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.status.Waiting = sum.Spooled
@@ -143,8 +145,7 @@ func (e *export) passed(sum *rrdpush.Summary, err error) {
 	e.status.outcome(err)
 }
 
-// rows returns the rows of the result: the last point of each RRD that was
-// sent.
+// rows returns the rows of the result, one for the last point sent of each RRD.
 func (e *export) rows(columns []string) [][]string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -169,7 +170,7 @@ func (e *export) rows(columns []string) [][]string {
 	return rows
 }
 
-// real formats a number like mPlane.
+// real formats a number as a canonical mPlane real.
 func real(v float64) string {
 	text := strconv.FormatFloat(v, 'g', -1, 64)
 	if canonical, err := mplane.Real.Canonical(text); err == nil {
@@ -197,9 +198,9 @@ func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		for retry.Sleep(running, min(e.silence/8, time.Second)) == nil {
-			p.streamed(e, s.Stats())
+			p.recordLines(e, s.Stats())
 		}
-		p.streamed(e, s.Stats())
+		p.recordLines(e, s.Stats())
 	})
 	err = s.Run(ctx)
 	ended()
@@ -207,8 +208,9 @@ func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 	return err
 }
 
-// streamed records the sums so far, and reports when no lines arrive any more.
-func (p *Exporter) streamed(e *export, sum *stream.Stats) {
+// recordLines records the statistics of a stream. It logs a warning when no lines arrive
+// for the time in log.time, and a message when lines arrive again.
+func (p *Exporter) recordLines(e *export, sum *stream.Stats) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s, c := &e.status, sum.Sinks[0]
@@ -217,7 +219,7 @@ func (p *Exporter) streamed(e *export, sum *stream.Stats) {
 	}
 	s.Lines, s.Bytes, s.Rejects, s.Outside, s.Waiting = c.Lines, sum.Bytes, sum.Rejects, sum.Outside, sum.Lines-c.Lines-c.Dropped
 	switch was := s.Silent; {
-	case e.quiet.look(time.Now(), sum.Lines, sum.Folders) < e.silence:
+	case e.quiet.update(time.Now(), sum.Lines, sum.Folders) < e.silence:
 		if s.Silent = false; was {
 			p.log.Info("lines arrive again", "specification", s.Label, "folder", e.folder, "type", e.logType)
 		}
@@ -229,14 +231,14 @@ func (p *Exporter) streamed(e *export, sum *stream.Stats) {
 	}
 }
 
-// quiet measures how long no lines have arrived.
+// quiet measures how long no line and no log folder has arrived.
 type quiet struct {
-	lines, folders int64
+	lines, folders int64 // at the last update
 	since          time.Time
 }
 
-// look returns how long no lines have arrived.
-func (q *quiet) look(now time.Time, lines, folders int64) time.Duration {
+// update records the current totals, and returns how long both have not changed.
+func (q *quiet) update(now time.Time, lines, folders int64) time.Duration {
 	if lines != q.lines || folders != q.folders {
 		q.lines, q.folders, q.since = lines, folders, now
 	}
@@ -283,7 +285,7 @@ func (e *export) stats() Export {
 	return e.status
 }
 
-// wants reports whether tstat-exporter_log offers a log.
+// wants reports whether tstat-exporter_log exports logs of a type.
 func (p *Exporter) wants(logType string) bool {
 	return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
 }

@@ -1,8 +1,8 @@
-// Package exporter is the probe's side of mPlane's export: the capabilities
-// tstat-exporter_rrd, tstat-exporter_streaming and tstat-exporter_log, by which
-// a client lets this probe send its RRDs, live log lines and finished logs to a
-// repository. Labels, parameters, metadata and results are those of the mPlane
-// project's component tstat.py.
+// Package exporter implements the probe's side of the mPlane export. With the capabilities
+// tstat-exporter_rrd, tstat-exporter_streaming and tstat-exporter_log, a client makes this
+// probe send its RRDs, live log lines and finished logs to a repository. Labels,
+// parameters, metadata and results are those of tstat.py, a component of the mPlane
+// project.
 package exporter
 
 import (
@@ -47,7 +47,7 @@ var Loopback = peer.Networks{netip.MustParsePrefix("127.0.0.0/8"), netip.MustPar
 type Options struct {
 	Name string // of the probe, see store.ValidProbe
 	// SystemID is the value of the parameter System_ID. If it is empty, the
-	// capabilities lack the parameter, as on the pages of mPlane.
+	// capabilities lack the parameter, as in the documentation of mPlane.
 	SystemID string
 
 	// LogFolder is where Tstat writes its log folders; "" turns off
@@ -79,8 +79,8 @@ type Options struct {
 	Settle    time.Duration
 
 	// Anonymize rewrites logs and lines before they leave the probe; nil: they are
-	// exported as they are. SourceIs then says whether addresses without a flag are
-	// anonymized already, and must not be Unknown.
+	// exported unchanged. If Anonymize is set, SourceIs must not be Unknown. It tells
+	// whether addresses without a flag are anonymized already.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
 
@@ -92,12 +92,12 @@ type Options struct {
 // Exporter runs the exporters. It is safe for concurrent use.
 type Exporter struct {
 	Options
-	log    *slog.Logger
-	minute time.Duration // of log.time
-	drain  time.Duration // how long a repository may take to accept the lines in flight at the end
-	retry  time.Duration // of a batch of points
-	again  time.Duration // delay before a resumed export is retried
-	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	log         *slog.Logger
+	minute      time.Duration // unit of log.time; shorter in tests
+	drain       time.Duration // how long a repository may take to accept the lines in flight at the end
+	retry       time.Duration // how long a batch of points is retried
+	resumeDelay time.Duration // delay before a resumed export is retried
+	lookup      func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 	mu      sync.Mutex
 	running []*export
@@ -105,7 +105,7 @@ type Exporter struct {
 	watch watch // of the folders of Tstat
 }
 
-// New returns an exporter that does not run yet. The folders need not exist.
+// New returns an exporter for Services. The folders need not exist.
 func New(opt Options) (*Exporter, error) {
 	if len(opt.Folders) == 0 && opt.LogFolder != "" {
 		opt.Folders = []string{opt.LogFolder}
@@ -118,7 +118,7 @@ func New(opt Options) (*Exporter, error) {
 	opt.Location = cmp.Or(opt.Location, time.Local)
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	p := &Exporter{
-		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retryFor, again: again, lookup: net.DefaultResolver.LookupNetIP,
+		Options: opt, log: opt.Log, minute: time.Minute, drain: drain, retry: retryFor, resumeDelay: resumeDelay, lookup: net.DefaultResolver.LookupNetIP,
 	}
 	return p, opt.check()
 }
@@ -177,8 +177,9 @@ func (p *Exporter) Services() []component.Service {
 	return list
 }
 
-// capability returns a capability of this probe. With the metadata of tstat.py,
-// and of its versions before System_ID, the token is the same too.
+// capability returns a capability of this probe. Its token equals that of tstat.py because
+// the metadata is the same; without a SystemID, the token equals that of versions of
+// tstat.py before System_ID. It panics if when is invalid.
 func (p *Exporter) capability(label, when string, parameters ...mplane.Field) *mplane.Statement {
 	scope, err := mplane.ParseScope(when)
 	if err != nil {

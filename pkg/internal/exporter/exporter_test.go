@@ -26,7 +26,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// logs keeps what is logged.
+// logs is a buffer for log messages. It is safe for concurrent use.
 type logs struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -44,7 +44,7 @@ func (l *logs) String() string {
 	return l.text.String()
 }
 
-// bench is a probe with folders of its own, and who gives it specifications.
+// bench is a probe with temporary folders, and a client that sends it specifications.
 type bench struct {
 	*Exporter
 	t    *testing.T
@@ -103,7 +103,7 @@ func (b *bench) stop() {
 	}
 }
 
-// submit gives a specification and returns its token. Parameters are
+// submit sends a specification and returns its token. Parameters have the form
 // NAME=VALUE.
 func (b *bench) submit(label, when string, parameters ...string) (token string) {
 	b.t.Helper()
@@ -134,7 +134,7 @@ func (b *bench) submit(label, when string, parameters ...string) (token string) 
 	return ""
 }
 
-// result waits for the end of a specification.
+// result waits for the result of a specification.
 func (b *bench) result(token string) mplane.Message {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), 20*time.Second)
@@ -155,7 +155,7 @@ func (b *bench) interrupt(token string) *mplane.Statement {
 	return s
 }
 
-// refusal returns why a specification was refused or failed.
+// refusal returns the reason why a specification was refused or failed.
 func (b *bench) refusal(token string) string {
 	b.t.Helper()
 	e, ok := b.result(token).(*mplane.Exception)
@@ -191,13 +191,12 @@ func (b *bench) write(name, text string) {
 	}
 }
 
-// nobody is a repository where nobody listens.
+// nobody is the address of a repository that does not listen.
 const nobody = "repository.url=127.0.0.1:1"
 
-// TestCapabilities: labels, parameters, metadata, columns and tokens are those
-// of the old component, with System_ID as it is now and without as it was when
-// its README was written.
-func TestCapabilities(t *testing.T) {
+// TestCapabilitiesEqualThoseOfTstatPy compares labels, parameters, metadata, columns and
+// tokens: with System_ID as in the last version of tstat.py, and without as in its README.
+func TestCapabilitiesEqualThoseOfTstatPy(t *testing.T) {
 	f, err := os.Open("testdata/capabilities.jsonl")
 	if err != nil {
 		t.Fatal(err)
@@ -208,7 +207,7 @@ func TestCapabilities(t *testing.T) {
 	for _, s := range b.Services() {
 		var want struct{ Canonical, Token string }
 		if !lines.Scan() || json.Unmarshal(lines.Bytes(), &want) != nil {
-			t.Fatal("the golden data end")
+			t.Fatal("the golden data ends early")
 		}
 		c := *s.Capability
 		if c.ID() != want.Token {
@@ -234,8 +233,7 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
-// TestOptions: what cannot be is told.
-func TestOptions(t *testing.T) {
+func TestNewReportsInvalidOptions(t *testing.T) {
 	good := Options{Name: "turin", LogFolder: "/var/lib/tstat"}
 	if _, err := New(good); err != nil {
 		t.Error(err)
@@ -262,14 +260,13 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestRefused: what a specification asks for and must not have is told.
-func TestRefused(t *testing.T) {
+func TestInvalidSpecificationsAreRefused(t *testing.T) {
 	outside := t.TempDir()
 	b := newBench(t, func(o *Options) { o.Folders = []string{o.LogFolder, filepath.Join(o.RRDFolder, "more")} })
 	b.drain = time.Millisecond
 	b.lookup = func(_ context.Context, _, host string) ([]netip.Addr, error) {
 		switch host {
-		case "both": // one of its addresses is elsewhere
+		case "both": // one address is not in Peers
 			return []netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr("192.0.2.7")}, nil
 		case "unknown":
 			return nil, errors.New("no such host")
@@ -291,7 +288,7 @@ func TestRefused(t *testing.T) {
 	for _, c := range []struct {
 		label      string
 		parameters []string
-		want       string // "": it runs
+		want       string // of the refusal; "": the export runs
 	}{
 		{RRD, []string{"repository.url=repository"}, "repository.url: .* is not like"},
 		{RRD, []string{"repository.url=:9000"}, "is not like"},
@@ -341,8 +338,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// matches reports whether the parts of want, which stand between ".*", are in
-// text.
+// matches reports whether text contains the parts of want, which are separated by ".*",
+// in this order.
 func matches(text, want string) bool {
 	for part := range strings.SplitSeq(want, ".*") {
 		i := strings.Index(text, part)
@@ -354,13 +351,13 @@ func matches(text, want string) bool {
 	return true
 }
 
-// TestTwice: the same is not sent to the same repository twice at a time,
-// whatever it is called; other things and other repositories are fine, as many
-// as there are addresses to fetch logs from.
-func TestTwice(t *testing.T) {
+// TestDuplicateExportIsRefused checks that a repository receives the same data only once
+// at a time, under any host name. Other data and other repositories are accepted, as long
+// as an address for fetching logs is free.
+func TestDuplicateExportIsRefused(t *testing.T) {
 	b := newBench(t, nil)
 	b.drain = time.Millisecond
-	const again = "exports the same to 127.0.0.1:1 already"
+	const refused = "exports the same to 127.0.0.1:1 already"
 	lines := func(url, typ string) []string {
 		return []string{"repository.url=" + url, "log.folder=" + b.LogFolder, "log.type=" + typ, "log.time=60"}
 	}
@@ -374,7 +371,7 @@ func TestTwice(t *testing.T) {
 		b.submit(RRD, "now + inf", nobody), b.submit(Log, "now + inf", "repository.url=localhost:1"),
 		b.submit(Streaming, "now + inf", lines("127.0.0.1:1", "log_tcp_complete")...),
 	} {
-		if got := b.refusal(token); !strings.Contains(got, again) {
+		if got := b.refusal(token); !strings.Contains(got, refused) {
 			t.Error(got)
 		}
 	}
@@ -386,7 +383,7 @@ func TestTwice(t *testing.T) {
 	eventually(t, "exports", func() bool { return strings.Count(b.logs.String(), "export ended") == 1 && b.running(Log) == 2 })
 }
 
-// running returns how many exports of a capability run.
+// running returns the number of running exports of a capability.
 func (b *bench) running(label string) (n int) {
 	for _, e := range b.Stats() {
 		if e.Capability == label {
@@ -396,9 +393,9 @@ func (b *bench) running(label string) (n int) {
 	return n
 }
 
-// TestRebinding: a name that leads elsewhere after it was checked is not
-// followed there.
-func TestRebinding(t *testing.T) {
+// TestDNSRebindingIsRefused checks that no export connects to an address outside Peers if
+// a host name resolves to another address after the check.
+func TestDNSRebindingIsRefused(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -425,7 +422,7 @@ func TestRebinding(t *testing.T) {
 	}
 }
 
-// receiver is a streaming endpoint that writes what it gets into a file.
+// receiver starts a streaming endpoint. got returns the text that it has received.
 func receiver(t *testing.T) (addr string, got func() string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -458,9 +455,9 @@ func receiver(t *testing.T) (addr string, got func() string) {
 	}
 }
 
-// TestStreaming: the lines of one log come with the path of their file, in
-// both protocols, and go on where they ended after a restart of the probe.
-func TestStreaming(t *testing.T) {
+// TestStreamingResumesAfterRestart checks, for both protocols, that lines of the requested
+// log arrive with the path of their file, and that a restarted probe sends no line twice.
+func TestStreamingResumesAfterRestart(t *testing.T) {
 	for _, ack := range []bool{false, true} {
 		addr, got := receiver(t)
 		b := newBench(t, func(o *Options) { o.Ack = ack })
@@ -472,18 +469,18 @@ func TestStreaming(t *testing.T) {
 		second := filepath.Join(b.LogFolder, "2026_11_22_07_39.out/log_tcp_complete") + " "
 		want := first + "#c_ip:1\n" + first + "one\n"
 		eventually(t, "first lines", func() bool { return got() == want })
-		eventually(t, "first lines taken", func() bool {
+		eventually(t, "first lines accepted", func() bool {
 			s := b.Stats()
 			return len(s) == 1 && s[0].Lines == 2 && s[0].Waiting == 0 && !s[0].LastSuccess.IsZero()
 		})
 		begin := time.Now()
 		result := b.interrupt(token)
 		if _, end := result.When.Times(begin); end.Before(begin) || end.After(time.Now()) {
-			t.Errorf("the result is of %s", result.When)
+			t.Errorf("the result has the scope %s", result.When)
 		}
 		b.stop()
 		b.write("2026_11_22_06_39.out/log_tcp_complete", "two\n")
-		// A link out of the folder that the specification names is not followed.
+		// A link that leads out of log.folder is not followed.
 		secret := filepath.Join(t.TempDir(), "secret")
 		if err := os.WriteFile(secret, []byte("secret\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -501,16 +498,17 @@ func TestStreaming(t *testing.T) {
 	}
 }
 
-// TestResumed: an export that goes on after a restart waits for its folder,
-// which may not be mounted yet; but what is not allowed any more is refused.
-func TestResumed(t *testing.T) {
+// TestResumedExportWaitsForFolder checks that an export that resumes after a restart waits
+// for its folder, which may not be mounted yet. It fails if its repository is no longer
+// allowed.
+func TestResumedExportWaitsForFolder(t *testing.T) {
 	addr, got := receiver(t)
 	b := newBench(t, nil)
 	file := filepath.Join(b.StateDir, "component.state")
 	restart := func(opt Options) {
 		b.stop()
 		b.start(opt)
-		b.again = time.Millisecond
+		b.resumeDelay = time.Millisecond
 		if err := b.jobs.Restore(file, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -524,7 +522,7 @@ func TestResumed(t *testing.T) {
 		t.Fatal(err)
 	}
 	restart(b.Options)
-	eventually(t, "it waits", func() bool { return strings.Contains(b.logs.String(), "export cannot resume yet") })
+	eventually(t, "a retry", func() bool { return strings.Contains(b.logs.String(), "export cannot resume yet") })
 	if err := os.Rename(b.LogFolder+".away", b.LogFolder); err != nil {
 		t.Fatal(err)
 	}
@@ -538,9 +536,8 @@ func TestResumed(t *testing.T) {
 	}
 }
 
-// TestSilent: Tstat that writes nothing is told, once, and that it writes
-// again.
-func TestSilent(t *testing.T) {
+// TestSilenceIsLoggedOnce also checks that the first line after a silence is logged.
+func TestSilenceIsLoggedOnce(t *testing.T) {
 	addr, got := receiver(t)
 	b := newBench(t, nil)
 	b.minute = 20 * time.Millisecond
@@ -551,16 +548,16 @@ func TestSilent(t *testing.T) {
 	eventually(t, "silence", silent(true))
 	b.write("2026_11_22_06_39.out/log_tcp_complete", "#c_ip:1\none\n")
 	eventually(t, "lines", func() bool { return strings.HasSuffix(got(), "one\n") })
-	eventually(t, "lines are told", func() bool { return strings.Contains(b.logs.String(), "lines arrive again") })
+	eventually(t, "end of silence", func() bool { return strings.Contains(b.logs.String(), "lines arrive again") })
 	if n := b.Stats()[0].Silences; n < 1 || n > int64(strings.Count(b.logs.String(), "no new line and no new log folder")) {
 		t.Errorf("%d silences", n)
 	}
 }
 
-// TestLogs: a repository has all finished logs, and those of the newest folder
-// when it is finished. Its streams are removed when the specification has
-// ended, but not when the probe stops: they go on when it is back.
-func TestLogs(t *testing.T) {
+// TestExportLogs checks that the repository receives all finished logs, and those of the
+// newest folder once it is finished. The streams are removed when the specification ends,
+// but not when the probe stops, because they resume after a restart.
+func TestExportLogs(t *testing.T) {
 	b := newBench(t, func(o *Options) { o.Types = []string{"log_tcp_*", "log_udp_*"} })
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -594,8 +591,8 @@ func TestLogs(t *testing.T) {
 		b.write(name+"/log_udp_complete", row)
 		b.write(name+"/log_http_complete", row)
 	}
-	// The folders of Tstat are known without an export; what waits, with one,
-	// once something was fetched.
+	// tstat returns the current contents of the folders. They are known without an
+	// export, but Waiting is unknown until a running export has delivered a log.
 	tstat := func() Tstat {
 		b.watch.mu.Lock()
 		b.watch.found.Looked = time.Time{}
@@ -608,7 +605,7 @@ func TestLogs(t *testing.T) {
 	}
 	token := b.submit(Log, "now + inf", "repository.url="+addr)
 	file := func(name string) string {
-		text, _ := os.ReadFile(filepath.Join(dir, "copy", "turin_"+filepath.Base(name), name)) // it may not be there yet
+		text, _ := os.ReadFile(filepath.Join(dir, "copy", "turin_"+filepath.Base(name), name)) // the file may not exist yet
 		return string(text)
 	}
 	for _, name := range []string{"2026_11_22_06_39.out/log_tcp_complete", "2026_11_22_06_39.out/log_udp_complete"} {
@@ -636,15 +633,15 @@ func TestLogs(t *testing.T) {
 		t.Errorf("streams after the end: %+v", list)
 	}
 	b.submit(Log, "now + inf", "repository.url="+addr)
-	eventually(t, "the streams again", func() bool { return len(repo.Stats()) == 2 && b.Stats()[0].Streams == 2 })
+	eventually(t, "the new streams", func() bool { return len(repo.Stats()) == 2 && b.Stats()[0].Streams == 2 })
 	b.stop()
 	if list := repo.Stats(); len(list) != 2 {
 		t.Errorf("streams after a stop: %+v", list)
 	}
 }
 
-// TestEndOfExportHidesNoError: what an export returns at its end is an error
-// unless it says only that ctx has ended.
+// TestEndOfExportHidesNoError checks that an export that ends with its scope still reports
+// errors other than the end of ctx.
 func TestEndOfExportHidesNoError(t *testing.T) {
 	b := newBench(t, nil)
 	spec := b.Services()[0].Capability.Specification()
@@ -663,9 +660,9 @@ func TestEndOfExportHidesNoError(t *testing.T) {
 	}
 }
 
-// TestTstatFolders: what cannot be read is named, RRDs are counted, and what
-// an export has delivered is not known before it delivers something.
-func TestTstatFolders(t *testing.T) {
+// TestTstatDescribesFolders checks counts of logs and RRDs, errors for missing folders,
+// and that Waiting is -1 before a running export has delivered a log.
+func TestTstatDescribesFolders(t *testing.T) {
 	b := newBench(t, nil)
 	for _, name := range []string{"a.rrd", "b.rrd", "rrd.conf"} {
 		if err := os.WriteFile(filepath.Join(b.RRDFolder, name), nil, 0o644); err != nil {

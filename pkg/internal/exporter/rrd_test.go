@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// TestRRD: a repository has the points of real RRDs; the result has the last
-// of each. What was sent does not go again.
-func TestRRD(t *testing.T) {
+// TestExportRRD checks that the repository receives the points of real RRDs once, and that
+// the result has the last point of each RRD.
+func TestExportRRD(t *testing.T) {
 	dest, err := rrdpush.ParseDest("-")
 	if err != nil {
 		t.Fatal(err)
@@ -60,16 +60,16 @@ func TestRRD(t *testing.T) {
 			t.Errorf("%q", row)
 		}
 	}
-	// All is sent: the next one looks and sends nothing.
+	// All points are sent: the next export scans the RRDs and sends nothing.
 	token = b.submit(RRD, "now + 1h", "repository.url="+addr)
-	eventually(t, "a look", func() bool {
+	eventually(t, "a scan", func() bool {
 		s := b.Stats()
 		return len(s) == 1 && !s[0].LastSuccess.IsZero()
 	})
 	if result := b.interrupt(token); len(result.Rows) != 0 || received() != points {
 		t.Errorf("sent again: %v", result.Rows)
 	}
-	// From a time on, which has passed: those are sent again.
+	// A scope that starts in the past sends the points since then again.
 	token = b.submit(RRD, "2016-03-25 ... future", "repository.url="+addr)
 	eventually(t, "points again", func() bool { return received() > points })
 	b.interrupt(token)
@@ -83,8 +83,8 @@ func TestRRD(t *testing.T) {
 	}
 }
 
-// TestRRDRebinding is TestRebinding for points.
-func TestRRDRebinding(t *testing.T) {
+// TestDNSRebindingIsRefusedForRRDs is TestDNSRebindingIsRefused for points.
+func TestDNSRebindingIsRefusedForRRDs(t *testing.T) {
 	b := newBench(t, func(o *Options) {
 		o.RRDFolder, o.Peers = rrdtest.Samples(t), peer.Networks{netip.MustParsePrefix("192.0.2.0/24")}
 	})

@@ -14,15 +14,15 @@ type Export struct {
 	Folder     string
 	LogType    string // of tstat-exporter_streaming
 	Started    time.Time
-	// LastSuccess is when the repository last accepted something, or had
-	// everything; zero: not yet.
+	// LastSuccess is when the repository last accepted data or was up to date; zero:
+	// not yet.
 	LastSuccess time.Time
 	LastError   string // "" if the last attempt succeeded
-	Silent      bool   // no lines for log.time and a minute
-	Silences    int64  // number of silences
+	Silent      bool   // no line and no log folder has arrived for log.time plus one minute
+	Silences    int64  // how often Silent became true
 	Streams     int    // streams at the repository, of tstat-exporter_log
-	// Waiting is what the repository has yet to accept: lines, or bytes of
-	// points in the spool.
+	// Waiting is the amount of data that the repository has yet to accept: lines, or
+	// bytes of points in the spool.
 	Waiting int64
 
 	Lines   int64 // accepted by the repository, of tstat-exporter_streaming
@@ -30,9 +30,8 @@ type Export struct {
 	Outside int64 // logs skipped because of links out of the folder
 	Bytes   int64 // read from logs, or served
 	Files   int64 // served, of tstat-exporter_log
-	// Newest is the time of the newest folder from which a log was fetched
-	// since the start of the export, of tstat-exporter_log; zero if none
-	// was.
+	// Newest is the time of the newest folder from which the repository has fetched a
+	// log since the start of the export, of tstat-exporter_log; zero: no log yet.
 	Newest time.Time
 	Points int64 // sent or in the spool, of tstat-exporter_rrd
 	// NotFinite counts dropped values, and Recreated RRDs older than the

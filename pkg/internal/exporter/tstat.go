@@ -14,8 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Tstat describes the content of the folders of Tstat, with or without a running
-// export.
+// Tstat describes the contents of Tstat's folders, whether or not an export runs.
 type Tstat struct {
 	Looked time.Time // when the folders were read; zero: not yet
 
@@ -25,10 +24,10 @@ type Tstat struct {
 	Changed   time.Time // when a log folder, or a log in it, last changed
 	Finished  int64     // logs in finished folders
 	Bytes     int64     // size of these logs
-	// Waiting counts the finished logs in folders newer than the newest one that
-	// a repository has fetched from; without an export of logs, all finished
-	// logs. It is -1 while a repository has fetched nothing from a running export,
-	// because the repository may have all logs.
+	// Waiting counts the finished logs in folders newer than the newest folder from
+	// which a repository has fetched a log. Without an export of logs, it counts all
+	// finished logs. It is -1 until a running export has delivered a log, because the
+	// repository may have all logs already.
 	Waiting int64
 
 	RRDFolder string    // "": the probe has no RRDs
@@ -37,42 +36,42 @@ type Tstat struct {
 	NewestRRD time.Time // when an RRD file last changed
 }
 
-// The folders are read at most once per lookEvery. A caller waits at most lookWait
-// for the first result, so a file system that hangs blocks no caller.
+// The folders are read at most once per readEvery. A caller waits at most readWait for
+// the first result, so that a hanging file system does not block callers.
 const (
-	lookEvery = 10 * time.Second
-	lookWait  = time.Second
+	readEvery = 10 * time.Second
+	readWait  = time.Second
 )
 
 // watch holds the result of reading the folders in the background.
 type watch struct {
 	mu      sync.Mutex
-	looking chan struct{} // closed when the folders are read; nil: no read is running
+	reading chan struct{} // closed when the folders are read; nil: no read is running
 	found   Tstat
 }
 
-// Tstat returns the recent content of the folders. It reads them in the
-// background and returns the previous result until that is done.
+// Tstat returns the contents of the folders, at most about 10 seconds old. It reads the
+// folders in the background, and returns the previous result until the read is done.
 func (p *Exporter) Tstat() Tstat {
 	w := &p.watch
 	w.mu.Lock()
-	if w.looking == nil && time.Since(w.found.Looked) >= lookEvery {
+	if w.reading == nil && time.Since(w.found.Looked) >= readEvery {
 		done := make(chan struct{})
-		w.looking = done
+		w.reading = done
 		go func() {
 			found := p.read()
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.found, w.looking = found, nil
+			w.found, w.reading = found, nil
 			close(done)
 		}()
 	}
-	looking, first := w.looking, w.found.Looked.IsZero()
+	reading, first := w.reading, w.found.Looked.IsZero()
 	w.mu.Unlock()
-	if looking != nil && first {
+	if reading != nil && first {
 		select {
-		case <-looking:
-		case <-time.After(lookWait):
+		case <-reading:
+		case <-time.After(readWait):
 		}
 	}
 	w.mu.Lock()
@@ -141,9 +140,8 @@ func (p *Exporter) count(t *Tstat, logs *tstat.Tree) {
 	}
 }
 
-// fetched returns whether an export of logs runs, and the time of the newest
-// folder of which a running export has delivered a log; zero: nothing was
-// delivered.
+// fetched reports whether an export of logs runs, and returns the time of the newest
+// folder from which a running export has delivered a log; zero: no log yet.
 func (p *Exporter) fetched() (exported bool, newest time.Time) {
 	for _, e := range p.Stats() {
 		if e.Capability == Log {
