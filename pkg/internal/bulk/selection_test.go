@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/filter"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
@@ -87,4 +88,35 @@ func TestSelectionFitsMatchedFile(t *testing.T) {
 			t.Errorf("%s: %v", typ, err)
 		}
 	}
+}
+
+// TestTransformNeedsColumn: an importer who may not alter the table of records of an older
+// version is refused before anything is stored if a transform is asked for. A plain
+// import continues.
+func TestTransformNeedsColumn(t *testing.T) {
+	const later = "2016_03_24_22_37.out"
+	server := pgtest.Start(t)
+	db := server.Database(t)
+	where, err := filter.Parse("c_port >= 10")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{T: t, root: t.TempDir(), dest: "postgres://" + server.Host(db)}
+	state := t.TempDir()
+	plain := func(o *Options) { o.StateDir = state }
+	w.put(log, udp(20, "a"))
+	w.run("files=1 rows=20", plain)
+	server.Exec(t, db, `alter table tstatrepo_files drop column transform; create role guest login;
+		grant all on all tables in schema public to guest; grant all on all sequences in schema public to guest; grant all on schema public to guest`)
+	w.dest = strings.Replace(w.dest, "postgres@", "guest@", 1)
+	w.put(later+"/"+file, udp(40, "a"))
+	sum, err := w.try(func(o *Options) {
+		o.StateDir, o.Types, o.Selection = state, []string{file}, &filter.Selection{Where: where}
+	})
+	if err == nil || !strings.Contains(err.Error(), "which an older version made, has no column transform") || hint.Of(err) != "import once as the owner of the table" {
+		t.Errorf("%+v, %v, hint %q", sum, err, hint.Of(err))
+	}
+	w.stored("p1", later, file)
+	w.run("files=1 rows=40 skipped=1", plain)
+	w.stored("p1", later, file, 40)
 }

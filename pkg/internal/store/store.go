@@ -209,6 +209,13 @@ type Properties struct {
 	Compacts bool
 }
 
+// A TransformChecker is a Store that may be unable to record transforms.
+type TransformChecker interface {
+	// CheckTransform returns an error if the store cannot record the transform of a
+	// log.
+	CheckTransform() error
+}
+
 // Defaults has default implementations of some methods of Store and Manager.
 // Stores embed it.
 type Defaults struct{}

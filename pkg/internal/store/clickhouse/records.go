@@ -401,6 +401,15 @@ func (s *Store) visible(logType string) string {
 // same file to withdraw.
 const conflictWait = 2 * time.Second
 
+// CheckTransform returns an error if the table of records cannot hold transforms: an
+// older version made the table, and the user may not alter it.
+func (s *Store) CheckTransform() error {
+	if len(s.absent) == 0 {
+		return nil
+	}
+	return hint.New("table "+s.filesTable()+", which an older version made, has no column "+colTransform, "import once as a user who may alter it")
+}
+
 // commit adds the record of attempt id, see store.FileTx. Afterwards it reads the
 // events again, in case another importer has committed the same file at the same
 // time. The attempt with the larger number is then withdrawn. If its importer did
@@ -421,7 +430,7 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 	columns, transform := fileColumns, ", "+literals(r.Transform)
 	if len(s.absent) > 0 { // colTransform
 		if r.Transform != "" {
-			return hint.New("table "+s.filesTable()+", which an older version made, has no column "+colTransform, "import once as a user who may alter it")
+			return s.CheckTransform()
 		}
 		columns, transform = fileColumns[:len(fileColumns)-1], ""
 	}

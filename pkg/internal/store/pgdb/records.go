@@ -374,6 +374,15 @@ func (d *DB) checkKnown(ctx context.Context, tx pgx.Tx, r store.Record, known, r
 	return cmp.Or(err, conflict)
 }
 
+// CheckTransform returns an error if the table of records cannot hold transforms: an
+// older version made the table, and the user may not alter it.
+func (d *DB) CheckTransform() error {
+	if d.records.table == nil || d.records.has(colTransform) {
+		return nil
+	}
+	return hint.New("table "+d.records.table.Sanitize()+", which an older version made, has no column transform", "import once as the owner of the table")
+}
+
 // record inserts a record. It returns store.ErrDuplicate if the record exists.
 func (d *DB) record(ctx context.Context, tx pgx.Tx, id int64, r store.Record) error {
 	columns, values := "place, head, damaged", []any{id, d.records.location(r.Key), r.Probe, r.Folder, r.File, r.SHA256, r.Length,
@@ -384,7 +393,7 @@ func (d *DB) record(ctx context.Context, tx pgx.Tx, id int64, r store.Record) er
 		columns += ", transform"
 		values = append(values, r.Transform)
 	case r.Transform != "":
-		return hint.New("table "+d.records.table.Sanitize()+", which an older version made, has no column transform", "import once as the owner of the table")
+		return d.CheckTransform()
 	}
 	numbers := make([]string, len(values))
 	for i := range numbers {
