@@ -4,7 +4,7 @@ package man
 
 import "embed"
 
-// Pages holds each page under its name, like tstatrepo-serve.1.
+// Pages holds the man pages by file name, such as tstatrepo-serve.1.
 //
 //go:embed *.1 *.5 *.7
 var Pages embed.FS

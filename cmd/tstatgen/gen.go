@@ -80,14 +80,15 @@ func (g *gen) f() float64            { return float64(g.u()>>11) / (1 << 53) }
 func (g *gen) intn(n int) int        { h, _ := bits.Mul64(g.u(), uint64(n)); return int(h) }
 func (g *gen) chance(p float64) bool { return g.f() < p }
 
-// skewed returns an index below n. Small indexes are much more frequent, similar to a
+// skewed returns a random index below n. Small indexes are much more frequent, as in a
 // Zipf distribution.
 func (g *gen) skewed(n int) int {
 	x := g.f()
 	return int(x * x * x * float64(n))
 }
 
-// tick advances the clock by a random step, so that the rows fill the interval evenly.
+// tick advances the clock by a random step that spreads the rows evenly over the
+// interval.
 func (g *gen) tick() {
 	left := g.n - g.i
 	if left <= 0 {
@@ -196,7 +197,7 @@ func (g *gen) str(s string) { g.b = append(g.b, s...) }
 
 // ---- columns of profiles ----
 
-// join returns columns first to last, counted from 1, each preceded by a space.
+// join returns columns first to last, numbered from 1, each preceded by a space.
 func join(c []string, first, last int) string {
 	return " " + strings.Join(c[first-1:last], " ")
 }
@@ -205,8 +206,8 @@ func num(s string) float64 { v, _ := strconv.ParseFloat(s, 64); return v }
 
 // ---- malformed rows ----
 
-// spoil damages the row in g.b. The row still ends in a newline, unless the damage is a
-// lost newline.
+// spoil damages the row in g.b. The row still ends in a newline, unless the damage is
+// the loss of that newline.
 func (g *gen) spoil() {
 	n := len(g.b) - 1
 	if n < 20 {

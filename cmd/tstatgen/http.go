@@ -20,7 +20,7 @@ type httpReq struct {
 
 func (g *gen) tab() { g.b = append(g.b, '\t') }
 
-// orDash appends a tab and text, or "-" if text is not known.
+// orDash appends a tab and text, or "-" if known is false.
 func (g *gen) orDash(known bool, text string) {
 	g.tab()
 	if known {
@@ -73,7 +73,7 @@ func (g *gen) httpResponse(r *httpReq) {
 	}
 }
 
-// nextHTTPConn keeps the connection of the last request or chooses another one.
+// nextHTTPConn keeps the connection of the last request or switches to another one.
 func (g *gen) nextHTTPConn() {
 	r := &g.httpConn
 	if r.srv != nil && !g.chance(0.6) {

@@ -140,7 +140,7 @@ func (g *gen) tcpRow() {
 	g.b = append(g.b, '\n')
 }
 
-// names appends the columns of layer 7 and DNS for a flow that began at first, in us.
+// names appends the layer 7 and DNS columns of a flow that began at first, in µs.
 func (g *gen) names(p *tcpProfile, srv *server, first int64) {
 	g.sp()
 	if p.tls {

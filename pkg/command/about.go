@@ -15,7 +15,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// build describes the program.
+// build describes a build of the program.
 type build struct {
 	Version  string   `json:"version"`
 	Go       string   `json:"go"`
@@ -110,7 +110,7 @@ func manCommand() *cli.Command {
 	}
 }
 
-// pageNames returns the sorted names of the man pages, like tstatrepo-serve.1.
+// pageNames returns the sorted names of the man pages, such as tstatrepo-serve.1.
 func pageNames() []string {
 	entries, _ := man.Pages.ReadDir(".") // cannot fail, because the pages are embedded
 	var names []string

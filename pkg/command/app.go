@@ -14,8 +14,8 @@ import (
 // newApp returns the command tree. Commands report problems by returning an error and
 // never exit themselves; see run.
 func newApp(con *console.Console) *cli.App {
-	// urfave/cli only has global variables for these. -v is the --verbose of the
-	// commands.
+	// urfave/cli configures these flags only through global variables. The version flag
+	// must not take -v, which the commands use for --verbose.
 	cli.VersionFlag = &cli.BoolFlag{Name: "version", Usage: "print the version and exit", Category: config.Group}
 	cli.HelpFlag = &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", Category: config.Group}
 	cli.HelpPrinter = printHelp
@@ -46,8 +46,8 @@ func newApp(con *console.Console) *cli.App {
 		// Only run decides the exit status. The default handler prints the error and
 		// exits within App.Run, which skips deferred calls.
 		ExitErrHandler: func(*cli.Context, error) {},
-		// The built-in help command would also handle the argument "help" of any
-		// command.
+		// The built-in help command would also intercept the argument "help" of every
+		// other command.
 		HideHelpCommand: true,
 		// Do not split values at commas, because URLs and globs may contain them.
 		DisableSliceFlagSeparator: true,
@@ -87,8 +87,8 @@ func helpCommand() *cli.Command {
 	}
 }
 
-// Groups of commands in help. The first has no title. Commands of the last have no
-// manual pages.
+// Groups of commands in help. The first group has no title. Commands in the last group
+// have no man pages.
 const (
 	groupProduct = ""
 	groupAlso    = "Other"

@@ -63,15 +63,15 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 	return assemble(app, cmd, path, words, args, values)
 }
 
-// flagWord is a flag on the command line, with its value if it has one.
+// flagWord is a flag from the command line, with its value if it has one.
 type flagWord struct {
 	name  string
 	words []string
 	err   error // reason why the value is invalid, or nil
 }
 
-// assemble checks the flags against those of the command, and returns the arguments in
-// order.
+// assemble checks that the command has the given flags, and returns the arguments in
+// the order that urfave/cli requires.
 func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, args []string, values map[string]bool) ([]string, error) {
 	known := map[string]bool{"help": true, "h": true, "version": true}
 	if cmd != nil {
@@ -108,8 +108,8 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, a
 	return out, nil
 }
 
-// valueFlags returns the flags of commands. The value is true if the flag takes a value
-// on any of the commands.
+// valueFlags returns the flags of the given commands. A flag maps to true if any of the
+// commands defines it with a value.
 func valueFlags(cmds []*cli.Command) map[string]bool {
 	m := map[string]bool{}
 	var walk func([]*cli.Command)
@@ -164,12 +164,12 @@ func unknownFlag(name string, known map[string]bool) error {
 	return hint.Usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
 }
 
-// hintUsage adds a hint that refers to the help of the command.
+// hintUsage adds a hint that refers to the command's help.
 func hintUsage(path []string, err error) error {
 	return hint.Add(err, seeHelp(path...))
 }
 
-// seeHelp returns a hint that refers to the help of a command.
+// seeHelp returns a hint that refers to the help of the command at path.
 func seeHelp(path ...string) string {
 	return fmt.Sprintf("see '%s --help'", strings.Join(append([]string{"tstatrepo"}, path...), " "))
 }

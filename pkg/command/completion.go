@@ -10,8 +10,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// completionProgram returns the commands of app in the form that package completion
-// needs.
+// completionProgram describes the commands of app for package completion.
 func completionProgram(app *cli.App) *completion.Program {
 	p := &completion.Program{Ask: []string{"config"}}
 	cfg := defaults()
@@ -38,7 +37,7 @@ func completionProgram(app *cli.App) *completion.Program {
 	return p
 }
 
-// completedArguments returns the arguments of a command for completion.
+// completedArguments returns the arguments of c for completion.
 func completedArguments(app *cli.App, c *cli.Command) []completion.Argument {
 	one := func(name string, words []string) []completion.Argument {
 		return []completion.Argument{{Name: name, Complete: strings.Join(words, " ")}}

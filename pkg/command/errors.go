@@ -16,7 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Exit statuses. Every command uses the same ones.
+// Exit statuses, which are the same for every command.
 const (
 	exitOK       = 0
 	exitFailed   = 1
@@ -35,7 +35,7 @@ var exitTexts = []struct{ status, text string }{
 	{"130, 143", "interrupted by SIGINT or SIGTERM, after a clean stop"},
 }
 
-// rejectsError reports that a run is complete except for rejected lines.
+// rejectsError reports that a run imported everything except rejected lines.
 type rejectsError struct {
 	lines int64
 	file  string
@@ -54,7 +54,7 @@ type tryAgainError struct{ error }
 
 func (e tryAgainError) Unwrap() error { return e.error }
 
-// interruptError is the cause of a context that ended because of a signal.
+// interruptError is the cause of a context that a signal canceled.
 type interruptError struct{ signal syscall.Signal }
 
 func (e interruptError) Error() string {
@@ -64,9 +64,9 @@ func (e interruptError) Error() string {
 	return "interrupted"
 }
 
-// orInterrupt returns err. If a signal ended ctx, orInterrupt replaces the errors that
-// the signal may have caused (context canceled, or a store or source that stayed
-// unavailable) by an interruptError.
+// orInterrupt returns err unless a signal canceled ctx. In that case it replaces the
+// errors that the signal may have caused (context canceled, or a store or source that
+// stayed unavailable) with an interruptError.
 func orInterrupt(ctx context.Context, err error) error {
 	var sig interruptError
 	if !errors.As(context.Cause(ctx), &sig) {
@@ -79,8 +79,8 @@ func orInterrupt(ctx context.Context, err error) error {
 	return errors.Join(hint.Without(err, append(cut, sig)...), sig)
 }
 
-// exitStatus returns the exit status for an error. It is that of a signal only if there
-// was no other error.
+// exitStatus returns the exit status for err. It is the status for a signal only if
+// there was no other error.
 func exitStatus(err error) int {
 	var (
 		sig     interruptError

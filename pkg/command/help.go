@@ -115,7 +115,7 @@ type flagGroup struct {
 	flags []flagDoc
 }
 
-// flagGroups returns the visible flags by category, in order of definition.
+// flagGroups returns the visible flags by category, in the order of their definition.
 func flagGroups(c *cli.Command) []flagGroup {
 	var groups []flagGroup
 	flags := c.Flags

@@ -20,7 +20,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// importBulk is a run of import-bulk.
+// importBulk is one run of import-bulk.
 type importBulk struct {
 	config.ImportBulk
 	keeper *upkeep.Keeper // set by run with --follow
@@ -46,7 +46,7 @@ var importBulkExamples = []example{
 	{"every hour from cron; silent unless something is wrong", "tstatrepo import-bulk --config /etc/tstatrepo/tstatrepo.toml /var/lib/tstat"},
 }
 
-// flagList returns settings as flags: "--a, --b or --c".
+// flagList returns the settings as a list of flags: "--a, --b or --c".
 func flagList(settings []string) string {
 	last := len(settings) - 1
 	return "--" + strings.Join(settings[:last], ", --") + " or --" + settings[last]
@@ -72,7 +72,7 @@ func importBulkCommand(con *console.Console) *cli.Command {
 }
 
 // runImportBulk performs the command import-bulk: it runs bulk.Run, a MATH probe or a
-// repository, with options from flags and config, and reports the result.
+// MATH repository with options from flags and config, and reports the result.
 func runImportBulk(c *cli.Context, con *console.Console) error {
 	if done, err := printOld(c); done {
 		return err
@@ -143,7 +143,8 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 	return b.finish(con, sum, err)
 }
 
-// finish returns the error that ends the command. Rejected lines are an error too.
+// finish returns the error with which the command ends. Rejected lines count as an
+// error.
 func (b *importBulk) finish(con *console.Console, sum *bulk.Summary, err error) error {
 	if sum != nil && sum.Total.Rejects > 0 {
 		rejects := rejectsError{sum.Total.Rejects, sum.RejectFile}

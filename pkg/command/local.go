@@ -19,7 +19,7 @@ import (
 const stopTimeout = 20 * time.Second
 
 // localServices returns the capabilities that serve would offer with this
-// configuration. Their endpoints only open when a capability runs.
+// configuration. An endpoint opens only when a capability that needs it runs.
 func localServices(cfg *config.Config, con *console.Console) ([]component.Service, *mplane.Registries, error) {
 	p := cfg.Problems("serve")
 	opt := cfg.Service(p, service.NewShared(con.Logger().Handler()))
@@ -34,7 +34,7 @@ func localServices(cfg *config.Config, con *console.Console) ([]component.Servic
 	return svc.Services(), opt.Registries, nil
 }
 
-// runLocal performs the requested action on a capability of this process.
+// runLocal performs the requested action on a capability that this process provides.
 func (r runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Console, cfg *config.Config, s *shell.Session) error {
 	services, registries, err := localServices(cfg, con)
 	if err != nil {
@@ -52,7 +52,7 @@ func (r runcap) runLocal(ctx context.Context, c *cli.Context, con *console.Conso
 	reply := jobs.Submit(spec, mplane.Anonymous, nil, nil)
 	if shell.Failed(reply) == "" {
 		jobs.Wait(ctx, spec.ID())
-		// A job that is interrupted by a signal still has a result.
+		// A job that a signal interrupts still has a result.
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if ctx.Err() != nil {

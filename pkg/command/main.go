@@ -16,11 +16,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
-// releaseVersion is the version of a release, or "".
+// releaseVersion is the version of a release build, or "" for any other build.
 var releaseVersion string
 
-// Main runs the program with the arguments of the process and returns its exit status.
-// version is the version of a release, or "" for any other build.
+// Main runs the program with the arguments of the process and returns the exit status.
+// version is the version of a release build, or "" for any other build.
 func Main(version string) int {
 	releaseVersion = version
 	return run(os.Args)
@@ -44,11 +44,11 @@ func run(argv []string) int {
 	return exitStatus(err)
 }
 
-// repeatedSignal is the time after a signal in which a second signal is ignored,
-// because timeout(1) signals a process and then its group.
+// repeatedSignal is how long a second signal is ignored after the first, because
+// timeout(1) signals a process and then its group.
 const repeatedSignal = 300 * time.Millisecond
 
-// signalContext returns a context that ends with the first SIGINT or SIGTERM. A second
+// signalContext returns a context that the first SIGINT or SIGTERM cancels. A second
 // signal kills the process.
 func signalContext() (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())

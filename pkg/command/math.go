@@ -16,14 +16,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/textfile"
 )
 
-// logListening logs the addresses of the listeners.
+// logListening logs the addresses on which the process listens.
 func logListening(log *slog.Logger, addrs []string) {
 	for _, a := range addrs {
 		log.Info("listening", "address", a)
 	}
 }
 
-// runProbe serves the logs of a folder to a repository.
+// runProbe serves the logs in a folder to a repository.
 func (b *importBulk) runProbe(c *cli.Context, m config.Math, opt bulk.Options) error {
 	if err := opt.Validate(); err != nil {
 		return err
@@ -40,7 +40,7 @@ func (b *importBulk) runProbe(c *cli.Context, m config.Math, opt bulk.Options) e
 	return err
 }
 
-// runRepository imports the logs of probes until it is interrupted.
+// runRepository imports logs from probes until it is interrupted.
 func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m config.Math, opt bulk.Options) error {
 	_, port, _ := net.SplitHostPort(m.Listeners[0].Addr) // the address is already validated
 	logs, err := b.Repository(m, opt, "math-"+port+".json")
@@ -81,7 +81,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 	return b.finish(con, sum, errors.Join(err, b.report(c.App.Writer, con, sum)))
 }
 
-// endless is a bulk.Progress for imports whose total is unknown.
+// endless is a bulk.Progress for an import whose total is unknown.
 type endless struct{ bulk.Progress }
 
 func (endless) Total(int, int64) {}

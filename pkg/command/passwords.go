@@ -12,7 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 )
 
-// passwords describes where a password can be given outside the URL, by scheme.
+// passwords describes, for each scheme, how to give a password outside the URL.
 var passwords = map[string]string{
 	"postgres":   "the password in PGPASSWORD or ~/.pgpass",
 	"postgresql": "the password in PGPASSWORD or ~/.pgpass",

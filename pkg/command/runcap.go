@@ -48,7 +48,7 @@ func runcapCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// runcap is a run of runcap.
+// runcap is one run of the command runcap.
 type runcap struct{ *config.Runcap }
 
 // runRuncap performs the command runcap: it starts the shell, or performs one action,
@@ -122,7 +122,7 @@ func runRuncap(c *cli.Context, con *console.Console) error {
 
 var errTimeout = tryAgainError{errors.New("no result within --timeout")}
 
-// shell runs the shell, for runcap without a CAPABILITY.
+// shell runs the interactive shell when runcap is called without a CAPABILITY.
 func (r runcap) shell(ctx context.Context, sh *shell.Shell, lines *shell.Lines) error {
 	if r.JSON {
 		return hint.Usagef("--json: the shell does not print messages")
@@ -181,7 +181,7 @@ func (r runcap) printCapabilities(out io.Writer, s *shell.Session) error {
 	return r.print(out, capability)
 }
 
-// specify returns a specification of the capability with a label or token.
+// specify returns a specification for the capability whose label or token is name.
 func (r runcap) specify(s *shell.Session, name string) (*mplane.Statement, error) {
 	capability, err := s.Capability(name)
 	if err != nil {
@@ -190,7 +190,7 @@ func (r runcap) specify(s *shell.Session, name string) (*mplane.Statement, error
 	return s.Specify(capability, r.Label)
 }
 
-// run runs a capability.
+// run runs the capability whose label or token is name.
 func (r runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name string) error {
 	spec, err := r.specify(s, name)
 	if err != nil {
@@ -211,7 +211,7 @@ func (r runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name s
 	return r.printReply(out, reply, r.Wait)
 }
 
-// report requests the state of a job with ask and prints the state.
+// report calls ask to request a job's state, and prints the reply.
 func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Context, string) (mplane.Message, error)) error {
 	m, err := ask(ctx, r.Token)
 	if err != nil {
@@ -220,8 +220,9 @@ func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Cont
 	return r.printReply(out, m, true)
 }
 
-// printReply prints the reply to a job and returns the failure that it reports. Without
-// --json it prints the reply only if show is set and the job has not failed.
+// printReply prints the reply about a job, and returns an error if the reply reports a
+// failure. Without --json it prints the reply only if show is set and the job has not
+// failed.
 func (r runcap) printReply(out io.Writer, m mplane.Message, show bool) error {
 	reason := shell.Failed(m)
 	if r.JSON || show && reason == "" {
@@ -235,7 +236,7 @@ func (r runcap) printReply(out io.Writer, m mplane.Message, show bool) error {
 	return nil
 }
 
-// printJobs prints the state of all jobs known at the supervisor.
+// printJobs prints the state of every saved job of the supervisor.
 func (r runcap) printJobs(ctx context.Context, out io.Writer, s *shell.Session) error {
 	jobs, err := s.Memory.Jobs(s.Client.Root())
 	if err != nil {

@@ -40,8 +40,8 @@ func commandFlags(command string) []cli.Flag {
 // shortFlags holds the one-letter names of flags, which are the same for every command.
 var shortFlags = map[string][]string{"dry-run": {"n"}, "quiet": {"q"}, "verbose": {"v"}}
 
-// flagOf returns the flag of a setting. The flag's value is text that config.Load
-// parses, so that flag, variable and file follow the same rules and have the same
+// flagOf returns the flag of a setting. config.Load parses the flag's text, so that
+// flags, environment variables and files follow the same rules and cause the same
 // errors.
 func flagOf(s *config.Setting) cli.Flag {
 	def := s.Empty
@@ -60,9 +60,9 @@ func flagOf(s *config.Setting) cli.Flag {
 // configFile returns the config file of the command, or "".
 func configFile(c *cli.Context) string { return config.File(c.Command.Name, c.String("config")) }
 
-// configure returns the configuration of the command. check adds the command's own
-// problems. The configuration is nil if there is an error, or if --check-config or
-// --print-config has ended the command.
+// configure returns the configuration of the command. check adds the problems that the
+// command itself finds. The configuration is nil if there is an error, or if
+// --check-config or --print-config leaves nothing else to do.
 func configure(c *cli.Context, con *console.Console, check func(*config.Config, *config.Problems)) (*config.Config, error) {
 	cfg, err := load(c, con, check)
 	if err != nil {
@@ -74,8 +74,8 @@ func configure(c *cli.Context, con *console.Console, check func(*config.Config, 
 	return cfg, nil
 }
 
-// load reads the configuration of the command, sets up the console, and returns
-// the problems of the settings as an error.
+// load reads the configuration of the command and sets up the console. It returns
+// problems with the settings as an error.
 func load(c *cli.Context, con *console.Console, check func(*config.Config, *config.Problems)) (*config.Config, error) {
 	cfg, p, err := config.Load(c.Command.Name, configFile(c), c)
 	if err != nil {
@@ -111,8 +111,8 @@ func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (boo
 	return false, nil
 }
 
-// printOld performs --print-config for a file of the old tools; see config.PrintOld. It
-// reports whether the file was such a file.
+// printOld performs --print-config if the config file belongs to one of the old tools;
+// see config.PrintOld. It reports whether that is so.
 func printOld(c *cli.Context) (bool, error) {
 	file := configFile(c)
 	if file == "" || !c.Bool("print-config") {

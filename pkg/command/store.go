@@ -46,7 +46,7 @@ func storeCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// storeRun is a run of store.
+// storeRun is one run of the command store.
 type storeRun struct{ *config.Store }
 
 // runStore performs the command store with options from flags and config.
@@ -73,8 +73,8 @@ func runStore(c *cli.Context, con *console.Console) error {
 	if err != nil {
 		return orInterrupt(c.Context, err)
 	}
-	// A store without records is an error, because the URL may be mistyped. It must not
-	// be listed as empty, pass a verification or create a store.
+	// A store without records is an error, because its URL may be mistyped. Such a URL
+	// must not be listed as an empty store, pass verification or create a store.
 	err = checkAnyRecord(c.Context, st)
 	if err == nil && action != "list" && action != "verify" && !s.DryRun {
 		so.ReadOnly = false
@@ -89,7 +89,7 @@ func runStore(c *cli.Context, con *console.Console) error {
 	return orInterrupt(c.Context, errors.Join(err, st.Close()))
 }
 
-// checkAnyRecord returns an error if nothing was ever stored in m.
+// checkAnyRecord returns an error if m has no records.
 func checkAnyRecord(ctx context.Context, m store.Manager) error {
 	found := errors.New("found")
 	switch err := m.Records(ctx, func(store.Record) error { return found }); {
@@ -101,7 +101,7 @@ func checkAnyRecord(ctx context.Context, m store.Manager) error {
 	return nil
 }
 
-// run performs the action.
+// run performs the given action on m.
 func (s storeRun) run(ctx context.Context, con *console.Console, stdout io.Writer, action string, m store.Manager, opt bulk.Options) error {
 	filter := upkeep.Filter{Wants: opt.Wants, Probe: s.Probe}
 	switch action {
@@ -208,8 +208,8 @@ func (s storeRun) compact(ctx context.Context, con *console.Console, stdout io.W
 	return errors.Join(err, rerr)
 }
 
-// writeInventory prints a line per log type, probe and day, then the transforms and
-// gaps.
+// writeInventory prints one line for each log type, probe and day, then the transforms
+// and gaps.
 func writeInventory(out io.Writer, inv *upkeep.Inventory) error {
 	shown := []bool{true, true, true, inv.Total.Stored > 0, inv.Total.Pruned > 0, inv.Total.Gaps > 0, inv.Total.Damaged > 0}
 	row := func(cells []string, numbers ...string) []string {

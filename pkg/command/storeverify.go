@@ -97,8 +97,8 @@ func (s storeRun) verify(ctx context.Context, con *console.Console, stdout io.Wr
 	return errors.Join(err, rerr)
 }
 
-// probeOf returns the probe of the findings of a kind. If they have several probes or
-// none, it returns PROBE as a placeholder.
+// probeOf returns the probe that all findings of the given kind concern. If there is no
+// single valid probe, it returns the placeholder PROBE.
 func probeOf(kind string, findings []upkeep.Finding) string {
 	probe := ""
 	for _, f := range findings {
@@ -113,9 +113,10 @@ func probeOf(kind string, findings []upkeep.Finding) string {
 	return probe
 }
 
-// transformOf returns the options of import-bulk for the transform of the store's logs:
-// without them the command that repairs a finding would store clear addresses. If verify
-// does not know them, it returns TRANSFORM, for the user to fill in.
+// transformOf returns the import-bulk options that select the transform of the store's
+// logs. Without them, the command that repairs a finding would store clear addresses.
+// If verify was not given these options, transformOf returns TRANSFORM, for the user to
+// fill in.
 func (s storeRun) transformOf(rep *upkeep.Report) string {
 	var options []string
 	for _, o := range [][2]string{{"anonymize", s.Anonymize}, {"source-is", s.SourceIs}, {"where", s.Where}, {"sample", s.Sample}, {"select", s.Select}} {

@@ -88,8 +88,8 @@ func runStream(c *cli.Context, con *console.Console) error {
 	return errors.Join(err, orInterrupt(c.Context, c.Context.Err()))
 }
 
-// writeStreamMetrics writes the metrics file of a stream every 15 seconds, and a last
-// time when ctx ends.
+// writeStreamMetrics writes a stream's metrics file every 15 seconds, and once more
+// when ctx is done.
 func writeStreamMetrics(ctx context.Context, s *config.Stream, run *stream.Stream, log *slog.Logger) {
 	for last := false; !last; {
 		last = retry.Sleep(ctx, 15*time.Second) != nil

@@ -11,8 +11,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
-// report prints the summary. JSON and the summary of a dry run go to stdout, otherwise
-// text goes to the console if the run is watched.
+// report prints the summary. JSON and the summary of a dry run go to stdout. Any other
+// summary goes to the console as text, and only if the console shows more than
+// warnings.
 func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
 	loc := b.Location()
 	switch {
@@ -34,8 +35,8 @@ func (b *importBulk) isWatched(con *console.Console) bool {
 	return !b.Quiet && (b.Verbose || con.Terminal() && !b.JSON)
 }
 
-// writeSummary prints a table with a row per log type, then the totals of the run. If
-// there was nothing to import, it prints a line instead of the table.
+// writeSummary prints a table with one row for each log type, then the totals of the
+// run. If there was nothing to import, it prints a line instead of the table.
 func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	var b strings.Builder
 	if t := &sum.Total; sum.Planned && t.Files+t.Failed+t.Vanished+t.Others+t.Claimed+sum.Left == 0 {
@@ -107,9 +108,9 @@ func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 }
 
 // warnOpen warns if most files were left open. The usual reason is a new installation,
-// or an archive whose files have the times of their copying. The newest folder of a
-// running Tstat alone does not cause the warning. Failed and unfinished files do not
-// count as left open.
+// or an archive whose files were given new times when they were copied. The newest
+// folder of a running Tstat does not cause the warning on its own. Failed and
+// unfinished files do not count as left open.
 func warnOpen(log *slog.Logger, sum *bulk.Summary) {
 	if t := &sum.Total; sum.Planned && t.LeftOpen > t.Files+t.Skipped+t.Failed+sum.Left {
 		log.Warn("more files left open than stored: Tstat may still write to them", "left_open", t.LeftOpen, "stored", t.Files+t.Skipped,
@@ -131,8 +132,8 @@ func writePassed(w io.Writer, p bulk.PassedOver) {
 	}
 }
 
-// columns are the columns of the table. Columns with only zeros are omitted, except the
-// first two.
+// columns are the columns of the table. A column that contains only zeros is omitted,
+// unless it is one of the first two.
 var columns = []struct {
 	title string
 	value func(*bulk.TypeSummary) int64
@@ -180,7 +181,8 @@ func writeTable(b *strings.Builder, sum *bulk.Summary) {
 	b.WriteString(console.Table(append([][]string{head}, rows...), 1))
 }
 
-// span returns the times of the first and the last folder; zero if there are none.
+// span returns the times of the first and the last folder, or zero times if there are
+// no folders.
 func span(sum *bulk.Summary) (first, last time.Time) {
 	first, last = sum.Total.First, sum.Total.Last
 	for _, t := range sum.Types {

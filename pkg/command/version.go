@@ -18,13 +18,13 @@ func currentVersion() string {
 	return describeVersion(releaseVersion, info)
 }
 
-// metricsFile returns the metrics file at a path.
+// metricsFile returns the metrics file at the given path.
 func metricsFile(path string) textfile.File {
 	return textfile.File{Path: path, Version: currentVersion()}
 }
 
-// describeVersion returns the version of a release, or else the version or commit that
-// go build records from a git checkout. Both are missing with -buildvcs=false.
+// describeVersion returns release if it is not "", or else the version or commit that
+// go build records from a git checkout. With -buildvcs=false, go build records neither.
 func describeVersion(release string, info *debug.BuildInfo) string {
 	if release != "" {
 		return release

@@ -5,9 +5,9 @@
 //	SCHEME:PATH[?OPTION=VALUE&...]
 //	PATH
 //
-// User, password and options are unescaped (%XX); paths are not. Option names
-// use hyphens. parquet: has no options. Parse, ParsePath, Addrs and Check return
-// usage errors that never contain a possible password.
+// User, password and options are unescaped (%XX); paths are not. Option names use
+// hyphens. parquet: has no options. Parse, ParsePath, Addrs and Check return usage
+// errors that never quote anything that could be a password.
 package dest
 
 import (
@@ -40,9 +40,9 @@ type URL struct {
 // Options maps the names of a URL's options to their values.
 type Options map[string]string
 
-// Split returns the scheme of a destination and the text after its colon. A
-// plain path has the scheme "". If a path contains a colon, a slash or dot must
-// come before it, as in ./a:b.
+// Split returns the scheme of a destination and the text after the scheme's colon. A
+// plain path has the scheme "". If a path contains a colon, a slash or dot must precede
+// the colon, as in ./a:b.
 func Split(text string) (scheme, rest string) {
 	scheme, rest, ok := strings.Cut(text, ":")
 	if !ok || strings.ContainsAny(scheme, "/.") {
@@ -51,7 +51,7 @@ func Split(text string) (scheme, rest string) {
 	return scheme, rest
 }
 
-// ParsePath parses the text after the colon of a URL without hosts.
+// ParsePath parses the part of a URL without hosts that follows the scheme's colon.
 func ParsePath(rest string) (path string, options Options, err error) {
 	path, query, _ := strings.Cut(rest, "?")
 	options, err = parseOptions(query)
@@ -88,11 +88,11 @@ func Parse(text string) (*URL, error) {
 	return u, nil
 }
 
-// passwordInQuery matches a query that is the rest of a password with an
-// unescaped '?'.
+// passwordInQuery matches a query that is actually the rest of a password that contains
+// an unescaped '?'.
 var passwordInQuery = regexp.MustCompile(`(?:^|&)[^=&]*[@/:]`)
 
-// errUserInfo must not quote the user and password that cannot be read.
+// errUserInfo must not quote the unreadable user and password.
 var errUserInfo = hint.Usage("its user and password cannot be read", "write special characters as %XX")
 
 func parseUser(text string) (*url.Userinfo, error) {
@@ -125,9 +125,9 @@ func parseOptions(query string) (Options, error) {
 	return o, nil
 }
 
-// Check returns an error if o has an option that is not in known. The error
-// calls the option noun. Check renames options that older versions spelled with
-// '_' to the current spelling with '-'.
+// Check returns an error if o has an option that is not in known. The error refers to
+// such an option by noun. Check renames options that older versions spelled with '_' to
+// the current spelling with '-'.
 func (o Options) Check(noun string, known ...string) error {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
 		if slices.Contains(known, name) {
@@ -150,8 +150,8 @@ func (o Options) Check(noun string, known ...string) error {
 	return nil
 }
 
-// Password returns the first line of the file in the option password-file.
-// Without this option, it returns the value of an environment variable.
+// Password returns the first line of the file that the option password-file names.
+// Without this option, it returns the value of the environment variable named variable.
 func (o Options) Password(variable string) (string, error) {
 	file := o["password-file"]
 	if file == "" {
@@ -205,7 +205,7 @@ var secrets = []struct {
 	pattern *regexp.Regexp
 	shown   string
 }{
-	// If the option contains an @, no part of the URL can be trusted.
+	// If a secret option contains an @, any part of the URL may be secret.
 	{regexp.MustCompile(`(?is)^([^:]*://).*[?&][^=&]*(?:password|passwd|secret|token)=[^&]*@.*`), "${1}xxxxx"},
 	// For NATS, a user name without a password is a token.
 	{regexp.MustCompile(`(?is)^((?:kafka|nats)(?:\+tls)?://).*@`), "${1}xxxxx@"},
@@ -220,11 +220,12 @@ var secrets = []struct {
 		`(?:'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?|[^\s&'"])+`), "${1}xxxxx"},
 }
 
-// opaque lists the schemes whose command or path may contain an @.
+// opaque lists the schemes that are followed by a command or path, which may contain an
+// @.
 var opaque = []string{"", "copy", "exec", "file", "parquet", "whisper"}
 
-// Redact returns text, which may be a malformed URL, without passwords. If in
-// doubt, it hides too much.
+// Redact returns text without passwords. The text may be a malformed URL. If in doubt,
+// Redact hides too much.
 func Redact(text string) string {
 	scheme, rest := Split(text)
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 && !strings.HasPrefix(rest, "//") && !slices.Contains(opaque, scheme) {
@@ -260,7 +261,7 @@ func (s Schemes) Prefixes() []string {
 	return list
 }
 
-// Has reports whether scheme is in the list.
+// Has reports whether s contains scheme.
 func (s Schemes) Has(scheme string) bool {
 	return slices.ContainsFunc(s, func(form string) bool {
 		name, _, _ := strings.Cut(form, ":")
@@ -279,9 +280,9 @@ func (s Schemes) CheckPath(text string) error {
 	return nil
 }
 
-// MissingSource returns an error for a source for which os.Stat returned err.
-// If src is a URL of an unsupported scheme, the error has the hint kinds, which
-// lists the supported sources.
+// MissingSource returns an error for a source for which os.Stat returned err. If src is
+// a URL with an unsupported scheme, the error has the hint kinds, which lists the
+// supported sources.
 func MissingSource(src string, err error, kinds string) error {
 	if scheme, _, ok := strings.Cut(src, "://"); ok && scheme != "" {
 		return hint.New("source "+Redact(src)+": unknown kind of source "+scheme, kinds)

@@ -1,10 +1,10 @@
 // Package durable creates, replaces and removes files and folders so that a
 // power cut cannot undo it.
 //
-// POSIX makes only two promises: fsync of a file makes its bytes durable, and
-// fsync of a folder makes the names in that folder durable. A new file in a new
-// folder therefore needs three syncs: of the file, of its folder, and of the
-// parent folder, which contains the name of the new folder.
+// POSIX makes only two promises: fsync of a file makes its bytes durable, and fsync of
+// a folder makes the names in that folder durable. A new file in a new folder therefore
+// needs three syncs: of the file, of its folder, and of the parent folder, which
+// contains the name of the new folder.
 //
 // # Order of operations
 //
@@ -17,8 +17,9 @@
 //     and leaves the syncs to step 5.
 //  2. Write the bytes, to a temporary file unless the file only grows.
 //  3. Sync the file. Its bytes are now durable, but its name is not.
-//  4. Rename the temporary file to its final name. Other processes see the old
-//     or the new file, never a part. A power cut may still restore the old file.
+//  4. Rename the temporary file to its final name. Other processes see
+//     either the old or the new file, never a partial one. A power cut may still
+//     restore the old file.
 //  5. SyncDir the folder, or Folder.Sync after Prepare. The new name is now
 //     durable, and the old file is gone.
 //  6. Remove the files that the new file replaces under other names.
@@ -28,9 +29,9 @@
 // that only grows is opened by OpenFile, which makes its name durable. Appended
 // bytes count as stored only after a sync.
 //
-// A process that finds a file or folder of another process cannot know whether
-// that process synced its name before it was killed. MkdirAll and OpenFile
-// therefore sync each name once per process, not only when they create it.
+// A process that finds a file or folder that another process created cannot know
+// whether its name was synced: that process may have been killed first. MkdirAll and
+// OpenFile therefore sync each name once per process, not only when they create it.
 package durable
 
 import (
@@ -68,9 +69,9 @@ type newName struct {
 	mount   bool // a mount point: its name existed before the file system was mounted
 }
 
-// Prepare creates a folder like MkdirAll, but its name becomes durable only
-// with Sync. If Sync follows the rename of a file into the folder, a file
-// system with a journal writes the names of folder and file together.
+// Prepare creates a folder like MkdirAll, but the folder's name becomes durable only
+// when Sync is called. If Sync is called after a file was renamed into the folder, a
+// journaling file system writes both names together.
 func Prepare(dir string, perm fs.FileMode) (*Folder, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -81,8 +82,7 @@ func Prepare(dir string, perm fs.FileMode) (*Folder, error) {
 	return f, err
 }
 
-// create creates a folder and its missing parents. It returns the folder's
-// FileInfo.
+// create creates a folder and its missing parents, and returns the folder's FileInfo.
 func (f *Folder) create(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
@@ -110,8 +110,8 @@ func (f *Folder) create(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// Sync makes the names in the folder durable, and the names of the folder and
-// of its parents.
+// Sync makes the names in the folder durable, and also the names of the folder itself
+// and of its parents.
 func (f *Folder) Sync() error {
 	return errors.Join(SyncDir(f.path), f.syncNames())
 }
@@ -119,9 +119,8 @@ func (f *Folder) Sync() error {
 func (f *Folder) syncNames() error {
 	for _, n := range f.names {
 		if !n.mount {
-			// Syncing a folder needs the permission to list it. The
-			// process often lacks this permission for folders above
-			// its own.
+			// Syncing a folder requires permission to list it. The process often lacks
+			// this permission for the folders above its own.
 			if err := SyncDir(filepath.Dir(n.path)); err != nil && (n.created || !errors.Is(err, fs.ErrPermission)) {
 				return err
 			}
@@ -132,7 +131,7 @@ func (f *Folder) syncNames() error {
 	return nil
 }
 
-// OpenFile opens a file like os.OpenFile, creates it if it is missing, and
+// OpenFile opens a file like os.OpenFile, but creates the file if it is missing and
 // makes its name durable. The folder must exist.
 func OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	abs, err := filepath.Abs(name)
@@ -193,10 +192,9 @@ func Rename(from, to string) error {
 	return SyncDir(filepath.Dir(to))
 }
 
-// RemoveEmpty removes the folder dir below root if it is empty, and then each
-// parent below root that has become empty. It makes these removals durable, and
-// the removal of files from the lowest remaining folder. The folder may be
-// missing.
+// RemoveEmpty removes the folder dir below root if it is empty, and then each parent
+// below root that has become empty. It makes these removals durable, and also the
+// removal of files from the lowest remaining folder. dir may be missing.
 func RemoveEmpty(root, dir string) error {
 	for dir != "." && os.Remove(filepath.Join(root, dir)) == nil {
 		dir = filepath.Dir(dir)
@@ -208,8 +206,8 @@ func RemoveEmpty(root, dir string) error {
 	return err
 }
 
-// SyncNames makes the names of files below root and of their folders durable.
-// Another process may have created the files without syncing their names.
+// SyncNames makes the names of the given files below root durable, and those of their
+// folders. Another process may have created the files without syncing their names.
 func SyncNames(root string, files []string) error {
 	synced := map[string]bool{}
 	for _, file := range files {
@@ -250,8 +248,8 @@ func Sync(f *os.File) error {
 	return nil
 }
 
-// IsTransient reports whether err is an error of a file system that may
-// recover: full, over quota, read-only after a fault, or an I/O error.
+// IsTransient reports whether err comes from a file system that may recover: it is
+// full, over quota or read-only after a fault, or it reports an I/O error.
 func IsTransient(err error) bool {
 	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS} {
 		if errors.Is(err, e) {
@@ -273,8 +271,8 @@ func Observe(f func(*os.File)) (stop func()) {
 // names records the files and folders whose names this process has synced.
 var names = nameSet{synced: map[string]fs.FileInfo{}}
 
-// maxNames is the maximum number of names recorded. Forgotten names are synced
-// again when needed.
+// maxNames is the maximum number of recorded names. A name that is no longer recorded
+// is synced again when needed.
 const maxNames = 10_000
 
 type nameSet struct {
@@ -282,7 +280,7 @@ type nameSet struct {
 	synced map[string]fs.FileInfo
 }
 
-// known reports whether path was synced while it named the file of info.
+// known reports whether path was synced while it named the file that info describes.
 func (s *nameSet) known(path string, info fs.FileInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -299,8 +297,8 @@ func (s *nameSet) add(path string, info fs.FileInfo) {
 	s.synced[path] = info
 }
 
-// device returns the device number of a file's file system, or 0 if it is
-// unknown.
+// device returns the device number of the file system that holds the file, or 0 if the
+// number is unknown.
 func device(info fs.FileInfo) uint64 {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

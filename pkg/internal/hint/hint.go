@@ -4,8 +4,7 @@
 //
 //	name a folder that can be written with `state-dir`
 //
-// so that the program can replace the name by the text that its user types, such
-// as a flag.
+// so that the program can replace the name with what its user types, such as a flag.
 package hint
 
 import (
@@ -22,7 +21,7 @@ type hintedError struct {
 func (e hintedError) Unwrap() error { return e.error }
 func (e hintedError) Hint() string  { return e.hint }
 
-// New returns an error with the text reason and a hint; "" adds no hint.
+// New returns an error with the message reason and a hint; "" adds no hint.
 func New(reason, hint string) error { return Add(errors.New(reason), hint) }
 
 // Add adds a hint to an error; "" adds no hint.
@@ -33,8 +32,8 @@ func Add(err error, hint string) error {
 	return hintedError{err, hint}
 }
 
-// Of returns the first hint in the tree of err, or "". A hint is the result of
-// a method Hint() string.
+// Of returns the first hint in err's tree, or "". An error provides a hint by a method
+// Hint() string.
 func Of(err error) string {
 	var h interface {
 		error
@@ -57,15 +56,15 @@ func Text(hint string) []any {
 	return []any{"hint", hint}
 }
 
-// errUsage is in the tree of every usage error.
+// errUsage is part of every usage error's tree.
 var errUsage = errors.New("usage")
 
 type usageError struct{ error }
 
 func (e usageError) Unwrap() []error { return []error{e.error, errUsage} }
 
-// Usage returns a usage error, which is about a wrong argument or setting, with
-// a hint.
+// Usage returns a usage error with a hint. A usage error reports a wrong argument or
+// setting.
 func Usage(reason, hint string) error { return AsUsage(New(reason, hint)) }
 
 // AsUsage marks an error as a usage error.
@@ -74,5 +73,5 @@ func AsUsage(err error) error { return usageError{err} }
 // Usagef returns a usage error formatted like fmt.Errorf.
 func Usagef(format string, args ...any) error { return AsUsage(fmt.Errorf(format, args...)) }
 
-// IsUsage reports whether err is about a wrong argument or setting.
+// IsUsage reports whether err is a usage error.
 func IsUsage(err error) bool { return errors.Is(err, errUsage) }

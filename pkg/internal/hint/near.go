@@ -28,8 +28,8 @@ func DidYouMean(word string, candidates []string, prefix string) string {
 	return fmt.Sprintf("; did you mean %s%s?", prefix, best)
 }
 
-// distance returns the edit distance of a and b: the number of bytes to insert,
-// delete or replace.
+// distance returns the edit distance between a and b: the minimum number of bytes to
+// insert, delete or replace.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// joinedType is the type of the errors that errors.Join returns. Other errors
-// with several causes cannot be split: their text would be wrong without one of
+// joinedType is the type of the errors that errors.Join returns. Other errors with
+// several causes cannot be split, because their message would be wrong without one of
 // the causes.
 var joinedType = reflect.TypeOf(errors.Join(errUsage))
 
@@ -19,10 +19,10 @@ func parts(err error) []error {
 	return err.(interface{ Unwrap() []error }).Unwrap()
 }
 
-// Without returns err without the targets, which are compared as in errors.Is.
-// It removes targets from joined errors, and returns nil if nothing remains.
-// Any other error that wraps a target is dropped entirely, unless it also wraps
-// joined errors that contain another error.
+// Without returns err without the targets, which it matches as errors.Is does. It
+// removes the targets from joined errors, and returns nil if nothing remains. Any other
+// error that wraps a target is dropped entirely, unless it also wraps joined errors
+// that contain another error.
 func Without(err error, targets ...error) error {
 	if !slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) }) {
 		return err

@@ -10,7 +10,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Modules of mPlane's components that tstatrepo replaces.
+// Modules of the mPlane components that tstatrepo replaces.
 const (
 	repositoryModule = "mplane.components.tstat.tstatrepository"
 	probeModule      = "mplane.components.tstat.tstat"
@@ -34,14 +34,14 @@ var labels = []string{
 	"tstat-exporter_rrd", "tstat-exporter_streaming", "tstat-exporter_log",
 }
 
-// component converts the INI file of an mPlane component.
+// component converts an mPlane component's INI file.
 type component struct {
 	*converter
 	f   *iniFile
 	tls [3]string // absolute paths of certificate, key and authorities in [TLS]
 }
 
-// readINI reads the file of a component: tstatrepository.conf or tstat.conf.
+// readINI reads a component's file: tstatrepository.conf or tstat.conf.
 func (c *converter) readINI(text []byte) error {
 	f, problems, err := parseINI(c.file, text)
 	if err != nil {
@@ -86,8 +86,8 @@ func (c *converter) readINI(text []byte) error {
 	return nil
 }
 
-// value returns the value of a key and its line. The value is "" if the key is
-// missing or cannot be used.
+// value returns a key's value and line number. The value is "" if the key is missing or
+// its value cannot be used.
 func (p *component) value(t *iniTable, key string) (value string, line int) {
 	e := p.f.get(t, key)
 	if e == nil {
@@ -106,7 +106,7 @@ func (p *component) value(t *iniTable, key string) (value string, line int) {
 	return value, e.line
 }
 
-// noteUnsupported adds a note that an existing key has no counterpart.
+// noteUnsupported adds a note that a key has no counterpart, if the file has the key.
 func (p *component) noteUnsupported(t *iniTable, key, reason string) {
 	if e := p.f.get(t, key); e != nil {
 		e.used = true
@@ -130,8 +130,8 @@ func (p *component) readTLS(t *iniTable) {
 	}
 }
 
-// readSupervisor reads [component]: the address of the supervisor, or the
-// address on which the component waits for it.
+// readSupervisor reads [component]: the supervisor's address, or the address on which
+// the component waits for the supervisor.
 func (p *component) readSupervisor(t *iniTable) {
 	workflow, line := p.value(t, "workflow")
 	unused := func(keys ...string) {
@@ -222,16 +222,15 @@ func (p *component) readRoles() {
 	})
 	switch {
 	case granted == 0:
-		// Without any authorization, tstatrepo allows everything to
-		// everybody.
+		// Without any authorization, tstatrepo would allow everyone everything.
 		p.set("serve", "authorize", []string{"nothing=nobody"}, p.file+": [Authorizations] grants nothing to anybody")
 	case given == 0:
 		p.note(0, "[Roles]", "assigns no roles, so nobody may do anything")
 	}
 }
 
-// readPairs reads a section of NAME = ROLE,ROLE and returns the number of valid
-// entries. check, which may be nil, is called for each of them.
+// readPairs reads a section of NAME = ROLE,ROLE entries and returns the number of valid
+// ones. It calls check, which may be nil, for each entry.
 func (p *component) readPairs(section, key string, check func(*iniTable, *iniEntry)) int {
 	t := p.f.table(section)
 	if t == nil {
@@ -319,7 +318,8 @@ func (p *component) readRepository(t *iniTable) {
 	}
 }
 
-// readProbe reads Tstat's folders from tstat.conf, and math_probe's file.
+// readProbe reads Tstat's folders from tstat.conf, and then the file of the math_probe
+// that tstat.conf refers to.
 func (p *component) readProbe(t *iniTable) {
 	if id, line := p.value(t, "System_ID"); id != "" {
 		p.set("probe", "system-id", id, p.location(line, t.key("System_ID")))
@@ -359,8 +359,8 @@ func (p *component) readProbe(t *iniTable) {
 	p.file = before
 }
 
-// rrdTLS reports whether the file in config_path has certificates, which are
-// those of the RRDs. ok is false if that file cannot be read.
+// rrdTLS reports whether the file that config_path names has certificates, which are
+// used for RRDs. ok is false if that file cannot be read.
 func (p *component) rrdTLS(t *iniTable) (has, ok bool) {
 	path, line := p.value(t, "config_path")
 	if path == "" {

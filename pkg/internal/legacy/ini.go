@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// iniFile is a file as read by Python's configparser with its default options,
-// but with case-sensitive keys, like in mPlane's reference implementation.
+// iniFile is a file as read by Python's configparser with its default options, but with
+// case-sensitive keys, as in mPlane's reference implementation.
 type iniFile struct {
 	sections []*iniTable
 	defaults *iniTable // section DEFAULT, whose keys all other sections inherit
@@ -28,7 +28,7 @@ type iniEntry struct {
 	used       bool
 }
 
-// Limits of a file.
+// Limits on an INI file.
 const (
 	maxEntries = 10_000
 	maxDepth   = 10 // maximum nesting of %(name)s, as in configparser
@@ -36,8 +36,8 @@ const (
 
 const defaultSection = "DEFAULT"
 
-// iniProblem is a mistake that configparser refuses, but that does not prevent
-// reading the file.
+// iniProblem is a mistake that configparser rejects, although the file can still be
+// read.
 type iniProblem struct {
 	line int
 	key  string
@@ -108,7 +108,7 @@ func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err 
 
 var sectionHeader = regexp.MustCompile(`^\[(.+)\]`)
 
-// splitLines splits text into lines like Python's universal newlines.
+// splitLines splits text into lines as Python does with universal newlines.
 func splitLines(text string) []string {
 	return strings.Split(strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n"), "\n")
 }
@@ -147,7 +147,7 @@ func (t *iniTable) find(key string) *iniEntry {
 	return nil
 }
 
-// key returns the name of a key with its section, for messages.
+// key returns a key's name with its section, for messages.
 func (t *iniTable) key(key string) string { return "[" + t.name + "] " + key }
 
 // get returns the entry of a key in a section or in the defaults, or nil.
@@ -160,8 +160,8 @@ func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 
 var reference = regexp.MustCompile(`^%\(([^)]+)\)s`)
 
-// expand replaces each %(name)s in value by the section's value of that name,
-// and %% by %.
+// expand replaces each %(name)s in value with the section's value for name, and %% with
+// %.
 func (f *iniFile) expand(t *iniTable, value string) (string, error) {
 	e := expansion{f: f, t: t}
 	if err := e.add(value, 1); err != nil {

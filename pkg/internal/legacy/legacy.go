@@ -21,11 +21,11 @@ import (
 	"strings"
 )
 
-// maxSize is the maximum size of a file in bytes. Real files have a few
-// kilobytes.
+// maxSize is the maximum size of a file in bytes. Real files are only a few kilobytes
+// long.
 const maxSize = 1 << 20
 
-// Command is the command that is to be configured. It determines the sections.
+// Command is the command to configure. It determines which sections Convert writes.
 type Command string
 
 // The commands that read old files.
@@ -37,12 +37,13 @@ const (
 // Options configures Convert.
 type Options struct {
 	Command Command
-	// Dir is the folder in which the old program was started. Relative
-	// paths are relative to it.
+	// Dir is the folder in which the old program was started. Relative paths in the old
+	// files start there.
 	Dir string
 }
 
-// Config holds the settings of tstatrepo.toml that correspond to old files.
+// Config holds the settings of tstatrepo.toml that correspond to those in the old
+// files.
 type Config struct {
 	Sections []*Section
 	// Notes lists the old settings that have no counterpart or could not be
@@ -66,7 +67,7 @@ type Setting struct {
 	Printed any
 }
 
-// Note is a remark on a key of an old file.
+// Note is a remark about a key in an old file.
 type Note struct {
 	File string
 	Line int
@@ -99,18 +100,19 @@ func (e *Error) Error() string {
 	return e.File + ": " + e.Reason
 }
 
-// iniSection matches the header of a section that only mPlane's files have.
+// iniSection matches the headers of sections that only mPlane's files have.
 var iniSection = regexp.MustCompile(`(?m)^\[(component|client|TLS|Roles|Authorizations|module_[^\]\n]+)\]`)
 
-// IsOld reports whether text is an old configuration: XML, or INI with a
-// section of mPlane. TOML is not.
+// IsOld reports whether text is an old configuration: XML, or INI with one of mPlane's
+// sections. It returns false for TOML.
 func IsOld(text []byte) bool { return isXML(text) || iniSection.Match(text) }
 
 func isXML(text []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(trimBOM(text)), []byte("<")) }
 
 func trimBOM(text []byte) []byte { return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) }
 
-// ReadFile reads a regular file of at most 1 MiB, as configurations have.
+// ReadFile reads a configuration. It returns an error unless the file is a regular file
+// of at most 1 MiB.
 func ReadFile(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -132,8 +134,8 @@ func ReadFile(name string) ([]byte, error) {
 }
 
 // Convert converts the named files, and the files that they refer to, into one
-// configuration. The files must belong to one machine: tstatrepository.conf
-// with math_repo's file, and tstat.conf, which refers to math_probe's file.
+// configuration. The files must belong to one machine: tstatrepository.conf and
+// math_repo's file, or tstat.conf, which refers to math_probe's file.
 func Convert(names []string, opt Options) (*Config, error) {
 	c := &converter{opt: opt}
 	var math, rest []string
@@ -169,15 +171,15 @@ func (c *converter) read(name string, text []byte) error {
 		read = c.readXML
 	}
 	err := read(text)
-	// Sort the notes of this file, but leave those of earlier files first.
+	// Sort this file's notes, but keep those of earlier files before them.
 	slices.SortStableFunc(c.cfg.Notes[done:], func(a, b Note) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 	})
 	return err
 }
 
-// config returns the configuration with its sections in the order of
-// tstatrepo.toml.
+// config returns the configuration with its sections in the order that tstatrepo.toml
+// uses.
 func (c *converter) config() *Config {
 	if c.opt.Command == Serve {
 		c.turnOffMissing()
@@ -200,7 +202,7 @@ func (c *converter) note(line int, key, format string, args ...any) {
 	c.cfg.Notes = append(c.cfg.Notes, Note{c.file, line, key, fmt.Sprintf(format, args...)})
 }
 
-// location returns the place of a key, for the comment above the setting.
+// location returns the place where a key was found, for the comment above the setting.
 func (c *converter) location(line int, key string) string {
 	return fmt.Sprintf("%s:%d: %s", c.file, line, key)
 }
@@ -272,9 +274,9 @@ func checkPort(port string) error {
 	return nil
 }
 
-// WriteTOML writes the configuration as a file for tstatrepo. A comment above
-// each value names its origin; the notes follow as comments at the end.
-// Passwords are included only if secrets is true.
+// WriteTOML writes the configuration as a file for tstatrepo. A comment above each
+// value names its origin; the notes follow as comments at the end. Passwords are
+// included only if secrets is true.
 func (c *Config) WriteTOML(w io.Writer, secrets bool) error {
 	var b bytes.Buffer
 	for i, s := range c.Sections {
@@ -300,8 +302,8 @@ func (c *Config) WriteTOML(w io.Writer, secrets bool) error {
 	return err
 }
 
-// comment replaces control characters, which TOML does not allow in comments,
-// by spaces.
+// comment replaces control characters, which TOML does not allow in comments, with
+// spaces.
 func comment(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
@@ -325,7 +327,7 @@ func valueTOML(v any) string {
 	panic(fmt.Sprintf("legacy: a setting is a %T", v))
 }
 
-// quote returns text as a basic string of TOML.
+// quote returns text as a TOML basic string.
 func quote(text string) string {
 	var b strings.Builder
 	b.WriteByte('"')

@@ -16,8 +16,8 @@ import (
 // configuration.
 const pgPort = "5432"
 
-// readXML reads the file of math_probe, of math_repo, or of hydra, which starts
-// math_repo and contains its configuration.
+// readXML reads a configuration of math_probe, math_repo or hydra. hydra starts
+// math_repo, so its file contains math_repo's configuration.
 func (c *converter) readXML(text []byte) error {
 	root, err := parseXML(c.file, text)
 	if err != nil {
@@ -81,8 +81,8 @@ func (c *converter) hydra(root *element) error {
 	return nil
 }
 
-// noteUnknown adds notes on unknown attributes and children, which the old
-// programs ignore. children lists the known names.
+// noteUnknown adds notes about unknown attributes and children, which the old programs
+// ignore. children lists the known child names.
 func (c *converter) noteUnknown(e *element, children ...string) {
 	for _, a := range e.attrs {
 		if !a.used && a.name != "xmlns" {

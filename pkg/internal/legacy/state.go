@@ -14,17 +14,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Names of math_repo's state files in its outDir.
+// Names of the state files in math_repo's outDir.
 const (
 	runningFile = "running_imports.xml"
 	dbsPrefix   = "dbs_stat_"
 	copyPrefix  = "copy_stat_"
 )
 
-// State is the state of a math_repo when it stopped.
+// State is the state in which math_repo stopped.
 type State struct {
-	// Streams lists the registered streams in the order of their
-	// registration, then streams that only have a state file.
+	// Streams lists the registered streams in the order of their registration, then the
+	// streams that only have a state file.
 	Streams []Stream
 	// Notes lists the files that could not be used.
 	Notes []Note
@@ -36,16 +36,15 @@ type Stream struct {
 	// Registered is the probe's registration; nil if the stream is not in
 	// math_repo's list.
 	Registered *mathproto.Registration
-	// Copied is the time of the last log folder whose file was copied, or
-	// zero if unknown.
-	Copied time.Time
-	// Stored is the time up to which rows are stored in DBStream, or zero
+	// Copied is the time of the last log folder from which a file was copied, or zero
 	// if unknown.
+	Copied time.Time
+	// Stored is the time up to which DBStream holds rows, or zero if unknown.
 	Stored time.Time
 }
 
-// ReadState reads the state files in math_repo's outDir. A folder without state
-// files belongs to a math_repo that has stored nothing. The notes report
+// ReadState reads the state files in math_repo's outDir. A folder without state files
+// belongs to an instance of math_repo that has stored nothing. The notes report
 // unusable files: math_repo writes its files in place, so a crash can leave an
 // incomplete file.
 func ReadState(dir string) (*State, error) {
@@ -82,8 +81,8 @@ func (s *State) note(file string, line int, key string, err error) {
 	s.Notes = append(s.Notes, Note{file, line, key, err.Error()})
 }
 
-// stream returns the stream with a name, adding it if necessary. It returns nil
-// if the name is invalid or there are too many streams.
+// stream returns the stream with the given name, and adds it if necessary. It returns
+// nil if the name is invalid or there are too many streams.
 func (s *State) stream(file string, line int, name string) *Stream {
 	if err := store.ValidProbe(name); err != nil {
 		s.note(file, line, "stream", fmt.Errorf("%q is not the name of a stream: letters, digits, '_' and '-', at most 64", name))
@@ -166,10 +165,10 @@ func (s *State) registration(file string, e *element) {
 	}
 }
 
-// maxTime is the latest valid time of a state file, in the year 36812.
+// maxTime is the latest valid time in a state file. It lies in the year 36812.
 const maxTime = 1 << 40
 
-// readTime reads the time in an attribute of one stream's state file.
+// readTime reads a time from an attribute of a stream's state file.
 func (s *State) readTime(file, name, attr string, set func(*Stream, time.Time)) {
 	e := s.readElement(file, "state")
 	if e == nil {

@@ -22,7 +22,7 @@ type attribute struct {
 	used        bool
 }
 
-// Limits of an XML file.
+// Limits on an XML file.
 const (
 	maxElements = 10_000
 	maxNesting  = 32
@@ -84,8 +84,8 @@ func xmlError(name string, err error) error {
 	return &Error{File: name, Reason: err.Error()}
 }
 
-// attr returns the value of an attribute, or "". Like in the old programs, the
-// last attribute with a name counts.
+// attr returns the value of the named attribute, or "". As in the old programs, the
+// last attribute with that name counts.
 func (e *element) attr(name string) string {
 	value := ""
 	for _, a := range e.attrs {
@@ -96,7 +96,7 @@ func (e *element) attr(name string) string {
 	return value
 }
 
-// child returns the last child with a name, or nil.
+// child returns the last child with the given name, or nil.
 func (e *element) child(name string) *element {
 	var found *element
 	for _, c := range e.children {

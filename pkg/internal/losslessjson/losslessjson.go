@@ -1,10 +1,10 @@
-// Package losslessjson is encoding/json for values that contain file names.
-// JSON text is UTF-8, but file names are bytes. encoding/json replaces every
-// byte that is not UTF-8, so the file could not be found again.
+// Package losslessjson is encoding/json for values that contain file names. JSON text
+// is UTF-8, but file names are bytes. encoding/json replaces every byte that is not
+// UTF-8, so such a file could not be found again.
 //
-// This package writes such a byte as the text \xHH. It writes a backslash
-// before an x as \x5c, so that Unescape can restore every name. It encodes all
-// other strings like encoding/json.
+// This package writes such a byte as the text \xHH, and a backslash before an x as
+// \x5c, so that Unescape can restore every name. Otherwise it encodes strings as
+// encoding/json does.
 package losslessjson
 
 import (
@@ -18,7 +18,7 @@ import (
 	"unicode/utf8"
 )
 
-// Escape returns s as UTF-8 text from which Unescape restores it.
+// Escape returns s as UTF-8 text from which Unescape can restore s.
 func Escape(s string) string {
 	if utf8.ValidString(s) && !strings.Contains(s, `\x`) {
 		return s
@@ -37,7 +37,7 @@ func Escape(s string) string {
 	return b.String()
 }
 
-// Unescape returns the string that Escape turned into s.
+// Unescape returns the string from which Escape made s.
 func Unescape(s string) string {
 	if !strings.Contains(s, `\x`) {
 		return s
@@ -99,8 +99,8 @@ var (
 	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
 )
 
-// mapStrings returns a copy of v with f applied to its strings. It does not
-// change values of types that implement their own encoding.
+// mapStrings returns a copy of v with f applied to its strings. It does not change
+// values whose types implement their own encoding.
 func mapStrings(v reflect.Value, f func(string) string) reflect.Value {
 	if !v.IsValid() {
 		return v
