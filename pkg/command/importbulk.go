@@ -114,7 +114,7 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 		return err
 	}
 	if b.MetricsFile != "" && b.Follow {
-		opt.Passed = func(sum *bulk.Summary, failure error) {
+		opt.OnPass = func(sum *bulk.Summary, failure error) {
 			if err := metricsFile(b.MetricsFile).WriteImports(map[string]textfile.Run{b.Probe: {Summary: sum, Failure: failure, Ended: time.Now()}}, b.keeper.Stats()); err != nil {
 				opt.Log.Warn("metrics file not written", "err", err)
 			}

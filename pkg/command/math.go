@@ -56,7 +56,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 	}
 	var repo *repository.Logs
 	runs := map[string]textfile.Run{} // by stream
-	logs.Math.Passed = func(stream string, sum *bulk.Summary, failure error) {
+	logs.Math.OnPass = func(stream string, sum *bulk.Summary, failure error) {
 		if b.MetricsFile == "" {
 			return
 		}

@@ -415,7 +415,7 @@ func TestClaimFollow(t *testing.T) {
 	opt := w.options(w.open())
 	opt.Follow, opt.Poll = true, time.Millisecond
 	pass := 0
-	opt.Passed = func(sum *Summary, err error) {
+	opt.OnPass = func(sum *Summary, err error) {
 		if err != nil {
 			t.Error(err)
 		}
@@ -523,7 +523,7 @@ func TestClaimRenewed(t *testing.T) {
 	opt.Jobs, opt.ClaimTime = 1, hold
 	ctx, cancel := context.WithCancel(context.Background())
 	opt.Follow, opt.Poll = true, time.Hour
-	opt.Passed = func(sum *Summary, err error) {
+	opt.OnPass = func(sum *Summary, err error) {
 		w.counts(sum, "files=2 claimed=1")
 		cancel()
 	}

@@ -248,8 +248,8 @@ func (r *run) markUnavailable(d *dest, err error) {
 	if !first {
 		return
 	}
-	if r.opt.Waits != nil && r.opt.RetryTimeout > 0 {
-		r.opt.Waits(r.stores(), err)
+	if r.opt.OnUnavailable != nil && r.opt.RetryTimeout > 0 {
+		r.opt.OnUnavailable(r.stores(), err)
 	}
 	switch {
 	case len(r.dests) > 1:

@@ -338,7 +338,7 @@ func TestFollowWithoutStore(t *testing.T) {
 		opt := w.independent(up, down)
 		opt.Follow, opt.Poll = true, time.Minute
 		passes := 0
-		opt.Passed = func(sum *Summary, err error) {
+		opt.OnPass = func(sum *Summary, err error) {
 			switch passes++; passes {
 			case 1:
 				w.counts(sum, "files=10")
@@ -395,7 +395,7 @@ func TestCopyWithoutStore(t *testing.T) {
 		dying := newFragile("dying", nil)
 		dying.begin = func(store.Key) { dying.set(errDown) } // Write fails
 		opt := w.independent(append(Opened(copied), dying)...)
-		opt.Waits = func([]StoreSummary, error) {
+		opt.OnUnavailable = func([]StoreSummary, error) {
 			time.AfterFunc(time.Minute, func() { dying.begin = nil; dying.set(nil) })
 		}
 		sum, err := Run(t.Context(), opt)
@@ -535,7 +535,7 @@ func TestFollowNamesWhatIsNotStored(t *testing.T) {
 		opt := w.options(w.open())
 		opt.Follow, opt.Poll = true, time.Minute
 		passes := 0
-		opt.Passed = func(sum *Summary, err error) {
+		opt.OnPass = func(sum *Summary, err error) {
 			switch passes++; passes {
 			case 1, 2:
 				u := sum.Unstored

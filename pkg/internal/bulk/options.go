@@ -91,17 +91,18 @@ type Options struct {
 	// Wake makes Follow start its next pass at once; it may be nil.
 	Wake <-chan struct{}
 
-	// Passed is called after each pass of Follow, with the totals so far
-	// and an error if not everything is stored. Filed is called after each
-	// file. Both may be nil.
-	Passed func(*Summary, error)
-	Filed  func(total TypeSummary)
-	// PassedOver is called after each scan of the sources with the ignored
-	// files that look like logs. It may be nil. Summary contains them too.
-	PassedOver func(PassedOver)
-	// Waits is called when a store becomes unavailable, with the state of
-	// all stores. It may be nil.
-	Waits func(stores []StoreSummary, err error)
+	// OnPass is called after each pass of Follow, with the totals so far
+	// and an error if not everything is stored; it may be nil.
+	OnPass func(*Summary, error)
+	// OnCount is called after each change of the counts, with the totals so
+	// far; it may be nil. It must return quickly.
+	OnCount func(total TypeSummary)
+	// OnPassedOver is called after each scan of the sources, with the ignored
+	// files that look like logs; it may be nil. Summary contains them too.
+	OnPassedOver func(PassedOver)
+	// OnUnavailable is called when a store becomes unavailable, with the
+	// state of all stores; it may be nil.
+	OnUnavailable func(stores []StoreSummary, err error)
 
 	StateDir string       // folder of locks, reject files and state
 	Log      *slog.Logger // receives warnings and, with Follow, news; may be nil

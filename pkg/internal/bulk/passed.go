@@ -64,8 +64,8 @@ func (r *run) reportPassed() {
 	r.mu.Lock()
 	r.sum.PassedOver = p
 	r.mu.Unlock()
-	if r.opt.PassedOver != nil {
-		r.opt.PassedOver(p)
+	if r.opt.OnPassedOver != nil {
+		r.opt.OnPassedOver(p)
 	}
 	if r.opt.DryRun || len(r.opt.Sources) == 0 {
 		return

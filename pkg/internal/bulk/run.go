@@ -248,12 +248,12 @@ func (r *run) follow(ctx context.Context) error {
 		if err == nil {
 			err = r.behindError() // the other stores are up to date
 		}
-		if r.opt.Passed != nil {
+		if r.opt.OnPass != nil {
 			sum := r.summary()
 			if err == nil && sum.Unstored != nil {
 				err = sum.Unstored
 			}
-			r.opt.Passed(sum, err)
+			r.opt.OnPass(sum, err)
 		}
 		select {
 		case <-ctx.Done():

@@ -211,8 +211,8 @@ func (r *run) count(t *task, f func(*TypeSummary)) {
 		r.types[t.key.File] = s
 	}
 	f(s)
-	if r.opt.Filed != nil {
-		r.opt.Filed(r.total())
+	if r.opt.OnCount != nil {
+		r.opt.OnCount(r.total())
 	}
 }
 

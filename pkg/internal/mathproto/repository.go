@@ -62,9 +62,9 @@ type RepositoryOptions struct {
 	// stream.
 	Import bulk.Options
 	Stores Stores
-	// Passed is called after each pass over a stream, with the stream's
+	// OnPass is called after each pass over a stream, with the stream's
 	// name. Calls do not overlap. It may be nil.
-	Passed func(stream string, sum *bulk.Summary, err error)
+	OnPass func(stream string, sum *bulk.Summary, err error)
 
 	State string // path of the state file with the registered streams
 	Log   *slog.Logger
@@ -359,14 +359,14 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 	opt.Remote, opt.Stores, opt.Limits = []bulk.Source{s.src}, stores, r.limits
 	opt.Peer = func() string { return r.peerOf(s) }
 	opt.Log = r.log.With("stream", s.StreamName)
-	opt.Filed = func(total bulk.TypeSummary) {
+	opt.OnCount = func(total bulk.TypeSummary) {
 		s.recordCounts(total)
 		if time.Since(total.Last) < archiveAge {
 			r.markLive(s)
 		}
 	}
-	opt.Waits = s.recordWaiting
-	opt.Passed = func(sum *bulk.Summary, err error) {
+	opt.OnUnavailable = s.recordWaiting
+	opt.OnPass = func(sum *bulk.Summary, err error) {
 		s.recordPass(sum, err)
 		if err == nil {
 			succeeded()
@@ -374,10 +374,10 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 				s.wakeUp()
 			}
 		}
-		if r.opt.Passed != nil {
+		if r.opt.OnPass != nil {
 			r.passed.Lock()
 			defer r.passed.Unlock()
-			r.opt.Passed(s.StreamName, sum, err)
+			r.opt.OnPass(s.StreamName, sum, err)
 		}
 	}
 	defer s.src.reset()

@@ -131,7 +131,7 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 func (rep *Report) compareSources(ctx context.Context, m store.Manager, opt VerifyOptions, records map[store.Key][]store.Record) error {
 	sources := *opt.Against
 	sources.Stores = bulk.Opened(m)
-	sources.PassedOver = func(p bulk.PassedOver) { rep.PassedOver = p }
+	sources.OnPassedOver = func(p bulk.PassedOver) { rep.PassedOver = p }
 	c := &comparison{
 		rep: rep, records: records, transform: sources.Transform(),
 		seen: map[store.Key]bool{}, open: map[store.Key]map[string]bool{}, places: map[string]bool{}, different: map[store.Key]bool{},
