@@ -28,7 +28,7 @@ complete -c tstatrepo -n __fish_use_subcommand -f -a import-bulk -d 'import log 
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l to -x -a 'parquet: copy: postgres:// postgresql:// dbstream:// clickhouse:// math:// math+tls:// (__fish_complete_directories)' -d 'store logs in URL: parquet:DIR, copy:DIR, postgres://user@host/database, postgresql://, dbstream://user@host/database, clickhouse://user@host/database; math://host:port serves logs to this MATH repository; with "-", rows are printed as JSON'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l probe -x -d 'store NAME in every row as the probe that wrote the logs'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l stream -x -d 'call the DBStream table or the MATH stream NAME; {probe} and {type} are replaced for each log'
-complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l retry-timeout -x -d 'retry for DURATION while a database is unavailable; with --follow or --listen, retry without limit'
+complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l retry-timeout -x -d 'retry for DURATION while a store is unavailable; with --follow or --listen, retry without limit'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l replace -d 'store logs again even if they are stored'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l accept-damaged -d 'store the readable part of damaged compressed files'
 complete -c tstatrepo -n '__fish_seen_subcommand_from import-bulk' -l dry-run -s n -d 'show what would be imported, and import nothing'

@@ -55,7 +55,7 @@ func (b *ImportBulk) settings() []*Setting {
 		{Name: "stream", Group: groupDestination, Value: &b.Stream, Empty: "{probe}_{type}",
 			Usage: "call the DBStream table or the MATH stream `NAME`; {probe} and {type} are replaced for each log"},
 		{Name: "retry-timeout", Group: groupDestination, Value: &b.RetryTimeout,
-			Usage: "retry for `DURATION` while a database is unavailable; with --follow or --listen, retry without limit"},
+			Usage: "retry for `DURATION` while a store is unavailable; with --follow or --listen, retry without limit"},
 		{Name: "replace", Group: groupDestination, Value: &b.Replace,
 			Usage: "store logs again even if they are stored"},
 		{Name: "accept-damaged", Group: groupDestination, Value: &b.AcceptDamaged,
