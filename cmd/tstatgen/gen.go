@@ -46,6 +46,7 @@ type gen struct {
 	s0, s1   uint64 // xoroshiro128+ state
 	b        []byte
 	i, n     int64
+	first    int64 // rows of the type in the earlier directories
 	now      int64 // µs since the epoch; never decreases within a file
 	end      int64
 	tcp      []tcpProfile
@@ -172,10 +173,17 @@ var servers = func() []server {
 	return s
 }()
 
-const nClients = 20000
+const (
+	nClients   = 20000
+	maxClients = 1 << 22 // number that the addresses of client have room for
+)
 
 func (g *gen) client(v6 bool) {
 	k := g.skewed(nClients)
+	if n := int64(g.c.clients); n > 0 {
+		// The factor is a prime: n rows in sequence have n clients, in no order.
+		k = int((g.first + g.i) * 0x9e3779b1 % n)
+	}
 	if v6 {
 		g.b = append(g.b, "2001:760:2203:"...)
 		g.b = strconv.AppendInt(g.b, int64(k>>8), 16)

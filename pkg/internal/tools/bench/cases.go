@@ -246,6 +246,22 @@ func (b *bench) caseSelect(ctx context.Context) error {
 		b.imports(t, "parquet", "--type=log_tcp_complete", "--select="+some), b.duckdb(t, "parquet", "-select", some))
 }
 
+// caseAnonymize shows what anonymization costs. The addresses of clients are distinct
+// and in no order, so that caches help least.
+func (b *bench) caseAnonymize(ctx context.Context) error {
+	clients := min(b.rows, 1_000_000)
+	t, err := b.generate(ctx, b.rows, 8, time.Hour, fmt.Sprint("-clients=", clients))
+	if err != nil {
+		return err
+	}
+	key := filepath.Join(b.dir, "key")
+	if err := os.WriteFile(key, []byte("the key of the load test\n"), 0o600); err != nil {
+		return err
+	}
+	return b.compare(ctx, fmt.Sprintf("parquet, anonymized / not, %s addresses, rows/s", count(float64(clients))), float64(t.rows), 0.91,
+		b.imports(t, "parquet", "--anonymize=cryptopan,key-file="+key), b.imports(t, "parquet"))
+}
+
 func (b *bench) caseOneFile(ctx context.Context) error {
 	t, err := b.generate(ctx, b.rows, 1, 8*time.Hour)
 	if err != nil {

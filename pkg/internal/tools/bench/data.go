@@ -23,19 +23,19 @@ type tree struct {
 var start = time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)
 
 // generate returns a tree with the given rows in the given number of folders. It runs
-// tstatgen unless the tree exists from an earlier run. The same arguments always give
-// the same bytes.
-func (b *bench) generate(ctx context.Context, rows int64, folders int, interval time.Duration) (tree, error) {
-	dir := filepath.Join(b.dir, fmt.Sprintf("logs-%dx%d", rows, folders))
+// tstatgen, with additional flags, unless the tree exists from an earlier run. The same
+// arguments always give the same bytes.
+func (b *bench) generate(ctx context.Context, rows int64, folders int, interval time.Duration, flags ...string) (tree, error) {
+	dir := filepath.Join(b.dir, fmt.Sprintf("logs-%dx%d", rows, folders)+strings.Join(flags, ""))
 	if _, err := os.Stat(dir); err != nil {
 		b.logf("generating %d rows in %d folders", rows, folders)
 		part := dir + ".part" // renamed when complete
 		if err := os.RemoveAll(part); err != nil {
 			return tree{}, err
 		}
-		cmd := exec.CommandContext(ctx, filepath.Join(b.dir, "tstatgen"), "-out", part, "-tz", "UTC", "-format", "v15",
-			"-start", start.Format(time.RFC3339), "-rows", strconv.FormatInt(rows, 10), "-dirs", strconv.Itoa(folders),
-			"-interval", interval.String())
+		args := append([]string{"-out", part, "-tz", "UTC", "-format", "v15", "-start", start.Format(time.RFC3339),
+			"-rows", strconv.FormatInt(rows, 10), "-dirs", strconv.Itoa(folders), "-interval", interval.String()}, flags...)
+		cmd := exec.CommandContext(ctx, filepath.Join(b.dir, "tstatgen"), args...)
 		if msg, err := cmd.CombinedOutput(); err != nil {
 			return tree{}, fmt.Errorf("tstatgen: %w\n%s", err, msg)
 		}

@@ -72,6 +72,7 @@ var cases = []benchCase{
 	{name: "parquet", what: "to Parquet; peer: DuckDB COPY (read_csv) TO Parquet, types given, unordered, zstd 1, 2 threads, 4 GB", run: (*bench).caseParquet, peerNeeds: "tstatduck"},
 	{name: "onefile", what: "the same with all rows in one file", run: (*bench).caseOneFile, peerNeeds: "tstatduck"},
 	{name: "select", what: "15 columns to Parquet; peer: DuckDB COPY (SELECT of these from read_csv) TO Parquet", run: (*bench).caseSelect, peerNeeds: "tstatduck", alike: "0.9.0 has no selection"},
+	{name: "anonymize", what: "addresses of 1,000,000 clients to Parquet with Crypto-PAn; peer: the same without", run: (*bench).caseAnonymize, alike: "0.9.0 does not anonymize"},
 	{name: "cores", what: "one file to Parquet with two CPUs; peer: the same with one", run: (*bench).caseCores, alike: "it compares numbers of CPUs"},
 	{name: "scale", what: "time and memory at 1, 2, 4 and 10 times the rows", run: (*bench).caseScale},
 	{name: "copy", what: "to a copy; peer: cp -r, then sync", run: (*bench).caseCopy},
