@@ -85,7 +85,9 @@ type Batch struct {
 	lines   [][]byte // with newline
 	rows    [][]byte // the parsed text with newline: the line, or its rewritten form
 	fields  []Fields
-	split   Fields // backing array of fields
+	split   Fields       // backing array of fields
+	moved   [][]Replaced // per row, replaced fields until Row adapts fields; nil: none
+	moves   []Replaced   // backing array of moved
 	maps    []*mapping
 	odd     []bool
 	slow    int     // number of fields that are not plain; see Plain
@@ -126,6 +128,10 @@ func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
 // line, except for chat messages, whose dates are rewritten.
 func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 	r := b.rows[i]
+	if b.moved[i] != nil {
+		b.fields[i].move(b.moved[i])
+		b.moved[i] = nil
+	}
 	return r[:len(r)-1], b.fields[i], b.maps[i].columns
 }
 
@@ -138,6 +144,20 @@ func (p Fields) Begin(f int) uint32 {
 		return 0
 	}
 	return p[f-1] + 1
+}
+
+// move adapts the ends of fields to those that were replaced.
+func (p Fields) move(replaced []Replaced) {
+	for i, x := range replaced {
+		next := len(p)
+		if i+1 < len(replaced) {
+			next = replaced[i+1].Field
+		}
+		shift := x.End - p[x.Field]
+		for j := x.Field; j < next; j++ {
+			p[j] += shift
+		}
+	}
 }
 
 // Plain reports whether all numbers, times and flags of row i are NULL or decimal
@@ -207,7 +227,7 @@ func (b *Batch) Keep(keep []bool) {
 	for i := range b.n {
 		if keep[i] {
 			b.lines[n], b.rows[n], b.fields[n], b.maps[n] = b.lines[i], b.rows[i], b.fields[i], b.maps[i]
-			b.odd[n], b.line[n] = b.odd[i], b.line[i]
+			b.odd[n], b.line[n], b.moved[n] = b.odd[i], b.line[i], b.moved[i]
 			n++
 		}
 	}
@@ -273,7 +293,7 @@ func (b *Batch) reset() {
 			v.nulls = 0
 		}
 	}
-	b.n, b.escaped, b.arena, b.split = 0, 0, b.arena[:0], b.split[:0]
+	b.n, b.escaped, b.arena, b.split, b.moves = 0, 0, b.arena[:0], b.split[:0], b.moves[:0]
 }
 
 // allocFields returns a slice for the ends of the current row's n fields.
@@ -293,13 +313,32 @@ func (v *vector) setNull(row int) {
 	v.nulls++
 }
 
+// unsetNull makes room for a value of the current row.
+func (v *vector) unsetNull(row int) {
+	if v.def[row] == 0 {
+		v.def[row] = 1
+		v.nulls--
+	}
+}
+
 // undo reverts the NULLs of the first n fields of the current row, which is malformed.
 func (b *Batch) undo(m *mapping, n int) {
 	for _, f := range m.fields[:n] {
-		if f.col >= 0 && b.cols[f.col].def[b.n] == 0 {
-			b.cols[f.col].def[b.n] = 1
-			b.cols[f.col].nulls--
+		if f.col >= 0 {
+			b.cols[f.col].unsetNull(b.n)
 		}
+	}
+}
+
+// undoRow removes the current row, which was parsed.
+func (b *Batch) undoRow(m *mapping) {
+	b.undo(m, len(m.fields))
+	for _, c := range m.absent {
+		b.cols[c].unsetNull(b.n)
+	}
+	if d := m.derive; d != nil {
+		b.cols[d.first].unsetNull(b.n)
+		b.cols[d.last].unsetNull(b.n)
 	}
 }
 

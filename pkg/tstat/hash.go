@@ -11,6 +11,7 @@ import (
 // Fingerprint returns the SHA-256, in hex, and the length in bytes of the text read so
 // far, up to its last newline.
 func (r *Reader) Fingerprint() (sha string, length int64) {
+	r.flush(1)
 	r.joinHash()
 	sum, length := r.sum, r.length
 	if r.newline != nil {
@@ -84,6 +85,7 @@ func (r *Reader) hash(text []byte) {
 // MarkLine returns the number of lines in the first length bytes of text. length must
 // be one of ReaderOptions.Marks; see Mark.
 func (r *Reader) MarkLine(length int64) int64 {
+	r.flush(1)
 	r.joinHash()
 	return r.markLines[length]
 }
@@ -94,6 +96,7 @@ func (r *Reader) Mark(length int64) string {
 	if length == 0 {
 		return emptySHA256
 	}
+	r.flush(1)
 	r.joinHash()
 	return r.marks[length]
 }

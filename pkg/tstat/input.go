@@ -31,13 +31,19 @@ func (e *errReader) Read(p []byte) (int, error) {
 // fill moves the unread text to the start of the buffer and reads more, until there are
 // at least enough bytes. It hashes the text up to the last newline.
 func (r *Reader) fill(enough int) error {
-	r.joinHash()
+	if !r.byRow {
+		r.joinHash()
+	}
 	if r.pos > 0 {
 		r.end = copy(r.buf, r.buf[r.pos:r.end])
 		r.pos = 0
 	}
 	if r.end == len(r.buf) {
-		r.skipLine()
+		if r.byRow {
+			r.rewriteRest()
+		} else {
+			r.skipLine()
+		}
 	}
 	unhashed := r.end // the unread text: the start of an unfinished line
 	var err error
@@ -45,9 +51,11 @@ func (r *Reader) fill(enough int) error {
 		var n int
 		n, err = r.read(r.buf[r.end:min(r.end+readSize, len(r.buf))])
 		r.end += n
-		r.counts.Text += int64(n)
+		if !r.byRow {
+			r.counts.Text += int64(n)
+		}
 	}
-	if i := bytes.LastIndexByte(r.buf[unhashed:r.end], '\n'); i >= 0 {
+	if i := bytes.LastIndexByte(r.buf[unhashed:r.end], '\n'); i >= 0 && !r.byRow {
 		whole := r.buf[:unhashed+i+1]
 		if r.newline = nil; len(whole) < hashBeside {
 			r.hash(whole)
@@ -130,10 +138,10 @@ func (r *Reader) read(p []byte) (int, error) {
 			r.text.Reset(format, r.src)
 			r.src = &r.text
 		}
-		if r.opt.Rewrite != nil {
+		if r.byRow = r.canRewriteRows(); !r.byRow && r.opt.Rewrite != nil {
 			r.src = r.opt.Rewrite(r.src)
 		}
-		if r.opt.Ahead {
+		if r.opt.Ahead && !(r.byRow && format == nil) {
 			r.ahead.begin(r.src)
 			r.src = &r.ahead
 		}

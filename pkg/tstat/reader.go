@@ -57,6 +57,9 @@ type ReaderOptions struct {
 	// reader must pass on errors of the given reader; it must report its own errors as
 	// a RewriteError. nil reads the text unchanged.
 	Rewrite func(text io.Reader) io.Reader
+	// Rows rewrites single lines like Rewrite, but faster; see RowRewriter. If it is set,
+	// Rewrite must be set too. nil rewrites the whole text with Rewrite.
+	Rows RowRewriter
 	// Private keeps values of the file out of the reasons of rejects, and withholds the
 	// text from Reject.
 	Private bool
@@ -106,6 +109,11 @@ type Reader struct {
 	finished bool
 	draining bool
 	skipping bool // inside a line longer than MaxLine
+
+	// See RowRewriter.
+	byRow     bool   // rows are rewritten after they are parsed; buf has the original text
+	rewritten []byte // text that is not hashed yet
+	hashed    []byte // the text before it
 
 	// A goroutine hashes the text while it is parsed. It owns the fields from hashPanic
 	// to head until joinHash returns.
@@ -161,6 +169,7 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	}
 	r.pos, r.end = 0, 0
 	r.eof, r.damage, r.finished, r.draining, r.skipping = false, nil, false, false, false
+	r.byRow, r.rewritten = false, r.rewritten[:0]
 	r.sum, r.length, r.newline = sha256.New(), 0, nil
 	r.marks, r.markLines, r.newlines = map[int64]string{}, map[int64]int64{}, 0
 	r.head = head{rungs: r.head.rungs[:0]}
@@ -239,6 +248,7 @@ func (r *Reader) Counts() Counts { return r.counts }
 func (r *Reader) Next() (*Batch, error) {
 	b := &r.batch
 	b.reset()
+	r.flush(rewrittenSize)
 	if b.lines == nil {
 		b.lines = make([][]byte, batchRows)
 		b.line = make([]int64, batchRows)
@@ -246,6 +256,7 @@ func (r *Reader) Next() (*Batch, error) {
 		b.maps = make([]*mapping, batchRows)
 		b.odd = make([]bool, batchRows)
 		b.fields = make([]Fields, batchRows)
+		b.moved = make([][]Replaced, batchRows)
 	}
 	for {
 		for r.pos < r.end && b.n < batchRows {
@@ -254,10 +265,19 @@ func (r *Reader) Next() (*Batch, error) {
 				break
 			}
 			text := r.buf[r.pos : r.pos+i+1]
-			if text[0] == '#' && b.n > 0 {
+			unusual := r.byRow && r.isUnusual(text)
+			if (text[0] == '#' || unusual) && b.n > 0 {
 				return r.countRows(), nil // the header may change the columns
 			}
-			if err := r.readLine(text); err != nil {
+			if unusual {
+				r.rewriteRest()
+				break
+			}
+			read := r.readLine
+			if r.byRow {
+				read = r.rewriteLine
+			}
+			if err := read(text); err != nil {
 				return nil, err
 			}
 			r.pos += i + 1
@@ -265,9 +285,13 @@ func (r *Reader) Next() (*Batch, error) {
 		if b.n > 0 {
 			return r.countRows(), nil
 		}
+		if r.eof && r.byRow && (r.end > r.pos || r.damage != io.EOF) {
+			r.rewriteRest()
+		}
 		if r.eof {
 			if !r.finished {
 				r.finished = true
+				r.flush(1)
 				r.finish()
 			}
 			r.started = true
@@ -335,11 +359,17 @@ func (r *Reader) readLine(text []byte) error {
 		r.reject(err.Error(), text)
 		return nil
 	}
-	b.lines[b.n] = text
-	b.rows[b.n], b.maps[b.n], b.odd[b.n] = row, m, b.slow != slow
-	b.line[b.n] = r.line
-	b.n++
+	r.addRow(text, row, m, b.slow != slow, nil)
 	return nil
+}
+
+// addRow adds the current row to the batch.
+func (r *Reader) addRow(line, row []byte, m *mapping, odd bool, moved []Replaced) {
+	b := &r.batch
+	b.lines[b.n] = line
+	b.rows[b.n], b.maps[b.n], b.odd[b.n] = row, m, odd
+	b.line[b.n], b.moved[b.n] = r.line, moved
+	b.n++
 }
 
 func (r *Reader) reject(reason string, text []byte) {

@@ -789,5 +789,200 @@ func FuzzRewriter(f *testing.F) {
 		if err != nil || string(again) != got {
 			t.Fatalf("other text, %v", err)
 		}
+		checkRows(t, a, typ, text, nil)
 	})
+}
+
+// readAll reads a log with ReaderOptions and describes all that a store can see, except
+// where batches end.
+func readAll(t testing.TB, typ *tstat.LogType, src io.Reader, opt tstat.ReaderOptions) string {
+	t.Helper()
+	var s strings.Builder
+	var rows [][]string
+	opt.Private = true
+	opt.Reject = func(line int64, reason string, text []byte) { fmt.Fprintf(&s, "%d: %s %q\n", line, reason, text) }
+	opt.Unknown = func(columns []string) { fmt.Fprintln(&s, "unknown", columns) }
+	rd := tstat.NewReader(src, typ, opt)
+	defer rd.Stop()
+	for {
+		b, err := rd.Next()
+		if err != nil {
+			sha, length := rd.Fingerprint()
+			fmt.Fprintln(&s, err, rd.Layout(), rd.Counts(), rd.Damage(), rd.Truncated(), rd.CutIsText(), sha, length, rd.Head(), rd.Mark(1000), rd.MarkLine(1000))
+			for _, row := range rows {
+				fmt.Fprintln(&s, row)
+			}
+			return s.String()
+		}
+		ends, first := b.Ends(), len(rows)
+		for i := range b.Len() {
+			text, fields, columns := b.Row(i)
+			rows = append(rows, []string{fmt.Sprintf("%d %q %q %v %v %v %d", b.LineNumber(i), b.Line(i), text, fields, columns, b.Plain(i), ends[i])})
+		}
+		for c := range rd.Columns() {
+			v, has := b.Decoded(c)
+			if !has {
+				continue
+			}
+			value := valuesOf(v)
+			for i, def := range v.Def {
+				if def == 1 {
+					rows[first+i] = append(rows[first+i], fmt.Sprint(c, "=", value()))
+				}
+			}
+		}
+	}
+}
+
+// valuesOf returns a function that returns the next value.
+func valuesOf(v tstat.Vector) func() string {
+	i := -1
+	return func() string {
+		i++
+		switch {
+		case v.Ints != nil:
+			return fmt.Sprint(v.Ints[i])
+		case v.Floats != nil:
+			return fmt.Sprint(v.Floats[i])
+		case v.Bools != nil:
+			return fmt.Sprint(v.Bools[i])
+		}
+		return string(v.Texts[i])
+	}
+}
+
+// checkRows compares rows that are rewritten after they are parsed with those that are
+// parsed from the rewritten text.
+func checkRows(t testing.TB, a *Anonymizer, typ *tstat.LogType, text []byte, use func(tstat.Column) tstat.Use) {
+	t.Helper()
+	source := knownSource(Clear)
+	opt := tstat.ReaderOptions{Use: use, Marks: []int64{1000}}
+	plain, err := io.ReadAll(a.NewRewriter(typ, RewriterOptions{Source: source}).Reader(bytes.NewReader(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := readAll(t, typ, bytes.NewReader(plain), opt)
+	for name, src := range map[string]io.Reader{"whole": bytes.NewReader(text), "halves": iotest.HalfReader(bytes.NewReader(text))} {
+		w := a.NewRewriter(typ, RewriterOptions{Source: source})
+		opt.Rewrite, opt.Rows = w.Reader, w
+		if got := readAll(t, typ, src, opt); got != want {
+			g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+			for i := range min(len(g), len(w)) {
+				if g[i] != w[i] {
+					t.Fatalf("%s, %s: line %d:\n%.2000s\nnot\n%.2000s", typ.Name, name, i, g[i], w[i])
+				}
+			}
+			t.Fatalf("%s, %s: %d lines, not %d", typ.Name, name, len(g), len(w))
+		}
+	}
+}
+
+// TestRowsEqualText reads all samples, and logs with unusual lines among usual ones.
+func TestRowsEqualText(t *testing.T) {
+	clear, err := os.ReadFile("testdata/clear/log_tcp_complete")
+	if err != nil {
+		t.Fatal(err)
+	}
+	header, rows, _ := strings.Cut(string(clear), "\n")
+	header += "\n"
+	first, _, _ := strings.Cut(rows, "\n")
+	with := func(change func(f []string)) string {
+		f := strings.Split(first, " ")
+		change(f)
+		return strings.Join(f, " ") + "\n"
+	}
+	field := func(i int, text string) string { return with(func(f []string) { f[i] = text }) }
+	logs := map[string]string{
+		"as it is":          string(clear),
+		"empty":             "",
+		"header":            header,
+		"no header":         rows,
+		"late header":       first + "\n" + string(clear),
+		"bad header":        "#1 2 3\n" + string(clear),
+		"two headers":       string(clear) + string(clear),
+		"other header":      header + rows + strings.Replace(header, " c_port:2", "", 1) + rows,
+		"unknown column":    strings.TrimSuffix(header, "\n") + " mystery:999\n" + strings.ReplaceAll(rows, "\n", " 10.0.0.1\n"),
+		"unfinished":        header + rows + first[:100],
+		"unfinished header": header + rows + "#c_ip:1",
+		"CR":                strings.ReplaceAll(string(clear), "\n", "\r\n"),
+		"some CR":           header + rows + first + "\r\n" + rows,
+		"long line":         header + rows + strings.Repeat("10.1.2.3", tstat.MaxLine/8) + "\n" + rows,
+		"very long line":    header + rows + strings.Repeat("10.1.2.3", tstat.MaxLine/2) + "\n" + rows,
+		"very long end":     header + rows + strings.Repeat("10.1.2.3", tstat.MaxLine/2),
+		"long text":         header + rows + field(126, strings.Repeat("x", tstat.MaxLine-len(first)+len(strings.Split(first, " ")[126])-1)) + rows,
+		"longer text":       header + rows + field(126, strings.Repeat("1.1.1.1/", tstat.MaxLine/8-200)) + rows,
+		"many rows":         header + strings.Repeat(rows, 1+2<<20/len(rows)),
+	}
+	for name, lines := range map[string]string{
+		"empty line": "\n", "short line": "1.2.3.4 5\n", "comment": "# 10.1.2.3\n", "removed": "#! gone\n", "no address": field(0, "10.1.2.300"), "NULL address": field(0, "-"),
+		"no address of a server": field(14, "x"), "IPv6": field(0, "2001:db8::1") + field(14, "fd00::1"), "no number": field(1, "x"), "number as text": field(1, "80.0"), "NULL flag": field(39, "-"),
+		"another NULL flag": field(39, "--"), "empty flag": field(39, ""), "bad flag": field(39, "2"), "anonymized": field(39, "1"), "external": field(37, "0"), "internal": field(38, "1"),
+		"address in a name": field(126, "x.10.1.2.3.example.org") + field(126, "10.1.2.3"), "reverse name": field(126, "1.2.1.10.in-addr.arpa"), "not UTF-8": field(126, "\xff10.1.2.3") + field(126, "\xff-10.1.2.3"),
+		"NUL": field(126, "a\x00b"), "empty name": field(126, ""), "NULL": field(126, "-"), "no time": field(28, "-"),
+	} {
+		logs[name] = header + rows + lines + rows + lines
+	}
+	some := func(c tstat.Column) tstat.Use {
+		return map[byte]tstat.Use{'c': tstat.Kept, 's': tstat.Skipped, 'd': tstat.Decoded}[c.Name[0]]
+	}
+	for _, mode := range []string{"tstat,KEY", "cryptopan,KEY,names=encrypt", "drop,names=drop", "truncate=/16,/32,networks=testdata/networks,except=testdata/except"} {
+		a := newAnonymizer(t, mode)
+		samples(t, func(path, typ string, text []byte) {
+			checkRows(t, a, tstat.TypeByName(typ), text, nil)
+		})
+		for name, text := range logs {
+			if len(text) > 2*tstat.MaxLine && a.opt.Mode != "tstat" {
+				continue // it takes long
+			}
+			t.Run(name, func(t *testing.T) {
+				checkRows(t, a, tstat.TypeByName("log_tcp_complete"), []byte(text), nil)
+				checkRows(t, a, tstat.TypeByName("log_tcp_complete"), []byte(text), some)
+			})
+		}
+	}
+}
+
+// countedRows counts what Row rewrites.
+type countedRows struct {
+	*Rewriter
+	rows int
+}
+
+func (c *countedRows) Row(dst, row []byte, fields tstat.Fields) (out []byte, replaced []tstat.Replaced, ok bool) {
+	out, replaced, ok = c.Rewriter.Row(dst, row, fields)
+	if ok {
+		c.rows++
+	}
+	return out, replaced, ok
+}
+
+// TestUsualRowsAreRewrittenOnceParsed proves that the reader does not find their fields
+// twice.
+func TestUsualRowsAreRewrittenOnceParsed(t *testing.T) {
+	text, err := os.ReadFile("testdata/clear/log_tcp_complete")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &countedRows{Rewriter: newAnonymizer(t, "cryptopan,KEY").NewRewriter(tstat.TypeByName("log_tcp_complete"), RewriterOptions{})}
+	rd := tstat.NewReader(bytes.NewReader(text), tstat.TypeByName("log_tcp_complete"), tstat.ReaderOptions{Rewrite: w.Reader, Rows: w})
+	for err == nil {
+		_, err = rd.Next()
+	}
+	if rows := rd.Counts().Rows; err != io.EOF || rows < 10 || int64(w.rows) != rows-1 { // Line prepares for the others
+		t.Errorf("%d of %d rows, %v", w.rows, rows, err)
+	}
+}
+
+// TestLinesThatMayHaveAddresses compares with each byte looked at alone.
+func TestLinesThatMayHaveAddresses(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	for range 200_000 {
+		text := make([]byte, rnd.IntN(30))
+		for i := range text {
+			text[i] = "0179/:;.-ax\x80\xb0\xff"[rnd.IntN(14)]
+		}
+		if want, got := mayHaveShort(text), mayHaveAddress(text); got != want {
+			t.Fatalf("%q: %v, not %v", text, got, want)
+		}
+	}
 }

@@ -13,14 +13,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Sizes of the caches of a cryptopan. The caches use at most 9 MiB. Larger caches would
-// not be faster, because a cache miss of the CPU takes longer than AES.
+// Bounds of the caches of a cryptopan. They take at most 11 MiB, and only what is used
+// of them.
 const (
-	treeLevels  = 6  // levels of 4 bits whose flips are all cached: 4.3 MiB
-	cache28Bits = 16 // 64 Ki networks of 24 bits, 512 KiB
-	cacheV4Bits = 16 // 64 Ki IPv4 addresses, 512 KiB
-	cacheV6Bits = 16 // 64 Ki IPv6 addresses, up to 3 MiB
-	cacheHalves = 13 // 8 Ki first halves of IPv6 addresses, less than 1 MiB
+	net24Bits  = 16 // 64 Ki IPv4 networks of 24 bits, 1 MiB
+	net28Bits  = 18 // 256 Ki IPv4 networks of 28 bits, 2 MiB
+	cacheV6    = 16 // 64 Ki IPv6 addresses, up to 3 MiB
+	prefixBits = 15 // three times 32 Ki prefixes of IPv6 addresses, up to 4 MiB
 )
 
 // cryptopan implements Crypto-PAn (Xu, Fan, Ammar, Moon, 2002). Two addresses that share
@@ -32,18 +31,28 @@ type cryptopan struct {
 	pad   [16]byte
 	masks [4]uint32 // see tstat6
 
-	// tree holds, for each level, the flips of 4 bits, indexed by the bits before
-	// them; see flips4.
-	tree   [treeLevels][]atomic.Uint32
-	next28 []atomic.Uint64 // prefix of 24 bits << 16 | flips of the next 4
-	v4     []atomic.Uint64 // address << 32 | result
+	// Of IPv4 addresses.
+	high []atomic.Uint32 // by the first 16 bits: 1 << 16 | their flips
+	nets []net24         // by the first 24 bits
+	last []atomic.Uint64 // see flips4; by the first 28 bits
+
+	// Of IPv6 addresses.
 	v6     []atomic.Pointer[cached6]
-	halves []atomic.Pointer[cachedHalf]
+	sites  []atomic.Pointer[cachedFlips] // of the first 48 bits
+	halves []atomic.Pointer[cachedFlips] // of the first 64 bits
+	longer []atomic.Pointer[cachedFlips] // of the next 56
+}
+
+// net24 is what is known of IPv4 addresses with the same first 24 bits.
+type net24 struct {
+	flips atomic.Uint64 // 1 << 48 | the 24 bits << 24 | their flips
+	next  atomic.Uint64 // see flips4
 }
 
 type cached6 struct{ addr, result [16]byte }
 
-type cachedHalf struct{ half, flips uint64 }
+// cachedFlips are the flips of the bits at the end of a prefix.
+type cachedFlips struct{ hi, lo, flips uint64 }
 
 // newCryptopan returns a cryptopan. The first 16 bytes of the key are the AES key; the
 // others, encrypted, are the pad.
@@ -55,13 +64,13 @@ func newCryptopan(key *[keySize]byte) *cryptopan {
 	c := &cryptopan{
 		block:  block,
 		masks:  tstatMasks,
-		next28: make([]atomic.Uint64, 1<<cache28Bits),
-		v4:     make([]atomic.Uint64, 1<<cacheV4Bits),
-		v6:     make([]atomic.Pointer[cached6], 1<<cacheV6Bits),
-		halves: make([]atomic.Pointer[cachedHalf], 1<<cacheHalves),
-	}
-	for level := range c.tree {
-		c.tree[level] = make([]atomic.Uint32, 1<<(4*level))
+		high:   make([]atomic.Uint32, 1<<16),
+		nets:   make([]net24, 1<<net24Bits),
+		last:   make([]atomic.Uint64, 1<<net28Bits),
+		v6:     make([]atomic.Pointer[cached6], 1<<cacheV6),
+		sites:  make([]atomic.Pointer[cachedFlips], 1<<prefixBits),
+		halves: make([]atomic.Pointer[cachedFlips], 1<<prefixBits),
+		longer: make([]atomic.Pointer[cachedFlips], 1<<prefixBits),
 	}
 	block.Encrypt(c.pad[:], key[16:])
 	return c
@@ -90,95 +99,97 @@ func (b *blocks) flips(hi, lo uint64, n int) uint64 {
 	return uint64(b.out[0] >> 7)
 }
 
-// flips4 returns the flips of bits n to n+3 of an IPv4 address, for all values of these
-// bits. Bit 1 of the result is the flip of the first bit. Bits 2 and 3 are the flips of
-// the second bit after a first bit of 0 and 1; bits 4 to 7 and 8 to 15 continue likewise.
-// Bit 0 is always set, so that the result differs from an empty cache entry.
-func (b *blocks) flips4(a uint32, n int) uint32 {
-	all := uint32(1)
-	for bits := range 4 {
-		for before := range uint32(1) << bits {
-			x := a&^(0xffffffff>>n) | before<<(32-n-bits)
-			all |= uint32(b.flips(uint64(x)<<32, 0, n+bits)) << (1<<bits | before)
-		}
-	}
-	return all
-}
-
-// pick returns the flips of 4 bits that have the given value. all is a result of flips4.
-func pick(all, value uint32) uint32 {
-	return all>>1&1<<3 | all>>(2|value>>3)&1<<2 | all>>(4|value>>2)&1<<1 | all>>(8|value>>1)&1
-}
-
 // addr4 anonymizes an IPv4 address.
 func (b *blocks) addr4(a uint32) uint32 {
-	slot := &b.v4[a*0x9e3779b1>>(32-cacheV4Bits)]
-	if e := slot.Load(); e != 0 && uint32(e>>32) == a {
-		return uint32(e)
-	}
-	flips := uint32(0)
-	for level := range b.tree {
-		n := 4 * level
-		node := &b.tree[level][uint64(a)>>(32-n)]
-		all := node.Load()
-		if all == 0 {
-			all = b.flips4(a, n)
-			node.Store(all)
-		}
-		flips = flips<<4 | pick(all, a>>(28-n)&15)
-	}
 	net := uint64(a >> 8)
-	next := &b.next28[net&(1<<cache28Bits-1)]
-	e := next.Load()
-	if e == 0 || e>>16 != net {
-		e = net<<16 | uint64(b.flips4(a, 24))
-		next.Store(e)
+	e := &b.nets[net&(1<<net24Bits-1)]
+	flips := e.flips.Load()
+	if flips>>24 != 1<<24|net {
+		flips = (1<<24|net)<<24 | b.flips24(a)
+		e.flips.Store(flips)
 	}
-	flips = flips<<4 | pick(uint32(e), a>>4&15)
-	pad := uint32(b.padHi >> 32)
-	binary.BigEndian.PutUint64(b.in[:8], b.padHi)
-	binary.BigEndian.PutUint64(b.in[8:], b.padLo)
-	for keep := ^uint32(0xf); keep != ^uint32(0); keep = keep>>1 | 1<<31 {
-		binary.BigEndian.PutUint32(b.in[:4], a&keep|pad&^keep)
-		b.block.Encrypt(b.out[:], b.in[:])
-		flips = flips<<1 | uint32(b.out[0]>>7)
+	flips = flips<<4 | b.flips4(&e.next, a, 24)
+	flips = flips<<4 | b.flips4(&b.last[a>>4&(1<<net28Bits-1)], a, 28)
+	return a ^ uint32(flips)
+}
+
+// flips24 returns the flips of the first 24 bits of an IPv4 address.
+func (b *blocks) flips24(a uint32) uint64 {
+	high := &b.high[a>>16]
+	flips := high.Load()
+	if flips == 0 {
+		flips = 1<<16 | uint32(b.run(uint64(a)<<32, 0, 0, 16))
+		high.Store(flips)
 	}
-	slot.Store(uint64(a)<<32 | uint64(a^flips))
-	return a ^ flips
+	return uint64(flips)&0xffff<<8 | b.run(uint64(a)<<32, 0, 16, 24)
+}
+
+// flips4 returns the flips of 4 bits of an IPv4 address from bit n on. The cache holds
+// the n bits before them, and below that two bits for each node of the tree of the 4
+// bits: whether its flip is known, and the flip. Node 0 is the first bit, nodes 1 and
+// 2 are the second bit behind 0 and 1, and so on.
+func (b *blocks) flips4(cache *atomic.Uint64, a uint32, n int) (flips uint64) {
+	before, value := uint64(a>>(32-n)), a>>(28-n)&15
+	e := cache.Load()
+	if e>>30 != before {
+		e = before << 30
+	}
+	old := e
+	for bits := range 4 {
+		node := uint32(1)<<bits | value>>(4-bits)
+		shift := (node - 1) * 2 & 63
+		if e>>shift&2 == 0 {
+			e |= (2 | b.flips(uint64(a)<<32, 0, n+bits)) << shift
+		}
+		flips = flips<<1 | e>>shift&1
+	}
+	if e != old {
+		cache.Store(e)
+	}
+	return flips
+}
+
+// run returns the flips of the bits from one to before another.
+func (b *blocks) run(hi, lo uint64, from, to int) (flips uint64) {
+	for n := from; n < to; n++ {
+		flips = flips<<1 | b.flips(hi, lo, n)
+	}
+	return flips
 }
 
 // addr6 anonymizes all 128 bits of an IPv6 address.
 func (b *blocks) addr6(a [16]byte) [16]byte {
 	hi, lo := binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
-	slot := &b.v6[(hi*0x9e3779b97f4a7c15^lo)*0x9e3779b97f4a7c15>>(64-cacheV6Bits)]
+	slot := &b.v6[hash6(hi, lo)>>(64-cacheV6)]
 	if e := slot.Load(); e != nil && e.addr == a {
 		return e.result
 	}
-	flips := uint64(0)
-	for n := range 64 {
-		flips |= b.flips(hi, lo, 64+n) << (63 - n)
-	}
 	e := &cached6{addr: a}
-	binary.BigEndian.PutUint64(e.result[:8], hi^b.half(hi))
-	binary.BigEndian.PutUint64(e.result[8:], lo^flips)
+	half := cached(b.halves, hi, 0, func() uint64 {
+		site := cached(b.sites, hi&^0xffff, 0, func() uint64 { return b.run(hi, 0, 0, 48) })
+		return site<<16 | b.run(hi, 0, 48, 64)
+	})
+	// Many addresses differ only in their last 8 bits.
+	rest := cached(b.longer, hi, lo&^0xff, func() uint64 { return b.run(hi, lo, 64, 120) })
+	binary.BigEndian.PutUint64(e.result[:8], hi^half)
+	binary.BigEndian.PutUint64(e.result[8:], lo^(rest<<8|b.run(hi, lo, 120, 128)))
 	slot.Store(e)
 	return e.result
 }
 
-// half returns the flips of the first 64 bits of an IPv6 address. It caches them, because
-// many addresses share their first half.
-func (b *blocks) half(hi uint64) uint64 {
-	slot := &b.halves[hi*0x9e3779b97f4a7c15>>(64-cacheHalves)]
-	if e := slot.Load(); e != nil && e.half == hi {
+// cached returns the flips at the end of a prefix, which compute finds if the cache has
+// none.
+func cached(cache []atomic.Pointer[cachedFlips], hi, lo uint64, compute func() uint64) uint64 {
+	slot := &cache[hash6(hi, lo)>>(64-prefixBits)]
+	if e := slot.Load(); e != nil && e.hi == hi && e.lo == lo {
 		return e.flips
 	}
-	flips := uint64(0)
-	for n := range 64 {
-		flips |= b.flips(hi, 0, n) << (63 - n)
-	}
-	slot.Store(&cachedHalf{hi, flips})
-	return flips
+	e := &cachedFlips{hi, lo, compute()}
+	slot.Store(e)
+	return e.flips
 }
+
+func hash6(hi, lo uint64) uint64 { return (hi*0x9e3779b97f4a7c15 ^ lo) * 0x9e3779b97f4a7c15 }
 
 // tstatMasks are XORed with the four words of an IPv6 address, so that equal words have
 // different results. They are Tstat's defaults of Crypto_IPv6_Mask_0 to

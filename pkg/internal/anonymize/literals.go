@@ -2,7 +2,9 @@ package anonymize
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
+	"math/bits"
 	"net/netip"
 	"slices"
 )
@@ -39,6 +41,27 @@ func (w *worker) appendLiterals(dst, text []byte) []byte {
 // mayHaveAddress reports whether a text may contain an address: a dot between digits, two
 // colons, or a name as long as an IPv6 address in a reverse zone. It is a fast pre-check.
 func mayHaveAddress(text []byte) bool {
+	if len(text) < 8 {
+		return mayHaveShort(text)
+	}
+	colons, counted := 0, 0
+	for i := 0; ; i += 6 { // a dot that is the first or last byte of a word is inside another
+		i = min(i, len(text)-8)
+		word := binary.LittleEndian.Uint64(text[i:])
+		digit := digits(word)
+		colons += bits.OnesCount64(separators(word, ones*':') >> (8 * (counted - i)))
+		counted = i + 8
+		if separators(word, ones*'.')&(digit<<8)&(digit>>8) != 0 || colons > 1 {
+			return true
+		}
+		if i == len(text)-8 {
+			return len(text) > 63 && text[1] == '.' // 32 digits, each with its dot
+		}
+	}
+}
+
+// mayHaveShort is mayHaveAddress for a text of less than 8 bytes.
+func mayHaveShort(text []byte) bool {
 	colons := 0
 	for i, c := range text {
 		switch c {
@@ -52,7 +75,16 @@ func mayHaveAddress(text []byte) bool {
 			}
 		}
 	}
-	return len(text) > 63 && text[1] == '.' // 32 digits, each with its dot
+	return false
+}
+
+const ones = 0x0101010101010101
+
+// digits returns a word with the highest bit of each byte set that is a digit.
+func digits(word uint64) uint64 {
+	const high = ones << 7
+	x := word &^ high
+	return (x + ones*(0x80-'0')) &^ (x + ones*(0x7f-'9')) &^ word & high
 }
 
 func isAddressRune(r rune) bool {

@@ -52,6 +52,8 @@ type Rewriter struct {
 	plans map[*tstat.Form]*plan
 	spans []span // of the planned fields in the current line
 	row   []byte // buffer for a line with LF instead of CR LF
+
+	replaced []tstat.Replaced // in the last row
 }
 
 // span is the position of a field in a line, in bytes.
@@ -130,6 +132,23 @@ func (w *Rewriter) Line(dst, line []byte) ([]byte, error) {
 		return dst[:before], err
 	}
 	return append(dst, end...), nil
+}
+
+// Row implements tstat.RowRewriter, for rows with the columns of the last line of Line.
+func (w *Rewriter) Row(dst, row []byte, fields tstat.Fields) (out []byte, replaced []tstat.Replaced, ok bool) {
+	if w.form == nil || len(fields) != len(w.form.Fields) {
+		return dst, nil, false
+	}
+	w.spans = w.spans[:len(w.plan.fields)]
+	for i := range w.plan.fields {
+		f := w.plan.fields[i].index
+		w.spans[i] = span{fields.Begin(f), fields[f]}
+	}
+	out, err := w.replace(dst, row[:len(row)-1])
+	if err != nil {
+		return dst, nil, false // Line says why
+	}
+	return append(out, '\n'), w.replaced, true
 }
 
 // trimEnd removes the line end.
@@ -346,9 +365,12 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	}
 	keep := w.opt.Names == "keep" || anonymized && w.opt.Names == "encrypt"
 	done := uint32(0) // bytes of row in dst
+	start := len(dst)
+	w.replaced = w.replaced[:0]
 	for i := range p.fields {
 		f, s := &p.fields[i], w.spans[i]
 		old := row[s.begin:s.end]
+		var begin int // of the new text
 		var d decision
 		switch f.privacy {
 		case tstat.ClientInternal, tstat.ServerInternal:
@@ -362,22 +384,29 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 		}
 		switch f.privacy {
 		case tstat.ClientAddress, tstat.ServerAddress, tstat.ResolverAddress:
-			if d.replace {
-				dst = w.appendAddress(append(dst, row[done:s.begin]...), d.addr)
-				done = s.end
+			if !d.replace {
+				continue
 			}
+			dst = append(dst, row[done:s.begin]...)
+			begin = len(dst)
+			dst = w.appendAddress(dst, d.addr)
 		case tstat.ClientAnonymized, tstat.ServerAnonymized, tstat.ResolverAnonymized:
-			if d.replace {
-				dst = append(append(dst, row[done:s.begin]...), '1')
-				done = s.end
+			if !d.replace {
+				continue
 			}
+			dst = append(dst, row[done:s.begin]...)
+			begin = len(dst)
+			dst = append(dst, '1')
 		default:
 			if f.isNull(old) || keep && f.privacy != tstat.Unclassified && !mayHaveAddress(old) {
 				continue
 			}
-			dst = w.appendText(append(dst, row[done:s.begin]...), old, f, anonymized)
-			done = s.end
+			dst = append(dst, row[done:s.begin]...)
+			begin = len(dst)
+			dst = w.appendText(dst, old, f, anonymized)
 		}
+		done = s.end
+		w.replaced = append(w.replaced, tstat.Replaced{Field: f.index, Begin: uint32(begin - start), End: uint32(len(dst) - start)})
 	}
 	return append(dst, row[done:]...), nil
 }

@@ -353,7 +353,8 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 			im.log.Warn("unknown columns are kept as text", "file", t.path, "columns", strings.Join(columns, ", "))
 		},
 	})
-	if rewrite := opt.Rewrite; rewrite != nil {
+	if rewrite := opt.Rewrite; rewrite != nil && len(copies) > 0 {
+		opt.Rows = nil // the copies need the text
 		opt.Rewrite = func(text io.Reader) io.Reader {
 			text = rewrite(text)
 			for _, w := range copies {

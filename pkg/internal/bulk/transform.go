@@ -42,12 +42,11 @@ func (r *run) readerOptions(t *task, opt tstat.ReaderOptions) tstat.ReaderOption
 	opt.Location, opt.Layout = r.opt.Location, r.opt.Layout
 	if a := r.opt.Anonymize; a != nil {
 		opt.Private = true
-		opt.Rewrite = func(text io.Reader) io.Reader {
-			return a.NewRewriter(t.typ, anonymize.RewriterOptions{
-				Location: opt.Location, Layout: opt.Layout,
-				Source: func() (anonymize.Source, error) { return r.addressesOf(t) },
-			}).Reader(text)
-		}
+		w := a.NewRewriter(t.typ, anonymize.RewriterOptions{
+			Location: opt.Location, Layout: opt.Layout,
+			Source: func() (anonymize.Source, error) { return r.addressesOf(t) },
+		})
+		opt.Rewrite, opt.Rows = w.Reader, w
 	}
 	return opt
 }
