@@ -1,5 +1,5 @@
-// Package compression reads compressed files and knows the suffixes of their
-// names.
+// Package compression reads compressed files and recognizes them by their first
+// bytes or their names' suffixes.
 package compression
 
 import (
@@ -38,15 +38,15 @@ func skippable() (magics []string) {
 	return magics
 }
 
-// unread lists the first bytes of compressed files that Reader does not
-// support. No log starts like this.
+// unread lists the magic numbers of compression formats that Reader does not
+// support. No plain log starts with one of them.
 var unread = []struct{ magic, name, command string }{
 	{"PK\x03\x04", "ZIP", "unzip"},
 	{"\x1f\x9d", "compress", "gzip -d"},
 	{"LZIP", "lzip", "lzip -d"},
 }
 
-// Error reports a file that Reader does not support, although the file may be
+// Error reports that Reader does not support a file. The file itself may be
 // intact.
 type Error struct{ reason, hint string }
 

@@ -29,9 +29,10 @@ const bufferSize = 64 << 10
 // ErrGarbage reports that uncompressed bytes follow the compressed text.
 var ErrGarbage = errors.New("what follows the compressed text is not compressed")
 
-// Reader reads the text of a compressed file: the concatenated texts of all its
-// members, frames or streams. Zeros may follow, because tapes pad their blocks.
-// Reset keeps the decoders for reuse. A Reader starts no goroutines.
+// Reader reads the text of a compressed file: the concatenated contents of all
+// its members, frames or streams. Zeros may follow them, because tapes pad
+// their blocks. Reset keeps the decoders for reuse. A Reader starts no
+// goroutines.
 type Reader struct {
 	format *Format
 	in     input
@@ -58,9 +59,9 @@ func (r *Reader) Reset(f *Format, src io.Reader) {
 // Read implements io.Reader. Without an error it returns at least one byte,
 // even if the file has empty members. At the end of the text it returns io.EOF,
 // or io.ErrUnexpectedEOF if the file is truncated. It returns an *Error if the
-// file needs too much memory or a dictionary, and the error of src if src
-// fails. Any other error means that the file is damaged, and that the text read
-// so far may be wrong.
+// file needs too much memory or a dictionary, and src's error if src fails. Any
+// other error means that the file is damaged and that the text read so far may
+// be wrong.
 func (r *Reader) Read(p []byte) (n int, err error) {
 	if r.err != nil {
 		return 0, r.err
@@ -80,7 +81,7 @@ func (r *Reader) Read(p []byte) (n int, err error) {
 	return n, r.err
 }
 
-// open starts the decoder of the format.
+// open starts the decoder for r's format.
 func (r *Reader) open() (err error) {
 	switch r.format {
 	case gzipFormat:
@@ -147,7 +148,7 @@ func (r *Reader) nextMember() error {
 	}
 }
 
-// reason converts err to an error that Read documents.
+// reason converts err to one of the errors documented at Read.
 func (r *Reader) reason(err error) error {
 	if r.in.src.err != nil {
 		return r.in.src.err
@@ -194,8 +195,8 @@ func (r *Reader) garbage(read int) error {
 	}
 }
 
-// input is the source of the decoders. It counts the zeros at the end of the
-// bytes read so far.
+// input is the decoders' source. It counts the trailing zeros of the bytes read
+// so far.
 type input struct {
 	*bufio.Reader
 	src   errReader
@@ -227,8 +228,8 @@ func (in *input) ReadByte() (byte, error) {
 	return c, err
 }
 
-// errReader records the error of the source, to distinguish a failing disk from
-// a truncated file.
+// errReader records an error from the source, to distinguish a failing disk
+// from a truncated file.
 type errReader struct {
 	r   io.Reader
 	err error

@@ -13,8 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Numbers of the format's enumerations; see parquet.thrift in
-// apache/parquet-format.
+// Values of the format's enums; see parquet.thrift in apache/parquet-format.
 const (
 	dataPage       = 0
 	dictionaryPage = 2
@@ -27,28 +26,27 @@ const (
 	codecZstd = 6
 )
 
-// Target sizes of pages. A page should fit into the CPU's cache during
-// compression and decompression.
+// Target page sizes. A page should fit into the CPU's cache during compression
+// and decompression.
 const (
 	pageRows = 16 << 10
 	pageSize = 128 << 10 // bytes of text
 )
 
-// Limits of dictionaries. Larger dictionaries hardly save space.
+// Limits on dictionaries. Larger dictionaries hardly save space.
 const (
 	maxNumbers  = 4 << 10 // entries of a dictionary of numbers
 	maxTexts    = 1 << 16 // entries of a dictionary of texts: indexes have 16 bits
 	maxTextSize = 1 << 20 // bytes of a dictionary of texts
 )
 
-// minCompressed is the minimum size in bytes of a page that is worth
-// compressing.
+// minCompressed is the smallest page size, in bytes, that is worth compressing.
 const minCompressed = 256
 
-// maxBound is the maximum length of a text in statistics, in bytes.
+// maxBound is the maximum length, in bytes, of a string in statistics.
 const maxBound = 4 << 10
 
-// chunk is the encoded column chunk of a row group.
+// chunk is one encoded column chunk of a row group.
 type chunk struct {
 	data       []byte // encoded pages
 	raw        int64  // bytes before compression
@@ -56,7 +54,7 @@ type chunk struct {
 	pages      int    // number of data pages
 	encoding   int    // encoding of the data pages
 	nulls      int
-	// Statistics: minimum and maximum in encoding PLAIN; nil: unknown.
+	// min and max are the statistics in PLAIN encoding, or nil if unknown.
 	min, max []byte
 }
 
@@ -125,7 +123,7 @@ func (e *encoder) ints(c *chunk, v []int64, def []int16, rows int) {
 
 func (e *encoder) floats(c *chunk, floats []float64, def []int16, rows int) {
 	c.min, c.max = floatBounds(floats)
-	// Dictionaries compare bits: there are many NaNs, and 0 differs from
+	// Compare bit patterns, because there are many NaNs, and 0 differs from
 	// -0.
 	v := unsafe.Slice((*int64)(unsafe.Pointer(unsafe.SliceData(floats))), len(floats))
 	if e.byDictionary(c, v, math.MinInt64, math.MaxInt64, def, rows) {
@@ -135,10 +133,10 @@ func (e *encoder) floats(c *chunk, floats []float64, def []int16, rows int) {
 	e.dataPages(c, def, rows, nil, func(dst []byte, from, to int) []byte { return appendPlain(dst, v[from:to]) })
 }
 
-// floatBounds returns the minimum and maximum of floats for statistics, or nil
-// if any value is NaN. The format's TypeDefinedOrder ignores NaN, but a reader
-// may sort NaN above all values, where it would exceed the maximum. A minimum
-// of zero is written as -0, and a maximum of zero as +0.
+// floatBounds returns the minimum and maximum of v for statistics, or nil if
+// any value is NaN. The format's TypeDefinedOrder ignores NaN, but a reader may
+// sort NaN above all values, where it would exceed the maximum. A minimum of
+// zero is written as -0, and a maximum of zero as +0.
 func floatBounds(v []float64) (least, greatest []byte) {
 	if len(v) == 0 {
 		return nil, nil
@@ -180,8 +178,8 @@ func (e *encoder) bools(c *chunk, v []bool, def []int16, rows int) {
 	e.dataPages(c, def, rows, nil, func(dst []byte, from, to int) []byte { return appendPlainBools(dst, v[from:to]) })
 }
 
-// byDictionary encodes numbers with a dictionary, or returns false if there are
-// too many distinct numbers. low and high are the minimum and maximum of v.
+// byDictionary encodes v with a dictionary, or returns false if v has too many
+// distinct numbers. low and high are the minimum and maximum of v.
 func (e *encoder) byDictionary(c *chunk, v []int64, low, high int64, def []int16, rows int) bool {
 	limit := min(maxNumbers, len(v)/8)
 	if limit == 0 {
@@ -198,8 +196,8 @@ func (e *encoder) byDictionary(c *chunk, v []int64, low, high int64, def []int16
 }
 
 // dictionary adds e.page as a dictionary page of n entries, and e.indexes as
-// one data page. More data pages would not help, because an index has at most 2
-// bytes.
+// one data page. More data pages would not help, because an index takes at most
+// 2 bytes.
 func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dictionaryPage, n, plain, true)
 	c.dictionary = len(c.data)
@@ -308,12 +306,12 @@ type numberTable struct {
 	slots   []uint16 // hash table of the same values
 }
 
-// maxDirect is the limit of the range of numbers that are looked up without
+// maxDirect is the size up to which a range of numbers is indexed without
 // hashing.
 const maxDirect = 1 << 16
 
-// index sets dst to the index in entries of each number. It returns false if
-// there are more than limit entries.
+// index sets dst to each number's index in entries. It returns false if there
+// are more than limit entries.
 func (t *numberTable) index(dst []uint16, v []int64, low, high int64, limit int) (entries []int64, ok bool) {
 	t.entries = t.entries[:0]
 	if low == high {
@@ -377,7 +375,7 @@ func (t *numberTable) indexHashed(dst []uint16, v []int64, limit int) bool {
 	return true
 }
 
-// strings encodes the concatenated texts that end at ends.
+// strings encodes the strings that are concatenated in text and end at ends.
 func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, rows int) {
 	begin := func(i int) uint32 {
 		if i == 0 {
@@ -416,8 +414,7 @@ func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, row
 	})
 }
 
-// bound extends the statistics to include s. Texts compare byte by byte,
-// unsigned.
+// bound extends the statistics to include s. Strings compare as unsigned bytes.
 func (c *chunk) bound(s []byte) {
 	if s == nil {
 		s = []byte{} // nil would mean unknown
@@ -439,7 +436,7 @@ func (c *chunk) limitBounds() {
 	c.min, c.max = bytes.Clone(c.min), bytes.Clone(c.max)
 }
 
-// textTable collects the distinct texts of a column chunk.
+// textTable collects the distinct strings of a column chunk.
 type textTable struct {
 	plain  []byte   // texts in encoding PLAIN: 4 bytes of length precede each text
 	ends   []uint32 // end of each text in plain
@@ -449,8 +446,8 @@ type textTable struct {
 
 var seed = maphash.MakeSeed()
 
-// index sets dst to the index in t.ends of each text. It returns false if the
-// distinct texts are too many or too long for a dictionary.
+// index sets dst to each string's index in t.ends. It returns false if the
+// distinct strings are too many or too long for a dictionary.
 func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
 	size := 1 << (bits.Len(uint(len(ends))) + 1)
 	t.slots, t.hashes = sized(t.slots, size), sized(t.hashes, size)
@@ -483,7 +480,7 @@ func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
 	return true
 }
 
-// text returns the text with an index.
+// text returns the string at index.
 func (t *textTable) text(index uint32) []byte {
 	from := uint32(0)
 	if index > 0 {

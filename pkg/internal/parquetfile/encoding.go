@@ -10,7 +10,7 @@ import (
 // https://parquet.apache.org/docs/file-format/data-pages/encodings/
 // (Encodings.md in apache/parquet-format).
 
-// appendPlain appends integers in encoding PLAIN: 8 bytes each, little endian.
+// appendPlain appends integers in PLAIN encoding: 8 bytes each, little endian.
 func appendPlain(dst []byte, v []int64) []byte {
 	at := len(dst)
 	dst = extend(dst, 8*len(v))
@@ -32,7 +32,7 @@ func extend(dst []byte, n int) []byte {
 	return dst[:len(dst)+n]
 }
 
-// appendPlainBools appends booleans in encoding PLAIN: one bit each, lowest bit
+// appendPlainBools appends booleans in PLAIN encoding: one bit each, lowest bit
 // first.
 func appendPlainBools(dst []byte, v []bool) []byte {
 	for len(v) > 0 {
@@ -48,8 +48,8 @@ func appendPlainBools(dst []byte, v []bool) []byte {
 	return dst
 }
 
-// appendLevels appends the definition levels of a data page: 1 for a value and
-// 0 for NULL, for each row. They are encoded as a hybrid of width 1, preceded
+// appendLevels appends the definition levels of a data page: for each row, 1
+// for a value or 0 for NULL. They are encoded as a hybrid of width 1, preceded
 // by its length in 4 bytes. If def is nil, no row is NULL.
 func appendLevels(dst []byte, def []int16, rows int) []byte {
 	at := len(dst)
@@ -67,8 +67,8 @@ func appendLevels(dst []byte, def []int16, rows int) []byte {
 // run.
 const minRun = 16
 
-// appendHybrid appends values of width bits, 1 to 16, in the hybrid of runs and
-// bit-packed groups (RLE in the format's list of encodings). v is not empty.
+// appendHybrid appends v, values of width bits (1 to 16), in the hybrid of runs
+// and bit-packed groups that the format calls RLE. v must not be empty.
 func appendHybrid[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	for len(v) > 0 {
 		n := runLength(v)
@@ -77,8 +77,8 @@ func appendHybrid[T int16 | uint16](dst []byte, v []T, width int) []byte {
 			v = v[n:]
 			continue
 		}
-		// Bit-packed values form groups of 8. Only the last group of
-		// all may be incomplete.
+		// Bit-packed values form groups of 8. Only the very last group
+		// may be incomplete.
 		n = min(8, len(v))
 		for n < len(v) && !(len(v)-n >= minRun && runLength(v[n:n+minRun]) == minRun) {
 			n = min(n+8, len(v))
@@ -137,14 +137,14 @@ func appendPacked[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	return dst[:at+size]
 }
 
-// Numbers of values in a block of DELTA_BINARY_PACKED, and in its miniblocks,
-// each of which has its own width.
+// The number of values in a DELTA_BINARY_PACKED block, and in each of its
+// miniblocks. Each miniblock has its own width.
 const (
 	deltaBlock     = 128
 	deltaMiniblock = 32
 )
 
-// appendDelta appends integers in encoding DELTA_BINARY_PACKED: the first
+// appendDelta appends integers in DELTA_BINARY_PACKED encoding: the first
 // value, then blocks of differences between neighbors. Differences wrap around.
 func appendDelta(dst []byte, v []int64) []byte {
 	dst = binary.AppendUvarint(dst, deltaBlock)

@@ -1,6 +1,6 @@
 package parquetfile
 
-// addGroup adds a row group that was written at offset start to the footer.
+// addGroup adds to the footer a row group that was written at offset start.
 func (w *Writer) addGroup(g *RowGroup, start int64) {
 	t := &w.groups
 	t.open() // RowGroup
@@ -109,7 +109,7 @@ func (w *Writer) footer(metadata [][2]string) []byte {
 	return t.b
 }
 
-// physical returns the number of the format's physical type.
+// physical returns the format's number for t's physical type.
 func (t Type) physical() int {
 	switch t {
 	case Boolean:

@@ -1,8 +1,8 @@
-// Package parquetfile writes Parquet files of flat schemas: columns of numbers,
-// booleans, times and texts, all of them optional. It encodes row groups in
-// parallel, and uses only these parts of the format:
+// Package parquetfile writes Parquet files with flat schemas: columns of
+// numbers, booleans, times and strings, all of them optional. It encodes row
+// groups in parallel, and uses only these parts of the format:
 //
-//   - dictionaries of numbers and texts, where values repeat;
+//   - dictionaries of numbers and strings, where values repeat;
 //   - DELTA_BINARY_PACKED for other integers, PLAIN for the rest;
 //   - Zstandard, and its raw blocks for pages that hardly compress;
 //   - data pages of version 1, statistics of column chunks, no indexes.
@@ -23,7 +23,7 @@ import (
 // Type is the type of a column.
 type Type int
 
-// Types of columns.
+// Column types.
 const (
 	Int64     Type = iota + 1
 	Double         // a float64
@@ -200,7 +200,7 @@ func (w *Writer) Finish() (*RowGroup, error) {
 	return g, nil
 }
 
-// Close writes the footer, with keys and values as metadata. All row groups
+// Close writes the footer with the given key-value metadata. All row groups
 // must be finished. Close does not close the io.Writer.
 func (w *Writer) Close(metadata [][2]string) error {
 	footer := w.footer(metadata)

@@ -2,7 +2,7 @@ package parquetfile
 
 import "encoding/binary"
 
-// compact appends structs in those parts of Thrift's compact protocol that
+// compact appends structs in Thrift's compact protocol. It implements only the parts that
 // Parquet's metadata needs; see
 // https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 type compact struct {

@@ -12,9 +12,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// The table of claims only grows. Renewing a claim inserts a row with the same
-// number; ending a claim inserts a row whose until is 0. Prune drops the
-// partitions of past days.
+// Rows are only inserted into the table of claims. Renewing a claim inserts a
+// row with the same number; ending a claim inserts a row whose until is 0.
+// Prune drops the partitions of past days.
 const (
 	claimsOrder  = "(file, folder, probe, owner)"
 	createClaims = ` (
@@ -91,8 +91,9 @@ func (s *Store) claim(ctx context.Context, owner string, keys []store.Key, ttl t
 	for k := range renewed {
 		delete(own, k)
 	}
-	// Of two concurrent claims, the one with the larger number is ended,
-	// unless its owner did not see the other one.
+	// Of two concurrent claims, the one with the larger number gives way.
+	// If its owner did not see the other claim, the other claim gives way
+	// after conflictWait.
 	lost := map[store.Key]claim{}
 	for end := time.Now().Add(conflictWait); len(own) > 0; {
 		held, err := s.claims(ctx, host, claimedKeys(own))
@@ -168,8 +169,8 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 }
 
 // insertClaims inserts claims that expire after the given seconds; 0 ends them.
-// Clients know the server's time only roughly, so the version of a row is also
-// greater than the versions that were read for its claim.
+// Clients know the server's time only roughly, so a row's version is also made
+// greater than all versions read for its claim.
 func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
 	if len(claims) == 0 {
 		return nil
@@ -188,7 +189,7 @@ func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map
 		" (probe, folder, file, owner, claim, until, version, at) select c.1, c.2, c.3, "+text(owner)+", c.4, "+until+", c.5, now() from (select arrayJoin(["+strings.Join(parts, ", ")+"]) as c)")
 }
 
-// claims returns the claims of keys that are valid now, of all owners.
+// claims returns all owners' unexpired claims on keys.
 func (s *Store) claims(ctx context.Context, host string, keys []store.Key) (map[store.Key][]claim, error) {
 	var parts []string
 	for _, k := range keys {

@@ -3,9 +3,9 @@
 // on a cluster.
 //
 // ClickHouse has no transactions across tables, and an interrupted INSERT may
-// leave rows. So every row carries the number of the attempt that stored it.
-// Readers use a view that shows the rows of attempts in the table of records:
-// one row in that table makes a whole file visible.
+// leave rows behind. So every row carries the number of the attempt that stored
+// it. Readers use a view that shows only the rows of attempts that have a
+// record, so a single record makes a whole file visible.
 package clickhouse
 
 import (
@@ -32,7 +32,7 @@ type Options struct {
 	ReadOnly bool
 }
 
-// Store is a database of a ClickHouse server or cluster.
+// Store is a database on a ClickHouse server or cluster.
 type Store struct {
 	store.Defaults
 	*client
@@ -66,8 +66,8 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	return s, nil
 }
 
-// open queries what the server supports, and creates the tables that do not
-// belong to a log type.
+// open queries which features the server supports, and creates the tables that
+// do not belong to a log type.
 func (s *Store) open(ctx context.Context, readOnly bool) error {
 	asked := time.Now()
 	has := map[string]bool{}
@@ -110,9 +110,9 @@ func (s *Store) Close() error {
 // String returns the URL of the database, without secrets.
 func (s *Store) String() string { return s.url }
 
-// The number of an attempt has the hour of its start, by the server's clock, in
-// its upper 20 bits. The lower randomBits are random. So the number shows the age
-// of an attempt that never got a record.
+// The upper 20 bits of an attempt's number are the hour of its start by the server's
+// clock. The lower randomBits bits are random. So the number shows how old an attempt is
+// even if it never got a record.
 const randomBits = 44
 
 // newAttempt returns the number of a new attempt.

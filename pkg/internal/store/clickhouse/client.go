@@ -20,7 +20,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// client uses ClickHouse's HTTP interface.
+// client sends requests to ClickHouse's HTTP interface.
 type client struct {
 	cfg            *config
 	http           *http.Client
@@ -36,7 +36,7 @@ type client struct {
 	stall, whole time.Duration // stallTimeout, wholeTimeout
 }
 
-// Limits of a server's response.
+// Limits on a server's response.
 const (
 	maxError  = 16 << 10
 	maxAnswer = 1 << 30 // of a query that returns rows
@@ -44,9 +44,10 @@ const (
 )
 
 // Timeouts for a server. answerTimeout limits the wait for the start of a
-// response: an INSERT responds only at its end, and ON CLUSTER waits for all
-// nodes. stallTimeout limits the wait to send or receive the next bytes.
-// wholeTimeout limits the wait for a whole response.
+// response. It is long, because the server responds to an INSERT only at its
+// end, and to ON CLUSTER only after waiting for all nodes. stallTimeout limits
+// the wait to send or receive the next bytes. wholeTimeout limits the wait for
+// a whole response.
 const (
 	connectTimeout = 10 * time.Second
 	answerTimeout  = 5 * time.Minute
@@ -130,7 +131,7 @@ func (c *client) post(ctx context.Context, host string, p params, body io.Reader
 }
 
 // answer is the body of a response, with timeouts for reading it. The time
-// between two Reads does not count.
+// between two Reads does not count toward them.
 type answer struct {
 	ctx    context.Context // of the request
 	cancel context.CancelCauseFunc
@@ -158,8 +159,8 @@ func (a *answer) Close() error {
 	return a.body.Close()
 }
 
-// retry calls f until it succeeds, its error is permanent, or the timeout of
-// the options has passed.
+// retry calls f until it succeeds, its error is permanent, or
+// Options.RetryTimeout has passed.
 func (c *client) retry(ctx context.Context, f func() error) error {
 	p := retry.Policy{Transient: store.IsTransient, Limit: c.retryFor, Retrying: func(err error) {
 		c.log.Warn("request failed, retrying", "store", c.url, "err", err)
@@ -228,8 +229,8 @@ func (c *client) query(ctx context.Context, host string, p params, sql string, f
 	if host == "" {
 		return c.tryHosts(func(h string) error { return c.query(ctx, h, p, sql, f) })
 	}
-	// With this setting, servers report errors before the response instead of
-	// in the middle.
+	// With this setting, servers report errors before the response instead of in its
+	// middle.
 	all := params{"wait_end_of_query": "1"}
 	for name, v := range p {
 		all[name] = v

@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// serverError is an error response of a server. code is the code of ClickHouse's
+// serverError is an error response from a server. code is the code of ClickHouse's
 // exception, or 0 if the error does not come from ClickHouse.
 type serverError struct {
 	host   string
@@ -39,8 +39,8 @@ var exception = regexp.MustCompile(`(?s)^Code: (\d+)[,.](?: e\.displayText\(\) =
 
 var nodeException = regexp.MustCompile(`(?s)^There was an error on \[[^\]]*\]: .*?Code: (\d+)[,.]`)
 
-// answerError returns the error of a response: code is that of its header, and
-// text its body.
+// answerError converts an error response to a serverError. code is the
+// exception code in its header, and text is its body.
 func answerError(host string, status int, code, text string) *serverError {
 	e := &serverError{host: host, status: status}
 	e.code, _ = strconv.Atoi(code) // 0 if not from ClickHouse
@@ -48,12 +48,12 @@ func answerError(host string, status int, code, text string) *serverError {
 		e.code, _ = strconv.Atoi(m[1])
 		text = m[2]
 	}
-	// For a statement on a cluster, the code of the node's error counts.
+	// For an ON CLUSTER statement, use the code of the node's error.
 	if m := nodeException.FindStringSubmatch(text); m != nil {
 		e.code, _ = strconv.Atoi(m[1])
 	}
 	text, _, _ = strings.Cut(text, ", e.what() = ")
-	// Make it one printable line, because any server may have sent the text.
+	// Make text one printable line, because it may come from any server.
 	text = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
@@ -67,7 +67,7 @@ func answerError(host string, status int, code, text string) *serverError {
 	return e
 }
 
-// Codes of ClickHouse's exceptions, from dbms/src/Common/ErrorCodes.cpp.
+// ClickHouse's exception codes, from dbms/src/Common/ErrorCodes.cpp.
 const (
 	codeNoSuchColumn    = 16
 	codeDuplicateColumn = 15
@@ -151,7 +151,7 @@ var fileCodes = map[int]bool{
 
 var transientSystem = regexp.MustCompile(`No space left|Disk quota exceeded|Read-only file system|Too many open files|Cannot allocate memory|bad_alloc|Input/output error`)
 
-// codeOf returns the code of ClickHouse's exception in err, or 0.
+// codeOf returns the code of the ClickHouse exception in err, or 0.
 func codeOf(err error) int {
 	var se *serverError
 	if errors.As(err, &se) {

@@ -96,8 +96,9 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	return counts, nil
 }
 
-// countOf stores in counts the number of rows of the records with the given
-// indexes. These records must have the same log type and be ordered by time.
+// countOf stores in counts the number of rows of each record with one of the
+// given indexes. These records must have the same log type and be ordered by
+// time.
 func (s *Store) countOf(ctx context.Context, logType string, records []store.Record, indexes []int, counts []int64) error {
 	indexOf := map[uint64]int{}
 	var keys []store.Key
@@ -138,10 +139,10 @@ func (s *Store) countOf(ctx context.Context, logType string, records []store.Rec
 	})
 }
 
-// Prune implements store.Manager. It first marks all records of a log type as
-// pruned, which hides their rows, and then drops the partitions of their days. It
-// also removes invisible rows of replaced files, and of imports that started at
-// least two days ago and have no record.
+// Prune implements store.Manager. It first marks the old records of a log type as pruned,
+// which hides their rows, and then drops the partitions of their days. It also removes
+// the invisible rows of replaced files, and of imports that started at least two days ago
+// and have no record.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	types, err := s.logTypes(ctx)
@@ -161,8 +162,8 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 
 func (s *Store) pruneType(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) error {
 	for {
-		// An import of such an old log may end while partitions are
-		// dropped. Repeat until no record was marked.
+		// An import of an old log may finish while partitions are
+		// dropped, so repeat until no more records are marked.
 		marked, err := s.markPruned(ctx, logType, before, dryRun, res)
 		if err != nil || dryRun {
 			return err
@@ -180,10 +181,10 @@ func (s *Store) pruneType(ctx context.Context, logType string, before time.Time,
 	}
 }
 
-// markPruned marks the records of a log type before a time as pruned, and adds
-// them to res. It reports whether it marked any.
+// markPruned marks a log type's records from before the given time as pruned,
+// and adds them to res. It reports whether it marked any.
 func (s *Store) markPruned(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) (bool, error) {
-	// The name of a folder is its time in some zone, so allow two days. Names
+	// A folder's name is its time in some time zone, so allow two days. Folder names
 	// of old Tstat versions begin with the hour.
 	old := "file = " + text(logType) + " and (folder < " + text(before.UTC().AddDate(0, 0, 2).Format("2006_01_02")) + " or not match(folder, '^[0-9]{4}_'))"
 	var body strings.Builder
@@ -212,7 +213,7 @@ func (s *Store) markPruned(ctx context.Context, logType string, before time.Time
 	return true, s.exec(ctx, "", params{"insert_deduplicate": "0"}, body.String())
 }
 
-// dropBefore drops the daily partitions of a table that end before a time.
+// dropBefore drops a table's daily partitions of days before the given time.
 func (s *Store) dropBefore(ctx context.Context, table string, before time.Time) error {
 	parts := "system.parts"
 	if s.cluster {

@@ -25,7 +25,7 @@ const (
 )
 
 // formOf returns the form in which a column of type typ, as in system.columns,
-// stores values of a kind. ok is false if the column cannot store them.
+// stores values of the given kind. ok is false if the column cannot store them.
 func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
 	plain := unwrap(typ, "LowCardinality")
 	inner := unwrap(plain, "Nullable")
@@ -51,7 +51,7 @@ func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
 	return f, nullable, ok
 }
 
-// unwrap returns X if typ is OUTER(X), else typ.
+// unwrap returns X if typ is OUTER(X), or else typ.
 func unwrap(typ, outer string) string {
 	if rest, ok := strings.CutPrefix(typ, outer+"("); ok && strings.HasSuffix(rest, ")") {
 		return rest[:len(rest)-1]
@@ -59,7 +59,7 @@ func unwrap(typ, outer string) string {
 	return typ
 }
 
-// target is a column of a table, and the source of its values.
+// target is a table's column and the source of its values.
 type target struct {
 	name     string
 	typ      string // on the server
@@ -94,7 +94,7 @@ type block struct {
 	types         [4]string // of the store's own columns
 }
 
-// Limits of times. A DateTime ends in 2106. DateTime64(6) is limited to the years
+// Ranges of the time types. DateTime ends in 2106. DateTime64(6) is limited to the years
 // 1900 to 2299, because servers cannot show other times.
 const (
 	maxSeconds = math.MaxUint32
@@ -152,7 +152,8 @@ func (c *column) add(b *tstat.Batch, skip []bool) {
 	}
 }
 
-// addWritten appends the fields of the rows of b, as Tstat wrote them.
+// addWritten appends the column's field from each row of b that skip does not
+// mark, as Tstat wrote it.
 func (c *column) addWritten(b *tstat.Batch, skip []bool) {
 	v, ok := b.Column(c.source)
 	for i := range b.Len() {
@@ -221,7 +222,7 @@ func (c *column) addAll(v tstat.Vector) {
 	c.data = d
 }
 
-// value appends the value with index i of a vector.
+// value appends value i of a vector.
 func (c *column) value(v tstat.Vector, i int) {
 	switch c.form {
 	case formInt, formTime:
@@ -312,8 +313,8 @@ func (k *block) appendTo(out []byte) []byte {
 }
 
 func appendHead(out []byte, name, typ string) []byte {
-	// Values of LowCardinality are sent as the inner type, which every
-	// server accepts.
+	// Send LowCardinality values as the inner type, which every server
+	// accepts.
 	return appendString(appendString(out, name), unwrap(typ, "LowCardinality"))
 }
 

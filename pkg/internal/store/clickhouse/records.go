@@ -16,16 +16,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// The table of records is a list of events that only grows. Each row carries the
-// number of the attempt that stored it. A row is visible if its attempt has a
-// record.
+// The table of records is an append-only list of events. Each row of a log carries the
+// number of the attempt that stored it, and is visible if this attempt has a record.
 //
-// An attempt is live once it has a commit event. It is no longer live once it has
-// a withdraw event, or once the commit of another attempt that was not withdrawn
-// lists it in replaces. Two importers can create live attempts with the same key,
-// text and place at the same time. Then only the attempt with the smallest number
-// has a record. So the result does not depend on the order in which a reader sees
-// the events.
+// An attempt is live once it has a commit event. It is no longer live once it has a
+// withdraw event, or once the commit of another attempt that was not withdrawn lists it
+// in replaces. Two importers can create live attempts with the same key, text and place
+// at the same time. In that case only the attempt with the smallest number has a record,
+// so the result does not depend on the order in which a reader sees the events.
 const (
 	eventCommit   = "commit"
 	eventRefresh  = "refresh"  // new size, mtime and path
@@ -61,7 +59,7 @@ const createFiles = ` (
 )`
 
 // addedColumns are the columns of createFiles that the first versions lacked.
-// Only records of transformed texts need colTransform.
+// Only the records of transformed logs need colTransform.
 var addedColumns = []string{"place String", "head String", "damaged UInt8", colTransform + " String"}
 
 const colTransform = "transform"
@@ -74,7 +72,7 @@ const filesOrder = "(file, folder, probe, file_id, version)"
 var fileColumns = []string{"file_id", "event", "version", "replaces", "probe", "folder", "file", "sha256", "length", "size", "mtime_ns",
 	"path", "type", "layout", "time", "rows", "rejects", "cut", "imported_us", "pruned_us", "place", "head", "damaged", colTransform}
 
-// noTime is the value of an unset time in a column of microseconds.
+// noTime represents an unset time in a column of microseconds.
 const noTime = 0
 
 // microsOf returns a time in microseconds since the epoch, or noTime.
@@ -119,8 +117,8 @@ func readEvent(row []string) (e event, err error) {
 		}
 		return x
 	}
-	// limited parses a number from 0 to most: times beyond that cannot be
-	// formatted.
+	// limited parses a number from 0 to most, since times beyond most
+	// cannot be formatted.
 	limited := func(i int, most int64) int64 {
 		x := number(i)
 		if err == nil && (x < 0 || x > most) {
@@ -212,7 +210,8 @@ func (h history) live() []*attempt {
 	return out
 }
 
-// records returns the records: the first live attempt of each text and place.
+// records returns the records: for each text and place, the record of the first
+// live attempt.
 func (h history) records() []store.Record {
 	var out []store.Record
 	for _, a := range h.live() {
@@ -229,7 +228,7 @@ const textOfEvent = "if(place = '', sha256, concat(sha256, ' ', place))"
 // filesTable returns the name of the table of records.
 func (s *Store) filesTable() string { return name(s.cfg.database, sqlstore.FilesTable) }
 
-// events calls f with the events of the rows selected by where.
+// events calls f with each event selected by where.
 func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
 	sql := "select " + eventFields
 	for _, def := range addedColumns {
@@ -253,7 +252,7 @@ func (s *Store) events(ctx context.Context, host, where string, f func(event) er
 	})
 }
 
-// isKey returns the condition for the rows of a key.
+// isKey returns the SQL condition that selects the events of a key.
 func isKey(k store.Key) string {
 	return "file = " + text(k.File) + " and folder = " + text(k.Folder) + " and probe = " + text(k.Probe)
 }
@@ -265,8 +264,8 @@ func (s *Store) history(ctx context.Context, host string, k store.Key) (history,
 	return h, err
 }
 
-// maxQuery limits the list of keys in a query, in bytes. Servers accept queries
-// of 256 KiB.
+// maxQuery is the maximum size, in bytes, of the list of keys in a query.
+// Servers accept queries of up to 256 KiB.
 const maxQuery = 128 << 10
 
 // Lookup implements store.Store.
@@ -286,8 +285,8 @@ func (s *Store) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Reco
 	return slices.DeleteFunc(rs, func(r store.Record) bool { return own[r.Key] }), err
 }
 
-// lookup returns the records for which columns, a tuple in SQL, equals the values
-// of one of the keys.
+// lookup returns the records for which columns, an SQL tuple, equals values(k) for one of
+// the keys k.
 func (s *Store) lookup(ctx context.Context, keys []store.Key, columns string, values func(store.Key) string) ([]store.Record, error) {
 	if s.empty {
 		return nil, nil
@@ -362,8 +361,8 @@ func literals(values ...any) string {
 	return b.String()
 }
 
-// list returns Text identifiers of records as a list for IN. The list has an
-// additional empty text, because IN requires an element.
+// list returns the records' Text identifiers as a list for IN. It adds an empty
+// string to the list, because IN requires at least one element.
 func list(texts []string) string {
 	quoted := []string{"''"}
 	for _, t := range texts {
@@ -381,8 +380,8 @@ func (s *Store) liveOnly(where string) string {
 		" and event = " + text(eventCommit) + " and file_id not in " + withdrawn + ")"
 }
 
-// visible returns the query for the numbers of the attempts of a log type whose
-// rows are visible.
+// visible returns a query for the numbers of a log type's attempts whose rows
+// are visible.
 func (s *Store) visible(logType string) string {
 	place := ", place"
 	if slices.Contains(s.absent, addedColumns[0]) {
@@ -397,12 +396,12 @@ func (s *Store) visible(logType string) string {
 		" and file_id not in " + withdrawn + ") group by probe, folder, sha256" + place
 }
 
-// conflictWait is how long a commit or claim waits for a concurrent one of the
-// same file to withdraw.
+// conflictWait is how long a commit or claim waits for a concurrent one on the
+// same file to be withdrawn.
 const conflictWait = 2 * time.Second
 
-// CheckTransform returns an error if the table of records cannot hold transforms: an
-// older version made the table, and the user may not alter it.
+// CheckTransform returns an error if the table of records cannot hold transforms because
+// an older version created it and the user has no permission to alter it.
 func (s *Store) CheckTransform() error {
 	if len(s.absent) == 0 {
 		return nil
@@ -410,10 +409,10 @@ func (s *Store) CheckTransform() error {
 	return hint.New("table "+s.filesTable()+", which an older version made, has no column "+colTransform, "import once as a user who may alter it")
 }
 
-// commit adds the record of attempt id, see store.FileTx. Afterwards it reads the
-// events again, in case another importer has committed the same file at the same
-// time. The attempt with the larger number is then withdrawn. If its importer did
-// not see the other attempt, the other importer withdraws.
+// commit adds the record of attempt id, see store.FileTx. Afterwards it reads the events
+// again, in case another importer has committed the same file at the same time. The
+// attempt with the larger number is then withdrawn. If that attempt's importer did not
+// see the other attempt, the other one is withdrawn instead.
 func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Record, known, replace []store.Record) error {
 	texts := func(rs []store.Record) (out []string) {
 		for _, k := range rs {
@@ -494,7 +493,7 @@ func (h history) judge(id uint64, r *store.Record, allowed []string) (outcome er
 	return outcome, wait && outcome != nil
 }
 
-// withdraw withdraws the commit of attempt id, even if ctx has ended.
+// withdraw withdraws the commit of attempt id, even if ctx is done.
 func (s *Store) withdraw(ctx context.Context, host string, id uint64, r store.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()

@@ -12,22 +12,23 @@ import (
 )
 
 const (
-	// replicaPatience is how long an import waits for a replica. If the
-	// replica is still behind, imports do not wait for it for replicaBehind.
+	// replicaPatience is how long an import waits for a replica. If the replica is
+	// still behind after that, imports do not wait for it again until replicaBehind
+	// has passed.
 	replicaPatience = time.Minute
 	replicaBehind   = 5 * time.Minute
 )
 
-// awaitReplicas waits until all active replicas of a log type's table have the
-// inserted rows. The server acknowledges an INSERT as soon as one replica has the
-// rows. If that replica were then lost forever, recorded rows would be lost.
+// awaitReplicas waits until all active replicas of a log type's table have the inserted
+// rows. The server acknowledges an INSERT as soon as one replica has the rows. If that
+// replica were then destroyed, rows that have a record would be lost.
 //
 // The setting insert_quorum does not help: without insert_quorum_parallel, a
 // server refuses a second such INSERT into a table while one is running.
 //
-// ZooKeeper shows the progress of each replica, on any node: the table's log, the
-// position up to which each replica has copied the log to its queue, and the
-// remaining entries of that queue.
+// On any node, ZooKeeper shows each replica's progress: the table's log, the position up
+// to which each replica has copied the log to its queue, and the remaining entries of
+// that queue.
 func (s *Store) awaitReplicas(ctx context.Context, host, logType string) error {
 	var paths []string
 	err := s.query(ctx, host, params{"skip_unavailable_shards": "1"}, "select distinct zookeeper_path from cluster("+name(s.cfg.cluster)+", system.replicas) where database = "+
@@ -62,7 +63,7 @@ func (s *Store) awaitReplicas(ctx context.Context, host, logType string) error {
 	return nil
 }
 
-// awaitReplica waits until a replica has the rows of the log's entries up to
+// awaitReplica waits until a replica has the rows of all log entries up to
 // number last, or is not active. It gives up after replicaPatience: the replica
 // eventually gets all rows as long as another replica has them.
 func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64) error {
@@ -111,7 +112,7 @@ func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64)
 	}
 }
 
-// keeper returns the nodes below a path of ZooKeeper, with their values. It
+// keeper returns the nodes below a ZooKeeper path, with their values. It
 // returns nil if the path does not exist.
 func (s *Store) keeper(ctx context.Context, host, path string) (map[string]string, error) {
 	nodes := map[string]string{}

@@ -16,7 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// The columns that every table has in front of those of the log.
+// The columns that precede the log's columns in every table.
 const (
 	colProbe  = "probe"
 	colFolder = "folder"
@@ -47,9 +47,9 @@ func ownNames(typ *tstat.LogType) (own []string) {
 	return own
 }
 
-// Names of the tables of a log type. The view has the name of the log type. On a
-// cluster, the local table holds the rows of one node, and the table of rows
-// distributes over all local tables.
+// Names of a log type's tables. The view has the name of the log type. On a cluster, the
+// local table holds the rows of one node, and the table of rows is a Distributed table
+// over all local tables.
 func rowsTable(logType string) string  { return logType + "_rows" }
 func localTable(logType string) string { return logType + "_local" }
 
@@ -102,8 +102,8 @@ func (s *Store) columns(ctx context.Context, host, table string) (map[string]str
 
 var errFields = errors.New("unexpected number of fields")
 
-// serviceEngine returns the engine of a table of records or claims, followed by
-// the rest of its definition. On a cluster all nodes have all rows of the table.
+// serviceEngine returns the engine of the table of records or claims, followed by the
+// rest of its definition. On a cluster, every node has all of the table's rows.
 func (s *Store) serviceEngine(table, rest string) string {
 	if !s.cluster {
 		return " engine = MergeTree " + rest
@@ -153,8 +153,8 @@ func (s *Store) createService(ctx context.Context) error {
 	return nil
 }
 
-// absent returns the addedColumns that a table of records with the existing
-// columns lacks.
+// absent returns those of addedColumns that are missing from a table of records
+// with the existing columns.
 func absent(existing map[string]string) []string {
 	return slices.DeleteFunc(slices.Clone(addedColumns), func(def string) bool {
 		name, _, _ := strings.Cut(def, " ")
@@ -162,7 +162,7 @@ func absent(existing map[string]string) []string {
 	})
 }
 
-// errNoTransform reports that the user may not add colTransform.
+// errNoTransform reports that the user has no permission to add colTransform.
 var errNoTransform = errors.New("column " + colTransform + " was not added")
 
 // addColumns adds columns to the table of records. On a cluster the table is
@@ -182,8 +182,8 @@ func (s *Store) addColumns(ctx context.Context, defs []string) error {
 	return nil
 }
 
-// maxChanges is the maximum number of times that prepare reads the tables again
-// after a change by itself or by other clients.
+// maxChanges is the maximum number of times that prepare rereads the tables
+// after it or another client has changed them.
 const maxChanges = 10
 
 // prepare creates or widens the tables of a file's log type, and returns the
@@ -221,8 +221,8 @@ func (s *Store) forget(logType string) {
 	delete(s.tables, logType)
 }
 
-// ensure makes the next change that the tables of a log type need, and reports
-// whether it changed any. Otherwise it returns the types of the columns by name.
+// ensure makes the next change that a log type's tables need, and reports whether there
+// was one. If not, it returns the types of the columns by name.
 func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols []string) (_ map[string]string, changed bool, err error) {
 	typ := f.Type.Name
 	data := s.dataTable(typ)
@@ -314,11 +314,11 @@ func (s *Store) ensureDerived(ctx context.Context, host, table, engine string, c
 	return true, errors.Join(err, s.change(ctx, host, nil, "drop table if exists "+name(s.cfg.database, next)+s.onCluster()))
 }
 
-// wordPlace finds the column place of the table of records in a view's definition.
+// wordPlace matches the column name place in a view's definition.
 var wordPlace = regexp.MustCompile(`\bplace\b`)
 
-// lacksPlaces reports whether one of the first versions created a view. Such a
-// view shows the rows of a text only once, even if the text is stored at several
+// lacksPlaces reports whether a view was created by one of the first versions. Such a
+// view shows the rows of a log only once, even if the same text is stored at several
 // places.
 func (s *Store) lacksPlaces(ctx context.Context, host, view string) (bool, error) {
 	var def string
@@ -329,8 +329,8 @@ func (s *Store) lacksPlaces(ctx context.Context, host, view string) (bool, error
 	return err == nil && !wordPlace.MatchString(def), err
 }
 
-// columnDefs returns the definitions of the columns for the values of c. n is the
-// name of the column.
+// columnDefs returns the definitions of the columns for the values of c. n is the name of
+// the first.
 func (s *Store) columnDefs(n string, c tstat.Column) []string {
 	typ := map[tstat.Kind]string{tstat.Int: "Int64", tstat.Float: "Float64", tstat.Bool: "UInt8", tstat.Text: "String"}[c.Kind]
 	if c.Kind != tstat.Time {
@@ -360,8 +360,9 @@ func (s *Store) definition(f store.FileInfo, cols []string) string {
 	return " (" + strings.Join(defs, ", ") + ")"
 }
 
-// dataEngine returns the engine of the table of rows. Its sorting key stores the
-// rows of a file together. Its partitions are days, which can be dropped at once.
+// dataEngine returns the engine of the table of rows. The sorting key keeps the rows of a
+// file together. Each partition holds one day, so that a whole day can be dropped at
+// once.
 func (s *Store) dataEngine(table string) string {
 	const rest = "partition by toDate(" + colTime + ") order by (" + colTime + ", " + colProbe + ", " + colFile + ")"
 	if !s.cluster {

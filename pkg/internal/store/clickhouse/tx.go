@@ -59,7 +59,7 @@ func (x *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return nil
 }
 
-// start prepares for the columns of b. It leaves out columns that had no values so
+// start prepares for the columns of b. It leaves out columns that have had no values so
 // far, since every value costs the server time.
 func (x *tx) start(b *tstat.Batch) error {
 	if err := x.s.cfg.columns.CheckLater(x.file, b, x.hasTarget); err != nil {
@@ -77,7 +77,7 @@ func (x *tx) start(b *tstat.Batch) error {
 	if len(found) == 0 {
 		return nil
 	}
-	// An INSERT names its columns, so new columns need a new one.
+	// An INSERT names its columns, so new columns need a new INSERT.
 	if err := x.endInsert(); err != nil {
 		return err
 	}
@@ -90,8 +90,8 @@ func (x *tx) hasTarget(source int) bool {
 		slices.ContainsFunc(x.idle, func(t target) bool { return t.source == source })
 }
 
-// reject reports the rows that the store cannot hold. It returns skip as
-// block.add expects it.
+// reject reports the rows that the store cannot hold. It returns skip and
+// skipped as block.add expects them.
 func (x *tx) reject(b *tstat.Batch) (skip []bool, skipped int) {
 	skip, reasons := x.block.findUnfit(b)
 	for i, bad := range skip {
@@ -112,13 +112,13 @@ func (x *tx) Flush(context.Context) (int64, error) {
 }
 
 // partRows and partBytes limit the parts that the server builds from an INSERT,
-// and so the server's memory.
+// and thus the server's memory.
 const (
 	partRows  = 1 << 20
 	partBytes = 256 << 20
 )
 
-// flush passes the block to the INSERT, which it starts if none is running.
+// flush passes the block to the INSERT. It starts an INSERT if none is running.
 func (x *tx) flush() error {
 	if x.block.rows == 0 {
 		return nil
@@ -203,7 +203,8 @@ var blocks = sync.Pool{New: func() any { return new([]byte) }}
 // insert is a running INSERT.
 type insert = sqlstore.Pipe[*[]byte]
 
-// startInsert starts an INSERT. In the request the rows follow the text sql.
+// startInsert starts the INSERT statement sql. In the request the rows follow
+// the statement.
 func (s *Store) startInsert(ctx context.Context, host, sql string) *insert {
 	p := params{
 		// Every row contains the number of the attempt, so duplicates

@@ -12,7 +12,7 @@ import (
 )
 
 // Verify implements store.Manager. Rows without a record are normal here, since
-// the view hides them from readers. Deep reads all rows.
+// the view hides them from readers. With opt.Deep it reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if !opt.Deep {
 		return nil
