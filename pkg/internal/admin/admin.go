@@ -15,7 +15,7 @@ import (
 
 // Options configures Handler.
 type Options struct {
-	// State returns a snapshot for a request. It is called concurrently.
+	// State returns a snapshot for a request. It may be called concurrently.
 	State func() *State
 	// Gatherer provides /metrics, see NewCollector.
 	Gatherer prometheus.Gatherer
@@ -60,8 +60,8 @@ func Handler(opt Options) http.Handler {
 }
 
 // policy is the Content-Security-Policy of the page. It forbids scripts, frames and
-// loading anything. The style and the icon are embedded, and the form may only
-// request the page.
+// loading anything. The style and the icon are embedded, and the form may only be
+// submitted to the page.
 var policy = "default-src 'none'; style-src '" + styleHash + "'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 // secured adds security headers to all responses.
@@ -79,7 +79,7 @@ func secured(next http.Handler) http.Handler {
 	})
 }
 
-// answer sends a response with a line of text.
+// answer sends a one-line text response.
 func answer(w http.ResponseWriter, status int, text string) {
 	send(w, status, "text/plain; charset=utf-8", []byte(text+"\n"))
 }
@@ -91,7 +91,7 @@ func send(w http.ResponseWriter, status int, contentType string, body []byte) {
 	w.Write(body) // the client may have disconnected
 }
 
-// page serves the page.
+// page is the handler of the status page.
 type page struct {
 	opt Options
 	now func() time.Time

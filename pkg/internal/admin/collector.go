@@ -17,13 +17,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// NewCollector returns a collector that calls state for each scrape. Of points of
-// RRDs it only exports the number and age; the values belong in Graphite.
+// NewCollector returns a collector that calls state for each scrape. It exports
+// only the number and age of RRD points; their values belong in Graphite.
 func NewCollector(state func() *State) prometheus.Collector { return collector{state} }
 
 type collector struct{ state func() *State }
 
-// Metrics of a service as a whole. The packages of its parts define further metrics.
+// Metrics of the service as a whole. Each part's package defines its own metrics.
 var (
 	buildMetrics = metrics.New("", []string{"version", "goversion"}, func(s *State) []string { return []string{s.Version, runtime.Version()} },
 		metrics.Count("build_info", "Version of tstatrepo, always 1.", func(*State) int64 { return 1 }))
@@ -46,7 +46,7 @@ var (
 		metrics.Time("last_point_timestamp_seconds", "Time of the newest point of a probe.", func(s *repository.Series) time.Time { return time.Unix(s.Last().Time, 0) }))
 )
 
-// tables are all metric tables that Collect uses.
+// tables lists all metric tables that Collect uses.
 var tables = []interface{ Describe(chan<- *prometheus.Desc) }{
 	buildMetrics, supervisorMetrics, refusedMetrics, capabilityMetrics, endpointMetrics, certificateMetrics, noticeMetrics,
 	mathproto.Metrics, mathproto.StoreMetrics, upkeep.Metrics, stream.Metrics, stream.SourceMetrics, stream.SinkMetrics, stream.QueueMetrics,
@@ -91,7 +91,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	seriesMetrics.Collect(ch, metrics.Each(s.RRD, func(r *RRD) (string, []repository.Series) { return r.Name, r.Series }))
 }
 
-// byLabel returns counts by the value of their only label.
+// byLabel yields each key of counts as a label value, with its count.
 func byLabel(counts map[string]int64) iter.Seq2[string, *int64] {
 	return func(yield func(string, *int64) bool) {
 		for label, n := range counts {
@@ -102,7 +102,7 @@ func byLabel(counts map[string]int64) iter.Seq2[string, *int64] {
 	}
 }
 
-// newest returns the time of the newest point, or zero without points.
+// newest returns the time of the newest point, or the zero time if series is empty.
 func newest(series []repository.Series) time.Time {
 	if len(series) == 0 {
 		return time.Time{}

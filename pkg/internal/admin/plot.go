@@ -10,7 +10,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/graphite"
 )
 
-// Size of plots in SVG units. The page scales them.
+// Size of a plot in SVG units. The page scales the plot.
 const (
 	plotWidth  = 240.0
 	plotHeight = 40.0
@@ -23,8 +23,9 @@ type bars struct {
 	Scale string // maximum and period, see scale
 }
 
-// newBars returns a chart of counts per interval, oldest first, ending now. what is
-// the noun of the counted things.
+// newBars returns a chart of counts per interval, oldest first; the last interval
+// ends now. what names the things counted. newBars returns nil if there is nothing
+// to show.
 func newBars(values []int64, interval time.Duration, what string) *bars {
 	if len(values) == 0 || slices.Max(values) <= 0 {
 		return nil
@@ -50,7 +51,7 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 	}
 }
 
-// scale returns a description of the maximum and the period of a bar chart.
+// scale describes the maximum and the period of a bar chart.
 func scale(most int64, interval time.Duration, n int) string {
 	if interval == time.Hour {
 		return "at most " + number(most)

@@ -14,14 +14,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
 
-// Levels of a problem, a part, a probe or the service, in order of severity.
+// Levels of a problem, a part, a probe or the service, from least to most severe.
 const (
 	fine    = "fine"
 	warning = "warning"
 	failure = "error"
 )
 
-// levelIf returns failure if isError is set, and otherwise warning.
+// levelIf returns failure if isError is set, and warning otherwise.
 func levelIf(isError bool) string {
 	if isError {
 		return failure
@@ -29,7 +29,7 @@ func levelIf(isError bool) string {
 	return warning
 }
 
-// worst returns the most severe of levels.
+// worst returns the most severe of the given levels.
 func worst(levels ...string) string {
 	w := fine
 	for _, l := range levels {
@@ -83,7 +83,7 @@ type pointsOf struct {
 // plainName matches names that can be part of an HTML id.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// newProbes returns the data of a state by probe. Probes with problems come first.
+// newProbes groups the data in s by probe. Probes with problems come first.
 func newProbes(s *State, problems []Problem) (list []*probeView) {
 	byName := map[string]*probeView{}
 	get := func(name string) *probeView {
@@ -181,7 +181,7 @@ func (p *probeView) finish() {
 	p.Clock, p.HasTime = clockOf(p.All)
 }
 
-// Has returns the numbers of streams, sources and metrics of the probe as text.
+// Has describes how many streams, sources and metrics the probe has.
 func (p *probeView) Has() string {
 	var list []string
 	if len(p.All) > 0 {
@@ -196,8 +196,9 @@ func (p *probeView) Has() string {
 	return strings.Join(list, ", ")
 }
 
-// NewestFolder returns the time of Tstat's newest log folder on this machine. It is
-// zero if Tstat has not written a folder yet or the probe is remote.
+// NewestFolder returns the time of Tstat's newest log folder on this machine. It
+// returns the zero time if Tstat has not written a folder yet or the probe is
+// remote.
 func (p *probeView) NewestFolder() time.Time {
 	if p.Tstat == nil {
 		return time.Time{}
@@ -227,13 +228,13 @@ func streamLevel(l *mathproto.StreamStats) string {
 	return fine
 }
 
-// fails reports whether one of the stores of a stream failed to store logs.
+// fails reports whether a stream or one of its stores has an error.
 func fails(l *mathproto.StreamStats) bool {
 	return l.Err() != "" || slices.ContainsFunc(l.Stores, func(s bulk.StoreSummary) bool { return s.Error != "" })
 }
 
-// byProbe groups streams by probe. names are the probes in order of their first
-// stream.
+// byProbe groups streams by probe. names lists the probes in the order in which
+// they first appear in logs.
 func byProbe(logs []mathproto.StreamStats) (names []string, streams map[string][]*mathproto.StreamStats) {
 	streams = map[string][]*mathproto.StreamStats{}
 	for i := range logs {
@@ -246,9 +247,10 @@ func byProbe(logs []mathproto.StreamStats) (names []string, streams map[string][
 	return names, streams
 }
 
-// nameProbes names the probe of streams after their host if each stream of the host
-// is a separate probe. This is the case without certificates and configured probes.
-// Otherwise the page would list each stream as a probe.
+// nameProbes names probes after their host if the host has several streams that
+// each count as a separate probe. This happens if there are neither certificates
+// nor configured probes. Without nameProbes, the page would list each stream as a
+// probe.
 func (s *State) nameProbes() {
 	alone := map[string][]*mathproto.StreamStats{} // by host
 	for i := range s.Logs {
@@ -266,8 +268,8 @@ func (s *State) nameProbes() {
 	}
 }
 
-// clockOf returns how far the clock of a probe is ahead, from the newest reading. It
-// returns false if there is no reading.
+// clockOf returns how far a probe's clock is ahead according to the newest reading.
+// known is false if there are no readings.
 func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool) {
 	var last time.Time
 	for _, l := range streams {

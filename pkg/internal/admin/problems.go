@@ -15,7 +15,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Thresholds of problems.
+// Thresholds for reporting problems.
 const (
 	settleIn     = 30 * time.Second    // after the start; registering and a first log folder may take as long
 	expiresSoon  = 30 * 24 * time.Hour // before a certificate ends
@@ -39,7 +39,7 @@ const (
 	PartRecent       = "recent"
 )
 
-// endpointParts maps names of endpoints to parts.
+// endpointParts maps endpoint names to parts.
 var endpointParts = map[string]string{"collect-log": PartLogs, "collect-streaming": PartLive, "collect-rrd": PartRRD}
 
 // Problem describes a problem and how to solve it.
@@ -54,8 +54,8 @@ type Problem struct {
 // level returns failure or warning.
 func (p *Problem) level() string { return levelIf(p.Error) }
 
-// Problems returns the problems of a state at the given time, errors first. notReady
-// says why the service is not ready; nil means that it is ready.
+// Problems returns the problems at the given time, errors first. notReady is the
+// reason why the service is not ready, or nil if it is ready.
 func (s *State) Problems(notReady error, now time.Time) []Problem {
 	var list []Problem
 	add := func(isError bool, part, do, what string, args ...any) {
@@ -136,8 +136,8 @@ func (s *State) Problems(notReady error, now time.Time) []Problem {
 	return list
 }
 
-// logProblems returns the problems of logs that are late or not stored: one problem
-// per cause, for any number of streams.
+// logProblems reports logs that are late or not stored. It returns one problem per
+// cause, however many streams are affected.
 func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 	type cause struct {
 		problem Problem
@@ -232,7 +232,7 @@ func rejectProblems(logs []mathproto.StreamStats) (list []Problem) {
 	return list
 }
 
-// rejectFiles returns the paths of the files with rejected lines of streams.
+// rejectFiles returns the paths of the files that hold the streams' rejected lines.
 func rejectFiles(streams []*mathproto.StreamStats) (files []string) {
 	for _, l := range streams {
 		if l.RejectFile != "" && l.Rejects+l.Failed > 0 && !slices.Contains(files, l.RejectFile) {
@@ -243,7 +243,7 @@ func rejectFiles(streams []*mathproto.StreamStats) (files []string) {
 }
 
 // clockProblems returns a problem for each probe whose clock differs too much from
-// the clock of this machine.
+// this machine's clock.
 func clockProblems(logs []mathproto.StreamStats) (list []Problem) {
 	names, streams := byProbe(logs)
 	for _, name := range names {
@@ -300,7 +300,7 @@ func titleOf(streams []*mathproto.StreamStats) string {
 	return count(int64(len(streams)), "stream")
 }
 
-// tooMany reports whether more than 1 % of lines were rejected.
+// tooMany reports whether more than 1% of the lines were rejected.
 func tooMany(rejects, good int64) bool { return rejects > 0 && rejects*100 > rejects+good }
 
 func (n *Notice) level() string { return levelIf(n.Error) }

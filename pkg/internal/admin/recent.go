@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// maxNotice is the maximum length of the text of a notice in bytes.
+// maxNotice is the maximum length of a notice's text in bytes.
 const maxNotice = 2 << 10
 
-// Recent is a slog.Handler that keeps the last warnings and errors and passes all
-// records to another handler. It is safe for concurrent use.
+// Recent is a slog.Handler that keeps the most recent warnings and errors and
+// passes all records to another handler. It is safe for concurrent use.
 type Recent struct {
 	next   slog.Handler
 	ring   *ring
@@ -22,15 +22,15 @@ type Recent struct {
 	prefix string // of the keys in a group
 }
 
-// ring holds the notices of a handler and all handlers derived from it.
+// ring holds the notices that a handler shares with all handlers derived from it.
 type ring struct {
 	mu      sync.Mutex
 	size    int
 	notices []Notice // oldest first
 }
 
-// NewRecent returns a handler that keeps n notices and passes all records to next. A
-// repeated text increases the count of its notice.
+// NewRecent returns a handler that keeps up to n notices and passes all records to
+// next. A repeated message increments the count of its notice.
 func NewRecent(next slog.Handler, n int) *Recent {
 	return &Recent{next: next, ring: &ring{size: max(n, 1)}}
 }
@@ -44,8 +44,8 @@ func (r *Recent) List() []Notice {
 	return list
 }
 
-// Enabled reports whether the next handler is enabled for the level, or whether
-// Recent keeps records of the level.
+// Enabled reports whether Recent keeps records of level l or the next handler is
+// enabled for it.
 func (r *Recent) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn || r.next.Enabled(ctx, l)
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // State is a snapshot of a service, for the page and the metrics. A zero time means
-// never or unknown. Texts may come from peers. The page and the metrics escape and
-// shorten them, but they must not contain secrets.
+// never or unknown. Strings may come from peers: the page and the metrics escape
+// and shorten them. A State must not contain secrets.
 type State struct {
 	Name    string // of this repository or probe
 	Version string // of the program
@@ -39,7 +39,7 @@ type Supervisor struct {
 	component.Stats
 }
 
-// Tstat describes the Tstat of the probe on this machine.
+// Tstat describes the Tstat process of the probe on this machine.
 type Tstat struct {
 	Probe string // its name
 	exporter.Tstat
@@ -64,16 +64,16 @@ type Live struct {
 	stream.Stats
 }
 
-// RRD is a run that sends points of RRDs to Graphite or Prometheus.
+// RRD is a run that sends RRD points to Graphite or Prometheus.
 type RRD struct {
 	Name string // unique: the section of the configuration, or the specification
 	To   string // destination without secrets
 	rrdpush.EndpointStats
-	Recreated int64 // RRDs older than the last point sent, sent from their start
+	Recreated int64 // RRDs older than their last point sent; sent again from the start
 
 	Series []repository.Series
-	// Untracked counts points of metrics for which Series has no room. They are
-	// stored like all others.
+	// Untracked counts the points of metrics for which Series has no room. These
+	// points are stored like all others.
 	Untracked int64
 }
 
@@ -85,9 +85,9 @@ type Certificate struct {
 	Err      string // why the certificate cannot be read
 }
 
-// Notice is a logged error or warning, with the number of its repetitions.
+// Notice is a logged warning or error. Count is the number of times it was logged.
 type Notice struct {
-	Time  time.Time // the last time
+	Time  time.Time // when it was last logged
 	First time.Time
 	Count int64
 	Error bool // else a warning

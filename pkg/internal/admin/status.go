@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
 
-// status is the JSON form of the page. It is stable: keys may be added, but are never
-// renamed or removed, and keep their types and units. The struct tag doc describes a
-// value for the manual.
+// status is the JSON form of the page. It is stable: keys may be added, but are
+// never renamed or removed, and keep their types and units. The struct tag doc
+// describes the value in the manual.
 type status struct {
 	Name       string            `json:"name" doc:"host name of this machine"`
 	Version    string            `json:"version" doc:"version of tstatrepo"`
@@ -228,8 +228,8 @@ func finite(v float64) *float64 {
 	return &v
 }
 
-// each returns the results of f for each element of a list. The result is never nil,
-// so that its JSON is a list and not null.
+// each returns the result of f for each element of list. It never returns nil, so
+// that an empty list becomes [] in JSON rather than null.
 func each[T, U any](list []T, f func(*T) U) []U {
 	out := make([]U, 0, len(list))
 	for i := range list {
@@ -257,7 +257,7 @@ func lagSeconds(d time.Duration, known bool) *float64 {
 	return finite(d.Seconds())
 }
 
-// newStatus returns the JSON of a view.
+// newStatus returns the status of a view.
 func newStatus(v *view) *status {
 	s := &status{
 		Name: cut(v.Name, maxText), Version: v.Version, Started: stamp{v.Started}, Time: stamp{v.Now}, Status: v.Level(),
@@ -395,7 +395,7 @@ func wantsJSON(accept []string) bool {
 	return quality["application/json"] > 0 && quality["application/json"] >= quality["text/html"]
 }
 
-// marshal returns the JSON of a view.
+// marshal encodes the status of a view as JSON.
 func marshal(v *view) ([]byte, error) {
 	text, err := json.MarshalIndent(newStatus(v), "", "  ")
 	return append(text, '\n'), err

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// maxText is the maximum length in bytes of a text from a peer, on the page and in
+// maxText is the maximum length in bytes of a peer's string on the page and in
 // labels.
 const maxText = 200
 
@@ -34,7 +34,7 @@ func number(n int64) string {
 	return b.String()
 }
 
-// count formats a number with its noun in singular or plural.
+// count formats a number with its noun in the singular or plural.
 func count(n int64, noun string) string {
 	if n != 1 {
 		noun += "s"
@@ -55,7 +55,7 @@ func rate(v float64) string {
 	return number(int64(math.Round(v)))
 }
 
-// size formats bytes with binary units.
+// size formats a number of bytes with a binary unit.
 func size(n int64) string {
 	v := float64(n)
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
@@ -65,8 +65,8 @@ func size(n int64) string {
 	return short(v) + "\u00a0" + units[0]
 }
 
-// value formats a measured value in a few characters, with an SI prefix from 1000
-// on.
+// value formats a measured value in a few characters, with an SI prefix if it is at
+// least 1000.
 func value(v float64) string {
 	a := math.Abs(v)
 	switch {

@@ -8,7 +8,7 @@ import (
 )
 
 // mainMetrics lists the metrics that the page plots first, in this order, by their
-// names in the default naming. The names of a line are alternatives.
+// names in the default naming. The names in each row are alternatives.
 var mainMetrics = [][]string{
 	{"ip.bitrate.in.TCP"},
 	{"ip.bitrate.out.TCP"},
@@ -27,8 +27,8 @@ var mainMetrics = [][]string{
 // related lists the prefixes of metrics that the page plots after mainMetrics.
 var related = []string{"ip.bitrate.", "L3.bitrate.", "profile.", "tcp.rtt.", "tcp.anomalies.", "number_of_tracked_tcp_flows.", "number_of_tracked_udp_flows."}
 
-// interest returns the rank of a metric among the plots; lower ranks come first.
-// Metrics of part of the traffic (cloud, noncloud) follow metrics of all traffic.
+// interest returns the rank of a metric's plot on the page; lower ranks come first.
+// Metrics for part of the traffic (cloud, noncloud) follow metrics for all traffic.
 func interest(metric string) int {
 	if i := slices.IndexFunc(mainMetrics, func(names []string) bool { return slices.Contains(names, metric) }); i >= 0 {
 		return i
@@ -43,9 +43,10 @@ func interest(metric string) int {
 	return len(mainMetrics) + i
 }
 
-// units lists the units of Tstat's histograms; the first match counts. counted is
-// the unit of bins, measured the unit of statistics like Average. If measured is "",
-// bins are rates or levels, and statistics have the same unit.
+// units lists the units of Tstat's histograms; the first match applies. counted is
+// the unit of the bins; measured is the unit of statistics such as Average. If
+// measured is "", the bins hold rates or levels, and the statistics have the same
+// unit as the bins.
 var units = []struct {
 	metric            *regexp.Regexp
 	counted, measured string
@@ -110,14 +111,14 @@ func quantity(v float64, unit string) string {
 	if text == "–" {
 		return text
 	}
-	// Join the SI prefix with a unit that is a symbol.
+	// Attach the SI prefix directly to a unit symbol.
 	if strings.Contains(text, "\u00a0") && (unit == "bit/s" || unit == "B" || unit == "s") {
 		return text + unit
 	}
 	return text + "\u00a0" + unit
 }
 
-// period describes the duration of a plot and the distance of its points.
+// period describes the time span of a plot and the interval between its points.
 func period(width, step time.Duration) string {
 	if width <= 0 || step <= 0 {
 		return ""

@@ -21,7 +21,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Limits of lists on the page. The page shows the number of omitted elements.
+// Limits on the length of lists on the page. The page shows how many elements it
+// omits.
 const (
 	maxProblems = 20
 	maxProbes   = 200
@@ -35,7 +36,7 @@ const (
 )
 
 // Seconds between reloads of the page: the interval that the page offers, and the
-// limits of the query.
+// minimum and maximum of queryRefresh.
 const (
 	refreshChoice = 10
 	refreshMin    = 2
@@ -73,7 +74,7 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"storeLags": storeLags,
 	"uneven":    uneven,
 	"hourly":    func(l *mathproto.StreamStats) *bars { return newBars(l.Hourly, time.Hour, "Rows stored") },
-	// A type is shown where the name of the stream leaves it open.
+	// Show the log type unless the stream's name contains it.
 	"showType": func(l *mathproto.StreamStats) bool {
 		return l.Type() != "" && !strings.Contains(l.StreamName, l.Type())
 	},
@@ -88,7 +89,8 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"unix":     func(seconds int64) time.Time { return time.Unix(seconds, 0) },
 }).Parse(pageText))
 
-// storeLags returns the lag of each store of a stream, or nil if there is only one.
+// storeLags returns the lag of each of a stream's stores, or nil if there is only
+// one store.
 func storeLags(l *mathproto.StreamStats) (list []string) {
 	if len(l.Stores) < 2 {
 		return nil
@@ -124,11 +126,11 @@ func first[T any](list []T, n int) rows[T] {
 	return rows[T]{list[:n], int64(len(list) - n)}
 }
 
-// Keys of the query of the page.
+// Query parameters of the page.
 const (
 	queryRefresh = "refresh" // seconds
-	queryMetric  = "metric"  // text that the names of plotted metrics contain
-	queryShow    = "show"    // "unhealthy" hides what is healthy
+	queryMetric  = "metric"  // substring of the names of metrics to plot
+	queryShow    = "show"    // "unhealthy" hides healthy probes, streams and sections
 	queryProbe   = "probe"   // name of the probe to open and to plot
 	queryOpen    = "open"    // section to open
 )
@@ -256,7 +258,7 @@ func (v *view) addRRD(r RRD) {
 	}
 }
 
-// levelOf returns the level of the most severe problem of parts.
+// levelOf returns the level of the most severe problem in the given parts.
 func (v *view) levelOf(parts ...string) string {
 	w := fine
 	for _, p := range v.All {
@@ -270,8 +272,7 @@ func (v *view) levelOf(parts ...string) string {
 // Part returns the level of a part of the service.
 func (v *view) Part(part string) string { return v.levelOf(part) }
 
-// CapabilityLevel returns the level of the section of capabilities and
-// endpoints.
+// CapabilityLevel returns the level of the section on capabilities and endpoints.
 func (v *view) CapabilityLevel() string {
 	return v.levelOf(PartSupervisor, PartService, PartCertificates)
 }
@@ -287,8 +288,8 @@ func (v *view) Title() string {
 // Hidden returns the number of probes that the page omits.
 func (v *view) Hidden() int64 { return v.Front.More + v.Folded.More }
 
-// Open reports whether a section is open: the query names it, it has problems, or it
-// contains matches of the query.
+// Open reports whether a section is open: because the query names it, because it
+// has problems, or because it contains matches for the query.
 func (v *view) Open(section string) bool {
 	switch section {
 	case v.Opened:
@@ -309,14 +310,14 @@ func (v *view) Open(section string) bool {
 // not open.
 func (v *view) Shows(section string) bool { return !v.Unhealthy || v.Open(section) }
 
-// OpenProbe reports whether the details of a probe are open: it has problems, the
-// query names it, or it is on this machine.
+// OpenProbe reports whether the details of a probe are open: because the probe has
+// problems, is named in the query, or is on this machine.
 func (v *view) OpenProbe(p *probeView) bool {
 	return p.Level != fine || p.Name == v.Chosen || p.Tstat != nil && !v.Unhealthy
 }
 
-// FoldTwice reports whether an outer fold encloses the folded probes, since there
-// are many.
+// FoldTwice reports whether there are so many folded probes that an outer fold
+// encloses them.
 func (v *view) FoldTwice() bool { return len(v.Folded.Shown) > fewProbes }
 
 // Level returns the level of the most severe problem.
@@ -330,7 +331,7 @@ func (v *view) Level() string {
 	return fine
 }
 
-// Verdict returns the numbers of errors and warnings as text.
+// Verdict describes how many errors and warnings there are.
 func (v *view) Verdict() string {
 	switch {
 	case v.Errors > 0 && v.Warnings > 0:
@@ -362,8 +363,8 @@ func (v *view) Port(endpoint string) string {
 // Folder formats the time of a log folder.
 func (v *view) Folder(t time.Time) string { return t.Format("2006-01-02 15:04") }
 
-// link returns the URL of this page with changes of the query. changes are pairs of
-// key and value; the value "" removes the key.
+// link returns the URL of this page with a changed query. changes alternates keys
+// and values; the value "" removes its key.
 func (v *view) link(changes ...string) string {
 	q := url.Values{}
 	set := func(key, value string) {
@@ -389,8 +390,8 @@ func (v *view) link(changes ...string) string {
 	return "/?" + q.Encode()
 }
 
-// Reload returns the URL of this page that reloads every given seconds; 0 disables
-// reloads.
+// Reload returns the URL at which this page reloads at the given interval in
+// seconds; 0 disables reloads.
 func (v *view) Reload(seconds int) string {
 	if seconds == 0 {
 		return v.link(queryRefresh, "")
@@ -453,7 +454,7 @@ func (v *view) Places(p Problem) (list []place) {
 	return nil
 }
 
-// RefreshChoice returns the seconds between reloads that the page offers.
+// RefreshChoice returns the reload interval, in seconds, that the page offers.
 func (v *view) RefreshChoice() int { return refreshChoice }
 
 // Up returns the uptime of the process.
@@ -480,7 +481,7 @@ type timed struct {
 // TimeData returns the data of the template "time".
 func (v *view) TimeData(t time.Time) timed { return timed{t, v} }
 
-// parts splits the name of a metric at possible line breaks.
+// parts splits a metric's name at the points where a line may break.
 func parts(metric string) (list []string) {
 	for node := range strings.SplitAfterSeq(cut(metric, maxText), ".") {
 		list = append(list, strings.SplitAfter(node, "_")...)
@@ -488,7 +489,7 @@ func parts(metric string) (list []string) {
 	return list
 }
 
-// icon returns the favicon of a level, a colored dot, as a data URL.
+// icon returns the favicon for a level, a colored dot, as a data URL.
 func icon(level string) template.URL {
 	color := map[string]string{fine: "%232e8b57", warning: "%23d98e04", failure: "%23c62828"}[level]
 	return template.URL(fmt.Sprintf("data:image/svg+xml,%%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%%3E%%3Ccircle cx='8' cy='8' r='7' fill='%s'/%%3E%%3C/svg%%3E", color))

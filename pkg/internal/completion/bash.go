@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// bashFiles completes a file. Only files get compopt -o filenames, which adds slashes to
-// folders.
+// bashFiles completes a file name. Only file names use compopt -o filenames, which
+// appends a slash to folders.
 const bashFiles = `mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null`
 
-// Bash returns the completion of bash.
+// Bash returns the completion script for bash.
 func Bash(p *Program) []byte {
 	var b bytes.Buffer
 	b.WriteString("# bash completion for tstatrepo\n" + header)
@@ -82,7 +82,7 @@ complete -F _tstatrepo tstatrepo
 	return b.Bytes()
 }
 
-// bashCommand writes the case of a command.
+// bashCommand writes the case clause for a command.
 func bashCommand(b *bytes.Buffer, c *Command) {
 	fmt.Fprintf(b, "    %s)\n        case $prev in\n", c.Name)
 	var flags, free []string
@@ -125,7 +125,7 @@ func bashCommand(b *bytes.Buffer, c *Command) {
 `, strings.Join(flags, " "), argument)
 }
 
-// bashReply returns the command that completes a value.
+// bashReply returns the shell command that completes a value.
 func bashReply(complete string) string {
 	switch complete {
 	case File:
@@ -138,7 +138,7 @@ func bashReply(complete string) string {
 	if !strings.Contains(complete, ":") {
 		return fmt.Sprintf(`mapfile -t COMPREPLY < <(compgen -W %q -- "$cur")`, complete)
 	}
-	// bash must not add a space to a scheme.
+	// Keep bash from adding a space after a URL scheme.
 	words, folders := urls(complete)
 	if words = strconv.Quote(words); folders {
 		words += " -d"

@@ -1,4 +1,4 @@
-// Package completion generates static shell completions. Unlike the completions of
+// Package completion generates static shell completions. Unlike those of
 // urfave/cli, they run the program only to list capabilities.
 package completion
 
@@ -7,8 +7,8 @@ import "strings"
 // Program describes the commands and flags of the program.
 type Program struct {
 	Commands []Command
-	// Ask are the flags of runcap that select the supervisor and the
-	// connection. The completion passes them on when it lists capabilities.
+	// Ask lists the runcap flags that select the supervisor and the connection. The
+	// completion passes them on when it lists capabilities.
 	Ask []string
 }
 
@@ -32,8 +32,9 @@ type Flag struct {
 // repeated.
 type Argument struct{ Name, Complete string }
 
-// Kinds of completion. Any other text is a list of possible words. After "dir ", it is
-// a list of prefixes of values that may also be folders. "" is free text.
+// Kinds of completion. Any other string is a list of possible words, except that ""
+// stands for free text. "dir " precedes a list of prefixes, such as URL schemes, of
+// a value that may also be a folder.
 const (
 	File         = "file"
 	Dir          = "dir"
@@ -41,14 +42,14 @@ const (
 	Capabilities = "_tstatrepo_capabilities" // capabilities of the supervisor
 )
 
-// Shell commands behind Zones and Capabilities in the generated files.
+// Shell commands that implement Zones and Capabilities in the generated files.
 const (
-	// listZones prints time zones, one per line. The program embeds zones,
+	// listZones prints time zones, one per line. The program embeds the time zones
 	// but cannot list them.
 	listZones = `printf "%s\n" UTC Local; cut -sf3 /usr/share/zoneinfo/zone.tab 2>/dev/null | grep /`
-	// listCapabilities and listLabels form a pipeline that prints the labels of
-	// the capabilities of a supervisor. The flags of Ask follow the first command.
-	// Labels come from peers, so only plain names are printed.
+	// listCapabilities and listLabels form a pipeline that prints the labels of the
+	// capabilities of a supervisor. The flags in Ask are appended to
+	// listCapabilities. Labels come from peers, so only plain names are printed.
 	listCapabilities = "tstatrepo runcap --list --timeout 2s"
 	listLabels       = `sed -n "s/^Capability \([A-Za-z0-9_.-]*\) (token .*/\1/p"`
 )
@@ -68,7 +69,7 @@ func (p *Program) names() []string {
 	return names
 }
 
-// ask returns the flags of Ask with dashes.
+// ask returns the flags in Ask with their dashes.
 func (p *Program) ask() []string {
 	var flags []string
 	for _, name := range p.Ask {

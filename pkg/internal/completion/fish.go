@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Fish returns the completion of fish.
+// Fish returns the completion script for fish.
 func Fish(p *Program) []byte {
 	var b bytes.Buffer
 	b.WriteString("# fish completion for tstatrepo\n" + header)
@@ -41,7 +41,7 @@ complete -c tstatrepo -n __fish_use_subcommand -l version -d 'print the version 
 	return b.Bytes()
 }
 
-// fishCommand writes the completion of the arguments and flags of a command.
+// fishCommand writes the completions for a command's arguments and flags.
 func fishCommand(b *bytes.Buffer, c *Command) {
 	seen := "__fish_seen_subcommand_from " + c.Name
 	cond := fmt.Sprintf("complete -c tstatrepo -n '%s'", seen)
@@ -79,7 +79,7 @@ func fishCommand(b *bytes.Buffer, c *Command) {
 	}
 }
 
-// fishReply returns the completion of a value that is not a file.
+// fishReply returns the completion for a value that is not a file.
 func fishReply(complete string) string {
 	switch complete {
 	case Dir:

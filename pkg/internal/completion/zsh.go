@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Zsh returns the completion of zsh.
+// Zsh returns the completion script for zsh.
 func Zsh(p *Program) []byte {
 	var b bytes.Buffer
 	b.WriteString("#compdef tstatrepo\n" + header)
@@ -64,7 +64,7 @@ command)
 	return b.Bytes()
 }
 
-// zshFlag returns the specification of a flag for _arguments.
+// zshFlag returns a flag's specification for _arguments.
 func zshFlag(f *Flag) string {
 	if slices.Contains(f.Names, "help") { // nothing else is given with it
 		return fmt.Sprintf("'(- *)'{-h,--help}'[%s]'", zshEscape(f.Usage))

@@ -15,8 +15,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Console is the stderr of the process. Log lines, errors and the progress line share
-// it.
+// Console is the standard error of the process, which log lines, errors and the
+// progress line share.
 type Console struct {
 	tty   bool
 	json  bool // log lines and errors are JSON
@@ -27,7 +27,7 @@ type Console struct {
 	clear func() // removes the progress line from the screen; may be nil
 }
 
-// New returns a console that writes to w, which is a terminal if tty is set.
+// New returns a console that writes to w. tty says whether w is a terminal.
 func New(w io.Writer, tty bool) *Console { return &Console{w: w, tty: tty} }
 
 // Terminal reports whether the console is a terminal.
@@ -56,8 +56,8 @@ func (c *Console) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// Fail prints the error that ends the process, one line for each joined error,
-// and its hint.
+// Fail prints the error that ends the process, one line per joined error, and then
+// its hint.
 func (c *Console) Fail(err error) {
 	text := err.Error()
 	if hint.IsUsage(err) {
@@ -77,8 +77,9 @@ func (c *Console) Fail(err error) {
 
 var option = regexp.MustCompile("`([a-z]+(?:-[a-z]+)*)`")
 
-// WithFlags replaces option names in text by flags, for example `state-dir` by
-// --state-dir. Other packages do not know the flags, see package hint.
+// WithFlags replaces backquoted option names in text with flags, for example
+// `state-dir` with --state-dir. Other packages do not know the flags; see package
+// hint.
 func WithFlags(text string) string { return option.ReplaceAllString(text, "--$1") }
 
 // Logger returns the logger of the process.

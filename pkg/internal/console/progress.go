@@ -9,15 +9,16 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// Progress displays the progress of a run, see bulk.Progress.
+// Progress displays the progress of a run; see bulk.Progress.
 type Progress interface {
 	Total(files int, bytes int64)
 	Add(bytes, rows int64)
 }
 
-// Progress returns a display of the progress of a run, and a function that ends the
-// display. The display is a bar on a terminal, and otherwise a log line every
-// interval. It is nil if quiet is set, or if interval disables it.
+// Progress returns a progress display for a run and a function that ends it. The
+// display is a bar if the console is a terminal and log lines are text, and
+// otherwise a log line every interval. It is nil if quiet is set, or if a bar is
+// not possible and interval is 0.
 func (c *Console) Progress(interval time.Duration, quiet bool) (Progress, func()) {
 	switch {
 	case quiet:
@@ -32,8 +33,8 @@ func (c *Console) Progress(interval time.Duration, quiet bool) (Progress, func()
 	return nil, func() {}
 }
 
-// barProgress is a progress bar in the last line of the terminal. The lock of the
-// console prevents it from mixing with log lines.
+// barProgress is a progress bar in the last line of the terminal. The console's
+// lock keeps the bar and log lines apart.
 type barProgress struct {
 	con     *Console
 	bar     *progressbar.ProgressBar
@@ -60,8 +61,7 @@ func (b *barProgress) Total(files int, bytes int64) {
 		progressbar.OptionFullWidth(),
 		progressbar.OptionThrottle(200*time.Millisecond),
 		progressbar.OptionClearOnFinish(),
-		// Disable the goroutine of progressbar, which would draw without the
-		// lock.
+		// Disable progressbar's goroutine, which would draw without the lock.
 		progressbar.OptionSetSpinnerChangeInterval(0),
 	)
 	b.con.clear = func() { _ = b.bar.Clear() }
@@ -81,8 +81,7 @@ func (b *barProgress) Add(bytes, rows int64) {
 	_ = b.bar.Add64(bytes)
 }
 
-// remove removes the bar from the screen. The caller must hold the lock of the
-// console.
+// remove removes the bar from the screen. The caller must hold the console's lock.
 func (b *barProgress) remove() {
 	if b.bar != nil {
 		b.con.clear()

@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 )
 
-// Printable escapes characters that are not printable. File names and server responses
-// are untrusted and could control the terminal.
+// Printable escapes characters that are not printable. File names and server
+// responses are untrusted and may contain terminal control sequences.
 func Printable(s string) string {
 	if utf8.ValidString(s) && strings.IndexFunc(s, unprintable) < 0 {
 		return s
@@ -31,7 +31,7 @@ func Printable(s string) string {
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
-// Plural returns "1 line" or "3,000 lines".
+// Plural formats a number with its noun, such as "1 line" or "3,000 lines".
 func Plural(n int64, noun string) string {
 	if n == 1 {
 		return "1 " + noun
@@ -39,7 +39,7 @@ func Plural(n int64, noun string) string {
 	return Count(n) + " " + noun + "s"
 }
 
-// Count returns a number with commas: 1,234,567.
+// Count formats a number with commas, such as 1,234,567.
 func Count(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
@@ -90,7 +90,7 @@ func Table(table [][]string, left int) string {
 	return b.String()
 }
 
-// WriteJSON writes v as JSON. It preserves bytes of names that are not UTF-8, see
+// WriteJSON writes v as JSON. It preserves names that are not valid UTF-8; see
 // package losslessjson.
 func WriteJSON(w io.Writer, v any) error {
 	text, err := losslessjson.MarshalIndent(v, "", "  ")
@@ -100,7 +100,8 @@ func WriteJSON(w io.Writer, v any) error {
 	return err
 }
 
-// Fill breaks text into lines of at most width, each after indent.
+// Fill breaks text into lines of at most width bytes, including the indent at the
+// start of each line.
 func Fill(text, indent string, width int) string {
 	var b strings.Builder
 	line := indent

@@ -46,11 +46,11 @@ func NewCarbon(opt CarbonOptions) *Carbon {
 	return c
 }
 
-// Close does nothing: no connection outlives its batch.
+// Close does nothing, since no connection outlives its batch.
 func (c *Carbon) Close() error { return nil }
 
 // Send sends a batch over a new connection. Carbon sends no acknowledgement. A
-// batch counts as sent when the server has read all of it and closes the
+// batch counts as sent when the server has read all of it and closed the
 // connection.
 func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
 	if Count(metrics) == 0 {
@@ -64,8 +64,9 @@ func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
 	})
 }
 
-// Retry calls f until it succeeds, returns an error other than ErrUnavailable, or d
-// has passed since the first failure. If ctx ends, Retry returns its cause.
+// Retry calls f until f succeeds, f returns an error that does not wrap
+// ErrUnavailable, or d has passed since the first failure. If ctx is done, Retry
+// returns its cause.
 func Retry(ctx context.Context, d time.Duration, f func() error) error {
 	p := retry.Policy{Transient: isUnavailable, Limit: d, Max: 30 * time.Second}
 	err := p.Do(ctx, f)

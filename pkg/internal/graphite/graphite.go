@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// ErrUnavailable is wrapped by errors of a destination that is down or full. A
-// later retry may succeed.
+// ErrUnavailable is wrapped by the errors of sinks whose destination is down or
+// full. A later retry may succeed.
 var ErrUnavailable = errors.New("destination unavailable")
 
 // Point is a point of an RRD.
@@ -29,7 +29,7 @@ type Metric struct {
 // Sink stores points. A resent point replaces the earlier one.
 type Sink interface {
 	// Send stores metrics. It returns nil if all points were accepted. After an
-	// error some points may have been accepted.
+	// error, the sink may have accepted some of the points.
 	Send(ctx context.Context, metrics []Metric) error
 	// Close frees the resources of the sink.
 	Close() error

@@ -17,12 +17,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// ErrSpoolFull is wrapped by the error of Spool.Send if the destination is down and
-// the spool is full. The error also wraps ErrUnavailable.
+// ErrSpoolFull is wrapped by the error that Spool.Send returns if the destination
+// is down and the spool is full. That error also wraps ErrUnavailable.
 var ErrSpoolFull = errors.New("spool is full")
 
-// Spool is a Sink that keeps metrics on disk while another sink is unavailable. When
-// the sink is available, Spool sends the stored metrics first, oldest first.
+// Spool is a Sink that keeps metrics on disk while another sink is unavailable.
+// When the sink is available again, Spool sends the stored metrics first, oldest
+// first.
 type Spool struct {
 	sink   Sink
 	dir    string
@@ -49,7 +50,7 @@ const (
 	spoolFormat = 1
 )
 
-// downTime is how long a sink that is down is not used.
+// downTime is how long a Spool does not use its sink after the sink was down.
 const downTime = 30 * time.Second
 
 // NewSpool returns a spool that stores up to max bytes in dir. Only one Spool may
@@ -62,9 +63,9 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 	return s.Beside(dir)
 }
 
-// Beside returns a spool that stores its batches in another folder. It shares with
-// s the sink, the limit of bytes, and whether the sink is down. Only one goroutine
-// may use these spools. Closing one of them closes the shared sink.
+// Beside returns a spool that stores its batches in another folder. It shares the
+// sink, the size limit and the state of the sink with s. Only one goroutine may use
+// these spools. Closing one of them closes the shared sink.
 func (s *Spool) Beside(dir string) (*Spool, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
@@ -76,7 +77,7 @@ func (s *Spool) Beside(dir string) (*Spool, error) {
 // Close closes the sink. Batches stay on disk.
 func (s *Spool) Close() error { return s.sink.Close() }
 
-// Down returns the error of a sink that is down, or nil.
+// Down returns the error of the sink if it is down, and nil otherwise.
 func (s *Spool) Down() error { return s.shared.down }
 
 // batches returns the file names of the batches in a folder, oldest first, and
@@ -106,8 +107,8 @@ func (s *Spool) Len() (n int, size int64, err error) {
 	return len(names), size, err
 }
 
-// Flush sends the batches in the spool. It sends nothing within downTime after a
-// failure of the sink, but returns the error of Down.
+// Flush sends the batches in the spool. Within downTime of a failure of the sink,
+// it sends nothing and returns the same error as Down.
 func (s *Spool) Flush(ctx context.Context) error {
 	if s.shared.down != nil && time.Now().Before(s.shared.until) {
 		return s.shared.down

@@ -42,7 +42,7 @@ type Whisper struct {
 	synced  map[string]bool // folders synced since their last new file
 }
 
-// minFree is the fraction of the disk that is kept free: 1/minFree.
+// minFree is the reciprocal of the fraction of the disk that is kept free.
 const minFree = 20
 
 // NewWhisper returns a sink for Whisper files below opt.Dir.
@@ -60,11 +60,11 @@ func NewWhisper(opt WhisperOptions) (*Whisper, error) {
 	return w, nil
 }
 
-// Close does nothing: no file stays open.
+// Close does nothing, since no file stays open.
 func (w *Whisper) Close() error { return nil }
 
-// Lost returns the number of dropped points, which were older than the retention of
-// their file.
+// Lost returns the number of points that were dropped because they were older than
+// the retention of their file.
 func (w *Whisper) Lost() int64 { return w.lost }
 
 // Send stores metrics. The points are durable if it returns nil.
@@ -102,8 +102,8 @@ func (w *Whisper) sendOnce(ctx context.Context, metrics []Metric) error {
 			return fmt.Errorf("whisper: %s: %w", m.Path, err)
 		}
 	}
-	// Sync all files at the end, since the first sync makes file systems write
-	// most of the data.
+	// Sync all files at the end, since the first sync already makes the file system
+	// write most of the data.
 	for _, m := range metrics {
 		if len(m.Points) == 0 {
 			continue
@@ -115,7 +115,7 @@ func (w *Whisper) sendOnce(ctx context.Context, metrics []Metric) error {
 	return nil
 }
 
-// sync makes a file and its name durable.
+// sync makes a file and its directory entry durable.
 func (w *Whisper) sync(file string) error {
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
@@ -177,13 +177,14 @@ func (w *Whisper) store(m Metric) error {
 	return nil
 }
 
-// ageMargin is the age margin, in seconds, of points at the end of an archive. The
-// library silently drops points that leave the archive before they are written.
+// ageMargin is a safety margin in seconds. A point that would leave an archive
+// within ageMargin is not written to it, since the library silently drops points
+// that leave the archive before they are written.
 const ageMargin = 60
 
-// average returns the averages by slot of the points of one archive, from begin to
-// end, and the points after end. The finest archive has no end. Points before begin
-// are counted as lost.
+// average averages points by slot for one archive, which holds points from begin up
+// to end. list contains the averages, rest the points from end on. The finest
+// archive has no end. Points before begin are counted as lost.
 func (w *Whisper) average(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
 	old := 0
 	for old < len(points) && points[old].Time < begin {
@@ -232,11 +233,11 @@ func (w *Whisper) create(file string, m Metric, now int64) error {
 	return os.Rename(part, file)
 }
 
-// retentions returns the retentions of a new file.
+// retentions returns the retentions of a new file for m.
 func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
 	for _, s := range w.schemas {
 		if s.pattern.MatchString(m.Path) {
-			// The library sorts the list.
+			// Return a copy, since the library sorts the list.
 			return slices.Clone(s.retentions)
 		}
 	}
@@ -244,7 +245,7 @@ func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
 }
 
 // stepOf returns the step of a metric in seconds. If it is unknown, stepOf returns
-// the smallest distance of the points, or Tstat's default.
+// the smallest interval between the points, or Tstat's default.
 func stepOf(m Metric) int64 {
 	if m.Step > 0 {
 		return m.Step
@@ -280,8 +281,8 @@ type schema struct {
 	retentions whisper.Retentions
 }
 
-// readSchemas reads a storage-schemas.conf of carbon, whose sections have a pattern
-// and retentions. The first section that matches a metric applies.
+// readSchemas reads carbon's storage-schemas.conf. Each section has a pattern and
+// retentions. The first section whose pattern matches a metric applies to it.
 func readSchemas(file string) ([]schema, error) {
 	f, err := os.Open(file)
 	if err != nil {

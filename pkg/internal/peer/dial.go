@@ -17,7 +17,7 @@ import (
 // and no timeouts.
 type Dialer struct {
 	TLS TLS // files of DialTLS, read for each connection
-	// Control can reject an address after its name was resolved, see
+	// Control can reject an address after the host name is resolved; see
 	// Networks.Control. nil allows all addresses.
 	Control func(network, address string, c syscall.RawConn) error
 	Timeout time.Duration // of a connection and its handshake; 0: none

@@ -18,8 +18,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// serverCauses maps parts of error texts to causes of failed handshakes. Package
-// tls has no error values for most of them. The first match counts.
+// serverCauses maps substrings of error messages to causes of failed handshakes.
+// Package tls has no error values for most of them. The first match applies.
 var serverCauses = []struct {
 	text  string
 	cause error
@@ -86,7 +86,7 @@ func (s *serverLog) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// ExplainTLS adds a hint to an error of a TLS connection to a peer. It returns
+// ExplainTLS adds a hint to an error from a TLS connection to a peer. It returns
 // other errors unchanged.
 func ExplainTLS(err error) error {
 	var unknown x509.UnknownAuthorityError
@@ -117,8 +117,9 @@ func ExplainTLS(err error) error {
 type Transport struct{ *http.Transport }
 
 // RoundTrip implements http.RoundTripper. If the peer sent a TLS alert after the
-// handshake, RoundTrip returns the alert: in TLS 1.3 the peer checks the client's
-// certificate only then. http.Transport may only report a closed connection.
+// handshake, RoundTrip returns the alert, since in TLS 1.3 the peer checks the
+// client's certificate only then. http.Transport may report only that the
+// connection was closed.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var conn net.Conn
 	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn }}
@@ -127,7 +128,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	if secured, ok := conn.(*tls.Conn); ok && req.Context().Err() == nil {
-		// The connection is closed by now, but tls.Conn returns its first error.
+		// The connection is closed by now, but Read still returns the connection's
+		// first error.
 		secured.SetReadDeadline(time.Unix(1, 0))
 		var remote *net.OpError
 		if _, alert := secured.Read(make([]byte, 1)); errors.As(alert, &remote) && remote.Op == "remote error" {
@@ -172,7 +174,7 @@ func (c *alertConn) Close() error {
 	return c.Conn.Close()
 }
 
-// HandshakeError adds a hint to the error of a client's handshake.
+// HandshakeError adds a hint to the error from a client's TLS handshake.
 func HandshakeError(err error) error {
 	if errors.Is(err, io.EOF) {
 		return hint.Add(errors.New("TLS handshake: the peer closed the connection"), "does this port speak TLS?")

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// Identity returns the mPlane identity of a certificate: the values of the parts
-// of its subject, joined by dots, as in org.mplane.SSB.Components.Component-1. If a
-// part has several values, the first counts, as in the reference implementation.
+// Identity returns the mPlane identity of a certificate: the values of the parts of
+// its subject, joined by dots, as in org.mplane.SSB.Components.Component-1. If a
+// part has several values, the first is used, as in the reference implementation.
 func Identity(cert *x509.Certificate) (string, error) {
 	var subject pkix.RDNSequence
 	if _, err := asn1.Unmarshal(cert.RawSubject, &subject); err != nil {

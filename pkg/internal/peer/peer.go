@@ -38,7 +38,7 @@ func ParseNetworks(texts []string) (Networks, error) {
 }
 
 // Contains reports whether addr is in one of the networks. An IPv4-mapped IPv6
-// address counts as the IPv4 address. No address is in an empty list.
+// address counts as the IPv4 address. An empty list contains no address.
 func (n Networks) Contains(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	for _, p := range n {
@@ -57,8 +57,8 @@ func (n Networks) Check(addr netip.Addr) error {
 	return fmt.Errorf("%s is not in the networks that may be connected to", addr)
 }
 
-// Control calls Check before a connection is made, as a net.Dialer.Control. The
-// host name is already resolved then, so a later DNS response cannot bypass Check.
+// Control calls Check before a connection is made, as a net.Dialer.Control. By then
+// the host name is resolved, so a later DNS response cannot bypass Check.
 func (n Networks) Control(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -78,7 +78,8 @@ type Options struct {
 }
 
 // Check returns a usage error if anybody could connect. The options must restrict
-// access by a loopback address, client certificates or networks.
+// access to a loopback address, to allowed networks, or to clients with a
+// certificate.
 func (o Options) Check() error {
 	host, err := hostOf(o.Addr)
 	if err != nil {
@@ -102,9 +103,9 @@ func (o Options) Local() bool {
 	return err == nil && loopback(host)
 }
 
-// Overlap reports whether listeners on addresses a and b would conflict: they have
-// the same port, and one host includes the other. Port 0, any free port, never
-// conflicts.
+// Overlap reports whether listeners on addresses a and b would conflict: because
+// they have the same port and one host includes the other. Port 0 stands for any
+// free port and never conflicts.
 func Overlap(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
@@ -164,8 +165,8 @@ func (l *Listener) SyscallConn() (syscall.RawConn, error) {
 	return l.filter.Listener.(*net.TCPListener).SyscallConn()
 }
 
-// Listen opens a listener. With TLS, its connections are *tls.Conn. Their
-// handshake happens in the first read or write, which needs a deadline.
+// Listen opens a listener. With TLS, its connections are *tls.Conn. The handshake
+// takes place in the first Read or Write, which needs a deadline.
 func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	if err := opt.Check(); err != nil {
 		return nil, err
@@ -200,7 +201,7 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 }
 
 // ListenAll opens a listener for each of opts. If one fails, it closes the others.
-// log is the default of Options.Log.
+// log is the default for Options.Log.
 func ListenAll(opts []Options, log *slog.Logger) ([]*Listener, error) {
 	var list []*Listener
 	for _, o := range opts {

@@ -12,8 +12,8 @@ const placeTimeout = 100 * time.Millisecond
 
 // Place is one of a limited number of slots for work on data from peers.
 type Place interface {
-	// Acquire waits for the place, unless it is already held. It returns an
-	// error only if ctx ends.
+	// Acquire waits for the place, unless it is already held. It returns an error
+	// only if ctx is done.
 	Acquire(ctx context.Context) error
 	// Release releases the place if it is held.
 	Release()
@@ -21,8 +21,8 @@ type Place interface {
 
 // PlaceReader reads data from a peer in pieces. It holds a place when Read returns.
 // It releases the place while a piece takes longer than placeTimeout to arrive, so
-// that a slow peer does not block others. It waits for whole pieces, since each
-// single byte of a slow peer may arrive within placeTimeout.
+// that a slow peer does not block others. It waits for whole pieces, since even
+// from a slow peer each single byte may arrive within placeTimeout.
 type PlaceReader struct {
 	ctx   context.Context
 	in    io.Reader
@@ -32,13 +32,14 @@ type PlaceReader struct {
 	err   error  // to be returned after rest
 }
 
-// NewPlaceReader returns a reader of in with pieces of size bytes. The place need
-// not be held before the first Read. Nothing else may use the place during a Read.
+// NewPlaceReader returns a reader that reads from in in pieces of size bytes. The
+// place need not be held before the first Read. Nothing else may use the place
+// during a Read.
 func NewPlaceReader(ctx context.Context, in io.Reader, place Place, size int) *PlaceReader {
 	return &PlaceReader{ctx: ctx, in: in, place: place, buf: make([]byte, size)}
 }
 
-// Read implements io.Reader. It returns errors of in and of the context.
+// Read implements io.Reader. It returns errors from in and from the context.
 func (r *PlaceReader) Read(p []byte) (int, error) {
 	if len(r.rest) == 0 && r.err == nil {
 		r.fill()
@@ -51,7 +52,7 @@ func (r *PlaceReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Reset discards data read ahead. Call it after a seek in the input.
+// Reset discards data read ahead. Call it after seeking in the input.
 func (r *PlaceReader) Reset() { r.rest, r.err = nil, nil }
 
 // fill reads the next piece.

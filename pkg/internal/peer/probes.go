@@ -17,7 +17,7 @@ type Probe struct {
 // *Probes is empty.
 type Probes struct{ list atomic.Pointer[[]Probe] }
 
-// Replace replaces all probes of p by list.
+// Replace replaces all probes in p with list.
 func (p *Probes) Replace(list []Probe) { p.list.Store(&list) }
 
 func (p *Probes) all() []Probe {
@@ -30,8 +30,9 @@ func (p *Probes) all() []Probe {
 	return nil
 }
 
-// ByAddr returns the probe whose networks contain addr. If there are several, the
-// smallest network counts. An IPv4-mapped IPv6 address counts as the IPv4 address.
+// ByAddr returns the probe whose networks contain addr. If there are several, it
+// returns the one with the smallest network. An IPv4-mapped IPv6 address counts as
+// the IPv4 address.
 func (p *Probes) ByAddr(addr netip.Addr) (found Probe, ok bool) {
 	addr = addr.Unmap().WithZone("")
 	bits := -1

@@ -13,12 +13,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// logEvery is the minimum time between two log lines of a listener about the same
-// cause, so that a scan does not fill the log.
+// logEvery is the minimum time between a listener's log lines about the same cause,
+// so that a port scan does not fill the log.
 const logEvery = time.Minute
 
 // Refusals counts the connections and requests that the listeners of this process
-// refused, by address of the listener and reason.
+// refused, by listener address and reason.
 var Refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Name: "tstatrepo_connections_refused_total", Help: "Connections and requests refused, by listener and reason.",
 }, []string{"listen", "reason"})
@@ -34,7 +34,7 @@ type refuser struct {
 	logged map[string]*rate.Sometimes // by cause
 }
 
-// Refused returns the number of connections and requests refused.
+// Refused returns the number of refused connections and requests.
 func (r *refuser) Refused() int64 { return r.n.Load() }
 
 // Refuse counts and logs a refused connection or request. It does not close the

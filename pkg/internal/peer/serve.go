@@ -25,23 +25,23 @@ type Server struct {
 	// Linkable allows links from other web pages to this server. GET requests
 	// must then have no side effects.
 	Linkable bool
-	// MaxConns is the maximum number of connections of all listeners together;
-	// 0 means no limit. Further connections wait. A single host may have
-	// PerHost(MaxConns) connections; more are refused.
+	// MaxConns is the maximum number of connections over all listeners; 0 means no
+	// limit. Further connections wait. A single host may have PerHost(MaxConns)
+	// connections; more are refused.
 	MaxConns int
 	// ReadTimeout limits the time to read a request with its body; 0 means 1
 	// minute. A body slower than slowestBody fails earlier.
 	ReadTimeout  time.Duration
 	WriteTimeout time.Duration // of a response; 0: none
-	// Grace is how long requests in progress may continue after ctx of Serve
-	// ends. If Interrupt is set, the contexts of the requests end with ctx.
+	// Grace is how long requests in progress may continue after Serve's ctx is
+	// done. If Interrupt is set, their contexts are canceled with ctx.
 	Grace     time.Duration
 	Interrupt bool
 	Log       *slog.Logger // logs failed connections at debug level
 }
 
-// Serve serves all listeners until ctx ends or one of them fails. It then closes
-// all listeners. Serve returns nil if ctx ended.
+// Serve serves all listeners until ctx is done or one of them fails. It then closes
+// all listeners. Serve returns nil if it stopped because ctx is done.
 func (s *Server) Serve(ctx context.Context, list ...*Listener) error {
 	g, running := errgroup.WithContext(ctx)
 	base := context.Background()
@@ -102,7 +102,7 @@ func (s *Server) server(l *Listener) *http.Server {
 
 // PerHost returns how many of total connections a single host may have: a quarter,
 // and at least one. Hosts behind the same address count as one host. Loopback
-// addresses have no such limit, see Host.
+// addresses have no such limit; see Host.
 func PerHost(total int) int { return max(1, total/4) }
 
 // ErrTooManyOfHost is the cause for refusing a connection beyond PerHost.
@@ -143,14 +143,14 @@ func (l *limited) Accept() (net.Conn, error) {
 }
 
 // A body must arrive at slowestBody bytes per second on average, after bodyGrace.
-// Even the slowest uplink of a probe is that fast. An attacker must send that much
-// to keep a connection open.
+// Even a probe's slowest uplink is that fast. An attacker must keep sending at this
+// rate to hold a connection open.
 const (
 	slowestBody = 1 << 10
 	bodyGrace   = 10 * time.Second
 )
 
-// steadyHandler makes bodies fail that arrive too slowly.
+// steadyHandler makes request bodies fail if they arrive too slowly.
 type steadyHandler struct {
 	http.Handler
 	timeout time.Duration // of a whole request

@@ -9,8 +9,8 @@ import (
 )
 
 // Shares divides a number of places among peers, so that no peer can occupy all of
-// them. A free place goes to the waiting peer with the fewest places. No peer gets
-// more than the limit per peer, except the peer "", see Host. Shares is safe for
+// them. A free place goes to the waiting peer with the fewest places. No peer but
+// "" may hold more places than the limit per peer; see Host. Shares is safe for
 // concurrent use.
 type Shares struct {
 	each int // maximum places of one peer
@@ -21,7 +21,7 @@ type Shares struct {
 	waiting []*waiter      // in order of arrival
 }
 
-// waiter is a blocked call of Acquire or acquireWithin.
+// waiter is a blocked call to Acquire or acquireWithin.
 type waiter struct {
 	peer   string
 	within bool          // the call is acquireWithin
@@ -32,13 +32,13 @@ type waiter struct {
 // errBound is the error of acquireWithin for a peer at its limit.
 var errBound = errors.New("the peer has as many places as one may have")
 
-// NewShares returns total free places, of which one peer may have at most each.
+// NewShares returns a Shares with total free places. each is the limit per peer.
 func NewShares(total, each int) *Shares {
 	return &Shares{each: each, free: total, held: map[string]int{}}
 }
 
 // Acquire waits for a place for a peer. The caller must release the place with
-// Release. Acquire returns an error only if ctx ends.
+// Release. Acquire returns an error only if ctx is done.
 func (s *Shares) Acquire(ctx context.Context, peer string) error {
 	return s.acquire(ctx, &waiter{peer: peer})
 }
@@ -69,8 +69,9 @@ func (s *Shares) acquire(ctx context.Context, w *waiter) error {
 	return w.err // granted or refused meanwhile
 }
 
-// TryAcquire acquires a place for a peer if it can without waiting. If it fails,
-// all reports whether no place is free; otherwise the peer is at its limit.
+// TryAcquire acquires a place for a peer if it can do so without waiting. If not,
+// all says why: true means that no place is free, false that the peer is at its
+// limit.
 func (s *Shares) TryAcquire(peer string) (ok, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,7 +86,7 @@ func (s *Shares) TryAcquire(peer string) (ok, all bool) {
 	return true, false
 }
 
-// Release releases a place of a peer.
+// Release releases one of a peer's places.
 func (s *Shares) Release(peer string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,9 +149,9 @@ func (s *Shares) finish(w *waiter, err error) {
 }
 
 // Host returns the name under which limits count an address: the IPv4 address, or
-// the /64 network of an IPv6 address, since a single host may use all of it. Host
-// returns "" for a loopback address. Such a peer is trusted, and may be a proxy or
-// a tunnel for many peers.
+// the /64 network of an IPv6 address, since a single host may use all of it. It
+// returns "" for a loopback address, since such a peer is trusted and may be a
+// proxy or a tunnel for many peers.
 func Host(addr netip.Addr) string {
 	addr = addr.Unmap().WithZone("")
 	switch {

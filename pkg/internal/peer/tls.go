@@ -34,9 +34,9 @@ func (t TLS) Check() error {
 	return nil
 }
 
-// Server returns the configuration of a listener. If CA is set, clients need a
-// certificate signed by it. If changed files cannot be loaded, Server's
-// configuration keeps the former files and logs a warning.
+// Server returns the TLS configuration for a listener. If CA is set, clients need a
+// certificate signed by it. If changed files cannot be loaded, the configuration
+// keeps the previous ones and logs a warning.
 func (t TLS) Server(log *slog.Logger) (*tls.Config, error) {
 	if err := t.Check(); err != nil {
 		return nil, err
@@ -52,8 +52,8 @@ func (t TLS) Server(log *slog.Logger) (*tls.Config, error) {
 	}, nil
 }
 
-// Client returns the configuration of a client, with the current files. Without
-// CA, the client trusts the system's authorities.
+// Client returns the TLS configuration for a client, with the current files. If CA
+// is not set, the client trusts the system's authorities.
 func (t TLS) Client() (*tls.Config, error) {
 	if (t.Cert == "") != (t.Key == "") {
 		return nil, t.Check()

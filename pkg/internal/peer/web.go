@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Any web page can make a browser send requests to the user's machine and
-// networks. The headers of such requests identify them: no peer sends these headers.
+// Any web page can make a browser send requests to the user's machine and networks.
+// Such requests are recognized by headers that no peer sends.
 var (
 	errHost = hint.New("request under a foreign name, perhaps of a web page",
 		"call a listener on the loopback address localhost, by its number, or as the setting for its address does")
@@ -23,7 +23,7 @@ var (
 	ErrHTTP = hint.New("HTTP on a listener for lines of logs, perhaps of a web page", "send lines here, and HTTP to the listener that speaks it")
 )
 
-// maxShown is the maximum number of bytes of a header that are logged.
+// maxShown is the maximum number of bytes of a header that is logged.
 const maxShown = 80
 
 // guard refuses requests that web pages make a browser send. On the loopback
@@ -60,7 +60,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 // listenerKey is the key of the Listener in the context of a request.
 type listenerKey struct{}
 
-// textAddr is a net.Addr with the text of http.Request.RemoteAddr.
+// textAddr is a net.Addr that holds the value of http.Request.RemoteAddr.
 type textAddr string
 
 func (a textAddr) Network() string { return "tcp" }
@@ -96,8 +96,8 @@ func (l *Listener) isOwnName(host string) bool {
 // method in a complete request line.
 var httpRequest = regexp.MustCompile(`^(?:(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |[^/# \r\n]+ [^\n]* HTTP/[0-9.]+\r?\n)`)
 
-// IsHTTP reports whether the first bytes of a connection are an HTTP request. It
-// recognizes uncommon methods only in a complete request line.
+// IsHTTP reports whether head, the first bytes of a connection, begins an HTTP
+// request. It recognizes uncommon methods only in a complete request line.
 func IsHTTP(head []byte) bool {
 	return httpRequest.Match(bytes.TrimLeft(head, "\r\n"))
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Reasons for leaving out points. Logs contain them as keys.
+// Reasons for leaving out points. Log lines use them as keys.
 const (
 	tooOld     = "too_old"
 	outOfOrder = "out_of_order"
@@ -23,7 +23,7 @@ const (
 	ignored    = "ignored"
 )
 
-// refusal is the error for a response that refuses the points of a request.
+// refusal is the error for a response that refuses a request's points.
 type refusal struct {
 	reason string
 	text   string // status and quoted body of the response
@@ -32,8 +32,8 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
-// reasons maps parts of responses of Prometheus, Mimir, Thanos and Cortex to
-// reasons. The first match counts.
+// reasons maps substrings of responses from Prometheus, Mimir, Thanos and Cortex to
+// reasons. The first match applies.
 var reasons = []struct{ text, reason string }{
 	{"out of bounds", tooOld},
 	{"too old", tooOld},
@@ -44,7 +44,7 @@ var reasons = []struct{ text, reason string }{
 	{"duplicate sample", refused},
 }
 
-// maxAnswer is the number of bytes read from the body of a response.
+// maxAnswer is the maximum number of bytes read from the body of a response.
 const maxAnswer = 4 << 10
 
 // post sends samples in one request, with retries. Its error wraps a refusal or

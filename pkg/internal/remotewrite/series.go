@@ -103,7 +103,7 @@ func (s Series) String() string {
 	return b.String()
 }
 
-// sample is a point of a series; series is an index of delivery.series.
+// sample is a point of a series; series is an index into delivery.series.
 type sample struct {
 	series int
 	graphite.Point
@@ -121,8 +121,8 @@ func appendLabels(b []byte, s Series) []byte {
 }
 
 // encode returns the body of a request: a WriteRequest message, compressed in
-// snappy's block format. samples must be sorted by time. labels are the encoded
-// labels by index of the series, see appendLabels.
+// snappy's block format. samples must be sorted by time. labels holds the encoded
+// labels of each series by its index; see appendLabels.
 func encode(samples []sample, labels [][]byte) []byte {
 	samples = slices.Clone(samples)
 	slices.SortStableFunc(samples, func(a, b sample) int { return a.series - b.series })

@@ -28,14 +28,14 @@ type Options struct {
 	LeftOut func(LeftOut)
 }
 
-// LeftOut counts the points of a Send that the server does not store.
+// LeftOut counts the points of a Send that the server did not store.
 type LeftOut struct {
 	TooOld     int64 // older than the server accepts
 	OutOfOrder int64 // older than other points of the series, if the server refuses them
 	Ahead      int64 // more than 10 minutes ahead of this machine's or the server's clock
 	Refused    int64 // refused for other reasons, or without a valid path
-	// Ignored counts points beyond the retention of VictoriaMetrics, which it
-	// acknowledges and drops. The count may include points of other clients.
+	// Ignored counts points that VictoriaMetrics acknowledged but dropped because
+	// they were beyond its retention. The count may include other clients' points.
 	Ignored int64
 }
 
@@ -60,12 +60,14 @@ const (
 	// Prometheus. After a point from the future, Prometheus would refuse current
 	// points.
 	maxAhead = 10 * time.Minute
-	// recent is the maximum age of points that Prometheus without an out-of-order
-	// window may accept. It refuses points an hour older than its newest point.
+	// recent is the maximum age of points that Prometheus may accept without an
+	// out-of-order window. It refuses points more than an hour older than its
+	// newest point.
 	recent = 3 * time.Hour
-	// maxPosts limits the requests of a Send that search for single refused points.
-	// After maxPosts requests, all points with the time of a refused point are left
-	// out together. After 2*maxPosts, all points of a refused request are.
+	// maxPosts limits the requests that a Send makes to isolate single refused
+	// points. After maxPosts requests, all points with the same time as a refused
+	// point are left out together. After 2*maxPosts requests, all points of a
+	// refused request are left out.
 	maxPosts = 2000
 	// reportEvery is the interval between warnings about points that are left out.
 	reportEvery = 10 * time.Minute
@@ -110,8 +112,8 @@ func New(opt Options) (*Sink, error) {
 	return s, nil
 }
 
-// Close closes idle connections. It may wait for a few seconds until
-// VictoriaMetrics has counted dropped points.
+// Close closes idle connections. It may wait a few seconds for VictoriaMetrics to
+// count dropped points.
 func (s *Sink) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*countWait)
 	defer cancel()
@@ -122,7 +124,8 @@ func (s *Sink) Close() error {
 
 // Send sends metrics, oldest points first. It counts and leaves out the points that
 // the server refuses. Its error wraps graphite.ErrUnavailable if the server
-// currently accepts nothing. After an error the server may have stored some points.
+// currently accepts nothing. After an error, the server may have stored some of the
+// points.
 func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 	d := &delivery{Sink: s, ctx: ctx, bound: math.MinInt64}
 	samples := d.prepare(metrics)
@@ -283,7 +286,7 @@ func (d *delivery) deliver(samples []sample) error {
 	}
 	last := samples[len(samples)-1]
 	err := d.post(samples)
-	// Do not split whole requests further.
+	// A whole request is left out as a whole: it is not split further.
 	whole := len(samples) == 1 || d.posts >= maxPosts && samples[0].Time == last.Time || d.posts >= 2*maxPosts
 	var no *refusal
 	switch {
@@ -332,7 +335,7 @@ func (d *delivery) deliver(samples []sample) error {
 	return d.deliver(samples[half:])
 }
 
-// maxBroken is the number of points with status 500 in a row after which deliver
+// maxBroken is the number of consecutive points with status 500 after which deliver
 // calls checkBroken.
 const maxBroken = 3
 
@@ -341,7 +344,8 @@ const brokenText = "500 Internal Server Error"
 // checkBroken finds out whether the server refuses only the points in d.broken or
 // currently stores nothing. It resends a point that the server has stored. If that
 // succeeds, checkBroken leaves out d.broken and returns nil; otherwise it returns
-// an error. If no point was stored before, it returns err or a general error.
+// an error. If the server has not stored any point yet, checkBroken returns err, or
+// a general error if err is nil.
 func (d *delivery) checkBroken(err error) error {
 	if d.accepted == nil {
 		return cmp.Or(err, fmt.Errorf("%w: %s answers 500 to all points", graphite.ErrUnavailable, d.opt.URL))

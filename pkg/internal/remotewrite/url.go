@@ -37,10 +37,10 @@ const schemePrefix = "prometheus+"
 
 const urlHint = "for example prometheus+http://localhost:9090/api/v1/write"
 
-// options are the valid options of a URL.
+// options lists the valid options of a URL.
 var options = []string{"bearer-token-file", "ca", "cert", "header", "headers-file", "key", "password-file", "timeout"}
 
-// secretHeader matches names of headers whose values are probably secrets.
+// secretHeader matches the names of headers whose values are probably secret.
 var secretHeader = regexp.MustCompile(`(?i)auth|cookie|key|passw|secret|token`)
 
 // ParseURL parses a URL of the form
@@ -121,7 +121,7 @@ func (s *Server) Key() string {
 	return fmt.Sprintf("%s%s\n%s\n%s\n%s", schemePrefix, s.URL, s.User, s.Header, s.HeadersFile)
 }
 
-// protocolHeaders are the headers that the protocol sets. Users cannot set them.
+// protocolHeaders lists the headers that the protocol sets. Users cannot set them.
 var protocolHeaders = []string{"Content-Encoding", "Content-Length", "Content-Type", "Host", "Transfer-Encoding",
 	"X-Prometheus-Remote-Write-Version"}
 
@@ -144,14 +144,14 @@ func parseHeader(line string) (name, value string, err error) {
 	return name, value, nil
 }
 
-// firstLine returns the first line of a file, without its line end.
+// firstLine returns the first line of a file, without the line ending.
 func firstLine(file string) (string, error) {
 	text, err := os.ReadFile(file)
 	line, _, _ := strings.Cut(string(text), "\n")
 	return strings.TrimSuffix(line, "\r"), err
 }
 
-// authorize sets the headers of a request. It reads the files each time.
+// authorize sets the headers of a request. It rereads the files on each call.
 func (s *Server) authorize(r *http.Request) error {
 	set := func(line string) error {
 		name, value, err := parseHeader(line)

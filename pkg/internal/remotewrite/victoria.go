@@ -36,8 +36,8 @@ func newVictoria(s *Sink) *victoria {
 	return v
 }
 
-// maxMetrics limits the response to a request for metrics in bytes. VictoriaMetrics
-// sends about 100 kB.
+// maxMetrics is the maximum number of bytes read from the server's metrics page.
+// VictoriaMetrics sends about 100 kB.
 const maxMetrics = 16 << 20
 
 // read returns the server's count of dropped points. ok reports whether the server
@@ -73,8 +73,8 @@ func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	return count, ok, scan.Err() == nil
 }
 
-// begin reads the count at the start of a Send. It returns how many points of
-// earlier Sends the server has dropped that were not yet reported.
+// begin reads the count at the start of a Send. It returns how many points the
+// server has dropped from earlier Sends without a report so far.
 func (v *victoria) begin(ctx context.Context) (n int64) {
 	if v.known && !v.isVictoria {
 		return 0
@@ -102,7 +102,8 @@ const (
 
 // end returns how many points the server has dropped since begin. oldest is the
 // Unix time of the oldest point sent. end waits for the count at most once per
-// reportEvery; otherwise a later begin or awaitCount returns the number.
+// reportEvery; in between it returns 0, and a later begin or awaitCount returns the
+// number.
 func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	if !v.isVictoria || oldest >= time.Now().Add(-leastRetention).Unix() {
 		return 0

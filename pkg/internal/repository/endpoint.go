@@ -29,7 +29,7 @@ type endpoint struct {
 	capability *mplane.Statement
 	log        *slog.Logger
 
-	// acquiring serializes calls of acquire.
+	// acquiring serializes calls to acquire.
 	acquiring sync.Mutex
 
 	mu        sync.Mutex
@@ -45,7 +45,7 @@ type endpoint struct {
 	err       error // why the endpoint is closed although it has users
 }
 
-// session lasts from the first user of an endpoint to the end of its server.
+// session is the period from an endpoint's first user until its server has ended.
 type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -58,8 +58,8 @@ type session struct {
 
 var errClosed = errors.New("the repository stops")
 
-// acquire adds a user of the endpoint, and opens it for the first. After a
-// success, the caller must call release.
+// acquire adds a user to the endpoint, and opens the endpoint for the first user.
+// If acquire succeeds, the caller must call release.
 func (e *endpoint) acquire(ctx context.Context) error {
 	e.acquiring.Lock()
 	defer e.acquiring.Unlock()
@@ -101,8 +101,8 @@ func (e *endpoint) acquire(ctx context.Context) error {
 	}
 }
 
-// release removes a user of the endpoint, and closes it after the last. It does
-// not wait for data in flight.
+// release removes a user from the endpoint, and closes the endpoint after the last
+// user. It does not wait for data in flight.
 func (e *endpoint) release() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -111,8 +111,8 @@ func (e *endpoint) release() {
 	}
 }
 
-// close closes the endpoint permanently. It returns the endpoint's last error,
-// or nil if it was never open.
+// close closes the endpoint permanently. It returns the error with which the
+// endpoint ended, or nil if the endpoint was never open.
 func (e *endpoint) close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -149,15 +149,14 @@ func (e *endpoint) reopen(open openFunc) {
 	}
 }
 
-// Limits of the delay before a failed endpoint is reopened.
+// Limits on the delay before a failed endpoint is reopened.
 const (
 	minRestart = time.Second
 	maxRestart = time.Minute
 )
 
-// run serves the endpoint until the session ends. If an endpoint fails after it
-// was opened once, run reopens it, because the process also serves other
-// endpoints.
+// run serves the endpoint until the session ends. If the endpoint fails after it
+// was opened once, run reopens it, because the process also serves other endpoints.
 func (e *endpoint) run(s *session) {
 	defer close(s.done)
 	defer s.cancel()
@@ -234,8 +233,8 @@ func (e *endpoint) recordClosed(err error, good bool) (former bool) {
 	return true
 }
 
-// lastOpened returns the latest opened server of e. It returns the zero value
-// if e is nil or was never open.
+// lastOpened returns the server that e opened last. It returns the zero value if e
+// is nil or was never open.
 func lastOpened[T server](e *endpoint) (srv T) {
 	if e != nil {
 		e.mu.Lock()

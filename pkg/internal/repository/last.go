@@ -72,8 +72,8 @@ func (l *lastPoints) add(metrics []graphite.Metric) {
 	}
 }
 
-// rows returns the last point of each metric received since a time, ordered by
-// path.
+// rows returns the last point of each metric that received points since the given
+// time, ordered by path.
 func (l *lastPoints) rows(since time.Time) [][]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

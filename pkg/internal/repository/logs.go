@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// LogsOptions configures the endpoint for logs. Math and Upkeep use the stores
-// of Stores.
+// LogsOptions configures the endpoint for logs. Math and Upkeep use the stores that
+// Stores configures.
 type LogsOptions struct {
 	Math   mathproto.RepositoryOptions
 	Stores StoreOptions
@@ -41,7 +41,7 @@ func NewLogs(ctx context.Context, opt LogsOptions) (*Logs, error) {
 	return &Logs{repo, upkeep.New(opt.Upkeep), pool}, nil
 }
 
-// Run serves until ctx ends, then closes the stores.
+// Run serves until ctx is done, then closes the stores.
 func (l *Logs) Run(ctx context.Context) error {
 	keeping, stop := context.WithCancel(ctx)
 	defer stop()
@@ -53,8 +53,8 @@ func (l *Logs) Run(ctx context.Context) error {
 	return errors.Join(err, l.stores.Close())
 }
 
-// Continue carries over the figures from a former endpoint that has ended; nil
-// is allowed. Call it before Run.
+// Continue carries over the figures of a former endpoint that has ended; nil is
+// allowed. Call it before Run.
 func (l *Logs) Continue(former *Logs) {
 	if former != nil {
 		l.Repository.Continue(former.Repository)

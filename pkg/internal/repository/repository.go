@@ -1,6 +1,6 @@
-// Package repository implements the repository's side of Tstat in mPlane. Its
-// endpoints receive logs (MATH), live lines and points of RRDs. They are bound
-// to the capabilities repository-collect_log, repository-collect_streaming and
+// Package repository implements the repository side of Tstat in mPlane. Its
+// endpoints receive logs (MATH), live lines and RRD points. They serve the
+// capabilities repository-collect_log, repository-collect_streaming and
 // repository-collect_rrd.
 package repository
 
@@ -44,8 +44,8 @@ type Options struct {
 	// host on which the endpoint listens. Host and the endpoint's port form
 	// the parameter repository.url of the capability.
 	Host string
-	// Scheduled endpoints are open only while a specification is active.
-	// Other endpoints are open while Run runs.
+	// Scheduled opens endpoints only while a specification is active. Otherwise
+	// they are open while Run runs.
 	Scheduled bool
 	SystemID  string // System_ID in the metadata; "": DefaultSystemID
 	Log       *slog.Logger
@@ -103,8 +103,8 @@ func New(opt Options) (*Repository, error) {
 	return r, nil
 }
 
-// opener returns the function that opens an endpoint, and the endpoint's
-// addresses. It returns nil if the endpoint is off.
+// opener returns a function that opens the endpoint with the given label, and the
+// endpoint's addresses. The function is nil if the endpoint is off.
 func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Options) {
 	switch {
 	case label == CollectRRD && opt.RRD != nil:
@@ -144,9 +144,9 @@ func newOpenFunc[T interface {
 	}
 }
 
-// Reopen reopens the endpoint with a label, using the options in opt except its
-// addresses. The endpoint first answers the requests in progress, and closes
-// connections for lines. If opening fails, the former options remain in use.
+// Reopen reopens the endpoint with the given label, using the options in opt except
+// for its addresses. The endpoint first answers the requests in progress, and
+// closes connections for lines. If opening fails, the former options remain in use.
 func (r *Repository) Reopen(label string, opt Options) {
 	open, _ := r.opener(label, &opt)
 	if e := r.endpoint(label); e != nil && open != nil {
@@ -154,7 +154,7 @@ func (r *Repository) Reopen(label string, opt Options) {
 	}
 }
 
-// endpoint returns the endpoint with a label, or nil if it is off.
+// endpoint returns the endpoint with the given label, or nil if it is off.
 func (r *Repository) endpoint(label string) *endpoint {
 	i := slices.IndexFunc(r.endpoints, func(e *endpoint) bool { return e.label == label })
 	if i < 0 {
@@ -188,15 +188,15 @@ func (r *Repository) Endpoints() []EndpointStats {
 	return list
 }
 
-// Logs returns the latest opened endpoint for logs, or nil.
+// Logs returns the endpoint for logs that was opened last, or nil.
 func (r *Repository) Logs() *Logs { return lastOpened[*Logs](r.endpoint(CollectLog)) }
 
-// Lines returns the latest opened endpoint for lines, or nil.
+// Lines returns the endpoint for lines that was opened last, or nil.
 func (r *Repository) Lines() *stream.Stream {
 	return lastOpened[*stream.Stream](r.endpoint(CollectStreaming))
 }
 
-// Points returns the latest opened endpoint for points, or nil.
+// Points returns the endpoint for points that was opened last, or nil.
 func (r *Repository) Points() *rrdpush.Endpoint {
 	return lastOpened[*rrdpush.Endpoint](r.endpoint(CollectRRD))
 }
@@ -250,8 +250,8 @@ func (r *Repository) Services() []component.Service {
 	return list
 }
 
-// Run opens the endpoints and serves them until ctx ends. Before it returns,
-// the endpoints accept the data in flight. Run returns nil if no data was lost.
+// Run opens the endpoints and serves them until ctx is done. Before it returns, the
+// endpoints accept the data in flight. Run returns nil if no data was lost.
 func (r *Repository) Run(ctx context.Context) error {
 	if !r.opt.Scheduled {
 		for _, e := range r.endpoints {

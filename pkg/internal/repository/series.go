@@ -23,14 +23,14 @@ func (s *Series) Last() graphite.Point {
 	return s.Points[len(s.Points)-1]
 }
 
-// Limits of the series store of a Repository.
+// Limits of a Repository's series store.
 const (
 	seriesMetrics = 5000 // one Tstat has about 2,250
 	seriesPoints  = 60
 )
 
-// SeriesStore keeps the last points of metrics in memory. The numbers of
-// metrics and of points are limited. It is safe for concurrent use.
+// SeriesStore keeps the last points of metrics in memory. It limits the number of
+// metrics, and the number of points per metric. It is safe for concurrent use.
 type SeriesStore struct {
 	metrics, points int
 
@@ -47,8 +47,8 @@ func NewSeriesStore(metrics, points int) *SeriesStore {
 	return &SeriesStore{metrics: metrics, points: points, series: map[seriesKey][]graphite.Point{}}
 }
 
-// Add adds points of a metric, in ascending order of time. A point replaces the
-// point with the same time. Points of new metrics beyond the limit are only
+// Add adds points of a metric, in ascending order of time. A point replaces a
+// stored point with the same time. Points of new metrics beyond the limit are only
 // counted.
 func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
 	if len(points) == 0 {
@@ -88,8 +88,8 @@ func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
 	}
 }
 
-// List returns all series, ordered by probe and metric. untracked is the number
-// of points of metrics beyond the limit.
+// List returns all series, ordered by probe and metric. untracked counts the points
+// of metrics beyond the limit.
 func (s *SeriesStore) List() (series []Series, untracked int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -23,12 +23,12 @@ type StoreOptions struct {
 	Memory int64    // bytes for all jobs and stores together
 	Jobs   int      // concurrent files of all streams
 	Cores  int      // see stores.Options
-	// Wants reports whether files of a log type and folder time may arrive.
+	// Wants reports whether files with the given log type and folder time may
+	// arrive.
 	Wants func(logType string, folder time.Time) bool
 	Since time.Time // time of the oldest folder that may arrive
-	// Adopt maps stream names to the state that a former math_repo left;
-	// nil disables adoption. Stream, Probe and Type are set for each
-	// stream.
+	// Adopt maps stream names to the state that a former math_repo left; nil
+	// disables adoption. Stores sets Stream, Probe and Type for each stream.
 	Adopt map[string]store.Adoption
 	Log   *slog.Logger
 }
@@ -41,8 +41,8 @@ type Stores struct {
 	shared map[string]*stores.Destination // by destination URL
 }
 
-// OpenStores opens the stores that do not need a server, so that their errors
-// are reported at the start. Other stores are opened on first use.
+// OpenStores opens the stores that do not need a server, so that their errors are
+// reported at startup. Other stores are opened on first use.
 func OpenStores(ctx context.Context, opt StoreOptions) (*Stores, error) {
 	s := &Stores{opt: opt, shared: map[string]*stores.Destination{}}
 	for _, dest := range opt.To {
@@ -103,8 +103,8 @@ func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release
 	return list, func() error { return closeAll(own) }, nil
 }
 
-// adoption returns what the stores adopt for a stream, or nil without a
-// math_repo.
+// adoption returns the state that the stores adopt for a stream, or nil if there
+// was no math_repo.
 func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	if s.opt.Adopt == nil {
 		return nil
@@ -133,7 +133,7 @@ func (d *adopting) Open(ctx context.Context) (store.Store, error) {
 	return st, nil
 }
 
-// Check returns an error if a store cannot accept a stream.
+// Check returns an error if any of the stores cannot accept the stream.
 func (s *Stores) Check(stream mathproto.Stream) error {
 	for _, dest := range s.opt.To {
 		switch {

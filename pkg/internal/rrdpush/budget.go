@@ -18,7 +18,8 @@ func (p *Pusher) allowance() int {
 		s.Creates = min(p.mostCreates(), s.Creates+float64(max(now-s.Counted, 0))*p.createRate())
 		s.Counted = now
 		if f.spool != nil {
-			// A spool is sent without pauses. It may contain new metrics.
+			// Batches in a spool are sent without pauses and may contain new
+			// metrics.
 			n, _, err := f.spool.Len()
 			waiting = waiting || err != nil || n > 0
 		}
@@ -29,8 +30,9 @@ func (p *Pusher) allowance() int {
 	return int(p.budget())
 }
 
-// budget returns how many new metrics may still be sent to the destination. Budgets
-// of folders that were pushed separately before may differ; the smallest counts.
+// budget returns how many new metrics may still be sent to the destination. The
+// budgets of folders that used to be pushed separately may differ; the smallest
+// applies.
 func (p *Pusher) budget() float64 {
 	left := p.mostCreates()
 	for _, f := range p.folders {
@@ -49,11 +51,12 @@ func (p *Pusher) mostCreates() float64 {
 	return float64(n - min(ownMetrics, n/2))
 }
 
-// createRate returns the number of new metrics per second. It is a little below
-// carbon's limit, since carbon counts a metric when it creates the file.
+// createRate returns how many new metrics may be sent per second. The rate is a
+// little below carbon's limit, since carbon counts a metric when it creates the
+// file.
 func (p *Pusher) createRate() float64 { return 0.95 * float64(p.Dest.creates) / 60 }
 
-// manyCreates is Debian's MAX_CREATES_PER_MINUTE of carbon.
+// manyCreates is carbon's default MAX_CREATES_PER_MINUTE in Debian.
 const manyCreates = 50
 
 // warnCreates warns once that carbon may drop new metrics. Carbon does not report

@@ -26,12 +26,12 @@ type Dest struct {
 	server remotewrite.Server
 
 	timeout time.Duration
-	// creates is the server's limit of new metrics per minute; 0: no limit, -1:
-	// not given.
+	// creates is the server's limit on new metrics per minute; 0 means no limit, -1
+	// that none was given.
 	creates int
 }
 
-// Schemes are the URL forms of destinations.
+// Schemes lists the URL forms of destinations.
 var Schemes = dest.Schemes{"graphite://HOST:2003", "graphite+tls://", "graphite+pickle://HOST:2004", "graphite+pickle+tls://",
 	"whisper:DIR", "prometheus+http://HOST:9090/api/v1/write", "prometheus+https://", "http://REPOSITORY:9000", "https://", "-"}
 

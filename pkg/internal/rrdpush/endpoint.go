@@ -23,7 +23,7 @@ import (
 )
 
 // Limits of an endpoint. The old exporter sends the new points of all files in one
-// POST, about 3,000 points. Its first POST contains all history.
+// POST, about 3,000 points. Its first POST contains the whole history.
 const (
 	maxBody   = 256 << 20
 	maxPoints = 2 << 20
@@ -37,15 +37,16 @@ const (
 	maxProbes         = 1000    // probes with stored metrics
 	batchOf           = 1 << 16 // points per batch
 	// Metrics are sent in parts, so that POSTs of other probes do not wait long.
-	// The first part has fewestMetrics. The size doubles up to mostMetrics after a
-	// part faster than shortPart, and is halved after a part slower than longPart.
-	// Creating a Whisper file can take several syncs of a slow disk.
+	// The first part has fewestMetrics metrics. The size doubles, up to
+	// mostMetrics, after a part that takes less than shortPart, and is halved after
+	// a part that takes more than longPart. Creating a Whisper file can take
+	// several syncs of a slow disk.
 	fewestMetrics, mostMetrics = 10, 1000
 	shortPart, longPart        = 100 * time.Millisecond, 500 * time.Millisecond
 	// maxAhead is how far ahead of this machine's clock a point may be.
 	maxAhead = 24 * time.Hour
-	// quietFor is the minimum interval between warnings about left out points of a
-	// probe.
+	// quietFor is the minimum interval between warnings about a probe's left-out
+	// points.
 	quietFor = 10 * time.Minute
 )
 
@@ -54,12 +55,12 @@ const (
 type EndpointOptions struct {
 	Target
 	Listen []peer.Options
-	// Probes maps addresses of peers without a client certificate to probes. Names
-	// of unknown peers are built from the address. If Probes is nil, Target.Probe
-	// is the name of all peers without a certificate.
+	// Probes maps addresses of peers without a client certificate to probes. The
+	// name of an unknown peer is built from its address. If Probes is nil, all
+	// peers without a certificate are named Target.Probe.
 	Probes *peer.Probes
-	// MaxMetrics is the maximum number of different metrics of a probe since the
-	// start; 0: DefaultMaxMetrics.
+	// MaxMetrics is the maximum number of distinct metrics of a probe since the
+	// endpoint started; 0 means DefaultMaxMetrics.
 	MaxMetrics int
 }
 
@@ -70,12 +71,12 @@ type EndpointStats struct {
 	Points   int64 `json:"points"`   // stored or spooled
 	Negative int64 `json:"negative"` // negative percentiles left out
 	Unnamed  int64 `json:"unnamed"`  // points of files without a name
-	// NotFinite counts values left out that mPlane's exporters write as Infinity
-	// or NaN.
+	// NotFinite counts left-out values that mPlane's exporters write as Infinity or
+	// NaN.
 	NotFinite int64 `json:"not_finite"`
-	// NotTstat, OverLimit and Ahead count points left out. NotTstat are points of
-	// files that Tstat does not write, OverLimit points of metrics beyond
-	// MaxMetrics, and Ahead points more than a day ahead of the clock.
+	// NotTstat, OverLimit and Ahead count left-out points: NotTstat those of files
+	// that Tstat does not write, OverLimit those of metrics beyond MaxMetrics, and
+	// Ahead those more than a day ahead of the clock.
 	NotTstat  int64 `json:"not_tstat"`
 	OverLimit int64 `json:"over_limit"`
 	Ahead     int64 `json:"ahead"`
@@ -97,8 +98,8 @@ func (s *EndpointStats) LeftOut() int64 { return s.NotTstat + s.OverLimit + s.Ah
 // ignored.
 func (s *EndpointStats) NotStored() int64 { return s.TooOld + s.OutOfOrder + s.DestRefused }
 
-// Endpoint is the repository's side of mPlane's indirect export. It receives points
-// of RRDs over HTTP. It is an http.Handler for exportPath.
+// Endpoint is the repository side of mPlane's indirect export. It receives RRD
+// points over HTTP. It is an http.Handler for exportPath.
 type Endpoint struct {
 	opt       EndpointOptions
 	unlock    func() // of the destination
@@ -185,7 +186,7 @@ func (e *Endpoint) Continue(former *Endpoint) {
 	})
 }
 
-// count calls change with the counts, under their lock.
+// count calls change with the counts while it holds their lock.
 func (e *Endpoint) count(change func(*EndpointStats)) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
@@ -207,8 +208,8 @@ func (e *Endpoint) record(err error) {
 // flushEvery is the interval between attempts to flush the spool.
 const flushEvery = 30 * time.Second
 
-// Run serves until ctx ends, and finishes requests in progress. It returns nil if
-// ctx ended.
+// Run serves until ctx is done, and finishes requests in progress. It returns nil
+// if it stopped because ctx is done.
 func (e *Endpoint) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle(exportPath, e)
@@ -313,7 +314,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// bodyPiece is the number of bytes of a POST that are read at a time.
+// bodyPiece is the number of bytes read from a POST at a time.
 const bodyPiece = 64 << 10
 
 // slot is the place of a POST in Endpoint.slots. It implements peer.Place, so that
@@ -405,7 +406,7 @@ func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took ti
 	return time.Since(begin), nil
 }
 
-// reportLeftOut counts and logs the left out points of a POST.
+// reportLeftOut counts and logs the left-out points of a POST.
 func (e *Endpoint) reportLeftOut(r *http.Request, probe string, from *sender, n *EndpointStats) {
 	first := false
 	e.count(func(s *EndpointStats) {
@@ -441,8 +442,8 @@ func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, code int, text
 	_, _ = io.WriteString(w, text) // the peer may be gone
 }
 
-// probe returns the name of the probe from the client certificate, the address or
-// the settings.
+// probe determines the name of the probe from the client certificate, the address
+// or the settings.
 func (e *Endpoint) probe(r *http.Request) (string, error) {
 	identity, err := peer.IdentityOf(r.TLS)
 	if err != nil {

@@ -16,15 +16,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// exportPath is the URL path at which a repository receives points of RRDs, as in
+// exportPath is the URL path at which a repository receives RRD points, as in
 // mPlane's indirect export.
 const exportPath = "/register/result/indirect_export"
 
 // exportPoints is the maximum number of points in a POST: about 300 kB.
 const exportPoints = 5000
 
-// exporter is the probe's side of mPlane's indirect export. It sends the names of
-// RRD files instead of metric names.
+// exporter is the probe side of mPlane's indirect export. It sends the names of RRD
+// files instead of metric names.
 type exporter struct {
 	url    string
 	retry  time.Duration
@@ -48,8 +48,9 @@ func (e *exporter) Close() error {
 }
 
 // Send posts the points as [[file, time, value], …] in one or more requests. It
-// retries each request until the repository responds with 200. It leaves out NaN and
-// infinity, which JSON lacks but spools of older versions contain.
+// retries each request until the repository responds with 200. It leaves out NaN
+// and infinity, which JSON cannot represent but spools of older versions may
+// contain.
 func (e *exporter) Send(ctx context.Context, metrics []graphite.Metric) error {
 	e.buf = append(e.buf[:0], '[')
 	n := 0
@@ -88,8 +89,8 @@ func (e *exporter) Send(ctx context.Context, metrics []graphite.Metric) error {
 	return flush()
 }
 
-// appendFloat appends a number in the form of the old exporter, which Python reads
-// as a float.
+// appendFloat appends a number as the old exporter writes it, so that Python reads
+// it as a float.
 func appendFloat(b []byte, v float64) []byte {
 	at := len(b)
 	format := byte('g')

@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// Listed is a data source of an RRD file with its metric at the destination.
+// Listed is a data source of an RRD file and its metric at the destination.
 type Listed struct {
 	File    string            `json:"file"`               // path of the RRD file
 	Metric  string            `json:"metric"`             // name at the destination; "": none
@@ -20,7 +20,7 @@ type Listed struct {
 	LeftOut string            `json:"left_out,omitempty"` // why it is not pushed
 }
 
-// Series returns the metric with its labels, in the notation of the destination.
+// Series returns the metric with its labels, in the destination's notation.
 func (l *Listed) Series() string {
 	if l.Labels == nil {
 		return l.Metric
@@ -28,9 +28,9 @@ func (l *Listed) Series() string {
 	return remotewrite.Join(l.Metric, l.Labels).String()
 }
 
-// List returns the data sources of all files with their names at the destination. It
-// sends nothing and reads no state. If it returns an error about unreadable sources
-// or files, it also returns the other files.
+// List returns the data sources of all files with their names at the destination.
+// It sends nothing and reads no state. If it returns an error about unreadable
+// sources or files, it still returns the data sources of the other files.
 func List(opt Options) ([]Listed, error) {
 	p, err := newPusher(opt)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// Metrics are the metrics of endpoints. The first label is the name of the endpoint.
+// Metrics defines the metrics of endpoints. The first label is the endpoint's name.
 var Metrics = metrics.New("rrd_push_", []string{"rrd"}, func(*EndpointStats) []string { return nil },
 	metrics.Count("posts_total", "Exports accepted from probes.", func(s *EndpointStats) int64 { return s.Posts }),
 	metrics.Count("refused_total", "Exports of probes that were refused.", func(s *EndpointStats) int64 { return s.Refused }),

@@ -19,16 +19,16 @@ import (
 
 var errTooMany = fmt.Errorf("more than %d points", maxPoints)
 
-// Reasons why a file has no metric, used in place of the index of a metric.
+// Reasons why a file has no metric, used in place of a metric's index.
 const (
 	unnamed = -1 - iota
 	notTstat
 	overLimit
 )
 
-// read parses [[file, time, value], …] and calls store for each batch. It counts
-// points that it leaves out in n. If the list has an error, only the batches before
-// the error are stored.
+// read parses [[file, time, value], …] and calls store for each batch. It counts in
+// n the points that it leaves out. If the list contains an error, only the batches
+// before the error are stored.
 func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointStats, store func([]graphite.Metric) error) error {
 	d := json.NewDecoder(&pythonJSON{r: bufio.NewReader(body)})
 	d.UseNumber()
@@ -95,7 +95,8 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	return flush()
 }
 
-// metric returns 0 and the name of a file's metric, or the reason for leaving it out.
+// metric returns 0 and the name of a file's metric, or the reason for leaving the
+// file out.
 func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	if !rrdfile.IsTstat(file) {
 		return notTstat, ""
@@ -113,8 +114,7 @@ func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	return 0, name
 }
 
-// nextPoint parses one [file, time, value]. It returns an infinity for NaN and
-// infinities.
+// nextPoint parses one [file, time, value]. It returns NaN as an infinity, too.
 func nextPoint(d *json.Decoder) (string, graphite.Point, error) {
 	var tokens [5]json.Token
 	for i := range tokens {
@@ -150,12 +150,12 @@ func unexpected(err error) error {
 	return err
 }
 
-// maxItem limits the text between brackets and commas in bytes, since the decoder
-// keeps it in memory.
+// maxItem is the maximum number of bytes between brackets or commas, since the
+// decoder keeps them in memory.
 const maxItem = 8 << 10
 
-// pythonJSON converts the JSON dialect of Python to JSON: it replaces NaN and
-// Infinity with a number that overflows.
+// pythonJSON converts Python's JSON dialect to JSON by replacing NaN and Infinity
+// with a number that overflows.
 type pythonJSON struct {
 	r               *bufio.Reader
 	rest            string // returned before more of r
@@ -207,7 +207,7 @@ func (p *pythonJSON) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// follows reports whether text is next in the input, and skips it.
+// follows reports whether text is next in the input, and skips it if so.
 func (p *pythonJSON) follows(text string) bool {
 	next, _ := p.r.Peek(len(text)) // the next read returns the error
 	if string(next) != text {

@@ -29,8 +29,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// ErrFiles is wrapped by the error of a run that could not read some files. The
-// points of the other files are sent.
+// ErrFiles is wrapped by the error of a pass that could not read some files. The
+// points of the other files are sent nevertheless.
 var ErrFiles = errors.New("could not be read")
 
 // Target describes the destination of points and the names of their metrics.
@@ -54,8 +54,8 @@ type Target struct {
 	// the calls. Calls are not concurrent. Stored must not keep the slice.
 	Stored func([]graphite.Metric)
 
-	// leftOut is called with the points that a remote write left out; nil disables
-	// the calls.
+	// leftOut is called with the counts of points that a remote write left out; nil
+	// disables the calls.
 	leftOut func(remotewrite.LeftOut)
 }
 
@@ -144,7 +144,7 @@ type Pusher struct {
 	failed map[string]string // last logged error of a file, by path
 	older  []string          // files that the pass sends from their start
 
-	// Warnings that were logged.
+	// Which warnings have been logged.
 	warnedShared, warnedOld, warnedMany bool
 }
 
@@ -161,8 +161,7 @@ func New(opt Options) (*Pusher, error) {
 	return p, nil
 }
 
-// newPusher returns a Pusher of the sources, without its state and destination. See
-// open.
+// newPusher returns a Pusher for the sources. open adds its state and destination.
 func newPusher(opt Options) (*Pusher, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -190,8 +189,8 @@ func (p *Pusher) Close() error {
 	return err
 }
 
-// Run pushes once, or repeatedly until ctx ends if Every is set. It yields the
-// summary and error of each pass. The end of ctx may interrupt the last pass.
+// Run pushes once or, if Every is set, repeatedly until ctx is done. It yields the
+// summary and error of each pass. Canceling ctx may interrupt the last pass.
 func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 	return func(yield func(*Summary, error) bool) {
 		if p.Every == 0 {
@@ -284,8 +283,8 @@ func (p *Pusher) load(f *folder) (err error) {
 	return nil
 }
 
-// keyOf returns the key of a folder's state. It contains the folder, the destination
-// and everything that determines the names of metrics.
+// keyOf returns the key of a folder's state. The key contains the folder, the
+// destination and everything that determines the names of metrics.
 func (p *Pusher) keyOf(f *folder) (string, error) {
 	dest := p.Dest.key()
 	if p.Dest.scheme == "whisper" {
@@ -333,7 +332,7 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 		before := w.Lost()
 		defer func() { p.sum.TooOld = w.Lost() - before }()
 	}
-	// Read the next batch while one is sent.
+	// Read the next batch while the current one is sent.
 	readCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.allowed = p.allowance()

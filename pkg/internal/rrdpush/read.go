@@ -55,7 +55,7 @@ type reading struct {
 	next    *batch                            // the batch being filled
 }
 
-// read reads the new points of files and sends them to r.batches in batches.
+// read reads the new points of files and sends them in batches to r.batches.
 func (r *reading) read(ctx context.Context, files []metricFile) error {
 	r.next = <-r.free
 	for _, f := range files {
@@ -140,8 +140,9 @@ func (r *reading) readNew(f metricFile) (got newPoints, err error) {
 		return got, nil // removed since the folder was read
 	}
 	if err == nil && got.Update < got.known.After {
-		// librrd refuses updates older than the last one. So Tstat has recreated
-		// the file after its clock was ahead, or somebody has replaced the file.
+		// librrd refuses updates older than the last one. So either Tstat has
+		// recreated the file after its clock was ahead, or somebody has replaced
+		// the file.
 		got.recreated, got.known.After = true, 0
 		if r.Since.IsZero() {
 			got.File, err = r.reader.Read(path, 0)

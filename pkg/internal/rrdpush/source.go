@@ -15,8 +15,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// folder is a source folder with its saved state and sink. If a source is a file, it
-// belongs to its folder.
+// folder is a source folder with its saved state and sink. A source that is a file
+// belongs to the folder that contains it.
 type folder struct {
 	dir   string   // path as in the source
 	abs   string   // absolute path, the identity of the folder
@@ -32,10 +32,10 @@ type folder struct {
 	spool  *graphite.Spool // nil: no spool
 }
 
-// folders returns the folders of the sources in their order, without duplicates. It
-// returns a usage error that names all invalid sources. A missing source is only
-// invalid if all sources are missing. Otherwise each pass reports it and pushes the
-// others.
+// folders returns the folders of the sources in the given order, without
+// duplicates. It returns a usage error that names all invalid sources. A missing
+// source is only invalid if all sources are missing. Otherwise each pass reports
+// the missing source and pushes the others.
 func folders(sources []string) ([]*folder, error) {
 	const kinds = "a folder of RRDs or an .rrd file"
 	var list []*folder
@@ -85,7 +85,7 @@ func folders(sources []string) ([]*folder, error) {
 	return list, nil
 }
 
-// suffix is the suffix of the names of RRD files.
+// suffix is the suffix of RRD file names.
 const suffix = ".rrd"
 
 // files returns the names of the RRD files to push.
@@ -119,7 +119,8 @@ type metricFile struct {
 	leftOut string // why the file is not pushed; "": it is pushed
 }
 
-// name returns the name of the file for logs: its path if there are several folders.
+// name returns the name of a file for log lines. If there are several folders, it
+// returns the file's path.
 func (p *Pusher) name(f metricFile) string {
 	if len(p.folders) == 1 {
 		return f.file
@@ -128,8 +129,8 @@ func (p *Pusher) name(f metricFile) string {
 }
 
 // list returns the RRD files of the sources with the paths of their metrics, by
-// folder. If it returns an error about unreadable folders, it also returns the files
-// of the other folders.
+// folder. If it returns an error about unreadable folders, it still returns the
+// files of the other folders.
 func (p *Pusher) list() ([]metricFile, error) {
 	var files []metricFile
 	var errs []error
@@ -165,9 +166,8 @@ func (p *Pusher) list() ([]metricFile, error) {
 			} else {
 				p.sum.Shared++
 				shared = append(shared, fmt.Sprintf("%s of %s and %s", f.path, p.name(other), p.name(f)))
-				// Files of two histograms or two folders must
-				// not share a metric. The upstream names do
-				// share metrics between histograms.
+				// Files of two histograms or two folders must not share a metric.
+				// In the upstream naming, however, histograms do share metrics.
 				if p.Mode != "upstream" || other.folder != f.folder {
 					f.leftOut = "shares its metric with " + p.name(other)
 				}

@@ -21,7 +21,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
 
-// administer serves the administration listener until ctx ends.
+// administer serves the administration listener until ctx is done.
 func (svc *Service) administer(ctx context.Context) error {
 	listeners, err := peer.ListenAll(svc.opt.Admin, svc.opt.Log)
 	if err != nil {
@@ -37,8 +37,8 @@ func (svc *Service) administer(ctx context.Context) error {
 	return srv.Serve(ctx, listeners...)
 }
 
-// ready returns nil once the endpoints and the stores of the streams are open, and
-// an error before. Later failures of stores, sinks or the supervisor do not count.
+// ready returns an error until the endpoints and the stores of the streams are
+// open. Later failures of stores, sinks or the supervisor do not count.
 func (svc *Service) ready() error {
 	var errs []error
 	for _, e := range svc.repo.Endpoints() {
@@ -125,7 +125,7 @@ func (svc *Service) state() *admin.State {
 	return s
 }
 
-// addExport adds an export of the probe to a repository.
+// addExport adds one of the probe's exports to s.
 func addExport(s *admin.State, from string, e exporter.Export) {
 	name := e.Label + " " + e.Token
 	switch e.Capability {

@@ -7,12 +7,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Change is a new configuration of a running service. Its options must have the same
-// Shared as the current options.
+// Change is a new configuration for a running service. Its options must have the
+// same Shared as the current options.
 type Change struct {
 	Options Options
-	// Applied are the changed keys that the service applies. NeedRestart are the changed
-	// keys that need a restart.
+	// Applied lists the changed keys that the service applies. NeedRestart lists
+	// the changed keys that need a restart.
 	Applied, NeedRestart []string
 }
 

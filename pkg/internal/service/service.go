@@ -1,6 +1,6 @@
-// Package service implements the command serve: the endpoints of a repository and the
-// exporters of a probe. It registers them at a supervisor, offers them to clients,
-// serves the administration page, and handles reloads and shutdown.
+// Package service implements the command serve: the endpoints of a repository and
+// the exporters of a probe. It registers them with a supervisor, offers them to
+// clients, serves the administration page, and handles reloads and shutdown.
 package service
 
 import (
@@ -62,7 +62,7 @@ type Options struct {
 	Admin      []peer.Options // empty: off
 }
 
-// Service is the service of a serve command.
+// Service is everything that a serve command runs.
 type Service struct {
 	started time.Time
 
@@ -104,11 +104,11 @@ func (svc *Service) Services() []component.Service { return svc.services }
 // grace is how much longer than Options.Drain the shutdown may take.
 const grace = 10 * time.Second
 
-// Run serves until ctx ends and then returns nil. A signal on hup calls load and
-// applies the new configuration, see Change.
+// Run serves until ctx is done and then returns nil. On a signal from hup, Run
+// calls load and applies the new configuration; see Change.
 func (svc *Service) Run(ctx context.Context, hup <-chan os.Signal, load func() (*Change, error)) error {
-	// Lock the state: two processes would take each other's specifications and
-	// streams.
+	// Lock the state, since two processes would take each other's specifications
+	// and streams.
 	unlock, err := state.Lock(svc.opt.StateDir, "serve")
 	if err != nil {
 		return hint.Add(fmt.Errorf("serve: %w", err), "give each service a separate `state-dir`")
@@ -207,8 +207,8 @@ func (o *Options) Memory() int64 {
 	return limit
 }
 
-// offer starts the listeners for clients and the administration, and the
-// component at the supervisor.
+// offer starts the listeners for clients and for administration, and the component
+// that registers with the supervisor.
 func (svc *Service) offer(ctx context.Context, parts *parts) (err error) {
 	if svc.opt.Supervisor != nil && len(svc.services) > 0 {
 		svc.component, err = component.New(component.Options{
@@ -237,7 +237,7 @@ func (svc *Service) offer(ctx context.Context, parts *parts) (err error) {
 	return nil
 }
 
-// serveClients serves clients until ctx ends.
+// serveClients serves clients until ctx is done.
 func (svc *Service) serveClients(ctx context.Context, jobs *component.Jobs) error {
 	listeners, err := peer.ListenAll(svc.opt.Clients, svc.opt.Log)
 	if err != nil {

@@ -29,9 +29,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// The types of Options.
+// Types used in Options.
 type (
-	// Root is the output folder of one Tstat, which holds its log folders.
+	// Root is the output folder of one Tstat process, which holds its log folders.
 	Root = source.Root
 	// Start is the position from which a followed folder is read.
 	Start = source.Start
@@ -39,7 +39,7 @@ type (
 	Format = batch.Format
 )
 
-// The values of Start and Format, see packages source and batch.
+// Values of Start and Format; see packages source and batch.
 const (
 	StartCheckpoint = source.StartCheckpoint
 	StartBegin      = source.StartBegin
@@ -54,8 +54,8 @@ const (
 type Options struct {
 	Listen []peer.Options // endpoints
 	Follow []Root
-	// Confined skips logs behind links that lead out of a folder of Follow,
-	// since a peer chose the folder.
+	// Confined skips logs behind links that lead out of their Root. It is meant for
+	// folders that a peer chose.
 	Confined bool
 	// Anonymize rewrites the lines of followed logs; nil leaves them unchanged.
 	// SourceIs says whether addresses without a flag are already anonymized. It
@@ -64,10 +64,10 @@ type Options struct {
 	SourceIs  anonymize.Source
 	From      []string // brokers: kafka://, kafka+tls://, nats://, nats+tls://
 
-	// To are the required sinks. ToOptional are sinks that lose lines if they
-	// are too slow. At least one sink must be given. The forms are "-",
-	// file:DIR, exec:COMMAND, tcp://, tls://, ack://, ack+tls://, kafka://,
-	// kafka+tls://, nats:// and nats+tls://.
+	// To lists the required sinks; ToOptional lists sinks that lose lines if they
+	// are too slow. At least one sink must be given. The forms are "-", file:DIR,
+	// exec:COMMAND, tcp://, tls://, ack://, ack+tls://, kafka://, kafka+tls://,
+	// nats:// and nats+tls://.
 	To, ToOptional []string
 
 	Format Format   // "": Raw
@@ -157,7 +157,7 @@ type Stream struct {
 	listeners []*peer.Listener
 }
 
-// Sinks are the URL forms of sinks. Brokers are the URL forms of sources.
+// Sinks lists the URL forms of sinks; Brokers lists those of sources.
 var (
 	Sinks   = sink.Kinds
 	Brokers = broker.Kinds
@@ -213,7 +213,7 @@ func New(opt Options) (*Stream, error) {
 	return s, nil
 }
 
-// open performs all steps that can fail at the start.
+// open performs all steps that can fail at startup.
 func (s *Stream) open() (err error) {
 	h, opt := s.hub, &s.opt
 	state := filepath.Join(opt.StateDir, "stream", opt.Name)
@@ -277,13 +277,13 @@ func (s *Stream) close() {
 // Addrs returns the addresses on which the endpoints listen.
 func (s *Stream) Addrs() []string { return peer.Addrs(s.listeners) }
 
-// Run streams until ctx ends, or until a source or required sink fails. Then the
+// Run streams until ctx is done, or until a source or required sink fails. Then the
 // sources stop, and the sinks have Options.Drain to ack lines in flight. Run
 // returns nil if nothing failed and no line was lost. It can be called only once.
 func (s *Stream) Run(ctx context.Context) error {
 	defer s.close()
-	// reading ends first. work ends when the sinks have acked everything or
-	// Options.Drain is over.
+	// reading is canceled first. work is canceled when the sinks have acked
+	// everything or Options.Drain has passed.
 	reading, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	work, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))

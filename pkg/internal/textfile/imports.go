@@ -22,9 +22,9 @@ type Run struct {
 	Ended   time.Time
 }
 
-// WriteImports replaces f by metrics of the runs, by probe, and of the upkeep of the
-// stores. It keeps the time of the last success when a run fails. An alert on its age
-// also detects runs that never start.
+// WriteImports overwrites f with the metrics of the runs, by probe, and of the
+// stores' upkeep. If a run fails, it keeps the time of the last success. An alert
+// on the age of that time thus also detects runs that never start.
 func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	reg := prometheus.NewRegistry()
 	gauges := map[string]*prometheus.GaugeVec{}

@@ -1,5 +1,5 @@
-// Package textfile writes metrics of short-lived commands for the textfile collector of
-// node_exporter.
+// Package textfile writes the metrics of short-lived commands for node_exporter's
+// textfile collector.
 package textfile
 
 import (
@@ -12,13 +12,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// File is a file of metrics.
+// File is a metrics file.
 type File struct {
 	Path    string
 	Version string // of the program
 }
 
-// Write adds the version to reg and replaces f by the metrics of reg.
+// Write adds the version to reg and overwrites f with the metrics in reg.
 func (f File) Write(reg *prometheus.Registry) error {
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
 	reg.MustRegister(build)
@@ -29,8 +29,8 @@ func (f File) Write(reg *prometheus.Registry) error {
 	return nil
 }
 
-// formerSuccess returns the time of the last success that metric has in f, in Unix
-// seconds. It returns 0 if there is none.
+// formerSuccess returns the value that f has for a probe's last-success metric, in
+// Unix seconds. It returns 0 if there is none.
 func (f File) formerSuccess(metric, probe string) float64 {
 	text, err := os.ReadFile(f.Path)
 	if err != nil {

@@ -36,7 +36,7 @@ type Options struct {
 // Enabled reports whether pruning or compaction is enabled.
 func (o *Options) Enabled() bool { return o.Keep > 0 || o.Compact }
 
-// Stats counts the upkeep of a store.
+// Stats summarizes the upkeep of a store.
 type Stats struct {
 	Store       string // URL without secrets
 	Failed      int64  // failed rounds
@@ -101,8 +101,8 @@ func (k *Keeper) Stats() []Stats {
 	return slices.Clone(k.stats)
 }
 
-// Run compacts and prunes immediately and then every Options.Every, until ctx
-// ends. It returns immediately if nothing is enabled. Failures are logged and
+// Run compacts and prunes immediately and then every Options.Every, until ctx is
+// done. It returns immediately if nothing is enabled. Failures are logged and
 // counted.
 func (k *Keeper) Run(ctx context.Context) {
 	for k.opt.Enabled() {

@@ -13,8 +13,8 @@ import (
 
 // Filter selects files. The zero value selects all files.
 type Filter struct {
-	// Wants reports whether to select files of a log type and folder time;
-	// nil selects all.
+	// Wants reports whether to select files with the given log type and folder
+	// time; nil selects all.
 	Wants func(logType string, folder time.Time) bool
 	Probe string // "" selects all probes
 }
@@ -35,8 +35,8 @@ type Inventory struct {
 	Transforms map[string]int64 `json:"transforms,omitempty"`
 }
 
-// Day sums up the files of a log type and probe whose folder time is on one UTC
-// day.
+// Day summarizes the files of one log type and probe whose folder times fall on the
+// same UTC day.
 type Day struct {
 	Type  string `json:"type,omitempty"`
 	Probe string `json:"probe,omitempty"`
@@ -61,7 +61,7 @@ type Gap struct {
 	Missing int64     `json:"missing"` // estimated number of missing folders
 }
 
-// List sums up the records that filter selects.
+// List summarizes the records that filter selects.
 func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, error) {
 	type series struct{ logType, probe string }
 	type key struct {

@@ -19,15 +19,15 @@ import (
 // Kinds of findings.
 const (
 	Missing   = "missing"   // a finished source file is not stored
-	Different = "different" // another text is stored under the name of a source file
+	Different = "different" // different content is stored under the name of a source file
 	Extra     = "extra"     // a stored file is not in the sources for that time
 	Rows      = "rows"      // the number of stored rows differs from the record
 	Prefix    = "prefix"    // the start of a log is stored in addition to the whole log
-	Unsourced = "unsourced" // a stored text is in no source file of that name
+	Unsourced = "unsourced" // stored content is in no source file of that name
 )
 
-// Finding is a difference of one of the above kinds, or a store.Fault with its
-// kind.
+// Finding is a difference of one of the kinds above, or a store.Fault, whose kind
+// it keeps.
 type Finding struct {
 	Kind   string    `json:"kind"`
 	Key    store.Key `json:"key,omitzero"`
@@ -166,18 +166,18 @@ type comparison struct {
 	open        map[store.Key]map[string]bool // paths of files that are still open
 	places      map[string]bool
 	different   map[store.Key]bool
-	found       map[logText]int     // source files per text
-	prefixes    map[logText]Finding // texts that are only the start of a stored text
+	found       map[logText]int     // source files per version
+	prefixes    map[logText]Finding // stored versions that are only the start of another stored version
 	first, last time.Time           // times of the first and last finished source file
 }
 
-// logText identifies a text of a log.
+// logText identifies one version of a log's content.
 type logText struct {
 	store.Key
 	store.Fingerprint
 }
 
-// storedLengths returns the distinct lengths of the stored texts of a log, in
+// storedLengths returns the distinct lengths of the stored versions of a log, in
 // ascending order.
 func (c *comparison) storedLengths(k store.Key) []int64 {
 	var list []int64
@@ -188,8 +188,8 @@ func (c *comparison) storedLengths(k store.Key) []int64 {
 	return slices.Compact(list)
 }
 
-// otherTransform reports whether the rows of a record have another transform
-// than the import would apply.
+// otherTransform reports whether the rows of a record have a different transform
+// from the one that the import would apply.
 func (c *comparison) otherTransform(r store.Record) bool { return r.Transform != c.transform }
 
 // add compares a source file with the records of its log.
@@ -247,8 +247,9 @@ func (c *comparison) add(id bulk.Identity) error {
 	return nil
 }
 
-// addUnsourced adds findings for stored texts without a source file. present
-// contains the names of the folders in the sources; nil means all.
+// addUnsourced adds findings for stored logs, and versions of logs, without a
+// source file. present contains the names of the folders in the sources; nil means
+// all.
 func (c *comparison) addUnsourced(sources []string, present map[string]bool) {
 	// fromSources reports whether a record's file came from these sources.
 	fromSources := func(r store.Record) bool {

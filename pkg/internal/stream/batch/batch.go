@@ -37,8 +37,8 @@ type Origin struct {
 	Probe string
 	Path  string // of the log on the probe
 	Type  string // the log's name without a compression suffix
-	// Key is unique to the log with its content, or to the connection.
-	// Message ids are built from it.
+	// Key identifies the log and its content, or the connection. Message ids are
+	// built from it.
 	Key string
 	// Prefix precedes each line in wire format: the path and a space.
 	Prefix []byte
@@ -55,12 +55,12 @@ type Text struct {
 	Bytes  []byte  // whole lines
 	Wire   bool    // each line has its prefix
 	Buffer *Buffer // holds Bytes
-	// Acked is called once, when every required sink has acked the lines. It
-	// may be nil. Concurrent calls for one source may arrive out of order.
+	// Acked is called once, when every required sink has acked the lines. It may be
+	// nil. Calls for one source may be concurrent and out of order.
 	Acked func()
 }
 
-// Batch is an encoded Text in the queues of the sinks.
+// Batch is an encoded Text in the sinks' queues.
 type Batch struct {
 	*Origin
 	Offset int64

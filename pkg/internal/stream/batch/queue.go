@@ -67,9 +67,9 @@ func (q *Queue) Cost(b *Batch) int64 {
 	return min(q.Size, int64(max(minCost, len(b.Raw), len(b.Out))))
 }
 
-// Deliver puts a batch into all queues. It waits for room in the queues of
-// required sinks, and skips optional sinks whose queue is full. If ctx ends
-// first, Deliver returns the error of ctx, and the batch is never acked.
+// Deliver puts a batch into all queues. It waits for room in the queues of required
+// sinks, and skips optional sinks whose queue is full. If ctx is done first,
+// Deliver returns the error of ctx, and the batch is never acked.
 func Deliver(ctx context.Context, queues []*Queue, b *Batch) error {
 	b.users.Store(int32(len(queues)))
 	for _, q := range queues {

@@ -12,8 +12,8 @@ type Tracker struct {
 	changed   chan struct{} // nil without Notify
 }
 
-// Notify returns a channel that receives when the position may have changed.
-// Call it before the first delivery.
+// Notify returns a channel that receives a value when the position may have
+// changed. Call it before the first delivery.
 func (t *Tracker) Notify() <-chan struct{} {
 	t.changed = make(chan struct{}, 1)
 	return t.changed

@@ -22,8 +22,9 @@ func NewWindow(size int64) *Window {
 	return &Window{size: size, room: make(chan struct{}), wake: make(chan struct{}, 1)}
 }
 
-// Reserve blocks until n more bytes may be delivered. If ctx ends first, it
-// returns the cause. One text larger than the window passes when all is saved.
+// Reserve blocks until n more bytes may be delivered. If ctx is done first, it
+// returns the cause. A single Text larger than the window passes once everything
+// before it is saved.
 func (w *Window) Reserve(ctx context.Context, n int64) error {
 	w.mu.Lock()
 	for w.reserved > w.saved && w.reserved-w.saved+n > w.size {
@@ -60,7 +61,7 @@ func (w *Window) Ack(n int64) {
 	}
 }
 
-// Due returns a channel that receives when the position should be saved.
+// Due returns a channel that receives a value when the position should be saved.
 func (w *Window) Due() <-chan struct{} { return w.wake }
 
 func (w *Window) signal() {
@@ -78,7 +79,8 @@ func (w *Window) Snapshot() int64 {
 	return w.acked
 }
 
-// Save records that a Snapshot is saved, and wakes callers of Reserve.
+// Save records that the position of a Snapshot is saved, and wakes callers of
+// Reserve.
 func (w *Window) Save(acked int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// Kinds are the URL forms of brokers.
+// Kinds lists the URL forms of brokers.
 var Kinds = dest.Schemes{"kafka://HOST:PORT/TOPIC", "kafka+tls://", "nats://HOST:PORT/STREAM", "nats+tls://"}
 
 // Broker is the parsed URL of a Kafka topic or a JetStream stream.
@@ -68,7 +68,7 @@ func Parse(text string, known map[string][]string) (*Broker, error) {
 	return b, nil
 }
 
-// Same reports whether b and o have the same kind and name, and a common server.
+// Same reports whether b and o have the same kind and name and share a server.
 func (b *Broker) Same(o *Broker) bool {
 	return b.Scheme == o.Scheme && b.Name == o.Name && slices.ContainsFunc(b.hosts, func(h string) bool { return slices.Contains(o.hosts, h) })
 }

@@ -44,8 +44,9 @@ func (b *Broker) checkSASL() error {
 	return nil
 }
 
-// checkVersion checks the option version, the newest Kafka version whose requests
-// are used. Some servers send unreadable responses to newer requests.
+// checkVersion checks the option version, which names the newest Kafka version
+// whose requests are used. Some servers send unreadable responses to newer
+// requests.
 func (b *Broker) checkVersion() error {
 	if text, ok := b.Options["version"]; ok && kversion.FromString(text) == nil {
 		known := kversion.VersionStrings()
@@ -58,10 +59,10 @@ func (b *Broker) checkVersion() error {
 func KafkaOptions(b *Broker, files *peer.TLS, peers peer.Networks, log *KafkaLog) []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.ClientID("tstatrepo"), kgo.SeedBrokers(b.hosts...), kgo.WithLogger(log),
-		// Find a new leader of a partition after a second.
+		// Look for a partition's new leader after a second.
 		kgo.MetadataMinAge(time.Second),
-		// Reload the certificates for each connection: they may have
-		// been renewed.
+		// Reload the certificates for each connection, since they may have been
+		// renewed.
 		kgo.Dialer(func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return protocol.Dial(ctx, addr, files, 0, peers)
 		}),
@@ -116,8 +117,8 @@ func CheckTopic(ctx context.Context, client *kgo.Client, b *Broker) error {
 	return nil
 }
 
-// KafkaLog logs the messages of the Kafka library at debug level, and keeps the
-// last error in them.
+// KafkaLog logs the Kafka library's messages at debug level, and keeps the last
+// error among them.
 type KafkaLog struct {
 	*slog.Logger
 	mu   sync.Mutex

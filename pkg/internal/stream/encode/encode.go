@@ -48,7 +48,7 @@ func New(opt Options) (*Encoding, error) {
 	return &Encoding{&common{opt: opt, layouts: l, warnings: rate.Sometimes{First: 1, Interval: time.Minute}}}, nil
 }
 
-// Run saves headers every 5 seconds until ctx ends. The caller must call Save
+// Run saves headers every 5 seconds until ctx is done. The caller must call Save
 // afterwards.
 func (e *Encoding) Run(ctx context.Context) {
 	for retry.Sleep(ctx, 5*time.Second) == nil {
@@ -91,7 +91,7 @@ type logEncoder struct {
 type form struct {
 	*tstat.Form
 	fields []field
-	// picked are the indexes of the selected fields in output order; -1 for
+	// picked holds the indexes of the selected fields in output order, and -1 for
 	// columns that the lines lack. It is nil if no columns are selected.
 	picked []int
 	names  [][]byte // JSON of the picked columns' names
@@ -105,7 +105,7 @@ func (e *Encoding) NewEncoder() *Encoder {
 	return &Encoder{common: e.common, logs: map[string]*logEncoder{}}
 }
 
-// Growth returns an estimate of the ratio of encoded bytes to input bytes.
+// Growth estimates the ratio of encoded bytes to input bytes.
 func (e *Encoder) Growth() int {
 	if e.opt.Format == batch.JSON {
 		return 6
@@ -113,8 +113,8 @@ func (e *Encoder) Growth() int {
 	return 1
 }
 
-// Encode appends the lines of t to dst in the format of the options, which must
-// be Line or JSON. It counts and skips malformed lines.
+// Encode appends the lines of t to dst in Options.Format, which must be Line or
+// JSON. It counts and skips malformed lines.
 func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
 	l := e.last
 	e.source = t.Source
@@ -258,7 +258,7 @@ func (l *logEncoder) form(f *tstat.Form) *form {
 	return c
 }
 
-// row appends a line in the format of the options. It rejects malformed lines.
+// row appends a line in Options.Format. It rejects malformed lines.
 func (l *logEncoder) row(dst, line []byte) []byte {
 	f, text, err := l.lines.Form(line)
 	if err != nil {
@@ -303,7 +303,7 @@ func (l *logEncoder) picked(dst, line []byte, c *form) []byte {
 	return append(dst, '\n')
 }
 
-// unknown appends a line of a log of an unknown type.
+// unknown appends a line from a log of an unknown type.
 func (l *logEncoder) unknown(dst, line []byte) []byte {
 	if l.opt.Format == batch.Line {
 		return append(dst, line...)

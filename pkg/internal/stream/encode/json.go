@@ -71,7 +71,7 @@ func (l *logEncoder) derived(c *form) *derived {
 const shortName = 32
 
 // json appends a line as an object. This is the hot path: it makes one pass over
-// the line and copies plain numbers and texts byte by byte.
+// the line and copies plain numbers and strings byte by byte.
 func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 	sep := l.typ.Separator()
 	// Reserve room for the longest possible row. A byte of text becomes at

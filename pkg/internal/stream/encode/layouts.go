@@ -18,8 +18,8 @@ const maxLayouts = 4096
 // layoutsFormat is the format number of the state file.
 const layoutsFormat = 1
 
-// layouts holds the last headers of each log of each probe. They are saved, since
-// an old exporter sends a header only at the start of a log.
+// layouts holds the last headers of each log by probe and log name. They are saved
+// because an old exporter sends a header only at the start of a log.
 type layouts struct {
 	path string
 
@@ -44,7 +44,7 @@ func openLayouts(path string) (*layouts, error) {
 	return l, nil
 }
 
-// get returns the headers of a log, and the current version of the layouts.
+// get returns the headers of a log and the current version of the layouts.
 func (l *layouts) get(probe, typ string) (headers, int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,7 +65,8 @@ func (l *layouts) guessed(probe, typ, version string) bool {
 	return fresh
 }
 
-// set records a header, unless the limit of logs is reached. save writes it.
+// set records a header, unless it is for a new log beyond maxLayouts. save writes
+// it.
 func (l *layouts) set(probe, typ, part, line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

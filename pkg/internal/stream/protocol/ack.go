@@ -3,10 +3,10 @@
 // acknowledged mode.
 package protocol
 
-// Elements of the acknowledged mode, see tstatrepo-ack(7). The exporter's first
-// line is "#tstatrepo-ack 1 SESSION". The rest is the same as in plain mode,
-// except for lines that begin with '#'. The endpoint sends "ack N" when all lines
-// up to byte N after the first line are acked.
+// Elements of acknowledged mode; see tstatrepo-ack(7). The exporter's first line is
+// "#tstatrepo-ack 1 SESSION". The rest is the same as in plain mode, except for
+// lines that begin with '#'. The endpoint sends "ack N" when all lines up to byte N
+// after the first line are acked.
 const (
 	AckHello   = "#tstatrepo-ack"
 	AckVersion = "1"

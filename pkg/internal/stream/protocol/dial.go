@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// DialTimeout is the timeout for connecting, including the TLS handshake. The
-// first response of an acknowledging endpoint has the same timeout.
+// DialTimeout is the timeout for connecting, including the TLS handshake. It also
+// limits the wait for the first response of an acknowledging endpoint.
 const DialTimeout = 10 * time.Second
 
 // Dial connects to addr if its IP address is in peers; empty peers allow all. If

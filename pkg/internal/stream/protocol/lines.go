@@ -2,8 +2,8 @@ package protocol
 
 import "bytes"
 
-// AppendPrefixed appends lines to dst and writes prefix before each. Every line
-// must end with a newline.
+// AppendPrefixed appends lines to dst, each preceded by prefix. Every line must end
+// with a newline.
 func AppendPrefixed(dst, lines, prefix []byte) []byte {
 	for len(lines) > 0 {
 		n := bytes.IndexByte(lines, '\n') + 1

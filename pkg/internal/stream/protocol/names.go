@@ -13,8 +13,8 @@ import (
 // MaxPath is the maximum length of a log's path in bytes, as on Linux.
 const MaxPath = 4096
 
-// maxTypes limits the logs of unknown types, since sinks keep files and columns
-// for each.
+// maxTypes limits the number of unknown log types, since sinks keep files and
+// columns for each.
 const maxTypes = 64
 
 // nameAge is how long an unused name stays in a full Names. Sinks never forget a
@@ -109,7 +109,7 @@ func (n *Types) Check(name, peer string) string {
 // NATS subjects.
 const WordChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-// IsName reports whether name has 1 to limit bytes, all of them in chars.
+// IsName reports whether name consists of 1 to limit bytes, all of them in chars.
 func IsName(name, chars string, limit int) bool {
 	return name != "" && len(name) <= limit && strings.Trim(name, chars) == ""
 }

@@ -23,8 +23,8 @@ import (
 const pollEvery = 5 * time.Millisecond
 
 // command is a running command that reads lines from its standard input. The read
-// end of the pipe stays open in this process too. After the command dies, the
-// pipe still shows how many bytes were not read.
+// end of the pipe stays open in this process too, so that the pipe still shows how
+// many bytes were not read after the command has exited.
 type command struct {
 	ending  // fails when the command exits
 	cmd     *exec.Cmd
@@ -47,7 +47,7 @@ func openCommand(line string, stdout, stderr io.Writer) opener {
 		c.cmd = exec.Command("/bin/sh", "-c", line)
 		c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = r, stdout, stderr
 		c.cmd.WaitDelay = killAfter
-		// Keep ^C in a terminal from the command, which must read its
+		// Keep ^C in a terminal from reaching the command, which must read its
 		// input to the end.
 		c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		if err := c.cmd.Start(); err != nil {

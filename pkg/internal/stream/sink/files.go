@@ -105,8 +105,8 @@ func (f *files) Run(ctx context.Context) error {
 	}
 }
 
-// flush writes and acks the pending batches. It retries errors until ctx ends,
-// since a full disk may get room again.
+// flush writes and acks the pending batches. It retries errors until ctx is done,
+// since space may become free on a full disk.
 func (f *files) flush(ctx context.Context) error {
 	for len(f.pending) > 0 {
 		err := f.write()

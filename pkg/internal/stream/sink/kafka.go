@@ -108,8 +108,8 @@ func openKafka(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) 
 	}
 }
 
-// write produces text in messages of complete lines. The key is the probe, so
-// that its lines stay in order in one partition.
+// write produces text in messages of complete lines. The message key is the probe,
+// so that the probe's lines stay in order in one partition.
 func (s *kafkaSession) write(b *batch.Batch, text []byte) error {
 	return messages(b, text, s.maxBytes, func(id string, text []byte) error {
 		m := s.addPending(len(text))
@@ -146,8 +146,8 @@ func (s *kafkaSession) addPending(n int) *kafkaMessage {
 func (s *kafkaSession) onResponse(m *kafkaMessage, text []byte, err error) {
 	if err != nil {
 		if errors.Is(err, kerr.MessageTooLarge) && s.maxBytes == kafkaMinBatch && s.sending.Err() == nil {
-			// The message cannot be smaller. Later messages of the batch
-			// fail with it, so only the first one is dropped.
+			// The message cannot be made smaller. Later messages of the batch fail
+			// with it, so only the first one is dropped.
 			s.dropOnce.Do(func() { s.finish(m, bytes.Count(text, []byte{'\n'})) })
 		}
 		s.fail(fmt.Errorf("message not accepted: %w", err))

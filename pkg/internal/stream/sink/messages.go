@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// messageSize is the approximate size of the text of a message in
-	// bytes: about 100 lines of log_tcp_complete.
+	// messageSize is the approximate size of a message's text in bytes: about 100
+	// lines of log_tcp_complete.
 	messageSize = 64 << 10
 	// messageRoom is the maximum overhead of a message in bytes, without
 	// text and header values.
@@ -17,7 +17,7 @@ const (
 )
 
 // messages splits text, which is the tail of b.Out, into messages of about
-// messageSize bytes. With headers a message has at most limit bytes. messages
+// messageSize bytes. Including headers, a message has at most limit bytes. messages
 // calls send for each message, and drop for each line that is too long. The same
 // batch and text always give the same messages and ids.
 func messages(b *batch.Batch, text []byte, limit int, send func(id string, text []byte) error, drop func(n int) error) error {

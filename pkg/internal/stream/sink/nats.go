@@ -22,8 +22,8 @@ const (
 	// natsPending limits the messages in flight. The queue usually limits
 	// them first.
 	natsPending = 1 << 14
-	// natsSilence is the timeout of an acknowledgement. If the leader of a
-	// stream dies, no acknowledgement arrives.
+	// natsSilence is the timeout for an acknowledgement. If the leader of a stream
+	// dies, no acknowledgement arrives.
 	natsSilence = 5 * time.Second
 )
 
@@ -126,8 +126,7 @@ func (s *natsSession) write(b *batch.Batch, text []byte) error {
 			broker.HeaderProbe: {b.Probe}, broker.HeaderLog: {b.Type}, broker.HeaderPath: {b.Path}, broker.HeaderFormat: {s.format},
 		}},
 			jetstream.WithMsgID(id),
-			// A retry of the client could put the message after
-			// later messages.
+			// A retry by the client could put the message after later messages.
 			jetstream.WithRetryAttempts(0))
 		if err != nil {
 			return err

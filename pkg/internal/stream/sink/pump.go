@@ -23,8 +23,8 @@ type session interface {
 	broken() <-chan struct{}
 	// err returns why the session has failed, or nil.
 	err() error
-	// end closes the stream after everything is acked, and waits until the
-	// receiver exits or ctx ends.
+	// end closes the stream after everything is acked, and waits until the receiver
+	// exits or ctx is done.
 	end(ctx context.Context)
 	// abort makes the session fail, even while write blocks.
 	abort()
@@ -101,7 +101,7 @@ func (p *pump) Run(ctx context.Context) error {
 	}
 }
 
-// connect opens a session, retrying until ctx ends. base is the position of the
+// connect opens a session, retrying until ctx is done. base is the position of the
 // session's first byte. It returns a nil session and a nil error if the queue is
 // closed and everything is acked.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
@@ -143,8 +143,8 @@ func (p *pump) finished() bool {
 	return p.q.Closed.Err() != nil && len(p.q.Batches()) == 0 && p.idle()
 }
 
-// wait waits until the next attempt. When the stream ends, the next attempt is
-// immediate.
+// wait waits before the next attempt. When the stream ends, wait returns
+// immediately.
 func (p *pump) wait(ctx context.Context) {
 	if !p.afterClose {
 		var cancel context.CancelFunc

@@ -24,11 +24,11 @@ import (
 // Sink writes the batches of a queue.
 type Sink interface {
 	// Run writes and acks batches until the queue is closed and everything is
-	// acked. It returns an error if ctx ends first or the sink cannot continue.
+	// acked. It returns an error if ctx is done first or the sink cannot continue.
 	Run(ctx context.Context) error
 }
 
-// Kinds are the URL forms of sinks.
+// Kinds lists the URL forms of sinks.
 var Kinds = slices.Concat(dest.Schemes{"-", "file:DIR", "exec:COMMAND", "tcp://HOST:PORT", "tls://", "ack://HOST:PORT", "ack+tls://"}, broker.Kinds)
 
 // Target is the parsed URL of a sink.
@@ -146,7 +146,7 @@ func New(opt *Options, q *batch.Queue, t *Target, session string) (Sink, error) 
 	return newPump(q, out, openNATS(t.Broker, opt, q, files), back), nil
 }
 
-// targetOptions are the URL options of brokers as sinks, by scheme.
+// targetOptions lists the URL options of brokers that are used as sinks, by scheme.
 var targetOptions = map[string][]string{
 	"kafka": {"compress", "sasl", "password-file", "version"},
 	"nats":  {"creds", "replicas"},

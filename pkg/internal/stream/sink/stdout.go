@@ -40,7 +40,7 @@ func (s *stdout) Run(ctx context.Context) error {
 }
 
 // write writes all of the text. It retries transient errors, such as a full disk,
-// until ctx ends.
+// until ctx is done.
 func (s *stdout) write(ctx context.Context, text []byte) error {
 	var writing retry.Alarm
 	for len(text) > 0 {

@@ -31,12 +31,12 @@ type link struct {
 	last    int64 // acked bytes
 }
 
-// openTCP returns an opener of connections; they use TLS if files is not nil.
+// openTCP returns an opener of TCP connections, which use TLS if files is not nil.
 func openTCP(addr string, files *peer.TLS, peers peer.Networks) opener {
 	return func(ctx context.Context, ack func(int64)) (session, error) {
-		// Use TLS 1.2. With TLS 1.3 the handshake returns before the peer
-		// has checked the client certificate. Bytes would count as
-		// arrived even if the peer then refuses the connection.
+		// Use TLS 1.2. With TLS 1.3 the handshake returns before the peer has
+		// checked the client certificate. Bytes would then count as arrived even if
+		// the peer refuses the connection.
 		nc, err := protocol.Dial(ctx, addr, files, tls.VersionTLS12, peers)
 		if err != nil {
 			return nil, err

@@ -26,8 +26,8 @@ const (
 // are acked.
 const drainPoll = 5 * time.Millisecond
 
-// hello starts acknowledged mode. It first closes an earlier connection of the
-// same session and waits for its end.
+// hello starts acknowledged mode. It first closes any earlier connection of the
+// same session and waits until that connection has ended.
 func (c *conn) hello(ctx context.Context, line []byte) error {
 	f := strings.Split(string(line), " ")
 	switch {
@@ -103,8 +103,8 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 }
 
 // writeAcks sends the acked position to the peer at the start and after each
-// change. It returns nil when ctx ends. The exporter starts after the first
-// "ack 0".
+// change. It returns nil when ctx is done. The exporter starts after the first "ack
+// 0".
 func (c *conn) writeAcks(ctx context.Context, changed <-chan struct{}) error {
 	last := int64(-1)
 	for {
@@ -124,8 +124,8 @@ func (c *conn) writeAcks(ctx context.Context, changed <-chan struct{}) error {
 	}
 }
 
-// drain waits until the peer was sent the ack of all delivered lines, or ctx
-// ends. Otherwise the peer would resend them after a restart.
+// drain waits until the peer has been sent the ack for all delivered lines, or ctx
+// is done. Without the ack, the peer would resend the lines after a restart.
 func (c *conn) drain(ctx context.Context) {
 	retry.Until(ctx, drainPoll, func() bool { return c.written.Load() >= c.tracker.End() })
 }

@@ -27,7 +27,7 @@ const saveEvery = time.Second
 type saved struct {
 	// Session identifies this exporter to endpoints, see tstatrepo-ack(7).
 	Session string `json:"session"`
-	// Roots are the positions by root ("PROBE PATH") and log name.
+	// Roots holds the positions by root ("PROBE PATH") and log name.
 	Roots map[string]map[string]position `json:"roots"`
 }
 
@@ -108,7 +108,7 @@ func (c *checkpoint) ack(root, log string, number int64, p position, n int64) {
 	c.mu.Unlock()
 }
 
-// run saves positions periodically until ctx ends. The caller must call save
+// run saves positions periodically until ctx is done. The caller must call save
 // afterwards.
 func (c *checkpoint) run(ctx context.Context) {
 	t := time.NewTicker(saveEvery)

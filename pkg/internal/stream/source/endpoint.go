@@ -78,7 +78,7 @@ func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
 			break // Stop was called
 		}
 		if err != nil {
-			// For example too many open files. The condition may pass.
+			// The error may be temporary, for example too many open files.
 			e.log.Warn("connection not accepted", "address", l.Addr(), "err", err)
 			if retry.Sleep(ctx, time.Second) != nil {
 				return
@@ -174,7 +174,7 @@ func (e *Endpoint) readSize() int {
 	return 1 << (bits.Len64(uint64(share)) - 1) // rounded down
 }
 
-// conn is a connection of an exporter.
+// conn is a connection from an exporter.
 type conn struct {
 	*Endpoint
 	listener *peer.Listener
@@ -212,11 +212,11 @@ var (
 	errHandshake = errors.New("no TLS handshake")
 )
 
-// refusals are the errors for which an accepted connection counts as refused.
+// refusals lists the errors that make an accepted connection count as refused.
 var refusals = []error{peer.ErrHTTP, errTLS, errNotLines, errHello, errNames}
 
-// serve reads and delivers lines until the peer closes the connection or ctx
-// ends.
+// serve reads and delivers lines until the peer closes the connection or ctx is
+// done.
 func (c *conn) serve(ctx context.Context) error {
 	if err := c.identify(); err != nil {
 		return err
@@ -319,9 +319,9 @@ func (c *conn) skip(n int) {
 	c.tracker.Skip(c.pos)
 }
 
-// deliver delivers the first whole bytes of buf, which are complete lines. buf
-// holds n bytes, m of them from the last read. deliver returns the buffer for
-// the next read and the number of bytes in it.
+// deliver delivers buf.Bytes[:whole], which holds complete lines. buf holds n
+// bytes, m of them from the last read. deliver returns the buffer for the next read
+// and the number of bytes in it.
 func (c *conn) deliver(ctx context.Context, buf *batch.Buffer, whole, n, m int) (*batch.Buffer, int, error) {
 	out := buf
 	size, limit := len(buf.Bytes), c.readSize()

@@ -250,8 +250,8 @@ func (f *follower) add(found []*folder) {
 	if len(fresh) == 0 {
 		return
 	}
-	// Tstat may just have recreated the last folder. Its logs are reopened
-	// there, so record the identity of the new folder.
+	// Tstat may just have recreated the last folder. Its logs are then reopened in
+	// the new folder, so record the new folder's identity.
 	last := f.folders[len(f.folders)-1]
 	if id, err := identityOf(last.path); err == nil {
 		f.opened[last.name] = id
@@ -301,8 +301,8 @@ func (f *follower) fresh(found []*folder) (list []*folder) {
 	return list
 }
 
-// begin selects the folders to start with. Folders unknown to the last run count
-// as new. Without a last run, the names determine the order.
+// begin selects the folders to start with. Folders unknown to the last run count as
+// new. If there was no last run, the names determine the order.
 func (f *follower) begin(found []*folder) {
 	now := time.Now()
 	sortFolders(found, now)
@@ -337,9 +337,9 @@ func (f *follower) begin(found []*folder) {
 	f.set.counts.Folders.Add(int64(len(f.folders)))
 }
 
-// place adds a folder of the checkpoint to the order if it is not yet there. It
-// goes before the folders with newer names. If it is ahead of the clock, or no
-// folder has a newer name, it goes first, so that no folder is skipped. place
+// place adds a folder from the checkpoint to the order if it is not yet there. The
+// folder goes before the folders with newer names. If it is ahead of the clock, or
+// if no folder has a newer name, it goes first, so that no folder is skipped. place
 // warns if the folder has vanished or is ahead of the clock.
 func (f *follower) place(d *folder, found []*folder, now time.Time) {
 	if !f.order.knows(d.name) {
@@ -359,7 +359,7 @@ func (f *follower) place(d *folder, found []*folder, now time.Time) {
 	}
 }
 
-// selects reports whether the options select the log name for following.
+// selects reports whether the options select the logs called name.
 func (f *follower) selects(name string) bool {
 	if f.set.types.Check(name, "") != "" {
 		return false
@@ -436,8 +436,8 @@ func (f *follower) forget() {
 }
 
 // closed reports whether Tstat has finished a log in the folder with the given
-// number. It has if the next folder has the same log, since Tstat closes the old
-// log first, or if the next folder has lacked the log for closeGrace.
+// number. This is the case if the next folder has the same log, since Tstat closes
+// the old log first, or if the next folder has lacked the log for closeGrace.
 func (f *follower) closed(number int, name string) bool {
 	next := f.folder(number + 1)
 	if next == nil {

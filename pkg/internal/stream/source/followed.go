@@ -25,7 +25,7 @@ const (
 	headLength = 4096
 )
 
-// followed reads the logs of one name from all folders of a probe. It finishes
+// followed reads the logs with one name from all folders of a probe. It finishes
 // the log of one folder before it opens the log of the next folder.
 type followed struct {
 	*follower
@@ -222,8 +222,8 @@ func (l *followed) rewrite(lines []byte) (*batch.Buffer, error) {
 	return buf, nil
 }
 
-// decompress sets text to the decompressed content of file, which must be at its
-// start.
+// decompress sets text to the decompressed content of file. The file must be
+// positioned at its start.
 func (l *followed) decompress() error {
 	head := make([]byte, compression.MagicSize)
 	n, err := io.ReadFull(l.file, head)
@@ -360,7 +360,7 @@ func (l *followed) complete() (complete, recreated bool) {
 func (l *followed) read(ctx context.Context) (int, error) {
 	n, err := l.text.Read(l.buf.Bytes[l.n:])
 	_, compressed := l.text.(*compression.Reader)
-	// Damage in a compressed log is final; other errors are retried.
+	// Damage in a compressed log is permanent; other errors are retried.
 	if l.failed = err != nil && err != io.EOF && (!compressed || isFileError(err)); l.failed {
 		l.warnRead.Do(func() { l.log.Warn("log cannot be read, retrying", "log", l.file.Name(), "err", err) })
 		if compressed { // the decompressor cannot continue after an error
@@ -429,7 +429,7 @@ func (l *followed) endText(err error) {
 	}
 }
 
-// send delivers the first whole bytes of the buffer, which are complete lines.
+// send delivers l.buf.Bytes[:whole], which holds complete lines.
 func (l *followed) send(ctx context.Context, whole int) error {
 	out := l.buf
 	l.buf = batch.NewBuffer(max(l.set.opt.MaxRead, 2*(l.n-whole)))

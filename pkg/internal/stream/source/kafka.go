@@ -79,8 +79,8 @@ func (s *kafkaSource) Run(ctx, reading context.Context) error {
 	return nil
 }
 
-// open connects and joins the group. It retries until the topic exists. It
-// returns an error only if ctx ends.
+// open connects and joins the group. It retries until the topic exists. It returns
+// an error only if ctx is done.
 func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	inner := &broker.KafkaLog{Logger: s.log}
 	var opening retry.Alarm
@@ -108,7 +108,7 @@ func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	}
 }
 
-// poll fetches messages and delivers them. It returns an error only if ctx ends.
+// poll fetches messages and delivers them. It returns an error only if ctx is done.
 func (s *kafkaSource) poll(ctx, reading context.Context, client *kgo.Client) (err error) {
 	fetches := client.PollFetches(reading)
 	if reading.Err() != nil {
@@ -194,7 +194,7 @@ func (s *kafkaSource) onAssigned(_ context.Context, _ *kgo.Client, topics map[st
 }
 
 // onRevoked is called before partitions move to another member. It waits until
-// their lines are acked, and commits them.
+// their lines are acked, and commits their offsets.
 func (s *kafkaSource) onRevoked(ctx context.Context, client *kgo.Client, topics map[string][]int32) {
 	var parts []*part
 	for _, number := range topics[s.broker.Name] {
@@ -222,7 +222,7 @@ func (s *kafkaSource) onLost(_ context.Context, _ *kgo.Client, topics map[string
 	}
 }
 
-// drain waits until all delivered lines are acked, or ctx ends.
+// drain waits until all delivered lines are acked, or ctx is done.
 func (s *kafkaSource) drain(ctx context.Context, parts []*part) {
 	for _, p := range parts {
 		retry.Until(ctx, drainPoll, p.Drained)
@@ -298,8 +298,8 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 	return true
 }
 
-// leave commits for the last time and leaves the group, so that other members
-// get its partitions at once.
+// leave commits once more and leaves the group, so that other members get its
+// partitions at once.
 func (s *kafkaSource) leave(client *kgo.Client) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()

@@ -54,7 +54,7 @@ type natsSource struct {
 	inFlight  int            // number of delivered messages not yet acked
 	acked     []natsPosition // acked messages in delivered, oldest ack first
 
-	// Used only by the goroutine that reads:
+	// Used only by the reading goroutine:
 	last   uint64 // highest sequence received
 	floor  uint64 // ack floor of the consumer at the last check, see checkIdle
 	absent bool   // the stream did not exist at the last check
@@ -335,7 +335,7 @@ func (s *natsSource) ack(pos natsPosition) {
 	s.window.Save(s.window.Snapshot())
 }
 
-// progress extends the ack wait of messages in flight until ctx ends, so that
+// progress extends the ack wait of messages in flight until ctx is done, so that
 // the server does not redeliver them.
 func (s *natsSource) progress(ctx context.Context) {
 	for retry.Sleep(ctx, natsAckWait/3) == nil {
@@ -353,7 +353,7 @@ func (s *natsSource) progress(ctx context.Context) {
 	}
 }
 
-// drain waits until all delivered lines are acked, or ctx ends.
+// drain waits until all delivered lines are acked, or ctx is done.
 func (s *natsSource) drain(ctx context.Context) {
 	retry.Until(ctx, drainPoll, func() bool {
 		s.mu.Lock()

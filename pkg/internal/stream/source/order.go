@@ -23,10 +23,10 @@ const (
 	clockSkew = time.Hour
 )
 
-// order is the order in which the log folders of a root appeared. Folder names
-// do not show it: if the clock or time zone of the probe is set back, a new
-// folder has an older name. A removed folder stays known, since its file system
-// may only be unmounted.
+// order is the order in which the log folders of a root appeared. Folder names do
+// not show it, since a new folder gets an older name if the probe's clock or time
+// zone is set back. A removed folder stays known, since its file system may only
+// have been unmounted.
 type order struct {
 	path  string         // of the state file
 	names []string       // oldest first
@@ -78,8 +78,8 @@ func (o *order) insert(i int, name string) {
 	o.dirty = true
 }
 
-// append adds the folders of fresh as the newest. If more than maxGone removed
-// folders are known, it drops the oldest. present are the existing folders.
+// append adds fresh as the newest folders. If more than maxGone removed folders are
+// known, it drops the oldest of them. present lists the existing folders.
 func (o *order) append(fresh, present []*folder) {
 	if len(fresh) == 0 {
 		return
@@ -123,9 +123,9 @@ func (o *order) save() error {
 }
 
 // sortFolders sorts folders by the times in their names. A folder ahead of the
-// clock goes first if the clock or time zone was set back since then. This is the
-// case if its modification time is also ahead of the clock, or older than that
-// of another folder.
+// clock goes first if the clock or time zone seems to have been set back since:
+// because the folder's modification time is also ahead of the clock, or is older
+// than that of a folder not ahead of the clock.
 func sortFolders(list []*folder, now time.Time) {
 	former := map[*folder]bool{}
 	if slices.ContainsFunc(list, func(d *folder) bool { return d.ahead(now) }) {

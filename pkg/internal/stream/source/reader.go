@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// brokerOptions are the URL options of brokers as sources.
+// brokerOptions lists the URL options of brokers that are used as sources.
 var brokerOptions = map[string][]string{
 	"kafka": {"group", "sasl", "password-file", "version"},
 	"nats":  {"group", "creds"},
@@ -51,8 +51,8 @@ func Parse(text string) (*broker.Broker, error) {
 	return b, nil
 }
 
-// Subscribe returns the source with the URL text. The number must be unique in
-// this run.
+// Subscribe returns the source whose URL is text. number must be unique within the
+// run.
 func (s *Set) Subscribe(text string, number int) (Input, error) {
 	b, err := Parse(text)
 	if err != nil {
@@ -109,8 +109,8 @@ type readProbe struct {
 // maxReadProbes limits the probes for which a reader keeps state.
 const maxReadProbes = 256
 
-// maxOpened limits the bytes of a message after its path is added to each line.
-// Short lines and a long path could otherwise exhaust memory.
+// maxOpened is the maximum size in bytes of a message after its path is added to
+// each line. Short lines and a long path could otherwise exhaust memory.
 const maxOpened = 32 << 20
 
 // probe returns the state of a probe, or nil if too many names were announced.

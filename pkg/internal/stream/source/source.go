@@ -29,7 +29,7 @@ const (
 	StartEnd        Start = "end"        // the end of the newest folder
 )
 
-// Root is the output folder of one Tstat, which holds its log folders.
+// Root is the output folder of one Tstat process, which holds its log folders.
 type Root struct {
 	Probe string
 	Dir   string
@@ -50,7 +50,7 @@ func (r Root) Abs() (Root, error) {
 
 // Inlet delivers the lines of one source to the pipeline.
 type Inlet interface {
-	// Deliver blocks until the pipeline has room for the lines. If ctx ends
+	// Deliver blocks until the pipeline has room for the lines. If ctx is done
 	// first, Deliver returns an error. It is not safe for concurrent use.
 	Deliver(ctx context.Context, t batch.Text) error
 }
@@ -108,7 +108,7 @@ func New(opt Options) (*Set, error) {
 // brokers. The checkpoint preserves it across restarts.
 func (s *Set) Session() string { return s.checkpoint.state.Session }
 
-// Run saves the positions of followed folders periodically until ctx ends. The
+// Run saves the positions of followed folders periodically until ctx is done. The
 // caller must call Save afterwards.
 func (s *Set) Run(ctx context.Context) { s.checkpoint.run(ctx) }
 
@@ -117,7 +117,7 @@ func (s *Set) Save() error { return s.checkpoint.save() }
 
 // Input reads lines from a followed folder or a broker.
 type Input interface {
-	// Run reads until reading ends, and delivers the lines already read
-	// until ctx ends. It returns an error if the source cannot continue.
+	// Run reads until reading is done, and delivers the lines already read until
+	// ctx is done. It returns an error if the source cannot continue.
 	Run(ctx, reading context.Context) error
 }
