@@ -4,8 +4,8 @@
 //
 // The formats are those of the Python reference implementation (RI), branch sdk. This
 // package reads what the RI writes, and the RI reads what this package writes. Where
-// the RI silently loses information, this package reports an error; the tests list each
-// such difference.
+// the RI silently loses information, this package reports an error. The tests list all
+// such differences.
 //
 // Other modules may use this package. Before version 1.0 its API may change; the
 // CHANGELOG lists the changes.

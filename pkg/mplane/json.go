@@ -14,7 +14,7 @@ import (
 	"unicode/utf8"
 )
 
-// Limits on a JSON text from a peer.
+// Limits on JSON from a peer.
 const (
 	// MaxMessage is the maximum size of a received message, in bytes.
 	MaxMessage = 8 << 20
@@ -23,7 +23,8 @@ const (
 	maxName    = 4096    // bytes of a label, token, verb or link
 )
 
-// object is a JSON object. It keeps the order of its text, in which messages are shown.
+// object is a JSON object. It keeps its members in their original order, in which
+// messages are shown.
 type object []member
 
 type member struct {
@@ -31,8 +32,8 @@ type member struct {
 	value any // string, json.Number, bool, nil, []any or object
 }
 
-// get returns the value of a name. If the name is repeated, the last value counts, as
-// in Python.
+// get returns the value of the named member. If the name is repeated, the last value
+// applies, as in Python.
 func (o object) get(name string) (any, bool) {
 	for _, m := range slices.Backward(o) {
 		if m.name == name {
@@ -42,13 +43,13 @@ func (o object) get(name string) (any, bool) {
 	return nil, false
 }
 
-// value returns the value of a name, or nil.
+// value returns the value of the named member, or nil.
 func (o object) value(name string) any {
 	v, _ := o.get(name)
 	return v
 }
 
-// decode reads one JSON value within the limits.
+// decode parses text as one JSON value, within the limits.
 func decode(text []byte) (any, error) {
 	if len(text) > MaxMessage {
 		return nil, fmt.Errorf("message has %d bytes, more than %d", len(text), MaxMessage)
@@ -115,8 +116,7 @@ func (d *decoder) value(depth int) (any, error) {
 	return t, nil
 }
 
-// textOf returns a value as text, formatted like Python's str. ok is false for lists
-// and objects.
+// textOf formats a value as Python's str does. ok is false for lists and objects.
 func textOf(v any) (text string, ok bool) {
 	switch v := v.(type) {
 	case string:
@@ -138,8 +138,8 @@ func textOf(v any) (text string, ok bool) {
 	return "", false
 }
 
-// nameOf returns the string value of key, at most maxName bytes long. It returns "" if
-// the value is absent or null.
+// nameOf returns the value of key, which must be a string of at most maxName bytes. It
+// returns "" if the value is absent or null.
 func (o object) nameOf(key string) (string, error) {
 	v := o.value(key)
 	if v == nil {

@@ -7,10 +7,11 @@ import (
 	"strings"
 )
 
-// Version is the protocol version of messages. Messages of newer versions are rejected.
+// Version is the protocol version of messages. Messages with a newer version are
+// rejected.
 const Version = 1
 
-// Kind is the kind of a message, and the key that holds its verb.
+// Kind is the kind of a message, and also the JSON key that holds its verb.
 type Kind string
 
 // The kinds of messages.
@@ -27,29 +28,30 @@ const (
 )
 
 // kinds lists the kinds in order of priority, for messages that have the keys of
-// several.
+// several kinds.
 var kinds = []Kind{Capability, Specification, Result, Receipt, Redemption, Withdrawal, Interrupt, exceptionKind, envelopeKind}
 
 // Verbs that the protocol interprets. Messages may have other verbs.
 const (
 	Measure = "measure"
-	// Query requests stored data. The scope is the time of the data, and the job starts
-	// at once.
+	// Query requests stored data. The scope is the time that the data covers, and the
+	// job starts at once.
 	Query = "query"
 )
 
 // Message is a *Statement, an *Exception or an *Envelope.
 type Message interface {
 	object() (object, error)
-	// ID returns the token. A statement without a token derives it from its contents.
+	// ID returns the token. For a statement without a token, ID derives one from the
+	// statement's contents.
 	ID() string
 	// Show returns the message in the form of the RI's client shell.
 	Show() string
 }
 
-// Field is a parameter or metadatum: the name of an element and a canonical text. The
-// text is a constraint in the parameters of capabilities and withdrawals, and otherwise
-// a value.
+// Field is a parameter or metadata item: an element's name and type, and a canonical
+// text. The text is a constraint if the field is a parameter of a capability or
+// withdrawal, and otherwise a value.
 type Field struct {
 	Name string
 	Type Primitive
@@ -59,7 +61,7 @@ type Field struct {
 // Fields are parameters or metadata. Names are unique.
 type Fields []Field
 
-// Get returns the text of a name, and whether f contains the name.
+// Get returns the text of the named field, and whether f contains such a field.
 func (f Fields) Get(name string) (string, bool) {
 	for _, e := range f {
 		if e.Name == name {
@@ -81,7 +83,7 @@ type Statement struct {
 	Verb     string
 	Label    string
 	Registry string // URI of the registry that defines the names
-	// Link is the URL for the next message, or nil if absent. "" stands for the peer
+	// Link is the URL for the next message, or nil if there is none. "" means the peer
 	// that sent this message.
 	Link *string
 	// Token identifies a job or a capability. If it is "", ID derives a token from the
@@ -141,12 +143,12 @@ func Size(m Message) int {
 	return 0
 }
 
-// constrains reports whether the parameters are constraints. They are in withdrawals
-// too; the RI reads those as values and then cannot write them.
+// constrains reports whether the parameters are constraints. In withdrawals they are
+// constraints too, although the RI reads them as values and then cannot write them.
 func (s *Statement) constrains() bool { return s.Kind == Capability || s.Kind == Withdrawal }
 
-// Marshal returns a message in the canonical form of the RI. It returns an error if a
-// value is missing or superfluous.
+// Marshal returns a message in the RI's canonical form. It returns an error if a value
+// is missing or superfluous.
 func Marshal(m Message) ([]byte, error) {
 	o, err := m.object()
 	if err != nil {
@@ -218,7 +220,7 @@ func (s *Statement) Check() error {
 	return nil
 }
 
-// ID returns the token of the failed message.
+// ID returns the token of the message that could not be processed.
 func (e *Exception) ID() string { return e.Token }
 
 func (e *Exception) object() (object, error) {

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Parse parses one message. The registries must contain every element, and the registry
-// that the message names. Parse does not fetch registries.
+// Parse parses one message. r must contain the registry and every element that the
+// message names, because Parse does not fetch registries.
 func (r *Registries) Parse(text []byte) (Message, error) {
 	v, err := decode(text)
 	if err != nil {

@@ -31,10 +31,10 @@ type registry struct {
 	types map[string]Primitive
 }
 
-// NewRegistries returns the core registry, Tstat's registry, and the registries in
-// files, of format mplane-0. A file replaces an earlier registry with the same URI. An
-// include is the URI of an earlier registry, or a file below the folder of the
-// including file. Nothing is fetched.
+// NewRegistries returns the core registry, Tstat's registry, and the registries in the
+// given files, whose format is mplane-0. A file replaces an earlier registry with the
+// same URI. A file may include an earlier registry by its URI, or another file below
+// its own folder. NewRegistries fetches nothing.
 func NewRegistries(files ...string) (*Registries, error) {
 	r := &Registries{}
 	for _, name := range []string{"core", "tstat"} {
@@ -54,8 +54,8 @@ func NewRegistries(files ...string) (*Registries, error) {
 	return r, nil
 }
 
-// TstatRegistryFile returns the built-in registry of Tstat. It is complete, so that its
-// readers need not fetch other files.
+// TstatRegistryFile returns the built-in registry of Tstat. It is complete, so that
+// programs that read it need not fetch other files.
 func TstatRegistryFile() ([]byte, error) { return builtin.ReadFile("registry/tstat.json") }
 
 func (r *Registries) load(path string) error {
@@ -165,13 +165,13 @@ func (r *Registries) include(uri, dir string, above []string) (*registry, error)
 	return r.parse(text, filepath.Dir(path), append(slices.Clip(above), path))
 }
 
-// Has reports whether the registry with a URI is known.
+// Has reports whether r contains the registry with the given URI.
 func (r *Registries) Has(uri string) bool {
 	return slices.ContainsFunc(r.list, func(reg *registry) bool { return reg.uri == uri })
 }
 
-// Type returns the type of an element. If several registries contain the element, the
-// first one counts, as in the RI.
+// Type returns the type of the named element. If several registries contain it, the
+// first one applies, as in the RI.
 func (r *Registries) Type(name string) (Primitive, error) {
 	for _, reg := range r.list {
 		if prim, ok := reg.types[name]; ok {

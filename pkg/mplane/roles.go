@@ -33,8 +33,8 @@ type grant struct {
 	roles []string
 }
 
-// Assign assigns roles, separated by commas, to an identity. It replaces earlier roles.
-// Spaces are part of the names, as in the RI.
+// Assign assigns the comma-separated roles to an identity, and replaces the roles that
+// it had before. Spaces are part of the names, as in the RI.
 func (r *Roles) Assign(identity, roles string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -44,16 +44,16 @@ func (r *Roles) Assign(identity, roles string) {
 	r.identities[identity] = strings.Split(roles, ",")
 }
 
-// Grant allows the roles, separated by commas, to use the capabilities whose label
-// contains the given text. If several grants match a label, the last one counts.
+// Grant allows the comma-separated roles to use all capabilities whose label contains
+// the given text. If several grants match a label, only the last one applies.
 func (r *Roles) Grant(label, roles string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.grants = append(r.grants, grant{label, strings.Split(roles, ",")})
 }
 
-// Allowed reports whether an identity may use the capability with a label. A nil Roles
-// allows everything, as the RI does without TLS.
+// Allowed reports whether an identity may use the capability with the given label. A
+// nil Roles allows everything, as the RI does without TLS.
 func (r *Roles) Allowed(label, identity string) bool {
 	if r == nil {
 		return true

@@ -34,7 +34,7 @@ type span struct {
 	set bool
 }
 
-// Infinite is the length that "inf" stands for, and the maximum length.
+// Infinite is the length that "inf" stands for, which is also the maximum length.
 const Infinite = 100000 * 24 * time.Hour
 
 var spanText = regexp.MustCompile(`^(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,10})s)?$`)
@@ -154,10 +154,10 @@ func parseSimple(text string) (s Scope, err error) {
 // Between returns the scope from start to end.
 func Between(start, end time.Time) Scope { return Scope{start: pointAt(start), end: pointAt(end)} }
 
-// For returns the scope that starts now and lasts d.
+// For returns the scope that starts now and lasts for d.
 func For(d time.Duration) Scope { return Scope{start: point{kind: now}, length: span{d, true}} }
 
-// String returns the canonical form, which is part of every digest.
+// String returns the canonical form, which digests include.
 func (s Scope) String() string {
 	var b strings.Builder
 	if s.repeat {
@@ -191,8 +191,8 @@ func (s Scope) IsZero() bool { return s.start.kind == absent }
 // Repeated reports whether s consists of several runs.
 func (s Scope) Repeated() bool { return s.repeat }
 
-// Definite reports whether the start of s is a time, and its end is a time or absent.
-// Only such a scope has the same meaning whenever it is read.
+// Definite reports whether the start of s is an absolute time, and its end is an
+// absolute time or absent. Only such a scope means the same whenever it is read.
 func (s Scope) Definite() bool {
 	return s.start.kind == absolute && (s.end.kind == absent || s.end.kind == absolute)
 }
@@ -201,8 +201,8 @@ func (s Scope) Definite() bool {
 // ok is false if s has no period.
 func (s Scope) Period() (period time.Duration, ok bool) { return s.period.d, s.period.set }
 
-// Times returns the start and end of s, with t as "now". A time is zero if s has no
-// such limit.
+// Times returns the start and end of s, with t as "now". A result is zero if s has no
+// limit on that side.
 func (s Scope) Times(t time.Time) (start, end time.Time) {
 	start, bounded := s.start.resolve(t)
 	switch {
@@ -227,8 +227,8 @@ func (s Scope) Duration(t time.Time) (length time.Duration, ok bool) {
 	return end.Sub(start), true
 }
 
-// Delays holds the times until a scope starts and ends. Start is 0 if the start has
-// passed; a length then counts from now.
+// Delays holds how long it takes until a scope starts and ends. Start is 0 if the start
+// has passed; the scope's length, if any, then counts from now.
 type Delays struct {
 	Start, End time.Duration
 	Endless    bool // there is no end; End is 0
@@ -278,8 +278,8 @@ func (s Scope) contains(p point, t time.Time) bool {
 }
 
 // Follows reports whether a specification with scope s fits the scope of a capability,
-// with t as "now". One end of s inside the capability's scope is enough, as in the RI,
-// whose clients rely on this rule.
+// with t as "now". It is enough if one end of s lies within the capability's scope, as
+// in the RI, whose clients rely on this rule.
 func (s Scope) Follows(capability Scope, t time.Time) bool {
 	if capability.period.set {
 		period := s.period
@@ -293,8 +293,8 @@ func (s Scope) Follows(capability Scope, t time.Time) bool {
 	return capability.contains(s.start, t) || s.end.kind == absolute && capability.contains(s.end, t)
 }
 
-// Occurrences yields the start and the scope of each run of a repeated scope, from t
-// on. The sequence may be infinite.
+// Occurrences yields the start and the scope of each run of a repeated scope, starting
+// at t. The sequence may be infinite.
 func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 	start, end := s.Times(t)
 	if start.IsZero() {
@@ -307,7 +307,7 @@ func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 		if after.Before(start) {
 			return start, true
 		}
-		// A time.Duration cannot hold the years that a scope may span.
+		// A time.Duration cannot hold as many years as a scope may span.
 		from, period := start.UnixMicro(), s.period.d.Microseconds()
 		steps := (after.UnixMicro() - from + period - 1) / period
 		return time.UnixMicro(from + steps*period).UTC(), true
@@ -390,7 +390,8 @@ func (c *crontab) String() string {
 }
 
 // next returns the first time at or after t that c matches. ok is false if there is no
-// match in nine years, for example for February 30. Leap days may be eight years apart.
+// match within nine years, as for February 30. The limit is nine years because leap
+// days may be eight years apart.
 func (c *crontab) next(t time.Time) (match time.Time, ok bool) {
 	if whole := t.Truncate(time.Second); whole.Before(t) {
 		t = whole.Add(time.Second)
@@ -408,7 +409,7 @@ func (c *crontab) next(t time.Time) (match time.Time, ok bool) {
 	return time.Time{}, false
 }
 
-// within returns the first match on a day at or after t.
+// within returns the first match on the given day at or after t.
 func (c *crontab) within(day, t time.Time) (time.Time, bool) {
 	for _, h := range c[2] {
 		if h > 23 || !day.Add(time.Duration(h+1)*time.Hour).After(t) {
@@ -429,12 +430,12 @@ func (c *crontab) within(day, t time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// Forever is the end of an envelope whose scope has no end. Clients of the RI compare
-// the end of each envelope with the clock, and fail if the end is not a time.
+// Forever is the end used for an envelope whose scope has no end. RI clients compare
+// the end of each envelope with the clock, and fail if it is not an absolute time.
 var Forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// Anchored returns the scope of the results of all runs of s, with t as "now". The
-// scope is not repeated, and its start and end are times.
+// Anchored returns the scope that covers the results of all runs of s, with t as "now".
+// It is not repeated, and its start and end are absolute times.
 func (s Scope) Anchored(t time.Time) Scope {
 	start, end := s.Times(t)
 	if start.IsZero() {

@@ -8,8 +8,8 @@ import (
 	"unicode"
 )
 
-// Show returns s in the form of the client shell, as several lines. It escapes
-// characters that could control a terminal.
+// Show returns s in the multi-line form of the RI's client shell. It escapes characters
+// that could control a terminal.
 func (s *Statement) Show() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n", s.Kind, Visible(s.Verb))
@@ -53,7 +53,7 @@ func (s *Statement) Show() string {
 	return b.String()
 }
 
-// Show returns e in the form of the client shell.
+// Show returns e in the form of the RI's client shell.
 func (e *Exception) Show() string {
 	return fmt.Sprintf("exception: %s\n    %-12s: %s\n", Visible(cmp.Or(e.Token, None)), "message", Visible(e.Message))
 }
@@ -67,8 +67,8 @@ func (e *Envelope) Show() string {
 	return strings.Join(list, "\n")
 }
 
-// Visible escapes the characters of a peer's text that are not printable, because they
-// could control the terminal.
+// Visible escapes unprintable characters in text from a peer, because they could
+// control the terminal.
 func Visible(s string) string {
 	var b strings.Builder
 	for _, r := range s {

@@ -10,8 +10,8 @@ import (
 )
 
 // ID returns the token of s: the token it carries, or the digest that every
-// implementation computes from its contents. All digests are MD5 over UTF-8, in
-// hexadecimal. They are identifiers without cryptographic strength.
+// implementation computes from its contents. All digests are MD5 sums of UTF-8 text, in
+// hexadecimal. They serve as identifiers and have no cryptographic strength.
 func (s *Statement) ID() string {
 	switch {
 	case s.Token != "":
@@ -22,8 +22,8 @@ func (s *Statement) ID() string {
 	return digest(s.fullText())
 }
 
-// Schema returns the digest of the registry and the names. A specification can only
-// fulfill a capability with the same schema.
+// Schema returns the digest of the registry and the names in s. A specification can
+// only fulfill a capability with the same schema.
 func (s *Statement) Schema() string { return digest(s.schemaText()) }
 
 func digest(text string) string {
@@ -60,8 +60,8 @@ func (s *Statement) fullText() string {
 		" r " + s.columns() + " ex None" // never an export URL: it is the value of a parameter
 }
 
-// values returns the parameter values. For constraints, it returns Python's
-// representation of an absent value.
+// values returns the parameter values. If the parameters are constraints, each value is
+// Python's representation of an absent value.
 func (s *Statement) values() string {
 	var list []string
 	for _, f := range s.Parameters.Sorted() {
@@ -89,8 +89,8 @@ func (s *Statement) columns() string {
 	return strings.Join(slices.Sorted(slices.Values(s.Results)), " ")
 }
 
-// Specification returns a specification of capability s. A parameter with a single
-// possible value gets this value; the others get None. The caller must set the scope
+// Specification returns a specification for capability s. A parameter that only allows
+// a single value gets this value; the others get None. The caller must set the scope
 // and the label, then call SetToken.
 func (s *Statement) Specification() *Statement {
 	spec := s.as(Specification)
@@ -106,9 +106,9 @@ func (s *Statement) Specification() *Statement {
 	return spec
 }
 
-// SetToken sets the token of a specification. With a definite scope, equal
-// specifications have equal tokens, so that sending one twice starts no second job.
-// Otherwise each token is unique.
+// SetToken sets the token of a specification. If their scope is definite, equal
+// specifications get equal tokens, so that sending one twice does not start a second
+// job. Otherwise each token is unique.
 func (s *Statement) SetToken() {
 	s.Token = ""
 	if s.When.Definite() {
@@ -121,7 +121,7 @@ func (s *Statement) SetToken() {
 // SetUniqueToken sets a random token.
 func (s *Statement) SetUniqueToken() { s.Token = digest(s.valueText() + rand.Text()) }
 
-// as returns a copy of s of another kind, without link and rows.
+// as returns a copy of s as a statement of kind k, without link and rows.
 func (s *Statement) as(k Kind) *Statement {
 	c := *s
 	c.Kind, c.Link, c.Rows = k, nil, nil
@@ -129,23 +129,23 @@ func (s *Statement) as(k Kind) *Statement {
 	return &c
 }
 
-// Notice returns the receipt, redemption or interrupt of a specification, or
-// the withdrawal of a capability.
+// Notice returns the receipt, redemption or interrupt for a specification, or the
+// withdrawal of a capability.
 func (s *Statement) Notice(k Kind) *Statement {
 	n := s.as(k)
 	n.Token = s.ID()
 	return n
 }
 
-// Result returns the result of a specification, with rows that cover the time from
-// start to end. Each row has a text for each of spec.Results.
+// Result returns the result of specification s, with rows that cover the time from
+// start to end. Each row has one value for each of s.Results.
 func (s *Statement) Result(start, end time.Time, rows [][]string) *Statement {
 	r := s.Notice(Result)
 	r.When, r.Rows = Between(start, end), rows
 	return r
 }
 
-// Run returns the specification of a single run of s, with scope when.
+// Run returns the specification for a single run of s, with the scope when.
 func (s *Statement) Run(when Scope) *Statement {
 	r := s.as(Specification)
 	r.Link, r.When, r.Token = s.Link, when, ""
@@ -153,17 +153,17 @@ func (s *Statement) Run(when Scope) *Statement {
 	return r
 }
 
-// Fulfills reports whether specification s can be sent to a capability, with t as
-// "now". Both must have the same schema, and a Matcher of the capability must accept s.
+// Fulfills reports whether specification s matches a capability, with t as "now". Both
+// must have the same schema, and the capability's Matcher must accept s.
 func (s *Statement) Fulfills(capability *Statement, t time.Time) bool {
 	m, err := NewMatcher(capability)
 	return err == nil && s.Schema() == capability.Schema() && m.Accepts(s, t)
 }
 
-// Agreement returns how likely it is that specification s was derived from a
-// capability, among several that it fulfills. It adds 2 if the metadata is the
-// capability's, because clients copy it, and 1 if the label is the capability's, with
-// or without a number.
+// Agreement returns a score for how likely it is that specification s was derived from
+// the given capability, and not from another one that it fulfills. It adds 2 if s has
+// the capability's metadata, because clients copy it, and 1 if s has the capability's
+// label, with or without a number.
 func (s *Statement) Agreement(capability *Statement) int {
 	n := 0
 	differs := func(f Field) bool { return !slices.Contains(capability.Metadata, f) }
@@ -193,7 +193,7 @@ type matchField struct {
 	constraint Constraint
 }
 
-// NewMatcher returns the matcher of a capability.
+// NewMatcher returns the matcher for a capability.
 func NewMatcher(capability *Statement) (*Matcher, error) {
 	m := &Matcher{when: capability.When}
 	for _, f := range capability.Parameters {
@@ -206,8 +206,9 @@ func NewMatcher(capability *Statement) (*Matcher, error) {
 	return m, nil
 }
 
-// Accepts reports whether a specification with the capability's schema is in scope and
-// meets every constraint, with t as "now". It ignores verb, label and metadata.
+// Accepts reports whether spec, which must have the capability's schema, fits the
+// capability's scope and meets every constraint, with t as "now". It ignores verb,
+// label and metadata.
 func (m *Matcher) Accepts(spec *Statement, t time.Time) bool {
 	for _, f := range m.constraints {
 		value, _ := spec.Parameters.Get(f.name)

@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// None is the text of an absent value and of a constraint that allows every
+// None is the text of an absent value, and also of a constraint that allows every
 // value.
 const None = "*"
 
 // Primitive is the type of an element's values.
 type Primitive string
 
-// The primitives of registry format mplane-0.
+// The primitives of the registry format mplane-0.
 const (
 	String  Primitive = "string"
 	Natural Primitive = "natural" // whole numbers; negative ones are accepted, as by the RI
@@ -78,7 +78,7 @@ func (p Primitive) Canonical(text string) (string, error) {
 	return text, nil
 }
 
-// parseNatural parses a whole number exactly. It truncates other numbers, as the RI
+// parseNatural parses a whole number exactly. It truncates any other number, as the RI
 // does.
 func parseNatural(text string) (*big.Int, error) {
 	digits := strings.TrimSpace(text)
@@ -110,8 +110,8 @@ func parseReal(text string) (float64, error) {
 	return f, nil
 }
 
-// formatReal formats f like Python's repr: the shortest text that parses as f, with an
-// exponent if f is below 1e-4 or at least 1e16.
+// formatReal formats f as Python's repr does: as the shortest text that parses as f,
+// with an exponent if f is below 1e-4 or at least 1e16.
 func formatReal(f float64) string {
 	switch {
 	case math.IsNaN(f):
@@ -129,8 +129,8 @@ func formatReal(f float64) string {
 	return s
 }
 
-// formatAddress formats an address like Python, which does not use dots for IPv4-mapped
-// IPv6 addresses.
+// formatAddress formats an address as Python does. Python does not use dots for
+// IPv4-mapped IPv6 addresses.
 func formatAddress(a netip.Addr) string {
 	if !a.Is4In6() {
 		return a.String()
@@ -143,7 +143,7 @@ func formatAddress(a netip.Addr) string {
 	return s
 }
 
-// compare compares two canonical values. ok is false if they have no order.
+// compare compares two canonical values. ok is false if values of type p have no order.
 func (p Primitive) compare(a, b string) (order int, ok bool) {
 	if a == None || b == None {
 		return 0, false
@@ -227,9 +227,9 @@ func ParseConstraint(p Primitive, text string) (Constraint, error) {
 	return c, nil
 }
 
-// order compares two members of a set: numbers ascending, other values by their text,
-// absent values last. The RI has the order of Python's sets: ascending for small whole
-// numbers, otherwise undefined.
+// order compares two members of a set. It puts numbers in ascending order, other values
+// in the order of their text, and absent values last. The RI uses the order of Python's
+// sets, which is ascending for small whole numbers and otherwise undefined.
 func (p Primitive) order(a, b string) int {
 	last := func(s string) bool { return s == None || s == "nan" }
 	switch {
@@ -270,8 +270,8 @@ func (c Constraint) Accepts(value string) bool {
 	return true
 }
 
-// Single returns the only value that meets the constraint. ok is false if there are
-// several.
+// Single returns the only value that meets the constraint. ok is false if several
+// values meet it.
 func (c Constraint) Single() (value string, ok bool) {
 	switch {
 	case len(c.set) == 1:
@@ -295,7 +295,7 @@ const (
 
 var pointNames = map[pointKind]string{now: "now", past: "past", future: "future"}
 
-// point is one end of a temporal scope.
+// point is the start or end of a temporal scope.
 type point struct {
 	kind pointKind
 	t    time.Time // in UTC, if kind is absolute
@@ -327,7 +327,7 @@ func parsePoint(text string) (point, error) {
 	return point{absolute, t}, nil
 }
 
-// pointAt returns the absolute point of a time, truncated to microseconds.
+// pointAt returns the absolute point at t, truncated to microseconds.
 func pointAt(t time.Time) point { return point{absolute, t.UTC().Truncate(time.Microsecond)} }
 
 func (p point) String() string {
@@ -349,7 +349,7 @@ func (p point) resolve(t time.Time) (resolved time.Time, ok bool) {
 	return time.Time{}, false
 }
 
-// abbreviate limits the length of a peer's text that an error repeats.
+// abbreviate shortens text from a peer that an error quotes.
 func abbreviate(s string) string {
 	if len(s) > 100 {
 		return s[:100] + "…"

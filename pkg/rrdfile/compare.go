@@ -21,7 +21,7 @@ const (
 	Both   = "both"   // decode with both; Read returns a DifferenceError if they differ
 )
 
-// Modes are the modes of decoding values.
+// Modes lists the modes of decoding values.
 var Modes = []string{Go, Librrd, Both}
 
 // Readers returns the decoders that this program contains: Go, and Librrd if it was
@@ -62,7 +62,7 @@ func NewReaderOf(mode string) (*Reader, error) {
 	return &Reader{decode: second}, nil
 }
 
-// DifferenceError reports the first point on which the two decoders disagree.
+// DifferenceError reports the first point about which the two decoders disagree.
 type DifferenceError struct {
 	Source     string
 	Go, Librrd *Point // the points that differ; nil if the decoder found no point
@@ -78,7 +78,7 @@ func (e *DifferenceError) Error() string {
 	return fmt.Sprintf("data source %s: %s read in Go, %s by librrd", e.Source, text(e.Go), text(e.Librrd))
 }
 
-// comparing decodes rows in Go and with a second decoder.
+// comparing decodes rows both in Go and with a second decoder, and compares the points.
 type comparing struct {
 	second decoder
 	file   File

@@ -2,7 +2,7 @@
 // name to a metric name.
 //
 // Reading never disturbs the writer, because files are never locked, mapped or changed.
-// No content of a file can crash the process. See Reader.
+// No file content can crash the process. See Reader.
 //
 // Other modules may use this package. Before version 1.0 its API may change; the
 // CHANGELOG lists the changes.
@@ -15,8 +15,7 @@ import (
 	"slices"
 )
 
-// Limits of a header. Tstat's files have 1 source and 4 archives of at most 797
-// rows.
+// Limits on a header. Tstat's files have 1 source and 4 archives of at most 797 rows.
 const (
 	maxSources  = 1024
 	maxArchives = 1024
@@ -41,7 +40,7 @@ type archive struct {
 	offset   int64 // offset of the rows in the file
 }
 
-// header is the header of a file.
+// header is the header of an RRD file.
 type header struct {
 	layout
 	step     int64    // seconds
@@ -73,8 +72,8 @@ func headerSize(head []byte) (int64, error) {
 	return most, nil
 }
 
-// parse parses and checks the header in b, which has headerSize bytes or is the whole
-// file. size is the size of the file. parse reuses the memory of h.
+// parse parses and checks the header in b, which holds headerSize bytes or the whole
+// file. size is the file's size. parse reuses the memory of h.
 func (h *header) parse(b []byte, size int64) error {
 	layouts, err := detect(b)
 	if err != nil {
@@ -87,7 +86,7 @@ func (h *header) parse(b []byte, size int64) error {
 		}
 		return err
 	}
-	// The size of the file reveals the size of time_t.
+	// The file's size reveals the size of time_t.
 	for _, l := range layouts {
 		if end, err := h.parseAs(l, b); err == nil && size == end {
 			return nil
@@ -103,8 +102,8 @@ func (h *header) parse(b []byte, size int64) error {
 	return unknownLayout("the size of the file does not tell that of its times")
 }
 
-// parseAs parses the header of a file with layout l. It returns the size that the file
-// must have.
+// parseAs parses a header as layout l, and returns the size that the file must then
+// have.
 func (h *header) parseAs(l layout, b []byte) (size int64, err error) {
 	at := l.counts()
 	ds, rra, step := l.number(b[at:]), l.number(b[at+l.word:]), l.number(b[at+2*l.word:])
@@ -171,7 +170,7 @@ func text(b []byte) (s []byte, ok bool) {
 // functions are the supported consolidation functions, in order of preference.
 var functions = []string{"AVERAGE", "LAST", "MAX", "MIN"}
 
-// functionOf returns the supported consolidation function of that name, or "".
+// functionOf returns the supported consolidation function with the given name, or "".
 func functionOf(name []byte) string {
 	for _, f := range functions {
 		if string(name) == f {
@@ -181,23 +180,23 @@ func functionOf(name []byte) string {
 	return ""
 }
 
-// rowStep returns the time between rows of an archive, in seconds.
+// rowStep returns the time between an archive's rows, in seconds.
 func (h *header) rowStep(a archive) int64 { return h.step * a.steps }
 
-// last returns the Unix time of the last finished row of an archive.
+// last returns the Unix time of an archive's last finished row.
 func (h *header) last(a archive) int64 { return h.update - h.update%h.rowStep(a) }
 
-// begin returns the Unix time at which the first row of an archive starts.
+// begin returns the Unix time at which an archive's first row starts.
 func (h *header) begin(a archive) int64 { return h.last(a) - a.rows*h.rowStep(a) }
 
-// piece is a part of the requested time, and the archive from which it is read.
+// piece is a part of the requested time, with the archive from which it is read.
 type piece struct {
 	archive
 	after, until int64 // Unix times; includes until, but not after
 }
 
-// pieces splits the time after the Unix time after into parts, oldest first. Each part
-// is read from the finest archive that covers it.
+// pieces splits the time that follows the Unix time after into parts, oldest first.
+// Each part is read from the finest archive that covers it.
 func (h *header) pieces(after int64) []piece {
 	var list []archive
 	for _, f := range functions {

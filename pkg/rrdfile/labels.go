@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// LabelNamingOf returns the naming of a mode for destinations whose metrics have
-// labels. Its names are NAME{LABEL=VALUE,...}, with the labels sorted by name:
+// LabelNamingOf returns a mode's naming for destinations whose metrics have labels. Its
+// names are NAME{LABEL=VALUE,...}, with the labels sorted by name:
 //
 //   - default: see Table.LabelName
 //   - raw: rrd{file=FILE}, the file name without ".rrd"
@@ -45,9 +45,9 @@ var (
 //	ip_protocol_loc.idxoth.rrd  ip_protocol{direction=local,index=other}
 //
 // The metric is the histogram. Each file has exactly one of the labels index,
-// percentile and statistic, so no two files of Tstat share a series. The label name is
-// set if the index has a name. A file name that does not follow this pattern becomes
-// rrd{file=FILE}.
+// percentile and statistic, so no two files of Tstat share a series. The label "name"
+// is present if the index has a name. A file name that does not follow this pattern
+// becomes rrd{file=FILE}.
 func (t *Table) LabelName(file string) string {
 	h, ok := parseName(file)
 	if !ok || !histogramForm.MatchString(h.base) || !statisticForm.MatchString(h.statistic) {
@@ -76,11 +76,11 @@ func (t *Table) LabelName(file string) string {
 	return name + "{" + strings.Join(labels, ",") + "}"
 }
 
-// portHistograms lists the histograms of packets by TCP port. NamingOf names the ports
-// of only some of them.
+// portHistograms lists the histograms that count packets by TCP port. NamingOf names
+// the ports in only some of them.
 var portHistograms = []string{"tcp_port_dst", "tcp_port_src", "tcp_port_syndst", "tcp_port_synsrc"}
 
-// indexName returns the name of an index, or "" if it has none.
+// indexName returns the name of a histogram's index, or "" if the index has no name.
 func (t *Table) indexName(h *histogram, index string) string {
 	if own := t.Indexes[h.base][index]; own != "" {
 		return own

@@ -10,12 +10,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// The parts of an RRD file, as rrd_format.h of librrd 1.9 declares them. A file is a
-// sequence of C structures, so their sizes depend on the machine that created it. It
-// contains the head, one definition for each data source and archive, the time of the
-// last update, the states of unfinished steps, one pointer to the current row of each
-// archive, then the rows of each archive. The following parts have the same size
-// everywhere.
+// The parts of an RRD file, as declared in rrd_format.h of librrd 1.9. A file is a
+// sequence of C structures, whose sizes depend on the machine that created the file. It
+// contains the head, one definition for each data source and for each archive, the time
+// of the last update, the states of unfinished steps, a pointer to the current row of
+// each archive, and finally the rows of each archive. The parts below have the same
+// size on every machine.
 const (
 	sourceSize = 120
 	stepSize   = 112 // state of an unfinished step, per data source
@@ -46,8 +46,8 @@ func unknownLayout(reason string) error {
 }
 
 // detect returns the possible layouts of a file, given its head. The position of the
-// float cookie and the two counts after it determine the layout, except for the size of
-// time_t if words have 4 bytes. The usual layout comes first.
+// float cookie and the two counts after the cookie determine the layout, except for the
+// size of time_t if words have 4 bytes. The most common layout comes first.
 func detect(head []byte) ([]layout, error) {
 	if len(head) < maxHead {
 		return nil, errCut
@@ -99,8 +99,8 @@ func detect(head []byte) ([]layout, error) {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// counts returns the offset of the number of data sources. The number of archives and
-// the step follow.
+// counts returns the offset of the number of data sources, which the number of archives
+// and the step follow.
 func (l *layout) counts() int64 {
 	if l.align == 4 {
 		return 12 + doubleSize
@@ -110,8 +110,8 @@ func (l *layout) counts() int64 {
 
 func (l *layout) headSize() int64 { return roundUp(l.counts()+3*l.word, l.align) + paramSize }
 
-// archiveWords returns the offset of the numbers of rows and steps in the definition of
-// an archive.
+// archiveWords returns the offset of the numbers of rows and steps within an archive's
+// definition.
 func (l *layout) archiveWords() int64 { return roundUp(nameSize, l.word) }
 
 func (l *layout) archiveSize() int64 {
@@ -147,7 +147,7 @@ func (l *layout) time(b []byte) int64 {
 	return int64(l.order().Uint64(b))
 }
 
-// double reads the value of a row.
+// double reads a value of a row.
 func (l *layout) double(b []byte) float64 {
 	if l.bigEndian {
 		return math.Float64frombits(binary.BigEndian.Uint64(b))

@@ -16,12 +16,12 @@ import (
 
 const hasLibrrd = true
 
-// newLibrrd returns a decoder that uses librrd. librrd must not open Tstat's files: it
-// would lock them (see Reader), and some headers crash it (division by zero, writes
-// past the heap). The decoder therefore creates a database in memory, in the layout of
-// this machine, with validated numbers only and a single archive.
+// newLibrrd returns a decoder that uses librrd. librrd must not open Tstat's files,
+// because it would lock them (see Reader) and because some headers crash it (division
+// by zero, writes past the heap). The decoder therefore creates a database in memory,
+// which has this machine's layout, only validated numbers, and a single archive.
 //
-// librrd is slow if several readers run concurrently.
+// librrd is slow when several readers run concurrently.
 func newLibrrd() (decoder, error) {
 	fd, err := unix.MemfdCreate("tstatrepo-rrd", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -85,7 +85,7 @@ func (l *librrd) points(h *header, p piece, rows []byte, f *File) error {
 	return nil
 }
 
-// create fills l.db with a database that holds one archive of h.
+// create fills l.db with a database that holds only the given archive.
 func (l *librrd) create(h *header, a archive, rows []byte) {
 	here := layout{word: 8, align: 8, clock: 8, live: 16, bigEndian: binary.NativeEndian.Uint16([]byte{0, 1}) == 1}
 	ds := int64(len(h.sources))

@@ -2,6 +2,5 @@
 
 package rrdfile
 
-// inMemory returns false, because only Linux reports the type of a file system this
-// way.
+// inMemory returns false, because only Linux reports a file system's type in this way.
 func inMemory(int) (bool, error) { return false, nil }

@@ -12,14 +12,14 @@ import (
 )
 
 // A Naming maps the name of a Tstat RRD file, without folder, to a metric path. The
-// path has nodes joined by dots, without the prefix and the probe. A Naming returns ""
-// for a file that has no metric name.
+// path consists of nodes joined by dots, and does not include the prefix and the probe.
+// A Naming returns "" for a file that has no metric name.
 type Naming func(file string) string
 
 // Namings are the modes of NamingOf.
 var Namings = []string{"default", "upstream", "raw"}
 
-// NamingOf returns the naming of a mode:
+// NamingOf returns a mode's naming:
 //
 //   - default: the names of mPlane's importer where they are correct, and other
 //     names where those are empty or collide; see Table.Name
@@ -42,13 +42,13 @@ func NamingOf(mode string, t *Table) (naming Naming, ok bool) {
 	return nil, false
 }
 
-// A Table holds names that replace built-in ones.
+// A Table holds names that replace the built-in ones.
 type Table struct {
 	// Histograms maps the name of a histogram as it appears in file names, like
 	// "tcp_rtt_avg_in", to the path before the statistic, like "tcp.rtt.in".
 	Histograms map[string]string
 	// Indexes maps the name of a histogram without direction and cloud marker, like
-	// "L7_TCP_num", to the names of its indexes: {"16": "Kazaa"}.
+	// "L7_TCP_num", to the names of its indexes, like {"16": "Kazaa"}.
 	Indexes map[string]map[string]string
 }
 
@@ -84,7 +84,7 @@ func ReadTable(file string) (*Table, error) {
 	return t, nil
 }
 
-// histogram holds the parts of the name of a Tstat RRD file:
+// histogram holds the parts of a Tstat RRD file's name:
 // <base>[_c|_nc][_in|_out|_loc|_c2s|_s2c].<statistic>.rrd. The cloud marker (c or nc)
 // may also be inside the base (tcp_rtt_c_avg_in).
 type histogram struct {
@@ -123,8 +123,8 @@ func parseName(file string) (h histogram, ok bool) {
 	return h, len(words) > 1
 }
 
-// IsPercentile reports whether the file holds a percentile. Tstat writes a negative
-// percentile for a step without samples.
+// IsPercentile reports whether the named file holds a percentile. For a step without
+// samples, Tstat writes a negative percentile.
 func IsPercentile(file string) bool {
 	_, statistic, _ := strings.Cut(file, ".")
 	return strings.HasPrefix(statistic, "prc")
@@ -136,16 +136,17 @@ func IsPercentile(file string) bool {
 var tstatName = regexp.MustCompile(`^(?:L3|L4|L7|chat|http|icmpv6|ip|ip6|mm|profile|rtcp|tcp|tls|udp|video|web)` +
 	`(?:_[A-Za-z0-9]{1,16}){1,6}\.(?:avg|min|max|var|stdev|prc[0-9]{1,2}(?:\.[0-9]{1,3})?|idx(?:[0-9]{1,5}|oth))\.rrd$`)
 
-// IsTstat reports whether file, a name without folder, can be an RRD file of Tstat.
+// IsTstat reports whether file, a name without folder, can be one of Tstat's RRD files.
 func IsTstat(file string) bool { return tstatName.MatchString(file) }
 
 // Name returns the default name of a file:
 //
 //	<node>[.cloud|.noncloud][.<direction>].<statistic>
 //
-// The node is that of mPlane's importer, or else the histogram's name with a dot after
-// its first word. If the file name is not of Tstat's form, Name returns it with every
-// character except letters, digits, _, - and dots replaced by _.
+// The node is the one that mPlane's importer uses, or else the histogram's name with a
+// dot after its first word. If the file name does not have Tstat's form, Name returns
+// it without ".rrd", and with _ in place of every character that is not a letter,
+// digit, _, - or dot.
 func (t *Table) Name(file string) string {
 	h, ok := parseName(file)
 	if !ok {
@@ -163,7 +164,7 @@ func (t *Table) Name(file string) string {
 	return cleanPath(path + "." + statistic)
 }
 
-// path returns the built-in path of a histogram and the name of its statistic.
+// path returns a histogram's built-in path and the name of its statistic.
 func (h *histogram) path() (path, statistic string) {
 	f := families[h.base]
 	statistic = h.statisticName(f)
@@ -197,7 +198,7 @@ func (h *histogram) path() (path, statistic string) {
 	return node, statistic
 }
 
-// statisticName returns the last part of a path.
+// statisticName returns the last node of the metric path.
 func (h *histogram) statisticName(f family) string {
 	if name := statistics[h.statistic]; name != "" {
 		return name
@@ -230,8 +231,8 @@ var statistics = map[string]string{
 	"avg": "Average", "min": "Minimum", "max": "Maximum", "var": "Variance", "stdev": "Stdev",
 }
 
-// cleanPath replaces every character in the nodes of a path except letters, digits, _
-// and - by _, and removes empty nodes.
+// cleanPath replaces every character in a path's nodes that is not a letter, digit, _
+// or - with _, and removes empty nodes.
 func cleanPath(path string) string {
 	if isClean(path) {
 		return path
@@ -265,7 +266,7 @@ func isClean(path string) bool {
 	return last != '.'
 }
 
-// family defines the names of the histograms with a common base.
+// family defines the names of all histograms with the same base.
 type family struct {
 	node  string            // "" means the base with a dot after its first word
 	index map[string]string // names of indexes
@@ -273,7 +274,7 @@ type family struct {
 	word  string            // prefix of indexes without a name; "" means value
 }
 
-// list returns the names by their index, without the empty names.
+// list maps the index of each name to the name. It omits empty names.
 func list(names ...string) map[string]string {
 	m := make(map[string]string, len(names))
 	for i, n := range names {
@@ -284,7 +285,7 @@ func list(names ...string) map[string]string {
 	return m
 }
 
-// with returns a copy of m with the given pairs of key and value added.
+// with returns a copy of m with the given key-value pairs added.
 func with(m map[string]string, pairs ...string) map[string]string {
 	all := make(map[string]string, len(m)+len(pairs)/2)
 	for k, v := range m {
@@ -297,7 +298,7 @@ func with(m map[string]string, pairs ...string) map[string]string {
 }
 
 // The names of the histograms' indexes, from Tstat's sources (l7types.h, struct.h) and
-// its documentation of RRDs.
+// its RRD documentation.
 var (
 	layer3 = list("IPv4_TCP", "IPv4_UDP", "IPv4_ICMP", "IPv6_TCP", "IPv6_UDP", "IPv6_ICMP")
 
@@ -325,7 +326,8 @@ var (
 		"3389": "RDP", "4661": "eDonkey-Lookup", "4662": "eDonkey-DATA", "6699": "WinMX", "6881": "BitTorrent",
 		"8080": "Squid", "oth": "OTHERS",
 	}
-	// udpPorts lacks 443, because UpstreamName uses it too.
+	// udpPorts lacks port 443, because UpstreamName also uses udpPorts and must not
+	// name that port.
 	udpPorts = map[string]string{
 		"53": "DNS", "67": "Ms-BOOTPS", "68": "BOOTPC", "69": "TFTP", "123": "NTP", "137": "NETBIOS",
 		"4672": "eDonkey", "6346": "Gnutella-svc",
@@ -392,8 +394,8 @@ var upstreamMeasures = map[string]bool{
 	"avg": true, "min": true, "max": true, "stdev": true, "prc50": true, "prc90": true, "prc95": true, "prc99": true,
 }
 
-// measured lists the histograms that the importer names correctly, but only for
-// upstreamMeasures. The asterisk stands for the direction.
+// measured lists the histograms that the importer names correctly, but only if the
+// statistic is one of upstreamMeasures. The asterisk stands for the direction.
 var measured = map[string]struct {
 	path       string
 	directions []string

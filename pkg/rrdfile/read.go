@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrBusy is wrapped by the error of a file that was being written, or was incomplete,
-// at every attempt. The next run may find the file complete.
+// ErrBusy reports that a file was being written, or was incomplete, at every attempt.
+// Read returns errors that wrap it. The next run may find the file complete.
 var ErrBusy = errors.New("is being written")
 
 // Point is a value at a time.
@@ -22,27 +22,27 @@ type Point struct {
 	Value float64
 }
 
-// Series is the points of one data source, in order of time. The time of a point is the
-// end of the step that its value describes.
+// Series holds the points of one data source, in chronological order. A point's time is
+// the end of the step that its value describes.
 type Series struct {
 	Source string
 	Points []Point
 }
 
-// Stamp identifies a state of a file. If two stamps of a file are equal and the first
-// was Settled when it was taken, the file has not changed in between.
+// Stamp identifies a file's state. If two stamps of a file are equal and the first was
+// Settled when it was taken, the file did not change in between.
 type Stamp struct {
 	Inode uint64
 	Size  int64
 	Mtime int64 // Unix time in nanoseconds; math.MaxInt64 if writes do not change it
 }
 
-// unreliableMtime is the Mtime of a file whose real mtime is not reliable. Its stamp is
-// never Settled.
+// unreliableMtime is the Stamp.Mtime of a file whose real mtime is unreliable. Such a
+// stamp is never Settled.
 const unreliableMtime = math.MaxInt64
 
-// Settled reports whether the last change of s is so long before now that any further
-// change results in another mtime, despite the coarse clock of file systems.
+// Settled reports whether the file's last change is so long before now that any further
+// change will result in a different mtime, despite the coarse clock of file systems.
 func (s Stamp) Settled(now time.Time) bool { return now.UnixNano()-s.Mtime > int64(2*time.Second) }
 
 // File is the result of Read.
@@ -56,8 +56,9 @@ type File struct {
 }
 
 // Reader reads RRD files, including those of other architectures. It never locks a
-// file: while a reader holds librrd's lock, an update by Tstat fails and is lost. It
-// never maps a file: truncating a mapped file kills the processes that map it.
+// file, because an update by Tstat fails and is lost while a reader holds librrd's
+// lock. It never maps a file, because truncating a mapped file kills the processes that
+// map it.
 //
 // A Reader is not safe for concurrent use.
 type Reader struct {
@@ -70,7 +71,7 @@ type Reader struct {
 	file   File // the result of the last Read; its memory is reused
 }
 
-// decoder decodes rows. points appends the points of p to f; rows are all rows of p's
+// decoder decodes rows. points appends the points in p to f, given all rows of p's
 // archive.
 type decoder interface {
 	points(h *header, p piece, rows []byte, f *File) error
@@ -80,16 +81,16 @@ type decoder interface {
 // NewReader returns a reader that decodes values in Go.
 func NewReader() *Reader { return &Reader{decode: native{}} }
 
-// Close frees the memory of librrd. It does nothing if the Reader only decodes in Go.
+// Close frees librrd's memory. It does nothing if the Reader only decodes in Go.
 func (r *Reader) Close() error { return r.decode.close() }
 
 // retries is the maximum number of retries while a file is being written. An update by
 // Tstat takes about 100 microseconds.
 const retries = 10
 
-// Read returns the finished steps of all data sources after a Unix time. Each point
-// comes from the finest archive that still holds its time. The result is valid until
-// the next Read.
+// Read returns the finished steps of all data sources after the Unix time after. Each
+// point comes from the finest archive that still covers its time. The result is valid
+// until the next call of Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)
@@ -103,7 +104,7 @@ func (r *Reader) Read(path string, after int64) (*File, error) {
 	}
 }
 
-// StampOf returns the stamp of a file without reading it.
+// StampOf returns the stamp of a file without reading the file.
 func StampOf(path string) (Stamp, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -137,8 +138,8 @@ func stampOf(fd int) (Stamp, uint32, error) {
 	return s, uint32(st.Mode), nil
 }
 
-// locked reports whether another process holds the lock of librrd's updates. It does
-// not acquire the lock.
+// locked reports whether another process holds the lock that librrd takes for updates.
+// It does not acquire the lock.
 func locked(fd int) (bool, error) {
 	lock := unix.Flock_t{Type: unix.F_RDLCK}
 	if err := unix.FcntlFlock(uintptr(fd), unix.F_GETLK, &lock); err != nil {
@@ -163,12 +164,12 @@ func pread(fd int, b []byte, offset int64) error {
 	return nil
 }
 
-// firstRead is the size of the first read, in bytes. It covers the header of a file of
-// Tstat and its finest archive.
+// firstRead is the size of the first read, in bytes. It covers the header and the
+// finest archive of a Tstat file.
 const firstRead = 8192
 
 func (r *Reader) read(path string, after int64) (*File, error) {
-	// O_NONBLOCK keeps a named pipe from blocking.
+	// O_NONBLOCK prevents blocking on a named pipe.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
@@ -201,7 +202,7 @@ func (r *Reader) read(path string, after int64) (*File, error) {
 		}
 	}
 	// The rows are consistent if no update is running now and none has changed the
-	// header since it was read: librrd writes the time of the update last.
+	// header since it was read, because librrd writes the time of the update last.
 	busy, err := locked(fd)
 	if err != nil {
 		return nil, err
@@ -240,7 +241,7 @@ func (r *Reader) readHeader(fd int, size int64) (*header, error) {
 	}
 }
 
-// readRows returns the rows of the archive of p.
+// readRows returns the rows of p's archive.
 func (r *Reader) readRows(fd int, h *header, p piece) ([]byte, error) {
 	n := p.rows * int64(len(h.sources)) * doubleSize
 	if p.offset+n <= r.head {

@@ -50,9 +50,9 @@ func unitsOf(groups []unitGroup) map[string]unitGroup {
 	return all
 }
 
-// Unit returns the unit of the values in the RRD file of that name, for example "ms".
-// For an index it is the unit of the count per step, for example "flows". It returns ""
-// for plain numbers and unknown units.
+// Unit returns the unit of the values in the named RRD file, for example "ms". For the
+// file of an index, it returns the unit of the count per step, for example "flows". It
+// returns "" for plain numbers and unknown units.
 func Unit(file string) string {
 	h, ok := parseName(file)
 	if !ok {

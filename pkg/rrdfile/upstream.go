@@ -4,8 +4,8 @@ import "strings"
 
 // UpstreamName returns the name that mPlane's importer (rrd_file_grouping.py) gives a
 // file, for dashboards that use such names. The names may collide. UpstreamName returns
-// "" for files that the importer does not know or fails on. The importer searches for
-// words anywhere in the name and uses the first match.
+// "" for files that the importer does not know or on which it fails. The importer
+// searches for words anywhere in the name and uses the first match.
 func UpstreamName(file string) string {
 	u := upstream{name: strings.ReplaceAll(strings.ReplaceAll(file, ".rrd", ""), ".", "_")}
 	u.words = strings.Split(u.name, "_")
@@ -16,7 +16,7 @@ func UpstreamName(file string) string {
 	return strings.ReplaceAll(name, " ", "_")
 }
 
-// upstream is the state while one name is built.
+// upstream is the state kept while a name is built.
 type upstream struct {
 	name   string
 	words  []string
@@ -27,7 +27,7 @@ func (u *upstream) has(word string) bool { return strings.Contains(u.name, word)
 
 func (u *upstream) first(word string) bool { return strings.Contains(u.words[0], word) }
 
-// fromEnd returns the word i from the end; 1 is the last word.
+// fromEnd returns the i-th word from the end, where 1 is the last word.
 func (u *upstream) fromEnd(i int) string {
 	if len(u.words) < i {
 		u.failed = true
@@ -59,13 +59,13 @@ func (u *upstream) direction() string {
 	return "Unkown_in_out_loc."
 }
 
-// index returns the last word as an index, and whether it is one.
+// index returns the last word without "idx", and whether the word is an index.
 func (u *upstream) index() (string, bool) {
 	w := u.fromEnd(1)
 	return strings.ReplaceAll(w, "idx", ""), strings.Contains(w, "idx")
 }
 
-// decode returns the name of the index, or other if it has none.
+// decode returns the name of the file's index, or other if it has no name.
 func (u *upstream) decode(names map[string]string, other string) string {
 	if i, ok := u.index(); ok && names[i] != "" {
 		return names[i]

@@ -2,11 +2,11 @@ package tstat
 
 import "io"
 
-// aheadSize is the size of one decompressed block, in bytes. Reader.Next asks for that
-// many bytes.
+// aheadSize is the size of a decompressed block, in bytes. Reader.Next requests as many
+// bytes.
 const aheadSize = blockSize / 2
 
-// ahead reads the next block of a file on a goroutine while the caller processes the
+// ahead reads the next block of a file in a goroutine while the caller processes the
 // previous block.
 type ahead struct {
 	src   io.Reader
@@ -51,8 +51,8 @@ func (a *ahead) join() {
 	}
 }
 
-// Read implements io.Reader. It repeats a panic of the goroutine, because the
-// caller recovers from panics and fails the import of this file only.
+// Read implements io.Reader. If the goroutine panicked, Read panics too, because the
+// caller recovers from panics and then fails only this file's import.
 func (a *ahead) Read(p []byte) (int, error) {
 	a.join()
 	if a.panicked != nil {

@@ -5,11 +5,11 @@ package tstat
 const batchRows = 256
 
 // stride is the spare capacity of a vector, in values. Without it, vectors would lie 2
-// KiB apart, and value i of all columns would compete for the same two sets of the
+// KiB apart, and value i of every column would compete for the same two sets of the
 // CPU's first-level cache.
 const stride = 8
 
-// Vector holds the values of one column of a Batch, without the NULLs. The value with
+// Vector holds the values of one column in a Batch, without the NULLs. The value with
 // index i belongs to the i-th row whose Def is 1.
 type Vector struct {
 	Def []int16 // per row: 1 for a value, 0 for NULL (Parquet's definition levels)
@@ -21,8 +21,8 @@ type Vector struct {
 	Texts  [][]byte
 }
 
-// vector is a Vector under construction. Its slices have full length; the batch counts
-// the rows.
+// vector is a Vector under construction. Its slices have their full length; the batch
+// counts the rows.
 type vector struct {
 	kind    Kind
 	seconds bool // a Time that Tstat writes in seconds
@@ -75,8 +75,8 @@ func (v *vector) activate() {
 	}
 }
 
-// Batch is a run of rows of one file. It is valid until the next call of
-// Reader.Next.
+// Batch is a sequence of consecutive rows from one file. It is valid until the next
+// call of Reader.Next.
 type Batch struct {
 	Type    *LogType
 	columns []Column
@@ -100,7 +100,8 @@ type Batch struct {
 }
 
 // ColumnIndex returns the index of the named column in Reader.Columns, or -1. Unlike
-// LogType.Column it also finds optional and unknown columns of the file's header.
+// LogType.Column, it also finds optional and unknown columns that the file's header
+// names.
 func (b *Batch) ColumnIndex(name string) int {
 	if c := b.Type.Column(name); c >= 0 {
 		return c
@@ -116,16 +117,16 @@ func (b *Batch) ColumnIndex(name string) int {
 // Len returns the number of rows.
 func (b *Batch) Len() int { return b.n }
 
-// Line returns row i as Tstat wrote it, without the line end (LF or CR LF).
+// Line returns row i as Tstat wrote it, without the line ending (LF or CR LF).
 func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 
-// LineNumber returns the number of row i's line in its file, from 1.
+// LineNumber returns row i's line number in the file, starting at 1.
 func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
 
-// Row returns the text of row i without the newline, the end of each field in the text,
-// and the column of each field (-1 for a field that holds no value). Rows share the
-// columns slice if, and only if, they have the same layout. The text is the original
-// line, except for chat messages, whose dates are rewritten.
+// Row returns the text of row i without the newline, the end of each field in that
+// text, and the column of each field (-1 for a field that holds no value). Rows share
+// the columns slice if, and only if, they have the same layout. The text is the
+// original line, except for chat messages, whose dates are rewritten.
 func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 	r := b.rows[i]
 	if b.moved[i] != nil {
@@ -138,7 +139,8 @@ func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 // Fields holds the end of each field in a row's text.
 type Fields []uint32
 
-// Begin returns the start of field f, which follows the previous field's separator.
+// Begin returns the start of field f, which is just after the previous field's
+// separator.
 func (p Fields) Begin(f int) uint32 {
 	if f == 0 {
 		return 0
@@ -161,19 +163,19 @@ func (p Fields) move(replaced []Replaced) {
 }
 
 // Plain reports whether all numbers, times and flags of row i are NULL or decimal
-// numbers without an exponent. Integers of a plain row have no superfluous zeros, so
-// their text follows from their value.
+// numbers without an exponent. Integers in a plain row have no superfluous zeros, so
+// their value determines their text.
 func (b *Batch) Plain(i int) bool { return !b.odd[i] }
 
-// OddNulls reports whether a row has a NULL in column c that is not written as "-", for
-// example "---".
+// OddNulls reports whether any row has a NULL in column c that is not written as "-",
+// but for example as "---".
 func (b *Batch) OddNulls(c int) bool { return b.cols[c].oddNull }
 
-// Separator returns the byte between the fields of a line.
+// Separator returns the byte that separates the fields of a line.
 func (t *LogType) Separator() byte { return t.sep }
 
-// Raw returns the fields of row i by column, as Tstat wrote them, and nil for a column
-// without a field. It reuses dst if dst has enough capacity.
+// Raw returns the fields of row i, indexed by column, as they are in the text that Row
+// returns. A column without a field is nil. It reuses dst if dst has enough capacity.
 func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
 	if cap(dst) < len(b.cols) {
 		dst = make([][]byte, len(b.cols))
@@ -189,9 +191,9 @@ func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
 	return dst
 }
 
-// Column returns the values of column c, an index into Reader.Columns, and
-// whether the file has this column. Without the column, or if ReaderOptions.Use
-// does not keep it, every row is NULL.
+// Column returns the values of column c, an index into Reader.Columns. It returns false
+// if the file lacks the column or ReaderOptions.Use does not keep it; every row is then
+// NULL.
 func (b *Batch) Column(c int) (Vector, bool) {
 	if b.cols[c].hidden {
 		return Vector{}, false
@@ -199,7 +201,7 @@ func (b *Batch) Column(c int) (Vector, bool) {
 	return b.Decoded(c)
 }
 
-// Decoded is like Column, and also returns columns whose use is Decoded.
+// Decoded is like Column, but also returns columns whose use is Decoded.
 func (b *Batch) Decoded(c int) (Vector, bool) {
 	v := &b.cols[c]
 	if !v.active {
@@ -220,8 +222,8 @@ func (b *Batch) Decoded(c int) (Vector, bool) {
 	return out, true
 }
 
-// Keep removes the rows for which keep is false. keep must have an element for
-// each row.
+// Keep removes the rows for which keep is false. keep must have one element for each
+// row.
 func (b *Batch) Keep(keep []bool) {
 	n := 0
 	for i := range b.n {
@@ -266,7 +268,7 @@ func (b *Batch) Keep(keep []bool) {
 	b.n = n
 }
 
-// keepValues moves the values of the rows to keep to the front.
+// keepValues moves the values of the rows that are kept to the front.
 func keepValues[T any](values []T, def []int16, keep []bool) {
 	from, to := 0, 0
 	for i, d := range def {
@@ -296,11 +298,11 @@ func (b *Batch) reset() {
 	b.n, b.escaped, b.arena, b.split, b.moves = 0, 0, b.arena[:0], b.split[:0], b.moves[:0]
 }
 
-// allocFields returns a slice for the ends of the current row's n fields.
+// allocFields returns a slice for the ends of the n fields of the current row.
 func (b *Batch) allocFields(n int) Fields {
 	have := len(b.split)
 	if have+n > cap(b.split) {
-		// Fields of earlier rows still refer to the old array.
+		// The Fields of earlier rows still refer to the old array.
 		b.split, have = make(Fields, 0, max(batchRows*n, 2*cap(b.split))), 0
 	}
 	b.split = b.split[:have+n]
@@ -321,7 +323,8 @@ func (v *vector) unsetNull(row int) {
 	}
 }
 
-// undo reverts the NULLs of the first n fields of the current row, which is malformed.
+// undo reverts the NULLs that were set for the first n fields of the current row, which
+// is malformed.
 func (b *Batch) undo(m *mapping, n int) {
 	for _, f := range m.fields[:n] {
 		if f.col >= 0 {
@@ -346,10 +349,10 @@ func (b *Batch) undoRow(m *mapping) {
 // the epoch, or 0 if the row has no absolute time. Tstat writes a row at about that
 // time.
 //
-// The source depends on the log type: tcp, video and streaming use last (Tstat 2.2 to
-// 2.4: first_abs + durat). udp uses the later of both directions' start + duration.
-// http, dns, l3_bitrate and periodic use the row's time. mm, chat and skype use start +
-// duration.
+// The source of the time depends on the log type: tcp, video and streaming use last
+// (Tstat 2.2 to 2.4: first_abs + durat). udp uses start + duration of the direction
+// that ended later. http, dns, l3_bitrate and periodic use the row's time. mm, chat and
+// skype use start + duration.
 func (b *Batch) Ends() []int64 {
 	b.ends = b.ends[:0]
 	for range b.n {
@@ -371,8 +374,8 @@ func (b *Batch) Ends() []int64 {
 	return b.ends
 }
 
-// endColumns are the columns from which the end of a row is computed, for all log
-// types: the start, the duration, and the duration's unit in microseconds.
+// endColumns lists, for all log types, the columns from which a row's end is computed:
+// the start and the duration, with the duration's unit in microseconds.
 var endColumns = []struct {
 	start, durat string
 	unit         float64
@@ -389,7 +392,7 @@ var endColumns = []struct {
 	{"first_tm", "durat", 1e6}, // chat, skype
 }
 
-// addEnds raises each row's end to start + durat, if that is later.
+// addEnds sets each row's end to start + durat if that is later.
 func (b *Batch) addEnds(start, durat int, unit float64) {
 	s := &b.cols[start]
 	si, di := 0, 0

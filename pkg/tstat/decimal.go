@@ -5,8 +5,8 @@ import (
 	"math/bits"
 )
 
-// pow10 are the powers of ten that fit into a uint64. A float64 represents them
-// exactly.
+// pow10 lists the powers of ten that fit into a uint64. A float64 represents each of
+// them exactly.
 var pow10 = [...]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19}
 
 // nearest returns the float64 nearest to x / 10^decimals. It returns false if it cannot
@@ -31,18 +31,18 @@ func nearest(x uint64, decimals int) (y float64, ok bool) {
 	return float64(int64(q)) * math.Float64frombits(uint64(1023-shift-1)<<52), true
 }
 
-// floatTens are the powers of ten below 1e8.
+// floatTens lists the powers of ten below 1e8.
 var floatTens = [8]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7}
 
-// leadingDigits returns the number at the start of 8 bytes of text and the count n of
-// its digits. The first byte is in the lowest bits of w. If n is 0, x is undefined. It
-// processes all bytes at once, because a CPU cannot predict where a loop over the
-// digits ends.
+// leadingDigits returns the number x at the start of the 8 bytes of text in w, and the
+// number n of its digits. The first byte is in the lowest bits of w. If n is 0, x is
+// undefined. leadingDigits processes all bytes at once, because a CPU cannot predict
+// where a loop over the digits would end.
 func leadingDigits(w uint64) (x uint64, n int) {
 	x = w ^ 0x3030303030303030 // a digit becomes its value, any other byte exceeds 9
 	// Set the highest bit of each byte above 9. Adding 0x76 sets it for bytes up to
-	// 0x7f; larger bytes already have it. A carry only affects bytes after the first
-	// byte above 9.
+	// 0x7f; larger bytes already have it. A carry only affects bytes that follow the
+	// first byte above 9.
 	other := (x + 0x7676767676767676 | x) & 0x8080808080808080
 	n = bits.TrailingZeros64(other) >> 3
 	x <<= (64 - 8*uint(n)) & 63 // drop the bytes after the digits, put zeros before them
@@ -52,9 +52,9 @@ func leadingDigits(w uint64) (x uint64, n int) {
 	return (x&0x000000ff000000ff*0x000f424000000064 + x>>16&0x000000ff000000ff*0x0000271000000001) >> 32, n
 }
 
-// ParseDecimal parses a decimal number as the nearest float64: digits with an optional
-// dot and an optional minus. It returns false for other text, and for some numbers with
-// more digits than Tstat writes, which strconv may accept.
+// ParseDecimal returns the float64 nearest to a decimal number: digits with an optional
+// dot and an optional minus sign. It returns false for other text, and for some numbers
+// with more digits than Tstat writes, which strconv may accept.
 func ParseDecimal(f []byte) (y float64, ok bool) {
 	neg := len(f) > 0 && f[0] == '-'
 	if neg {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Layouts of log folder names for package time, without ".out". Tstat has written
+// Layouts, for package time, of log folder names without ".out". Tstat has written
 // folderForm since 2.4 (07/2012).
 const (
 	folderForm    = "2006_01_02_15_04"
@@ -18,7 +18,7 @@ var folderName = regexp.MustCompile(`^([0-9]{4}_[0-9]{2}_[0-9]{2}_[0-9]{2}_[0-9]
 
 // FolderTime is the time in a log folder's name: the minute in which Tstat opened the
 // folder, in the probe's local zone. When daylight saving time ends, an hour occurs
-// twice, and the name does not show which of the two it means.
+// twice, and the name does not show which occurrence it means.
 type FolderTime struct {
 	Time   time.Time // the earlier possible time, UTC
 	Latest time.Time // the later possible time; equal to Time unless the name is ambiguous

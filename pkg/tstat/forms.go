@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// newMapping returns the mapping of lines with the given columns. part is "row",
+// newMapping returns the mapping for lines with the given columns. part is "row",
 // "request" or "response".
 func (r *Reader) newMapping(columns []int, part string) *mapping {
 	m := &mapping{fields: make([]field, len(columns)), columns: slices.Clone(columns)}
@@ -44,8 +44,8 @@ func (r *Reader) newMapping(columns []int, part string) *mapping {
 	return m
 }
 
-// addLayouts adds mappings of layouts. It does not replace mappings that a header
-// defined.
+// addLayouts adds mappings for the given layouts. It does not replace mappings that a
+// header defined.
 func (r *Reader) addLayouts(layouts []*layout) {
 	for _, l := range layouts {
 		if r.forms[l.part] == nil {
@@ -57,16 +57,16 @@ func (r *Reader) addLayouts(layouts []*layout) {
 	}
 	if r.typ.rows == chatMessages {
 		full := layouts[0].columns
-		// ACK rows end before con_t. The header of Tstat 2.4 and later, and lines with
-		// the header's columns, have no msglen.
+		// ACK rows end before con_t. The header that Tstat 2.4 and later write has no
+		// msglen, and neither do lines with that header's columns.
 		r.forms["ack"] = map[int]*mapping{len(full) - 1: r.newMapping(full[:len(full)-1], "ack")}
 		short := slices.DeleteFunc(slices.Clone(full), func(c int) bool { return c == r.typ.Column("msglen") })
 		r.forms["row"][len(short)] = r.newMapping(short, "row")
 	}
 }
 
-// activate activates the columns that any line of the file can have. Lines without one
-// of these columns set it to NULL.
+// activate activates every column that a line of the file can have. A line that lacks
+// such a column sets it to NULL.
 func (r *Reader) activate() {
 	used := make([]bool, len(r.columns))
 	for _, byCount := range r.forms {
@@ -97,7 +97,7 @@ func (r *Reader) activate() {
 	}
 }
 
-// sets returns the columns that a line of mapping m sets.
+// sets returns the columns that a line with mapping m sets.
 func (m *mapping) sets(t *LogType) []int {
 	var cs []int
 	for _, f := range m.fields {
@@ -114,9 +114,9 @@ func (m *mapping) sets(t *LogType) []int {
 	return cs
 }
 
-// form returns the mapping of a line and the text to parse, which may be a rewritten
-// line. If the file has no header, the first call examines the first lines to choose a
-// layout. For log types with several forms, the line itself determines its mapping.
+// form returns a line's mapping and the text to parse, which may be a rewritten line.
+// If the file has no header, the first call examines the first lines to choose a
+// layout. If the log type has several forms, the line itself determines its mapping.
 func (r *Reader) form(text []byte) (*mapping, []byte, error) {
 	if len(r.forms) == 0 {
 		if err := r.guess(); err != nil {
@@ -165,8 +165,8 @@ func (r *Reader) form(text []byte) (*mapping, []byte, error) {
 	return m, text, nil
 }
 
-// isResponse reports whether a line of log_http_complete is a response: its sixth
-// column starts with HTTP.
+// isResponse reports whether a line of log_http_complete is a response, which has HTTP
+// as its sixth column.
 func isResponse(text []byte) bool {
 	for range 5 {
 		i := bytes.IndexByte(text, '\t')
@@ -178,9 +178,9 @@ func isResponse(text []byte) bool {
 	return bytes.HasPrefix(text, []byte("HTTP\t"))
 }
 
-// guess chooses the layout of a file without header. It uses the version that
-// ReaderOptions.Layout names, or the number of columns that most of the first lines
-// have.
+// guess chooses the layout of a file without header by the number of columns that most
+// of the first lines have. If ReaderOptions.Layout names a version, it considers only
+// layouts of that version.
 func (r *Reader) guess() error {
 	if r.typ.rows != oneForm {
 		r.addLayouts(r.typ.layouts)
@@ -256,8 +256,8 @@ func (r *Reader) fits(n int) []*layout {
 	return others
 }
 
-// distinguish selects, by the contents of a line, among layouts with the same number of
-// columns. It returns ls if the line does not decide.
+// distinguish uses the contents of a line to select one of several layouts with the
+// same number of columns. It returns ls if the line does not determine the layout.
 func distinguish(ls []*layout, line []byte, sep byte) []*layout {
 	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte{'\n'}), []byte{'\r'})
 	f := bytes.Split(line, []byte{sep})

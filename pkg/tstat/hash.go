@@ -24,7 +24,7 @@ func (r *Reader) Fingerprint() (sha string, length int64) {
 	return hex.EncodeToString(sum.Sum(nil)), length
 }
 
-// hashBeside is the minimum size of text that is hashed on a goroutine, in bytes.
+// hashBeside is the minimum size, in bytes, of text that is hashed in a goroutine.
 const hashBeside = 64 << 10
 
 // startHash starts a goroutine that adds text to the fingerprint. The text must
@@ -39,8 +39,8 @@ func (r *Reader) startHash(text []byte) {
 	}()
 }
 
-// joinHash waits until the text is hashed. It repeats a panic of the goroutine,
-// because the caller recovers from panics and fails the import of this file only.
+// joinHash waits until the text is hashed. If the goroutine panicked, joinHash panics
+// too, because the caller recovers from panics and then fails only this file's import.
 func (r *Reader) joinHash() {
 	if r.hashing == nil {
 		return
@@ -103,9 +103,9 @@ func (r *Reader) Mark(length int64) string {
 
 const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-// Drain reads the whole file without parsing it. It only counts: every line except
-// headers counts as a row. Stores that keep the file unchanged call Drain instead of
-// Next. A caller must not call both.
+// Drain reads the whole file without parsing it. It only counts lines: every line
+// except a header counts as a row. Drain replaces Next for stores that keep the file
+// unchanged. A caller must not call both.
 func (r *Reader) Drain() error {
 	r.draining = true
 	for !r.eof {

@@ -20,8 +20,8 @@ const (
 	headSum = 12      // hex digits of a hash that are kept
 )
 
-// find searches text for the end of the first data line. text starts with a line and
-// follows length bytes of the file.
+// find searches text for the end of the first data line. text starts at the beginning
+// of a line, after the first length bytes of the file.
 func (h *head) find(text []byte, length int64) {
 	for !h.found && len(text) > 0 {
 		n := bytes.IndexByte(text, '\n') + 1
@@ -33,7 +33,7 @@ func (h *head) find(text []byte, length int64) {
 	}
 }
 
-// next returns the smallest length above the given length whose hash the head needs.
+// next returns the smallest length above the given one whose hash the head needs.
 func (h *head) next(length int64) int64 {
 	stop := int64(math.MaxInt64)
 	if n := len(h.rungs); n < 50 {
@@ -77,9 +77,9 @@ func (r *Reader) Head() string {
 
 // CompareHeads compares the heads of two texts; see Reader.Head. same reports whether
 // both have the same first data line and the same header before it. agree reports
-// whether all other hashes that both heads have are also equal. In that case the
-// shorter text is probably a prefix of the longer one. Heads do not show whether the
-// texts differ after the last hash of the shorter one.
+// whether all other hashes that both heads have are also equal. If so, the shorter text
+// is probably a prefix of the longer one. Heads do not show whether the texts differ
+// after the last hash of the shorter one.
 func CompareHeads(a, b string) (same, agree bool) {
 	as, bs := strings.Split(a, ","), strings.Split(b, ",")
 	if as[0] == "" || as[0] != bs[0] {

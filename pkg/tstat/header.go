@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Limits of a header's contents. The limits protect against untrusted files.
+// Limits on a header's contents, to protect against untrusted files.
 const (
 	maxColumns = 1024
 	maxName    = 63 // length of the name of a column or log type
@@ -25,7 +25,8 @@ type header struct {
 var errHeader = errors.New("line begins with '#' but is not a header")
 
 // parseHeader parses a header line without its newline. It requires the printed indexes
-// to be numbers but ignores their values, because 2013 versions printed wrong ones.
+// to be numbers but ignores their values, because versions from 2013 printed wrong
+// ones.
 func parseHeader(line []byte, sep byte) (header, error) {
 	h := header{part: "row"}
 	if len(line) == 0 || line[0] != '#' {
@@ -67,8 +68,8 @@ func isDigits(b []byte) bool {
 	return len(b) > 0
 }
 
-// cleanName makes a name from a header valid as a column name everywhere:
-// letters, digits and '_', not starting with a digit.
+// cleanName turns a name from a header into a column name that is valid everywhere: it
+// consists of letters, digits and '_', and does not start with a digit.
 func cleanName(name []byte) string {
 	var b strings.Builder
 	for i, c := range name {
@@ -87,9 +88,9 @@ func cleanName(name []byte) string {
 	return b.String()
 }
 
-// resolve converts the names of a header to columns. Columns are indexes into
-// t.Columns, continued by extra; each occurs once. newExtra is extra plus the names
-// unknown to t.
+// resolve converts the names in a header to columns, which are indexes into t.Columns
+// followed by newExtra. Each column occurs only once. newExtra is extra plus the names
+// for which t has no column.
 func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []string) {
 	relative := slices.Contains(h.names, "first_abs")
 	used := map[int]bool{}
@@ -117,8 +118,8 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 	return columns, extra
 }
 
-// CurrentName returns the name of the column that the header of some version of Tstat
-// calls name: c_tls_SNI for c_ssl_SNI. It returns other names as they are.
+// CurrentName returns the current name of the column that some Tstat version's header
+// calls name, for example c_tls_SNI for c_ssl_SNI. It returns other names unchanged.
 func (t *LogType) CurrentName(name string) string {
 	if s, ok := synonyms[t.Name+"."+name]; ok {
 		return s
@@ -130,8 +131,9 @@ func (t *LogType) CurrentName(name string) string {
 }
 
 // placeExtra returns the index of the column for a name that is unknown or repeated in
-// its header, and the new extra. Tstat compiled with PACKET_STATS prints names twice.
-// The same header always gets the same columns.
+// its header, and extra with that column added if necessary. Names may be repeated
+// because Tstat prints some twice if it was compiled with PACKET_STATS. The same header
+// always gets the same columns.
 func (t *LogType) placeExtra(name string, extra []string, used map[int]bool) (int, []string) {
 	base := name
 	for n := 2; ; n++ {
@@ -149,7 +151,8 @@ func (t *LogType) placeExtra(name string, extra []string, used map[int]bool) (in
 }
 
 // isReserved reports whether name is reserved or the name of one of t's columns. It
-// ignores case, because most readers of the stored data do not distinguish A from a.
+// ignores case, because most programs that read the stored data do not distinguish A
+// from a.
 func (t *LogType) isReserved(name string) bool {
 	return slices.Contains(reserved, strings.ToLower(name)) ||
 		slices.ContainsFunc(t.Columns, func(c Column) bool { return strings.EqualFold(c.Name, name) })

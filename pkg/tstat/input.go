@@ -13,8 +13,8 @@ import (
 // readSize is the maximum size of one read, in bytes.
 const readSize = 256 << 10
 
-// errReader stores a read error of the file. The error distinguishes an unreadable disk
-// from a truncated compressed file.
+// errReader records a read error from the file. This error distinguishes an unreadable
+// disk from a truncated compressed file.
 type errReader struct {
 	r   io.Reader
 	err error
@@ -28,8 +28,8 @@ func (e *errReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// fill moves the unread text to the start of the buffer and reads more, until there are
-// at least enough bytes. It hashes the text up to the last newline.
+// fill moves the unread text to the start of the buffer and reads more, until the
+// buffer holds at least enough bytes. It hashes the text up to the last newline.
 func (r *Reader) fill(enough int) error {
 	if !r.byRow {
 		r.joinHash()
@@ -80,8 +80,8 @@ func (r *Reader) fill(enough int) error {
 }
 
 // CutIsText reports whether an unfinished last line can be the start of a row or
-// header: it has no control characters except TAB, and at most as many columns as the
-// type allows. CutIsText also returns true if the last line is finished.
+// header. Such a line has no control characters except TAB, and at most as many columns
+// as the type allows. CutIsText also returns true if the last line is finished.
 func (r *Reader) CutIsText() bool {
 	rest := r.buf[r.pos:r.end]
 	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
@@ -90,20 +90,20 @@ func (r *Reader) CutIsText() bool {
 	return len(rest) == 0 || rest[0] == '#' || countFields(rest, r.typ.sep) <= max(slices.Max(append(r.typ.Counts(), len(r.columns))), 1)
 }
 
-// CompressionError reports that Reader cannot read a compressed file: its format is not
-// supported, or decompression would need too much memory.
+// CompressionError reports that Reader cannot read a compressed file because its format
+// is not supported or its decompression would need too much memory.
 type CompressionError = compression.Error
 
 // RewriteError reports that the reader returned by ReaderOptions.Rewrite failed to
-// rewrite the file. It ends the reading of the file.
+// rewrite the file. It ends reading of the file.
 type RewriteError struct{ Err error }
 
 func (e *RewriteError) Error() string { return e.Err.Error() }
 func (e *RewriteError) Unwrap() error { return e.Err }
 
 // skipLine discards the start of a line that fills the buffer, but hashes it. If the
-// line has no newline, Fingerprint returns the state saved here: that of the text
-// before the line.
+// line never ends in a newline, Fingerprint uses the hash state saved here, which
+// covers the text before the line.
 func (r *Reader) skipLine() {
 	if r.newline == nil {
 		state, err := r.sum.(encoding.BinaryMarshaler).MarshalBinary()
@@ -117,7 +117,7 @@ func (r *Reader) skipLine() {
 	r.end = 0
 }
 
-// read reads text from the file. It decompresses the file if the first bytes are the
+// read reads text from the file. It decompresses the file if the file starts with the
 // signature of a supported format.
 func (r *Reader) read(p []byte) (int, error) {
 	if r.src == nil {
@@ -149,15 +149,16 @@ func (r *Reader) read(p []byte) (int, error) {
 	return r.src.Read(p)
 }
 
-// Stop waits until the goroutines of r neither read the file nor hash its text.
+// Stop waits until no goroutine of r reads the file or hashes its text any more.
 func (r *Reader) Stop() {
 	r.ahead.join()
 	r.joinHash()
 }
 
 // Damage returns an error if a compressed file has a wrong checksum or contains data
-// that cannot be decompressed. Any of the text read may then be wrong. A missing end is
-// not damage; see Truncated. Damage returns nil before the end of the file.
+// that cannot be decompressed. Any part of the text may then be wrong. A missing end
+// does not count as damage; see Truncated. Until the end of the file is reached, Damage
+// returns nil.
 func (r *Reader) Damage() error {
 	if r.damage == io.EOF || errors.Is(r.damage, io.ErrUnexpectedEOF) {
 		return nil
@@ -165,14 +166,14 @@ func (r *Reader) Damage() error {
 	return r.damage
 }
 
-// Truncated reports whether the end of a compressed file is missing. It returns false
-// before the end of the file.
+// Truncated reports whether the end of a compressed file is missing. Until the end of
+// the file is reached, it returns false.
 func (r *Reader) Truncated() bool {
 	return r.damage != io.EOF && errors.Is(r.damage, io.ErrUnexpectedEOF)
 }
 
-// finish counts an unfinished line at the end of the file: a last line without a
-// newline, or a truncated or damaged compressed end.
+// finish counts an unfinished end of the file: a last line without a newline, or
+// compressed data that is truncated or damaged.
 func (r *Reader) finish() {
 	if r.damage != io.EOF || r.end > r.pos || r.skipping {
 		r.counts.Lines++

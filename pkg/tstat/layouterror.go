@@ -35,9 +35,9 @@ func (e *LayoutError) Hint() string {
 	return "is it a " + e.Type.Name + "? if so, its first line may be damaged"
 }
 
-// NewColumnsError reports that a later header of the file has unknown columns that are
-// not in ReaderOptions.Extra. Read the file again with ReaderOptions.Extra set to
-// Extra.
+// NewColumnsError reports that a later header of the file has unknown columns that
+// ReaderOptions.Extra lacks. The caller must read the file again with
+// ReaderOptions.Extra set to Extra.
 type NewColumnsError struct{ Extra []string }
 
 func (e *NewColumnsError) Error() string {

@@ -11,8 +11,9 @@ import (
 
 // Lines determines the columns of lines that arrive one by one from a live log, whose
 // header may have passed long ago. It uses the columns of the last header. Without a
-// header it uses those of the requested version, or of the newest version with as many
-// columns as the line. The line end is LF: the caller removes a CR before it.
+// header, it uses those of the requested version, or else those of the newest version
+// with as many columns as the line has. Lines must end in LF; the caller removes a CR
+// before it.
 type Lines struct {
 	typ     *LogType
 	layout  string
@@ -27,20 +28,20 @@ type Lines struct {
 
 // Form describes the fields of a line. Lines with the same columns share it.
 type Form struct {
-	// Fields are the columns of the fields, as indexes into Lines.Columns;
-	// -1 for a field that holds no value.
+	// Fields holds the column of each field, as an index into Lines.Columns, or -1 for
+	// a field that holds no value.
 	Fields []int
-	// Part is "request" or "response" for log_http_complete, the value of
-	// its column kind; for other types it is undefined.
+	// Part is the value of the column kind of log_http_complete, "request" or
+	// "response". For other types it is undefined.
 	Part string
-	// Version is the version that was chosen if several match a line without header;
-	// otherwise "".
+	// Version is the version that was chosen for a line without header if several
+	// versions match the line; otherwise it is "".
 	Version string
 }
 
 // NewLines returns a Lines for a log of type t. layout is one of t.Versions or "". loc
-// is the probe's zone, for the local dates in log_chat_messages of Tstat up to 3.0; nil
-// means UTC.
+// is the probe's time zone, which is needed for the local dates in log_chat_messages of
+// Tstat up to 3.0; nil means UTC.
 func NewLines(t *LogType, layout string, loc *time.Location) *Lines {
 	if loc == nil {
 		loc = time.UTC
@@ -48,13 +49,13 @@ func NewLines(t *LogType, layout string, loc *time.Location) *Lines {
 	return &Lines{typ: t, layout: layout, loc: loc, columns: t.Columns, headed: map[string]bool{}, forms: map[string]map[int]*Form{}}
 }
 
-// Columns returns the type's columns, followed by the unknown columns of the headers so
-// far.
+// Columns returns the type's columns, followed by the unknown columns in the headers
+// seen so far.
 func (l *Lines) Columns() []Column { return l.columns }
 
 // Header parses a header line, without its newline, and uses its columns for later
-// lines. It returns which lines the header describes: "row", or "request" or "response"
-// of log_http_complete.
+// lines. It returns which lines the header describes: "row" or, for log_http_complete,
+// "request" or "response".
 func (l *Lines) Header(line []byte) (part string, err error) {
 	if reason, ok := removedReason(line); ok {
 		return "", errors.New(reason)
@@ -135,8 +136,8 @@ func (l *Lines) Form(line []byte) (f *Form, text []byte, err error) {
 	return f, line, nil
 }
 
-// choose returns the form of a line of n fields by the layouts of the known versions,
-// or nil if no layout matches.
+// choose returns the form of a line with n fields according to the layouts of the known
+// versions, or nil if no layout matches.
 func (l *Lines) choose(part string, n int, line []byte) *Form {
 	if l.typ.rows == chatMessages {
 		return l.chatForm(n, line)
@@ -162,8 +163,8 @@ func (l *Lines) choose(part string, n int, line []byte) *Form {
 	return f
 }
 
-// chatForm returns the form of a chat message, or nil if it has another number of
-// fields. ACK rows end before con_t; rows of the header's layout have no msglen.
+// chatForm returns the form of a chat message with n fields, or nil if no form has n
+// fields. ACK rows end before con_t; rows with the header's columns have no msglen.
 func (l *Lines) chatForm(n int, line []byte) *Form {
 	full := l.typ.layouts[0].columns
 	ack := false
@@ -182,8 +183,8 @@ func (l *Lines) chatForm(n int, line []byte) *Form {
 }
 
 // ParseTime parses the time at index p of a line as microseconds since the epoch; 0
-// means no time. The field ends at end, the index of a sep or of the line's newline. ok
-// is false for other text.
+// means no time. end is the index of the sep or newline that ends the field. ok is
+// false if the field is not a time.
 func (c Column) ParseTime(line []byte, p int, sep byte) (us int64, end int, ok bool) {
 	var ints [1]int64
 	var def [1]int16

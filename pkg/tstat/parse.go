@@ -46,7 +46,8 @@ func (e *rowError) Error() string {
 }
 
 // parseRow parses one line into row b.n. The newline at the end of the line stops every
-// loop. This is the hot path: it makes one pass over the bytes and does not allocate.
+// loop. This is the hot path: parseRow makes a single pass over the bytes and does not
+// allocate.
 func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 	sep := b.Type.sep
 	row := b.n
@@ -117,7 +118,8 @@ func skipFields(line []byte, p int, sep byte, ends Fields) (n int) {
 	seps := ones * uint64(sep)
 	for p+8 <= len(line) {
 		w := binary.LittleEndian.Uint64(line[p:])
-		// The highest bit of each byte that is the separator or a newline.
+		// In found, the highest bit of each byte that is the separator or a newline is
+		// set.
 		x, y := w^seps, w^ones*'\n'
 		found := ^((x&low + low | x | low) & (y&low + low | y | low))
 		for found != 0 {
@@ -170,7 +172,7 @@ func fieldEnd(line []byte, p int, sep byte) int {
 }
 
 // IsNull reports whether a field is one of Tstat's spellings of "no value" in a column
-// that is not text. MSN_Y rows have '?' for a length.
+// that is not text. MSN_Y rows contain '?' in place of a length.
 func IsNull(f []byte) bool {
 	switch string(f) {
 	case "", "-", "--", "---", "?":
@@ -179,9 +181,9 @@ func IsNull(f []byte) bool {
 	return false
 }
 
-// The parse functions below first try 8 bytes at a time, which suits numbers of up to 7
-// digits and most times and texts. Their loops handle everything else, and the end of a
-// line, where fewer than 8 bytes are left.
+// The parse functions below first process 8 bytes at a time, which suits numbers of up
+// to 7 digits, most times and most strings. Their loops handle everything else,
+// including the end of a line, where fewer than 8 bytes are left.
 
 func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 	if p+8 <= len(line) {
@@ -338,14 +340,15 @@ func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, false
 }
 
-// parseText stores a text unchanged and never fails. "-" is NULL, and so is "--" in
-// YouTube's columns. An empty text is a value.
+// parseText stores the field's text unchanged and never fails. "-" is NULL, and so is
+// "--" in YouTube's columns. Empty text is a value.
 func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int, bool) {
 	q := p
 	for q+8 <= len(line) {
 		// Skip to the first byte that is a space, a control character or not ASCII.
 		// Subtracting 0x21 sets the highest bit of smaller bytes; bytes that are not
-		// ASCII already have it. A borrow only affects bytes after the first such byte.
+		// ASCII already have it. A borrow only affects bytes that follow the first such
+		// byte.
 		w := binary.LittleEndian.Uint64(line[q:])
 		other := (w - 0x2121212121212121 | w) & 0x8080808080808080
 		if other != 0 {
@@ -378,8 +381,8 @@ func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int
 
 func cleanText(f []byte) bool { return utf8.Valid(f) && bytes.IndexByte(f, 0) < 0 }
 
-// escape writes NUL, and bytes that are not UTF-8, as \xHH, because typed stores only
-// hold text. The result is in the batch's arena.
+// escape replaces NUL and bytes that are not UTF-8 with \xHH, because typed stores can
+// only hold text. The result lies in the batch's arena.
 func (b *Batch) escape(f []byte) []byte {
 	const hex = "0123456789abcdef"
 	start := len(b.arena)
@@ -395,6 +398,6 @@ func (b *Batch) escape(f []byte) []byte {
 	return b.arena[start:len(b.arena):len(b.arena)]
 }
 
-// String returns a string that shares memory with b. Use it only for functions that do
+// String returns a string that shares memory with b. Pass it only to functions that do
 // not keep the string.
 func String(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -9,8 +9,8 @@ import (
 type Privacy uint8
 
 const (
-	// Unclassified is a column that is known only from the header of a file, or a field
-	// without a column. Nothing is known about its values.
+	// Unclassified is the class of columns that are known only from a file's header,
+	// and of fields without a column. Nothing is known about their values.
 	Unclassified Privacy = iota
 	// Impersonal columns hold counters, times, ports and protocol fields.
 	Impersonal
@@ -28,7 +28,7 @@ const (
 	ResolverAnonymized // whether the resolver's address is anonymized
 )
 
-// privacies maps the names of the classes in layouts.tsv.
+// privacies maps the class names in layouts.tsv to the classes.
 var privacies = map[string]Privacy{
 	"other": Impersonal, "client": ClientAddress, "server": ServerAddress, "resolver": ResolverAddress,
 	"answer": Answer, "name": HostName, "content": Content,
@@ -36,7 +36,7 @@ var privacies = map[string]Privacy{
 	"client-anonymized": ClientAnonymized, "server-anonymized": ServerAnonymized, "resolver-anonymized": ResolverAnonymized,
 }
 
-// HasAddresses reports whether lines of t hold addresses of clients or servers.
+// HasAddresses reports whether lines of type t contain client or server addresses.
 func (t *LogType) HasAddresses() bool {
 	return slices.ContainsFunc(t.Columns, func(c Column) bool { return c.Privacy == ClientAddress || c.Privacy == ServerAddress })
 }
@@ -45,8 +45,8 @@ func (t *LogType) HasAddresses() bool {
 const removed = "#! "
 
 // AppendRemoved appends to dst a line, with its newline, that replaces a line that had
-// to be removed from a log. Readers count it as a reject with this reason, in every log
-// type. Other programs skip it as a comment.
+// to be removed from a log. A Reader of any log type counts it as a reject with this
+// reason. Other programs skip it as a comment.
 func AppendRemoved(dst []byte, reason string) []byte {
 	return append(append(append(dst, removed...), reason...), '\n')
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// MaxLine is the length of the longest line that can be a row, in bytes. Tstat's
-// longest lines have a few kB. A longer line is rejected as a whole.
+// MaxLine is the maximum length of a row's line, in bytes. A longer line is rejected as
+// a whole. Tstat's longest lines are only a few kB long.
 const MaxLine = 1 << 20
 
-// blockSize is the size of the buffer for text, in bytes. A line that fills the buffer
-// is skipped.
+// blockSize is the size of the text buffer, in bytes. A line that fills the buffer is
+// skipped.
 const blockSize = MaxLine
 
-// maxExtra limits the number of a file's columns that its type lacks, because each
+// maxExtra limits how many columns a file may have that its type lacks, because each
 // column costs memory.
 const maxExtra = 256
 
@@ -32,38 +32,39 @@ const layoutLines = 100
 
 // ReaderOptions configures how a log is read.
 type ReaderOptions struct {
-	// Location is the probe's zone, for the local dates in log_chat_messages
-	// of Tstat up to 3.0. nil means UTC.
+	// Location is the probe's time zone, which is needed for the local dates in
+	// log_chat_messages of Tstat up to 3.0. nil means UTC.
 	Location *time.Location
 	// Layout is one of LogType.Versions. It is used for files without header whose
 	// number of columns fits several versions.
 	Layout string
-	// Extra are the unknown columns of a later header of the file; see NewColumnsError.
+	// Extra lists the unknown columns in later headers of the file; see
+	// NewColumnsError.
 	Extra []string
 	// Use returns how each column is used; nil keeps all columns. Values
 	// that are not decoded are not checked.
 	Use func(Column) Use
-	// Marks are lengths of text, in bytes, at which the fingerprint is recorded; see
-	// Reader.Mark.
+	// Marks lists the lengths of text, in bytes, at which the fingerprint is recorded;
+	// see Reader.Mark.
 	Marks []int64
 	// Ahead makes a goroutine decompress and rewrite the file while the caller parses
-	// its rows. The caller must call Stop before it closes the file or lets others read
-	// it.
+	// its rows. The caller must call Stop before it closes the file or lets anything
+	// else read it.
 	Ahead bool
 	// Reject is called for each malformed line. text is only valid during the call.
 	Reject func(line int64, reason string, text []byte)
-	// Rewrite returns a reader of a modified text, given the decompressed text of the
-	// file. Rows, counts and fingerprints are those of the modified text. The returned
-	// reader must pass on errors of the given reader; it must report its own errors as
-	// a RewriteError. nil reads the text unchanged.
+	// Rewrite is given the file's decompressed text and returns a reader of modified
+	// text. Rows, counts and fingerprints are those of the modified text. The returned
+	// reader must pass on errors from text, and must report its own errors as a
+	// RewriteError. nil reads the text unchanged.
 	Rewrite func(text io.Reader) io.Reader
 	// Rows rewrites single lines like Rewrite, but faster; see RowRewriter. If it is set,
 	// Rewrite must be set too. nil rewrites the whole text with Rewrite.
 	Rows RowRewriter
-	// Private keeps values of the file out of the reasons of rejects, and withholds the
-	// text from Reject.
+	// Private keeps the file's values out of the reasons passed to Reject, and
+	// withholds the text of the line from it.
 	Private bool
-	// Unknown is called with those columns of the header that no layout has. These
+	// Unknown is called with those columns in the header that no layout contains. These
 	// columns are read as text.
 	Unknown func(columns []string)
 }
@@ -97,8 +98,7 @@ type Reader struct {
 
 	raw *errReader
 	src io.Reader // raw, text or ahead; nil before the first read
-	// The goroutine of ahead owns raw and text while it runs. text decompresses the
-	// file.
+	// While ahead's goroutine runs, it owns raw and text. text decompresses the file.
 	text  compression.Reader
 	ahead ahead
 
@@ -140,8 +140,8 @@ type Reader struct {
 	batch   Batch
 }
 
-// NewReader returns a Reader of a log of type t. It detects the compression of the log
-// by the first bytes of src.
+// NewReader returns a Reader for a log of type t. It detects the log's compression from
+// the first bytes of src.
 func NewReader(src io.Reader, t *LogType, opt ReaderOptions) *Reader {
 	r := new(Reader)
 	r.Reset(src, t, opt)
@@ -202,8 +202,8 @@ func (r *Reader) setColumns() {
 	}
 }
 
-// setUses determines how each column is used. Columns from which other columns or the
-// end of a row are computed are always decoded.
+// setUses determines how each column is used. A column is always decoded if other
+// columns or a row's end are computed from it.
 func (r *Reader) setUses() {
 	if r.uses = nil; r.opt.Use == nil {
 		return
@@ -234,7 +234,8 @@ func (r *Reader) use(column int) Use {
 }
 
 // Columns returns the columns of the batches: the type's columns, followed by the
-// unknown columns of the file's header. It is complete after the first call of Next.
+// unknown columns in the file's header. The list is complete after the first call of
+// Next.
 func (r *Reader) Columns() []Column { return r.columns }
 
 // Layout describes the columns of the file: "header 130 (#15#)", or, for files without
@@ -303,7 +304,7 @@ func (r *Reader) Next() (*Batch, error) {
 	}
 }
 
-// countRows counts the batch's rows as read and returns the batch.
+// countRows adds the batch's rows to the counts and returns the batch.
 func (r *Reader) countRows() *Batch {
 	r.started = true
 	r.counts.Rows += int64(r.batch.n)
@@ -312,8 +313,8 @@ func (r *Reader) countRows() *Batch {
 }
 
 // readLine processes a whole line, with its newline. text lies in r.buf at r.pos. A CR
-// before the newline belongs to the line end. readLine overwrites the CR, but only
-// after the line is hashed.
+// before the newline is part of the line ending. readLine overwrites the CR, but only
+// after the line has been hashed.
 func (r *Reader) readLine(text []byte) error {
 	r.line++
 	if n := len(text); n > 1 && text[n-2] == '\r' {
@@ -381,7 +382,7 @@ func (r *Reader) reject(reason string, text []byte) {
 }
 
 // readHeader parses a header line and uses its columns for later lines. Tstat appends
-// to existing files, so a header may be in the middle of a file.
+// to existing files, so there may be a header in the middle of a file.
 func (r *Reader) readHeader(text []byte) error {
 	if reason, ok := removedReason(text); ok {
 		r.counts.Lines++

@@ -10,10 +10,11 @@ import (
 // the epoch, which orders the rows of a stream. A row without an absolute time gets the
 // time of its folder.
 //
-// The source differs by type; see Ends. DBStream's own importer computes the time of
-// TCP flows from the last packet, and that of video flows from first_abs and last. For
-// these types, Serials repeats the importer's floating-point computation from the text,
-// because the last bit decides the second, and thus the window.
+// The source of the time depends on the log type; see Ends. DBStream's own importer
+// computes a TCP flow's time from last, and a video flow's time from first_abs and
+// last_rel_ms. For these types, Serials repeats the importer's floating-point
+// computation from the text, because the last bit can determine the second, and thus
+// the window.
 func (b *Batch) Serials(folder time.Time) []int64 {
 	b.serial = b.serial[:0]
 	last, firstAbs, lastRel := b.Type.Column("last"), -1, -1
@@ -42,7 +43,7 @@ func (b *Batch) Serials(folder time.Time) []int64 {
 	return b.serial
 }
 
-// rawFields returns the fields of the given columns of row i, and nil for missing ones.
+// rawFields returns row i's fields in the given columns, with nil for a missing field.
 func (b *Batch) rawFields(i int, dst [][]byte, columns ...int) [][]byte {
 	dst = append(dst[:0], make([][]byte, len(columns))...)
 	text, fields, rowColumns := b.Row(i)
@@ -54,8 +55,8 @@ func (b *Batch) rawFields(i int, dst [][]byte, columns ...int) [][]byte {
 	return dst
 }
 
-// milliseconds returns the sum of fields. ok is false if a field is not a number from 0
-// to maxTime/1e3, or if the sum is 0.
+// milliseconds returns the sum of the given fields. ok is false if a field is not a
+// number from 0 to maxTime/1e3, or if the sum is 0.
 func milliseconds(fields ...[]byte) (sum float64, ok bool) {
 	for _, f := range fields {
 		x, err := strconv.ParseFloat(String(f), 64)

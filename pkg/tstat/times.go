@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// maxTime is the greatest valid time, in microseconds since the epoch: the year 10000.
-// Greater values come from broken lines.
+// maxTime is the upper limit of valid times, in microseconds since the epoch: the start
+// of the year 10000. Greater values come from malformed lines.
 const maxTime = 253402300800 * 1e6
 
-// derive holds the columns with which deriveTimes computes absolute times (Tstat 2.2 to
-// 2.4).
+// derive holds the columns that deriveTimes uses to compute absolute times (Tstat 2.2
+// to 2.4).
 type derive struct{ firstAbs, durat, first, last int }
 
 // parseTime parses a time as printed by Tstat: milliseconds or seconds since the epoch
-// with decimals. It rounds decimally to the microsecond, because the further digits are
-// floating-point noise. 0 means no time.
+// with decimals. It rounds the decimal digits to the microsecond, because any further
+// digits are floating-point noise. 0 means no time.
 func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if q, ok := v.parseUsualTime(line, p, sep, row); ok {
 		return q, true
@@ -76,7 +76,7 @@ func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 }
 
 // parseUsualTime is a fast path of parseTime for the times of current Tstat versions: 9
-// to 15 digits (9 to 12 for seconds) and 6 decimals. It returns false for others.
+// to 15 digits (9 to 12 for seconds) and 6 decimals. It returns false for other times.
 func (v *vector) parseUsualTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if p+24 > len(line) {
 		return p, false
@@ -133,7 +133,7 @@ func (b *Batch) deriveTimes(d *derive) {
 
 var errQuotedDate = errors.New("no quoted date")
 
-// rewriteChatMessage converts a line of log_chat_messages written by Tstat up to 3.0 to
+// rewriteChatMessage converts a log_chat_messages line that Tstat up to 3.0 wrote to
 // the later form. It replaces the quoted local date, 'Sun Nov 22 06:39:55.621150 2026',
 // with seconds since the epoch. It appends the result, which ends in a newline, to dst.
 func rewriteChatMessage(dst, line []byte, loc *time.Location) ([]byte, error) {

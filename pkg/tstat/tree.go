@@ -16,7 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// maxDepth is the maximum depth of folders that are searched below a root.
+// maxDepth is how many levels of folders are searched below a root.
 const maxDepth = 64
 
 // Folder is a log folder on disk.
@@ -45,17 +45,17 @@ type File struct {
 // Tree is the result of a scan.
 type Tree struct {
 	Folders []*Folder // by time, then path
-	// Loose are files outside of log folders that ScanOptions.Match
-	// accepts, by path.
+	// Loose lists the files outside of log folders that ScanOptions.Match accepts,
+	// sorted by path.
 	Loose []*File
-	// Errors report unreadable folders, broken links and ambiguous files.
+	// Errors holds errors about unreadable folders, broken links and ambiguous files.
 	Errors []error
 	// Passed lists ignored files and folders that look like logs.
 	Passed []Passed
 }
 
-// Passed is an ignored file or folder that looks like logs but is not named like them:
-// a file in a log folder, or a folder that holds logs.
+// Passed is an ignored file or folder that seems to hold logs but does not have a log's
+// or log folder's name: a file in a log folder, or a folder that contains logs.
 type Passed struct {
 	Path       string
 	Rel        string // below the root, slash separated
@@ -66,19 +66,20 @@ type Passed struct {
 
 // ScanOptions selects the files that a scan treats as logs.
 type ScanOptions struct {
-	// Location is the zone of folder names.
+	// Location is the time zone of folder names.
 	Location *time.Location
-	// Match returns the log type of a file that is not named like a log, or is not in a
-	// log folder. rel is the file's path below the root. Match returns nil for a file
-	// that is not a log. A nil Match ignores all such files.
+	// Match returns the log type of a file that does not have a log's name, or is not
+	// in a log folder. rel is the file's path below the root. Match returns nil for a
+	// file that is not a log. A nil Match ignores all such files.
 	Match func(rel string) *LogType
-	// Exclude reports whether the caller ignores a file. An ignored file does not make
-	// other files ambiguous. A nil Exclude ignores no files.
+	// Exclude reports whether the caller ignores a file. Such a file does not make
+	// other files ambiguous. If Exclude is nil, the caller ignores no files.
 	Exclude func(*File) bool
 }
 
-// AmbiguousError reports files of one log folder that ScanOptions.Match assigns to the
-// same log. The tree only keeps a file that has the log's own name, if any.
+// AmbiguousError reports files in one log folder that belong to the same log according
+// to ScanOptions.Match. The tree keeps only the file that has the log's own name, if
+// there is one.
 type AmbiguousError struct {
 	Type  *LogType
 	Paths []string
@@ -98,10 +99,10 @@ func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 
 // ScanWith finds the log folders below root, at any depth, and the logs in them. It
 // follows symbolic links and visits each folder once. It ignores folders whose names
-// begin with a dot, like .snapshot, histogram folders inside log folders, and other
-// files. Tree.Passed lists ignored files that look like logs. A plain log hides
-// compressed files of the same name, because they are still being written. Of several
-// compressed files, the oldest hides the others.
+// begin with a dot (like .snapshot), histogram folders inside log folders, and files
+// that are not logs. Tree.Passed lists ignored files that look like logs. A plain log
+// hides compressed files of the same log, because they are still being written. If a
+// log has several compressed files, the oldest one hides the others.
 func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) {
 	s := &scanner{ctx: ctx, opt: opt, tree: &Tree{}, seen: map[fileID]bool{}}
 	info, err := os.Stat(root)
@@ -145,8 +146,9 @@ func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) 
 	return s.tree, nil
 }
 
-// Finished reports whether Tstat no longer writes to the folder: either nothing in it
-// has changed for the duration settle, or a newer folder exists beside it.
+// Finished reports whether Tstat no longer writes to the folder, which is the case if
+// nothing in it has changed for the duration settle, or if a newer folder exists beside
+// it.
 func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 	if now.Sub(f.ModTime) >= settle {
 		return true
@@ -163,9 +165,9 @@ func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 }
 
 // follows reports whether Tstat opened n after f, given that n's name is newer. If the
-// probe's clock or zone went back, names mislead: n's name is ahead of the clock, or
-// was when n last changed. Until the time in n's name is at least settle ago, f must
-// also not have changed since n.
+// probe's clock or time zone was set back, names are misleading: the time in n's name
+// is ahead of the clock, or was so when n last changed. Until the time in n's name is
+// at least settle ago, f must also not have changed after n did.
 func (n *Folder) follows(f *Folder, now time.Time, settle time.Duration) bool {
 	return !n.Time.After(now) && !n.Time.After(n.ModTime) &&
 		(now.Sub(n.Time) >= settle || !f.ModTime.After(n.ModTime))
@@ -188,8 +190,8 @@ type link struct {
 	depth     int
 }
 
-// link visits the target of a link. It uses the target's name if the target is named
-// like a log folder and the link is not.
+// link visits the target of a link. It uses the target's name if only the target, and
+// not the link, has the name of a log folder.
 func (s *scanner) link(l link) error {
 	info, err := os.Stat(l.path)
 	if err != nil {
@@ -273,7 +275,7 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 	return nil
 }
 
-// forms collects the files of a folder. A plain file hides its compressed forms, and
+// forms collects the files in a folder. A plain file hides its compressed forms, and
 // the oldest compressed file hides the others. Files must be added in the order of
 // their names.
 type forms struct {
@@ -303,8 +305,8 @@ func (s *scanner) match(rel string) *LogType {
 	return s.opt.Match(rel)
 }
 
-// addLoose adds a file outside of log folders if Match accepts it. It reports whether
-// it did, or whether the file cannot be examined.
+// addLoose adds a file outside of log folders if Match accepts it. It returns true if
+// it has added the file, or if the file cannot be examined.
 func (s *scanner) addLoose(found *forms, p, rel string, e fs.DirEntry) bool {
 	if e.IsDir() {
 		return false
@@ -372,8 +374,8 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 	s.tree.Folders = append(s.tree.Folders, f)
 }
 
-// removeAmbiguous removes a file whose own name is not its log's, if Match assigns
-// another file of the folder to the same log.
+// removeAmbiguous removes each file that does not have a log's own name if another file
+// in the folder belongs to the same log.
 func (s *scanner) removeAmbiguous(f *Folder) {
 	if s.opt.Match == nil {
 		return
@@ -400,8 +402,8 @@ func (s *scanner) removeAmbiguous(f *Folder) {
 	})
 }
 
-// typeOf returns the start of a file name that can be the name of a log type:
-// log_udp_complete for log_udp_complete.1.
+// typeOf returns the start of a file name that can be the name of a log type, for
+// example log_udp_complete for log_udp_complete.1.
 func typeOf(name string) string {
 	end := strings.IndexFunc(name, func(c rune) bool { return !(c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_') })
 	if end < 0 {
@@ -411,8 +413,8 @@ func typeOf(name string) string {
 }
 
 // IsLog reports whether name is the file name of a log: log_ followed by letters,
-// digits and '_', at most 63 characters, with or without a compression suffix (.gz,
-// .zst, .xz, .bz2, .lz4).
+// digits and '_', at most 63 characters in all, with or without a compression suffix
+// (.gz, .zst, .xz, .bz2, .lz4).
 func IsLog(name string) bool {
 	name, _ = compression.CutSuffix(name)
 	if !strings.HasPrefix(name, "log_") || len(name) > maxName {

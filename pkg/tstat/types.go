@@ -44,11 +44,11 @@ type Column struct {
 // Dashes reports whether "--" is NULL in a text column, as in YouTube's.
 func (c Column) Dashes() bool { return strings.HasPrefix(c.Name, "yt_") }
 
-// LogType is one kind of log, with one schema for all Tstat versions.
+// LogType is a kind of log, with one schema for all Tstat versions.
 type LogType struct {
 	Name string
-	// Columns is the union of the columns of all versions. The columns of the newest
-	// version come first, in its order. A version may lack some columns.
+	// Columns is the union of all versions' columns. The columns of the newest version
+	// come first, in its order. A version may lack some of them.
 	Columns []Column
 	// Optional are columns that only a Tstat compiled with an option like
 	// PACKET_STATS writes. In a log they follow Columns.
@@ -60,7 +60,7 @@ type LogType struct {
 	rows    rowForm
 }
 
-// layout is the order of the columns in the lines of one Tstat version.
+// layout is the order of the columns in one Tstat version's lines.
 type layout struct {
 	version string
 	part    string // "row"; for log_http_complete "request" or "response"
@@ -87,7 +87,7 @@ var rowForms = map[string]rowForm{
 	"log_chat_messages":  chatMessages,
 }
 
-// synonyms maps names in headers to our column names. It contains names of older
+// synonyms maps names in headers to our column names. It contains names from older
 // versions, and `type`, which is reserved. In 2.x `first` and `last` are relative
 // times; see LogType.resolve.
 var synonyms = map[string]string{
@@ -107,9 +107,9 @@ var synonyms = map[string]string{
 // the column's, and a JSON object would contain the name twice.
 var reserved = []string{"type", "probe", "date", "folder", "folder_time", "source"}
 
-// layoutsTSV lists log types, their columns and the layouts of all versions. The
-// layouts come from the output of nine Tstat builds and from the code that writes the
-// headers. Lines are:
+// layoutsTSV lists the log types, their columns, and the layouts of all versions. The
+// layouts come from the output of nine Tstat builds and from Tstat's code that writes
+// the headers. Its lines have these forms:
 //
 //	type NAME blank|tab
 //	column NAME KIND UNIT DESCRIPTION PRIVACY
@@ -132,7 +132,7 @@ var types = sync.OnceValue(func() []*LogType {
 // Types returns all log types.
 func Types() []*LogType { return slices.Clone(types()) }
 
-// TypeByName returns the log type of that name, or nil.
+// TypeByName returns the log type with the given name, or nil.
 func TypeByName(name string) *LogType {
 	for _, t := range types() {
 		if t.Name == name {
@@ -160,8 +160,8 @@ func (t *LogType) extraColumn(name string) Column {
 	return Column{Name: name, Description: "unknown column of the log's header"}
 }
 
-// Counts returns the possible numbers of columns in lines of t, for messages:
-// sorted, without duplicates.
+// Counts returns the numbers of columns that lines of t can have, sorted and without
+// duplicates, for use in messages.
 func (t *LogType) Counts() []int {
 	var n []int
 	for _, l := range t.layouts {

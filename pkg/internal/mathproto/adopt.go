@@ -44,7 +44,7 @@ func (r *Repository) adoptOne(ctx context.Context, reg Registration) error {
 	if err != nil {
 		return err
 	}
-	// Check and accept the stream like a registration by the probe itself.
+	// Check and accept the stream as if the probe itself had registered it.
 	e := entry{Registration: reg, Peer: addrs[0].Unmap().WithZone("")}
 	if _, err := r.checkEntry(ctx, e); err != nil {
 		return err

@@ -48,8 +48,8 @@ type clockReading struct {
 	at    time.Time     // local time of the reading
 }
 
-// clock returns how far the peer's clock is ahead of the local clock, and the
-// local time of that reading. at is zero if the peer has sent no time.
+// clock returns how far the peer's clock is ahead of the local clock, and the local
+// time at which it was read. at is zero if the peer has not sent its time.
 func (c *client) clock() (ahead time.Duration, at time.Time) {
 	if r := c.reading.Load(); r != nil {
 		return r.ahead, r.at
@@ -65,8 +65,8 @@ func newClient(useTLS bool, files peer.TLS, allowed func(netip.Addr) error, t ti
 		if allowed == nil {
 			return nil
 		}
-		// The dialer has resolved the name, so the address checked is
-		// the address used.
+		// The dialer has already resolved the name, so the checked address is the one
+		// it connects to.
 		ap, err := netip.ParseAddrPort(address)
 		if err != nil {
 			return err
@@ -78,7 +78,7 @@ func newClient(useTLS bool, files peer.TLS, allowed func(netip.Addr) error, t ti
 	return &client{tls: useTLS, timing: t, http: &http.Client{Transport: transport, CheckRedirect: peer.NoRedirect}}
 }
 
-// do sends a request for path, unchanged, to the peer at addr.
+// do sends a request to the peer at addr. It does not change path.
 func (c *client) do(ctx context.Context, method, addr, path string, body []byte, header ...string) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: addr, Path: path}
 	if c.tls {
@@ -125,8 +125,8 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("the peer answers %d %s: %q", e.code, http.StatusText(e.code), e.text)
 }
 
-// responseError returns an error with the status and the start of the body of
-// an unexpected response.
+// responseError returns an error for an unexpected response. The error contains the
+// status and the start of the body.
 func responseError(resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxReason))
 	return &statusError{resp.StatusCode, strings.ToValidUTF8(strings.TrimSpace(string(text)), "?")}
@@ -141,9 +141,9 @@ func responseTime(resp *http.Response) time.Time {
 	return time.Now()
 }
 
-// list fetches the list of a stream's files from a probe. It calls begin with
-// the probe's time, then calls the function that begin returned for each name.
-// finished reports that Tstat no longer writes to any listed file.
+// list fetches the list of a stream's files from a probe. It calls begin with the
+// probe's time, and then calls the function that begin returned once for each name.
+// finished reports whether Tstat no longer writes to any listed file.
 func (c *client) list(ctx context.Context, addr, stream string, begin func(time.Time) func(name string)) (finished bool, err error) {
 	resp, err := c.do(ctx, http.MethodGet, addr, listPath+stream, nil)
 	if err != nil {
@@ -164,7 +164,7 @@ func (c *client) list(ctx context.Context, addr, stream string, begin func(time.
 	return resp.Header.Get(finishedHeader) != "", nil
 }
 
-// version identifies a version of a file by the headers of a response.
+// version identifies a version of a file by response headers.
 type version struct {
 	size     int64
 	modified string // Last-Modified as sent
@@ -179,8 +179,8 @@ func versionOf(resp *http.Response) version {
 	return v
 }
 
-// mtime returns the time of the last modification, or the zero time if the
-// server sent none.
+// mtime returns the time of the last modification, or the zero time if the server did
+// not send a valid time.
 func (v version) mtime() time.Time {
 	t, _ := http.ParseTime(v.modified)
 	return t
@@ -222,9 +222,9 @@ type content struct {
 	waited time.Duration  // total time spent waiting for the peer
 }
 
-// minSpeed is the lowest average speed of a peer in bytes per second, not
-// counting the first timing.stall. A slower transfer would occupy a job that
-// other files need.
+// minSpeed is the minimum average speed of a peer in bytes per second, not counting the
+// initial period timing.stall. A slower transfer would occupy a job that other files
+// need.
 const minSpeed = 1 << 10
 
 // errSlow reports a peer slower than minSpeed.
@@ -256,7 +256,7 @@ func (c *client) open(ctx context.Context, addr func() string, path string) (*co
 // transfer.
 var errChanged = errors.New("the file changed while it was read")
 
-// request requests the file from pos on.
+// request requests the part of the file that starts at pos.
 func (f *content) request() error {
 	var header []string
 	if f.pos > 0 {
@@ -294,8 +294,7 @@ func (f *content) request() error {
 	return nil
 }
 
-// Read implements io.Reader. Its errors wrap bulk.ErrSource unless the context
-// has ended.
+// Read implements io.Reader. Its errors wrap bulk.ErrSource unless the context is done.
 func (f *content) Read(p []byte) (int, error) {
 	for f.pos < f.v.size {
 		var n int

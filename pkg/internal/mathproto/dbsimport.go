@@ -66,8 +66,8 @@ func answerJSON(w http.ResponseWriter, contentType string, v any) {
 	w.Write(text)
 }
 
-// find returns the stream with an ID, or a status and text for the response.
-// The caller holds the lock.
+// find returns the stream with the given ID, or the status and text of an error
+// response. The caller holds the lock.
 func (r *Repository) find(id string) (s *stream, code int, text string) {
 	n, err := strconv.Atoi(id)
 	if err != nil {
@@ -99,8 +99,8 @@ func (r *Repository) get(w http.ResponseWriter, req *http.Request, id string) {
 	answerJSON(w, contentType, v)
 }
 
-// remove removes a stream and waits until its import has ended. Stored logs
-// remain.
+// remove removes a stream and waits until its import has ended. Logs that are already
+// stored remain.
 func (r *Repository) remove(req *http.Request, id string) (code int, text string) {
 	identity, err := peer.IdentityOf(req.TLS)
 	if err != nil {
@@ -142,9 +142,9 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	return http.StatusOK, "entry removed"
 }
 
-// fromThisMachine reports whether a request comes from this machine: its source
-// address is the address to which it was sent. A user of this machine may
-// remove any stream.
+// fromThisMachine reports whether a request comes from this machine, which is the case
+// if it was sent from and to the same address. Any user of this machine may remove any
+// stream.
 func fromThisMachine(req *http.Request, from netip.Addr) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	return ok && local.AddrPort().Addr().Unmap() == from.Unmap()
@@ -241,8 +241,8 @@ func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err err
 	return http.StatusOK, nil
 }
 
-// countStreams returns the number of streams of a peer. The caller holds the
-// lock.
+// countStreams returns the number of streams that the named peer has. The caller holds
+// the lock.
 func (r *Repository) countStreams(name string) (n int) {
 	for _, s := range r.streams {
 		if s.peer() == name {

@@ -30,9 +30,9 @@ type ExporterOptions struct {
 	Peers      peer.Networks // allowed networks of the repository; empty: all
 	TLS        peer.TLS
 	Listen     []peer.Options // listeners that serve the files
-	// Advertise is the host:port from which the repository fetches. If it
-	// is "", the exporter advertises the local address of its route to the
-	// repository, with the port of the first listener.
+	// Advertise is the host:port from which the repository fetches. If it is "", the
+	// exporter advertises the local address from which it reaches the repository, with
+	// the port of the first listener.
 	Advertise string
 
 	// Stream is the pattern of the stream names. {probe} stands for Probe,
@@ -68,13 +68,13 @@ type ExporterStats struct {
 
 	LastSuccess time.Time `json:"-"` // when all streams were last known to be registered
 	LastError   string    `json:"-"` // why streams are not registered; "" if all are
-	// Newest is the time of the newest folder from which a log was served,
-	// or zero.
+	// Newest is the time of the newest folder from which a log was served, or zero if
+	// no log was served.
 	Newest time.Time `json:"-"`
 }
 
-// Exporter serves the finished logs below a folder, and keeps their streams
-// registered at a repository.
+// Exporter serves the finished logs below a folder, and keeps their streams registered
+// with a repository.
 type Exporter struct {
 	opt       ExporterOptions
 	log       *slog.Logger
@@ -119,8 +119,8 @@ func streamName(pattern, probe, logType string) string {
 	return strings.NewReplacer("{probe}", probe, "{type}", logType).Replace(pattern)
 }
 
-// NewExporter returns an exporter that is already listening. The caller must
-// call Run.
+// NewExporter returns an exporter that is already listening. The caller must then call
+// Run.
 func NewExporter(opt ExporterOptions) (*Exporter, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.Location = cmp.Or(opt.Location, time.Local)
@@ -165,8 +165,7 @@ func (p *Exporter) Stats() ExporterStats {
 	return p.stats
 }
 
-// Run serves files and keeps the streams registered. It returns nil when ctx
-// ends.
+// Run serves files and keeps the streams registered. It returns nil when ctx is done.
 func (p *Exporter) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -180,8 +179,7 @@ func (p *Exporter) Run(ctx context.Context) error {
 	return err
 }
 
-// scanEvery is the minimum interval between scans of the folder that requests
-// cause.
+// scanEvery is the minimum interval between folder scans that requests trigger.
 const scanEvery = time.Second
 
 // current returns a scan of the folder that is at most scanEvery old.
@@ -199,7 +197,7 @@ func (p *Exporter) current(ctx context.Context) (*scan, error) {
 	return s, nil
 }
 
-// scanFolder finds the finished logs that the options select.
+// scanFolder finds the finished logs that match the options.
 func (p *Exporter) scanFolder(ctx context.Context) (*scan, error) {
 	tree, err := tstat.Scan(ctx, p.opt.Dir, p.opt.Location)
 	if err != nil {
@@ -315,7 +313,7 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	default:
 		w.Header().Set("Content-Type", "application/octet-stream")
 	}
-	// Allow for a slow connection; the server's own limit is for short
+	// Allow for a slow connection, because the server's own limit is meant for short
 	// responses.
 	slowest := time.Minute + time.Duration(info.Size()/minRate)*time.Second
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowest)); err != nil {

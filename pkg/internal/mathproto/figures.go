@@ -8,8 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// figures counts the work of a stream. The counts continue when the import
-// restarts, even in another Repository or after another registration.
+// figures counts what a stream's import does. The counts continue when the import
+// restarts, even in another Repository or after the stream was registered again.
 type figures struct {
 	mu     sync.Mutex
 	total  bulk.TypeSummary    // of the current import run
@@ -44,8 +44,8 @@ func (f *figures) recordCounts(total bulk.TypeSummary) {
 	f.total = total
 }
 
-// recordPass records the state after a pass. err is not nil if the pass did not
-// store everything.
+// recordPass records the state after a pass. err is the error of a pass that did not
+// store everything, otherwise nil.
 func (f *figures) recordPass(sum *bulk.Summary, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -85,8 +85,8 @@ func (f *figures) endRun() {
 	f.total = bulk.TypeSummary{}
 }
 
-// Continue carries over the figures from a former repository that has ended;
-// nil is allowed. Call it before Run.
+// Continue carries over the figures from former, a repository that has ended. former
+// may be nil. Continue must be called before Run.
 func (r *Repository) Continue(former *Repository) {
 	if former == nil {
 		return

@@ -19,35 +19,34 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// A list covering a year has 87,600 names, nearly all of stored files. A source
-// keeps only a hash of each stored name. Each pass selects the oldest of the
-// remaining names, up to the limit shared by all streams; later passes handle
-// the others.
+// A list covering a year has 87,600 names, nearly all of them names of stored files. A
+// source keeps only a hash of the name of each stored file. Each pass selects the
+// oldest of the remaining names, up to the limit shared by all streams; later passes
+// handle the rest.
 
 // listLimits limits the memory that the lists of all streams of a repository
 // use together.
 type listLimits struct {
 	reading int // bytes of all lists being read
 	pending int // names selected by the current passes of all streams
-	// A stream may always select minPerStream names, and at most
-	// maxPerStream.
+	// Whatever other streams use, a stream may select minPerStream names, but never
+	// more than maxPerStream.
 	maxPerStream, minPerStream int
 }
 
-// defaultListLimits allow 64 MiB for each: a pass needs about 1.3 KB per
-// selected name.
+// defaultListLimits allow 64 MiB for reading and about 64 MiB for pending, because a
+// pass needs about 1.3 KB per selected name.
 var defaultListLimits = listLimits{reading: 64 << 20, pending: 50_000, maxPerStream: 10_000, minPerStream: 100}
 
-// maxParents limits how many parents of log folders a source distinguishes.
-// Each Tstat process has one parent.
+// maxParents limits how many parent folders of log folders a source distinguishes. Each
+// Tstat process has its own parent folder.
 const maxParents = 64
 
-// maxItem is the maximum number of bytes of a name that are kept. Longer names
-// are invalid anyway.
+// maxItem is how many bytes of a name are kept. Longer names are invalid anyway.
 const maxItem = 8 * maxName
 
-// decodeList calls f for each name of a JSON array; null is an empty array. It
-// truncates overlong names to a length that is still invalid.
+// decodeList calls f for each name in a JSON array, and treats null as an empty array.
+// It truncates overlong names, but not enough to make them valid.
 func decodeList(r io.Reader, f func(name string)) error {
 	br := bufio.NewReaderSize(r, 64<<10)
 	first, err := nextByte(br)
@@ -189,9 +188,8 @@ func (l *lists) remove(rd *reading) {
 	}
 }
 
-// grow adds bytes to the size of a list. If the lists exceed their limit
-// together, it cancels the largest one, so that a long list cannot displace
-// short ones.
+// grow adds bytes to the size of a list. If all lists together exceed their limit, grow
+// cancels the largest one, so that a long list cannot displace short ones.
 func (l *lists) grow(rd *reading, bytes int) {
 	if l == nil {
 		return
@@ -215,8 +213,8 @@ func (l *lists) grow(rd *reading, bytes int) {
 	}
 }
 
-// reserve reserves one more name for a stream that already has selected names,
-// and reports whether the limits allow it.
+// reserve tries to reserve a name for a stream that has already selected the given
+// number of names. It reports whether the limits allow this.
 func (l *lists) reserve(selected int) bool {
 	if l == nil {
 		return true
@@ -240,7 +238,7 @@ func (l *lists) release(n int) {
 	l.reserved -= n
 }
 
-// listing is what a pass keeps of a list.
+// listing is the part of a list that a pass keeps.
 type listing struct {
 	logs     []listedFile // names selected for this pass
 	more     bool         // later passes must handle further names
@@ -296,7 +294,7 @@ type lister struct {
 	newest    time.Time
 }
 
-// add processes a name of the list.
+// add processes a name from the list.
 func (k *lister) add(name string) {
 	s := k.s
 	l, ok, err := parseListed(name, s.opt.Location)
@@ -308,8 +306,8 @@ func (k *lister) add(name string) {
 	}
 	parent := path.Dir(path.Dir(l.name))
 	k.addFolder(folder{maphash.String(s.seed, parent), l.time.Latest.Unix()})
-	// Ignore a folder ahead of the probe's clock: the folder being written
-	// has an earlier time.
+	// Ignore a folder whose time is ahead of the probe's clock, because the folder
+	// being written has an earlier time.
 	if t := l.time.Time; t.After(k.newest) && !t.After(k.probeTime) {
 		k.newest = t
 	}
@@ -344,7 +342,7 @@ func (k *lister) postpone(l listedFile) {
 	}
 }
 
-// addFolder adds a folder. It is called for each name; names of the same folder
+// addFolder adds a folder. It is called for each name, and names in the same folder
 // usually follow each other.
 func (k *lister) addFolder(f folder) {
 	n := len(k.folders)
@@ -367,7 +365,7 @@ func compactFolders(list []folder) []folder {
 	return slices.Compact(list)
 }
 
-// listing returns the selected names, and sets where the next pass starts.
+// listing returns the selected names, and records where the next pass starts.
 func (k *lister) listing() *listing {
 	s := k.s
 	logs := []listedFile(k.oldest)
@@ -385,15 +383,15 @@ func (k *lister) listing() *listing {
 		s.after = &logs[n-1]
 	}
 	logs = append(logs[:n:n], twins...)
-	// Drop compressed files whose plain file is also listed: the
-	// compression is still running.
+	// Drop compressed files whose plain file is also listed, because the compression is
+	// still running.
 	logs = slices.DeleteFunc(logs, func(l listedFile) bool { return l.suffix != "" && k.selected[strings.TrimSuffix(l.name, l.suffix)] })
 	return &listing{logs: logs, more: more, newest: k.newest, next: k.next(logs)}
 }
 
-// twins returns the stored files in other folders that have the key of one of
-// the first n logs. The import compares a record with all files that have its
-// key.
+// twins returns the stored files in other parent folders that have the same key as one
+// of the first n logs, because the import compares a record with all files that have
+// its key. n is below len(logs) if there would be too many twins.
 func (k *lister) twins(logs []listedFile) (n int, twins []listedFile) {
 	s := k.s
 	if len(k.parents) < 2 || k.s.opt.lists == nil {

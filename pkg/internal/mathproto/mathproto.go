@@ -2,9 +2,9 @@
 // via HTTP), which transfers finished log files from probes to a repository.
 // Either side works with DBStream's math_probe or math_repo as its peer.
 //
-// A probe is an HTTP server that lists and serves files. It registers a stream,
-// a named sequence of files, at a repository. The repository then requests the
-// probe's list and fetches the files that it lacks:
+// A probe is an HTTP server that lists and serves files. It registers a stream, a named
+// sequence of files, with a repository. The repository then requests the probe's list
+// and fetches the files that it lacks:
 //
 //	POST /DBSImport                  probe to repository: register a stream
 //	GET  /DBSImport[/{id}]           any client to repository: list the streams
@@ -36,15 +36,15 @@ import (
 const (
 	importPath = "/DBSImport"
 	listPath   = "/ListDir/"
-	// finishedHeader marks a ListDir response whose files are all finished:
-	// Tstat no longer writes to them. It is an extension of this program;
-	// old probes do not send it.
+	// finishedHeader marks a ListDir response that lists only finished files, to which
+	// Tstat no longer writes. It is this program's extension, so old probes do not send
+	// it.
 	finishedHeader = "Tstatrepo-Finished"
 	userAgent      = "tstatrepo"
 	textPlain      = "text/plain; charset=utf-8"
 )
 
-// Limits for peers.
+// Limits on peers.
 const (
 	maxBody   = 64 << 10 // bytes of a registration
 	maxList   = 64 << 20 // bytes of a list of files, or of registrations
@@ -57,8 +57,7 @@ const (
 	// remain registered until they are removed, because old probes register
 	// only once.
 	maxPeerStreams = MaxStreams / 4
-	// maxTime is the largest absolute value of a StartTime, in the year
-	// 36812.
+	// maxTime is the largest absolute value of a StartTime. It lies in the year 36812.
 	maxTime = 1 << 40
 )
 
@@ -71,7 +70,7 @@ type Registration struct {
 	StartTime   int64  // Unix time; earlier folders are skipped
 }
 
-// tcpV15 is DBStream's name of log_tcp_complete.
+// tcpV15 is DBStream's name for log_tcp_complete.
 const tcpV15 = "log_tcp_complete_v15"
 
 // LogType returns the log type of a StreamType: DBStream's log_tcp_complete_v15
@@ -114,8 +113,8 @@ func ParseURL(text string, stream bool) (u URL, err error) {
 	if stream {
 		form = "math://probe:3001/STREAM"
 	}
-	// Errors must show only the redacted text: an apparent port or stream
-	// may be part of a password that contains a slash.
+	// Errors must show only the redacted text, because an apparent port or stream may
+	// be part of a password that contains a slash.
 	wrong := func(shown, reason string) (URL, error) {
 		return u, hint.Usage(shown+": "+reason, "for example "+form+", or math+tls:// with TLS")
 	}
@@ -173,8 +172,8 @@ type listedFile struct {
 // errOutsideStream reports a listed name that leads out of its stream.
 var errOutsideStream = errors.New("listed name leads out of the stream")
 
-// parseListed parses a listed name. ok is false if the file is not a log in a
-// log folder; old probes list other files too.
+// parseListed parses a listed name. ok is false if the file is not a log in a log
+// folder, since old probes list other files too.
 func parseListed(p string, loc *time.Location) (l listedFile, ok bool, err error) {
 	if p == "" || len(p) > maxName || !utf8.ValidString(p) || strings.ContainsFunc(p, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {
 		return l, false, errOutsideStream

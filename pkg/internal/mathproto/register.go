@@ -19,14 +19,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// Limits of the interval between checks of the repository.
+// Limits on the interval between checks of the repository.
 const (
 	minRegister = 2 * time.Second // after a failure; doubles up to maxRegister
 	maxRegister = time.Minute
 	checkEvery  = time.Minute
 )
 
-// register keeps the streams registered until ctx ends.
+// register keeps the streams registered until ctx is done.
 func (p *Exporter) register(ctx context.Context) {
 	listen := p.listeners[0].Addr().(*net.TCPAddr)
 	sent := map[string]Registration{} // registrations that the repository accepted
@@ -71,9 +71,9 @@ func (p *Exporter) recordRegistration(streams []string, stopped bool, err error)
 	}
 }
 
-// registerOnce registers the streams that the repository lacks. It asks the
-// repository only if the streams have changed since the last check, or checked
-// is too old.
+// registerOnce registers the streams that the repository lacks. It queries the
+// repository only if the streams have changed since the last check, or if that check is
+// too old. checked holds the time of the last check.
 func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[string]Registration, checked *time.Time) error {
 	s, err := p.current(ctx)
 	if err != nil {
@@ -128,9 +128,9 @@ func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent m
 	return errors.Join(errs...)
 }
 
-// Withdraw removes the streams from the repository, which would otherwise poll
-// this probe forever. Call it after Run, when the streams have ended for good.
-// The repository keeps the stored logs. With math_repo, which cannot remove
+// Withdraw removes the streams from the repository, which would otherwise poll this
+// probe forever. Call it after Run has returned, if the streams will not be served
+// again. The repository keeps the stored logs. With math_repo, which cannot remove
 // streams, Withdraw fails.
 func (p *Exporter) Withdraw(ctx context.Context) error {
 	all, err := p.registrations(ctx)
@@ -154,7 +154,7 @@ func (p *Exporter) Withdraw(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// registrationsByName returns the repository's streams by name.
+// registrationsByName returns the repository's streams, keyed by name.
 func (p *Exporter) registrationsByName(ctx context.Context) (map[string]Registration, error) {
 	all, err := p.registrations(ctx)
 	if err != nil {
@@ -167,7 +167,7 @@ func (p *Exporter) registrationsByName(ctx context.Context) (map[string]Registra
 	return have, nil
 }
 
-// registrations returns the repository's streams by ID.
+// registrations returns the repository's streams, keyed by ID.
 func (p *Exporter) registrations(ctx context.Context) (all map[string]Registration, err error) {
 	resp, err := p.c.do(ctx, http.MethodGet, p.opt.Repository.Addr, importPath, nil)
 	if err != nil {
@@ -212,8 +212,8 @@ func (p *Exporter) advertise(ctx context.Context, listen *net.TCPAddr) (string, 
 	if a, ok := netip.AddrFromSlice(listen.IP); ok && !a.IsUnspecified() {
 		return listen.String(), nil
 	}
-	// Find the local address of the route to the repository. Dialing UDP
-	// sends nothing.
+	// Find the local address from which the repository is reached. Dialing UDP sends
+	// nothing.
 	c, err := new(net.Dialer).DialContext(ctx, "udp", p.opt.Repository.Addr)
 	if err != nil {
 		return "", err

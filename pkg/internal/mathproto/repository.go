@@ -40,30 +40,28 @@ type Stores interface {
 // RepositoryOptions configures a Repository.
 type RepositoryOptions struct {
 	Listen []peer.Options
-	// TLS is used to fetch from probes; empty: plain HTTP.
+	// TLS is used to fetch from probes. If it is empty, the repository uses plain HTTP.
 	TLS peer.TLS
 	// AllowCallback lists the networks from which files may be fetched. If
 	// it is empty, only the address that registered the stream is allowed.
 	AllowCallback peer.Networks
 	FolderLength  time.Duration // see SourceOptions
-	// Probes gives the time zones of probes, and the names of probes
-	// without a certificate, by the address that registered their stream.
-	// If Probes is nil, such a probe has the name of its stream.
+	// Probes maps the address that registered a stream to the probe's time zone and, if
+	// the probe has no certificate, to its name. If Probes is nil, a probe without a
+	// certificate has the name of its stream.
 	Probes *peer.Probes
 
-	// Adopt lists streams of a former math_repo. The repository registers
-	// each of them once, as if its probe had, because old probes register
-	// only once. With TLS no stream is adopted, because old probes have no
-	// TLS.
+	// Adopt lists the streams of a former math_repo. The repository registers each of
+	// them once, as if its probe had done so, because old probes register only once.
+	// With TLS it adopts no streams, because old probes do not support TLS.
 	Adopt []Registration
 
-	// Import holds the options common to all streams. The repository sets
-	// Sources, Remote, Stores, Probe, Limits, Peer and Wake for each
-	// stream.
+	// Import holds the options that all streams share. The repository sets Sources,
+	// Remote, Stores, Probe, Limits, Peer and Wake for each stream.
 	Import bulk.Options
 	Stores Stores
-	// OnPass is called after each pass over a stream, with the stream's
-	// name. Calls do not overlap. It may be nil.
+	// OnPass, which may be nil, is called with the stream's name after each pass over a
+	// stream. Calls do not overlap.
 	OnPass func(stream string, sum *bulk.Summary, err error)
 
 	State string // path of the state file with the registered streams
@@ -89,11 +87,11 @@ type entry struct {
 	Registration
 	Peer     netip.Addr // peer that last registered the stream
 	Identity string     // identity in the peer's certificate; "" without TLS
-	// Silent is the time of the first of the latest, uninterrupted failures
-	// of requests to CallBackUrl. It is zero if the last request succeeded.
+	// Silent is the time since which every request to CallBackUrl has failed. It is
+	// zero if the last request succeeded.
 	Silent time.Time `json:",omitzero"`
-	// Live records that logs were stored while they were new. Only such a
-	// stream is late when new logs stop arriving.
+	// Live records that the stream's logs were stored while they were new. Only a
+	// stream with Live set is late when new logs stop arriving.
 	Live bool `json:",omitempty"`
 }
 
@@ -118,9 +116,8 @@ type Repository struct {
 	passed  sync.Mutex
 }
 
-// stream is a registered stream and its import. After creation, only the
-// CallBackUrl, Peer, Silent and Live of its entry may change, under the
-// repository's lock.
+// stream is a registered stream and its import. After its creation, only CallBackUrl,
+// Peer, Silent and Live in its entry may change, under the repository's lock.
 type stream struct {
 	entry
 	unanswered bool // the last request of this process to CallBackUrl failed
@@ -133,8 +130,8 @@ type stream struct {
 	*figures
 }
 
-// NewRepository returns a repository that is already listening, with the
-// streams of its state file. The caller must call Run.
+// NewRepository returns a repository that is already listening and has the streams from
+// its state file. The caller must then call Run.
 func NewRepository(opt RepositoryOptions) (*Repository, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.timing = cmp.Or(opt.timing, defaultTiming)
@@ -163,8 +160,7 @@ func NewRepository(opt RepositoryOptions) (*Repository, error) {
 // Addrs returns the addresses of the listeners.
 func (r *Repository) Addrs() []string { return peer.Addrs(r.listeners) }
 
-// Run accepts registrations and imports the streams. It returns nil when ctx
-// ends.
+// Run accepts registrations and imports the streams. It returns nil when ctx is done.
 func (r *Repository) Run(ctx context.Context) error {
 	defer r.unlock()
 	ctx, cancel := context.WithCancel(ctx)
@@ -185,8 +181,8 @@ func (r *Repository) Run(ctx context.Context) error {
 	return err
 }
 
-// Summaries returns the results of the imports that have ended. After Run there
-// is at least one for each stream whose stores could be opened.
+// Summaries returns the results of the imports that have ended. After Run, it includes
+// at least one for each stream whose stores could be opened.
 func (r *Repository) Summaries() []*bulk.Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -213,7 +209,7 @@ func (r *Repository) saveOrLog() {
 func (r *Repository) newStream(e entry, f *figures) *stream {
 	probe := r.probe(e)
 	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{}), figures: f}
-	// Check the address at each connection, because the stream may move.
+	// Check the address on every connection, because the stream may move.
 	allowed := func(a netip.Addr) error {
 		r.mu.Lock()
 		from := s.Peer
@@ -229,7 +225,7 @@ func (r *Repository) newStream(e entry, f *figures) *stream {
 	return s
 }
 
-// recordResponse records whether the probe of a stream answered a request.
+// recordResponse records whether a stream's probe answered a request.
 func (r *Repository) recordResponse(s *stream, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -248,9 +244,9 @@ func (r *Repository) recordResponse(s *stream, ok bool) {
 // silent before another peer may take over the stream.
 const ownerSilence = time.Hour
 
-// mayChange returns nil if a peer may change or remove the stream, or the
-// reason why it may not. A stream belongs to the certificate that registered it
-// or, without TLS, to the address. The caller holds the repository's lock.
+// mayChange returns nil if the peer may change or remove the stream, or else the reason
+// why not. A stream belongs to the certificate that registered it or, without TLS, to
+// the address. The caller holds the repository's lock.
 func (s *stream) mayChange(from netip.Addr, identity string) error {
 	host := peer.Host(from) // an IPv6 host may change its address within its /64 network
 	silent := s.unanswered && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence
@@ -264,8 +260,8 @@ func (s *stream) mayChange(from netip.Addr, identity string) error {
 		fmt.Sprintf("if that probe has moved, remove the stream: send DELETE %s/%d from this machine", importPath, s.ID))
 }
 
-// probe returns the probe of a stream: the one that the certificate names, the
-// one known at the peer's address, or one with the stream's name.
+// probe returns a stream's probe: the one that the certificate names, else the one
+// known to have the peer's address, else one with the stream's name.
 func (r *Repository) probe(e entry) peer.Probe {
 	name := peer.ProbeOf(e.Identity)
 	at, known := r.opt.Probes.ByAddr(e.Peer)
@@ -279,8 +275,8 @@ func (r *Repository) probe(e entry) peer.Probe {
 	return peer.Probe{Name: name, Location: named.Location}
 }
 
-// start starts the import of a stream. It first waits until the import of
-// former, if not nil, has released its stores. The caller holds the lock.
+// start starts the import of a stream. If former is not nil, start first waits until
+// former's import has released its stores. The caller holds the lock.
 func (r *Repository) start(s, former *stream) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
@@ -307,7 +303,7 @@ func (r *Repository) allowed(a, from netip.Addr) error {
 	return fmt.Errorf("callback address %s is not allowed", a)
 }
 
-// options returns the options of a stream's import.
+// options returns the options for the stream's import, based on opt.
 func (s *stream) options(opt bulk.Options) *bulk.Options {
 	opt.Probe, opt.Follow, opt.Wake = s.probe, true, s.wake
 	opt.Location = cmp.Or(s.zone, opt.Location)
@@ -317,13 +313,13 @@ func (s *stream) options(opt bulk.Options) *bulk.Options {
 	return &opt
 }
 
-// Limits of the delay before a failed import restarts.
+// Limits on the delay before a failed import restarts.
 const (
 	minRestart = 10 * time.Second
 	maxRestart = 10 * time.Minute
 )
 
-// run imports a stream until ctx ends. It restarts the import after errors.
+// run imports a stream until ctx is done. It restarts the import after errors.
 func (r *Repository) run(ctx context.Context, s *stream) {
 	for b := retry.New(minRestart, maxRestart); ; {
 		err := r.follow(ctx, s, b.Reset)
@@ -343,7 +339,7 @@ func (r *Repository) run(ctx context.Context, s *stream) {
 	}
 }
 
-// follow imports a stream until ctx ends or an error stops it. It calls
+// follow imports a stream until ctx is done or an error stops the import. It calls
 // succeeded after each pass without an error.
 func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (err error) {
 	stores, release, err := r.opt.Stores.Open(Stream{Name: s.StreamName, Type: LogType(s.StreamType).Name, Probe: s.probe})

@@ -21,9 +21,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Anonymized logs are written to unlinked temporary files, so that HTTP can
-// serve ranges. The same log always yields the same bytes, so a transfer can
-// resume from another file or after a restart.
+// Anonymized logs are written to unlinked temporary files, so that ranges can be served
+// over HTTP. The same log always yields the same bytes, so a transfer can resume after
+// a restart or from another temporary file.
 
 // Maximum numbers of entries that rewrites keeps.
 const (
@@ -91,7 +91,7 @@ func (w *rewrites) size(k rewriteKey, f *os.File) (int64, error) {
 	return r.size, nil
 }
 
-// open returns a rewritten log. The caller must release it.
+// open returns a rewritten log, which the caller must release.
 func (w *rewrites) open(k rewriteKey, f *os.File) (*rewritten, error) {
 	w.slots <- struct{}{}
 	defer func() { <-w.slots }()
@@ -118,8 +118,8 @@ func (w *rewrites) open(k rewriteKey, f *os.File) (*rewritten, error) {
 	return r, nil
 }
 
-// release ends one use of r. It closes the oldest unused files beyond
-// keptFiles.
+// release ends one use of r. If more than keptFiles files are unused, release closes
+// the oldest of them.
 func (w *rewrites) release(r *rewritten) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -189,8 +189,7 @@ func (w *rewrites) rewrite(k rewriteKey, f *os.File) (_ *rewritten, err error) {
 	return &rewritten{key: k, f: tmp, size: info.Size(), users: 1}, nil
 }
 
-// source reports whether the addresses in a folder's logs are already
-// anonymized.
+// source returns whether the addresses in a folder's logs are already anonymized.
 func (w *rewrites) source(dir string) (anonymize.Source, error) {
 	if w.opt.SourceIs != anonymize.Unknown {
 		return w.opt.SourceIs, nil
@@ -214,8 +213,8 @@ func (w *rewrites) source(dir string) (anonymize.Source, error) {
 	return source, nil
 }
 
-// reportRefused logs that a log cannot be served. It logs each path once, until
-// more than keptRefused paths are refused.
+// reportRefused logs that a log cannot be served. It reports each path once, but may
+// repeat a path after keptRefused others.
 func (w *rewrites) reportRefused(path string, err error) {
 	w.mu.Lock()
 	first := !w.refused[path]

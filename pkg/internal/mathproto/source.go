@@ -23,9 +23,9 @@ import (
 const (
 	// DefaultFolderLength is the default of SourceOptions.FolderLength.
 	DefaultFolderLength = time.Hour
-	// quietPeriod is how long a file must be unchanged to count as finished
-	// if the probe does not send finishedHeader. The source also waits that
-	// long after a folder's end.
+	// quietPeriod is how long a file must be unchanged to count as finished if the
+	// probe does not send finishedHeader. The source also waits that long after the end
+	// of a folder's time.
 	quietPeriod = 15 * time.Minute
 	// parallelHeads is the number of concurrent HEAD requests.
 	parallelHeads = 8
@@ -36,11 +36,10 @@ type SourceOptions struct {
 	TLS          peer.TLS       // for math+tls
 	Location     *time.Location // zone of the folder names; nil: time.Local
 	FolderLength time.Duration  // how long Tstat writes to a folder; 0: DefaultFolderLength
-	// Probe is the probe's name in the keys of the files; "" means the
-	// stream's name.
+	// Probe is the probe's name in the files' keys; "" means the stream's name.
 	Probe string
-	// Wants reports whether to import files of a log type and folder time.
-	// If it is nil, all files are imported.
+	// Wants reports whether to import the files with the given log type and folder
+	// time. If it is nil, all files are imported.
 	Wants func(logType string, folder time.Time) bool
 	Log   *slog.Logger // may be nil
 
@@ -62,7 +61,7 @@ func (u URL) String() string {
 	return s
 }
 
-// source implements bulk.Source for a stream of a probe.
+// source implements bulk.Source for a probe's stream.
 type source struct {
 	id  string
 	opt SourceOptions
@@ -82,7 +81,7 @@ type source struct {
 	lists       uint32 // number of lists read
 	seed        maphash.Seed
 	manyParents bool // there are more than maxParents parents: stored is not used
-	// Only Files and reset use the following fields.
+	// Only Files and reset use the fields below.
 	after   *listedFile // the last name of the previous pass if names remain for this one; otherwise nil
 	pending int         // names that this source has reserved in opt.lists
 	more    bool        // names remain for the next pass
@@ -115,7 +114,7 @@ func newSource(u URL, id string, opt SourceOptions, allowed func(netip.Addr) err
 // String returns the ID, which stays the same when the probe moves.
 func (s *source) String() string { return s.id }
 
-// addr returns the current address of the probe.
+// addr returns the probe's current address.
 func (s *source) addr() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,7 +127,7 @@ func (s *source) move(addr string) {
 	s.url.Addr = addr
 }
 
-// Files implements bulk.Source. It sorts out files that are still growing: old
+// Files implements bulk.Source. It marks files that may still be growing, because old
 // probes list all files, in any order.
 func (s *source) Files(ctx context.Context) ([]bulk.File, error) {
 	files, err := s.list(ctx)
@@ -179,8 +178,8 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	return files, nil
 }
 
-// pauseTimes is how many times longer than reading a list the source then
-// pauses, at most for maxPause. This leaves other streams time to read long
+// pauseTimes sets the pause after a list is read: pauseTimes times as long as the
+// reading took, but at most maxPause. This leaves other streams time to read long
 // lists.
 const pauseTimes = 4
 
@@ -225,8 +224,7 @@ func (s *source) read(ctx context.Context) (*listing, error) {
 	return list, nil
 }
 
-// isStored reports whether the listed file is stored and needs no further
-// checks.
+// isStored reports whether the listed file is stored and needs no further checks.
 func (s *source) isStored(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,7 +251,7 @@ func (s *source) settler(l listedFile) func() {
 	}
 }
 
-// reset restores the state before the first pass.
+// reset restores the state that the source had before its first pass.
 func (s *source) reset() {
 	s.opt.lists.release(s.pending)
 	s.pending, s.more, s.after, s.manyParents = 0, false, nil, false
@@ -262,8 +260,8 @@ func (s *source) reset() {
 	s.files, s.stored = map[string]*fileState{}, map[uint64]uint32{}
 }
 
-// maxWarned is the maximum number of warnings that warnOnce logs per stream. A
-// limit is needed because the peer chooses their texts.
+// maxWarned is the maximum number of warnings that warnOnce logs per stream. A limit is
+// needed because the peer chooses what the warnings quote.
 const maxWarned = 100
 
 // warnOnce logs each distinct warning once, up to maxWarned warnings.

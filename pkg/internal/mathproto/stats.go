@@ -11,8 +11,8 @@ import (
 )
 
 // StreamStats describes the state of a stream. It is the response to GET
-// /DBSImport/{id}?status=1. Counts start at zero when the process starts.
-// Fields may be added, but are never renamed.
+// /DBSImport/{id}?status=1. All counts start at zero when the process starts. Fields
+// may be added, but are never renamed.
 type StreamStats struct {
 	Registration
 	Probe   string
@@ -21,21 +21,21 @@ type StreamStats struct {
 	Rejects int64 `json:"rejects"`
 	Failed  int64 `json:"failed"` // failed attempts to store a file
 	Bytes   int64 `json:"bytes"`  // size of the stored files on disk
-	// Filtered counts rows that were not selected, and OtherTransform files that
+	// Filtered counts rows that were not selected. OtherTransform counts files that
 	// were skipped because a store has them under another transform.
 	Filtered       int64 `json:"filtered,omitempty"`
 	OtherTransform int64 `json:"other_transform,omitempty"`
-	// Others counts files that another repository stored meanwhile. Claimed
-	// counts files that another repository has claimed but not stored yet.
+	// Others counts files that another repository stored in the meantime. Claimed
+	// counts files that another repository has claimed but not yet stored.
 	Others  int64 `json:"others,omitempty"`
 	Claimed int64 `json:"claimed,omitempty"`
 	// Unstored counts the files whose last import failed.
 	Unstored int64 `json:"unstored,omitempty"`
-	// RejectFile is the path of the file with the lines rejected by this
-	// import run; "" if no line was rejected.
+	// RejectFile is the path of the file with the lines that this import run rejected,
+	// or "" if it rejected none.
 	RejectFile string `json:"-"`
-	// LastFolder is the time of the newest folder with a stored file.
-	// LagSeconds is its age in seconds.
+	// LastFolder is the time of the newest folder with a stored file. LagSeconds is
+	// that folder's age in seconds.
 	LastFolder time.Time `json:"last_folder,omitzero"`
 	LagSeconds float64   `json:"lag_seconds,omitempty"`
 	// Stores describes the stores after the last pass.
@@ -69,15 +69,15 @@ func (s *StreamStats) Lag() (time.Duration, bool) {
 	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
 }
 
-// Late reports whether newer logs should have been stored by now. A stream that
-// only had old logs is never late. A stream that had new logs stays late until
-// new logs arrive or it is removed.
+// Late reports whether newer logs should have been stored by now. A stream that only
+// had logs older than archiveAge is never late. A stream that had newer logs stays late
+// until new logs arrive or the stream is removed.
 func (s *StreamStats) Late() bool {
 	lag, known := s.Lag()
 	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archiveAge)
 }
 
-// Err returns the error if the last pass did not store everything, or "".
+// Err returns the last error if the last pass did not store everything, or "".
 func (s *StreamStats) Err() string {
 	if s.ErrorTime.Before(s.LastPoll) {
 		return ""
@@ -85,7 +85,7 @@ func (s *StreamStats) Err() string {
 	return s.LastError
 }
 
-// Type returns the name of the log type, or "" if the stream has several. It
+// Type returns the name of the stream's log type, or "" if the stream has several. It
 // returns an unknown StreamType unchanged.
 func (s *StreamStats) Type() string {
 	if t := LogType(s.StreamType); t != nil {
@@ -128,7 +128,7 @@ var RefusedRegistrations = prometheus.NewCounterFunc(prometheus.CounterOpts{
 
 var refusedRegistrations atomic.Int64
 
-// StoreStats is the state of a store of a stream.
+// StoreStats is the state of one of a stream's stores.
 type StoreStats struct {
 	stream *StreamStats
 	bulk.StoreSummary
@@ -144,7 +144,7 @@ func StoresOf(streams []StreamStats) (list []StoreStats) {
 	return list
 }
 
-// StoreMetrics defines the metrics of the stores of streams.
+// StoreMetrics defines the metrics of the streams' stores.
 var StoreMetrics = metrics.New("import_store_", []string{"probe", "stream", "type", "store"},
 	func(s *StoreStats) []string {
 		return []string{s.stream.Probe, s.stream.StreamName, s.stream.Type(), s.Store}
@@ -169,8 +169,8 @@ func (s *stream) stats(folder time.Duration) StreamStats {
 		Others: sum.Others, Claimed: s.total.Claimed, LastFolder: sum.Last, Stores: s.stores,
 		LastPoll: s.last.poll, ErrorTime: s.last.err, Failure: s.err,
 		Time: now, LastSuccess: s.last.stored, Hourly: s.rows.Values(now),
-		// Neither the folder being written nor, for a while, the one
-		// before it can be stored yet.
+		// The folder being written cannot be stored yet and, for a while, neither can
+		// the previous one.
 		LateAfter: 3 * folder, Live: s.Live, Unstored: s.unstored, RejectFile: s.rejectFile,
 	}
 	if s.src != nil {

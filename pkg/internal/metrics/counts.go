@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Counts counts events per interval of time and keeps the latest intervals. It
-// is safe for concurrent use; each call takes one lock. NewCounts(time.Hour,
-// 24) keeps a day by hours; NewCounts(5*time.Second, 60) keeps the last five
-// minutes of frequent events.
+// Counts counts events per time interval and keeps the latest intervals. It is safe for
+// concurrent use; each call takes one lock. NewCounts(time.Hour, 24) keeps one day,
+// hour by hour; NewCounts(5*time.Second, 60) keeps the last five minutes of frequent
+// events.
 type Counts struct {
 	width time.Duration
 
@@ -18,14 +18,14 @@ type Counts struct {
 	last  int64   // newest interval counted
 }
 
-// NewCounts returns counts for n intervals, aligned to multiples of width in
-// UTC. Values of n below 2 are treated as 2.
+// NewCounts returns a Counts with n intervals, which are aligned to multiples of width
+// in UTC. Values of n below 2 are treated as 2.
 func NewCounts(width time.Duration, n int) *Counts {
 	return &Counts{width: width, bins: make([]int64, max(n, 2)), first: -1}
 }
 
-// Add counts n events at a time. It ignores events that are older than all
-// intervals.
+// Add counts n events that occurred at the time at. It ignores events that are older
+// than all intervals.
 func (c *Counts) Add(at time.Time, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -39,8 +39,8 @@ func (c *Counts) Add(at time.Time, n int64) {
 	}
 }
 
-// Values returns the number of events per interval, oldest first. The last
-// interval contains now.
+// Values returns the number of events per interval, oldest first. The last interval is
+// the one that contains now.
 func (c *Counts) Values(now time.Time) []int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,7 +71,7 @@ func (c *Counts) Rate(now time.Time) float64 {
 
 func (c *Counts) interval(t time.Time) int64 { return t.UnixNano() / int64(c.width) }
 
-// advance adds intervals up to i, and clears the ones that they replace.
+// advance adds intervals up to i, and clears the old intervals that they replace.
 func (c *Counts) advance(i int64) {
 	n := int64(len(c.bins))
 	for j := max(c.last+1, i-n+1); j <= i; j++ {

@@ -14,7 +14,7 @@ import (
 // because peers choose some of the labels.
 const MaxSets = 2000
 
-// maxLabel is the maximum length of a label's value in bytes.
+// maxLabel is the maximum length of a label value in bytes.
 const maxLabel = 200
 
 // Metric defines a metric whose values come from items of type T.
@@ -24,19 +24,19 @@ type Metric[T any] struct {
 	merge      func(a, b float64) float64 // combines values with the same labels
 }
 
-// Value returns a metric whose value may be unknown: f returns false.
+// Value returns a metric whose value may be unknown, in which case f returns false.
 func Value[T any](name, help string, f func(*T) (float64, bool)) Metric[T] {
 	return Metric[T]{name, help, f, func(a, b float64) float64 { return a + b }}
 }
 
-// Count returns a metric with a number of things. It is a counter if its name
-// ends in _total, otherwise a gauge.
+// Count returns a metric that counts things. It is a counter if its name ends in
+// _total, otherwise a gauge.
 func Count[T any](name, help string, f func(*T) int64) Metric[T] {
 	return Value(name, help, func(t *T) (float64, bool) { return float64(f(t)), true })
 }
 
-// Flag returns a metric whose value is 1 if f returns true, otherwise 0. Of
-// values with the same labels, the greatest counts.
+// Flag returns a metric whose value is 1 if f returns true, otherwise 0. Among values
+// with the same labels, the greatest applies.
 func Flag[T any](name, help string, f func(*T) bool) Metric[T] {
 	return Metric[T]{name, help, func(t *T) (v float64, known bool) {
 		if f(t) {
@@ -46,8 +46,8 @@ func Flag[T any](name, help string, f func(*T) bool) Metric[T] {
 	}, func(a, b float64) float64 { return max(a, b) }}
 }
 
-// Time returns a metric with a time in Unix seconds. A zero time is unknown. Of
-// times with the same labels, the latest counts.
+// Time returns a metric whose value is a time in Unix seconds. A zero time means
+// unknown. Among times with the same labels, the latest applies.
 func Time[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	return Metric[T]{name, help, func(t *T) (float64, bool) {
 		at := f(t)
@@ -55,8 +55,8 @@ func Time[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	}, func(a, b float64) float64 { return max(a, b) }}
 }
 
-// Earliest returns a metric like Time, but of times with the same labels, the
-// earliest counts.
+// Earliest returns a metric like Time, but among times with the same labels, the
+// earliest applies.
 func Earliest[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	m := Time(name, help, f)
 	m.merge = func(a, b float64) float64 { return min(a, b) }
@@ -70,10 +70,10 @@ type Table[T any] struct {
 	descs   []*prometheus.Desc
 }
 
-// New returns a table of metrics whose names begin with tstatrepo_ and prefix.
-// names lists the names of the labels; labels returns their values for an item.
-// If labels returns one value less than names, the first label comes from the
-// items passed to Collect.
+// New returns a table of metrics whose names begin with tstatrepo_ and prefix. names
+// lists the names of the labels; labels returns their values for an item. If labels
+// returns one value fewer than names has, the first label comes from the items passed
+// to Collect.
 func New[T any](prefix string, names []string, labels func(*T) []string, list ...Metric[T]) *Table[T] {
 	t := &Table[T]{labels: labels, metrics: list}
 	for i := range list {
@@ -90,14 +90,14 @@ func (t *Table[T]) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Of returns items for Collect that share the first label; first is "" if the
-// table's function labels returns all values.
+// Of returns items for Collect that all have the same first label. first is "" if the
+// table's labels function returns all values.
 func Of[T any](first string, items ...T) iter.Seq2[string, *T] {
 	return Each([]struct{}{{}}, func(*struct{}) (string, []T) { return first, items })
 }
 
-// Each returns the items of all owners for Collect, each with the first label
-// of its owner.
+// Each returns the items of all owners for Collect. Each item has its owner's first
+// label.
 func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Seq2[string, *T] {
 	return func(yield func(string, *T) bool) {
 		for i := range owners {
@@ -111,7 +111,7 @@ func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Se
 	}
 }
 
-// Collect sends the metrics of items, which Of or Each returned. It merges the
+// Collect sends the metrics of items, which must come from Of or Each. It merges the
 // values of items with the same labels, because a metric must be unique.
 func (t *Table[T]) Collect(ch chan<- prometheus.Metric, items iter.Seq2[string, *T]) {
 	// Valid UTF-8 does not contain the separator.

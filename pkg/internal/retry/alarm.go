@@ -8,12 +8,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Alarm logs when a retried operation starts to fail, and when it recovers. The
-// zero value means that the operation works.
+// Alarm logs when a retried operation starts to fail and when it recovers. The zero
+// value represents a working operation.
 type Alarm struct{ failing bool }
 
-// Set records the result of an attempt and reports whether the state changed.
-// It logs changes: the message failing with err and its hint, or recovered.
+// Set records the result of an attempt and reports whether the state changed. It logs
+// each change: the message failing with err and its hint, or the message recovered.
 func (a *Alarm) Set(err error, log *slog.Logger, failing, recovered string) (changed bool) {
 	switch {
 	case err != nil && !a.failing:
@@ -27,7 +27,7 @@ func (a *Alarm) Set(err error, log *slog.Logger, failing, recovered string) (cha
 	return true
 }
 
-// Until calls cond at the given interval until it returns true or ctx ends.
+// Until calls cond at the given interval until cond returns true or ctx is done.
 func Until(ctx context.Context, every time.Duration, cond func() bool) {
 	for !cond() && Sleep(ctx, every) == nil {
 	}

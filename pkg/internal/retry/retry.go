@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Backoff returns the delays between attempts. The nominal delay doubles up to
-// a maximum. Up to half of it is randomly subtracted, so that clients that lost
-// a server at the same moment do not all reconnect at once.
+// Backoff returns the delays between attempts. The nominal delay doubles up to a
+// maximum. A random part of up to half is subtracted, so that clients that were
+// disconnected at the same moment do not all reconnect at once.
 type Backoff struct{ min, max, next time.Duration }
 
 // New returns a Backoff whose first delay is at most min and whose later delays
@@ -31,10 +31,10 @@ func (b *Backoff) Next() time.Duration {
 // Reset makes the next delay as short as the first. Call it after a success.
 func (b *Backoff) Reset() { b.next = b.min }
 
-// Wait waits for the next delay. If ctx ends first, Wait returns its cause.
+// Wait waits for the next delay. If ctx is done first, Wait returns its cause.
 func (b *Backoff) Wait(ctx context.Context) error { return Sleep(ctx, b.Next()) }
 
-// Sleep waits for d. If ctx ends first, Sleep returns its cause.
+// Sleep waits for d. If ctx is done first, Sleep returns its cause.
 func Sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -48,19 +48,19 @@ type Policy struct {
 	// Transient reports whether an error may be temporary. Do returns any
 	// other error at once.
 	Transient func(error) bool
-	// Limit is the time from the first failure to the start of the last
-	// attempt. 0 allows one attempt; math.MaxInt64 retries until ctx ends.
+	// Limit is the maximum time from the first failure to the start of the last
+	// attempt. With 0 there is only one attempt; with math.MaxInt64 Do retries until
+	// ctx is done.
 	Limit time.Duration
 	// Retrying is called once, after the first failure, if another attempt
 	// follows. It may be nil.
 	Retrying func(error)
-	// Min and Max are the limits of the delays as in New; 0 means 100ms and
-	// 15s.
+	// Min and Max limit the delays, as in New; 0 means 100ms and 15s, respectively.
 	Min, Max time.Duration
 }
 
-// Do calls f until it succeeds, its error is not transient, the limit has
-// passed or ctx ends. It returns f's last error.
+// Do calls f until f succeeds, its error is not transient, the limit has passed, or ctx
+// is done. It returns f's last error.
 func (p Policy) Do(ctx context.Context, f func() error) error {
 	b := New(cmp.Or(p.Min, 100*time.Millisecond), cmp.Or(p.Max, 15*time.Second))
 	var end time.Time

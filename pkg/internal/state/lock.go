@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// ErrLocked is wrapped by the error of Lock if another process holds the lock.
+// ErrLocked reports that another process holds the lock. Errors from Lock wrap it.
 var ErrLocked = errors.New("locked")
 
-// Lock acquires the lock for key, which may be any text. The lock is a file in
-// the folder "locks" of the state folder dir. Lock does not wait: it returns an
-// error that wraps ErrLocked if the lock is held. The kernel releases the locks
-// of a process that dies.
+// Lock acquires the lock for key, which may be any text. The lock is a file in the
+// folder "locks" below the state folder dir. Lock does not wait: it returns an error
+// that wraps ErrLocked if the lock is held. The kernel releases the locks of a process
+// that dies.
 func Lock(dir, key string) (unlock func(), err error) {
 	dir = filepath.Join(dir, "locks")
 	if err := os.MkdirAll(dir, 0o755); err != nil {

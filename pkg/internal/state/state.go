@@ -1,5 +1,5 @@
-// Package state stores what a command must remember between runs. After any
-// crash, a state file is complete or absent. The kernel releases locks.
+// Package state stores what a command must remember between runs. After a crash, a
+// state file is complete or absent, and the kernel has released the process's locks.
 package state
 
 import (
@@ -16,22 +16,21 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 )
 
-// banner starts the first line of a state file. The format number and the
-// SHA-256 of the remaining lines follow on the same line.
+// banner starts the first line of a state file. It is followed on that line by the
+// format number and the SHA-256 of the remaining lines.
 const banner = "tstatrepo-state"
 
-// escaped ends the first line of files whose names are escaped as in package
-// losslessjson. Older versions did not escape names.
+// escaped ends the first line of state files in which file names are escaped as in
+// package losslessjson. Older versions did not escape names.
 const escaped = "escaped"
 
-// ErrNewer is wrapped by the error of CheckFormat.
+// ErrNewer reports that a newer version wrote a file. Errors from CheckFormat wrap it.
 var ErrNewer = errors.New("a newer version wrote it")
 
-// CheckFormat returns an error that wraps ErrNewer if the format number of the
-// file at path is above known, the newest format that this version reads. Every
-// file that the program writes for its own use has a format number, and its
-// reader calls CheckFormat. Reading only part of a newer format could lose or
-// repeat data.
+// CheckFormat returns an error that wraps ErrNewer if found, the format number of the
+// file at path, is above known, the newest format that this version reads. Every file
+// that the program writes for its own use has a format number, and its reader calls
+// CheckFormat. Reading only part of a newer format could lose or repeat data.
 func CheckFormat(path string, found, known int) error {
 	if found <= known {
 		return nil
@@ -40,10 +39,9 @@ func CheckFormat(path string, found, known int) error {
 		"upgrade tstatrepo to the version that wrote the file, or a later one")
 }
 
-// Load reads the state at path, which Save wrote, into v. The error is
-// fs.ErrNotExist only if the file does not exist. A damaged file, or one with
-// another format, is never treated as absent, because starting from zero would
-// repeat all work.
+// Load reads the state that Save wrote to path into v. The error is fs.ErrNotExist only
+// if the file does not exist. A damaged file, or one with another format, is never
+// treated as absent, because starting from zero would repeat all work.
 func Load(path string, format int, v any) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -88,8 +86,8 @@ func unusable(path, reason, advice string) error {
 	return hint.New("state file "+path+": "+reason, advice)
 }
 
-// Save atomically and durably replaces the file at path with v as JSON. It
-// creates missing folders. If two calls run concurrently, the later rename
+// Save atomically and durably replaces the file at path with v as JSON. It creates
+// missing folders. If two calls run concurrently, the one that renames its file last
 // takes effect.
 func Save(path string, format int, v any) error {
 	body, err := losslessjson.Marshal(v)
@@ -110,8 +108,8 @@ func Save(path string, format int, v any) error {
 
 func checksum(body []byte) string { return fmt.Sprintf("%x", sha256.Sum256(body)) }
 
-// Absolute returns the absolute path, with links resolved if the file exists.
-// Two paths of the same folder must share their state.
+// Absolute returns the absolute path, with links resolved if the file exists. Two paths
+// to the same folder must share their state.
 func Absolute(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {

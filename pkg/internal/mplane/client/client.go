@@ -1,5 +1,5 @@
-// Package client is the mPlane client: it sends HTTP requests to a supervisor or
-// component to use its capabilities.
+// Package client is the mPlane client. It uses the capabilities of a supervisor or
+// component by sending HTTP requests.
 package client
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// maxCapabilities limits the capabilities that a client reads from one server,
-// including pages of links. The client skips the rest.
+// maxCapabilities limits how many capabilities and pages of links a client reads from
+// one server. The client skips the rest.
 const maxCapabilities = 50000
 
 // Client uses the capabilities of one supervisor or component. It is safe for
@@ -53,10 +53,10 @@ func noMessage(request string, resp *wire.Response) error {
 	return hint.New(reason, "is that URL the root of a supervisor's port for clients, like http://127.0.0.1:8890/?")
 }
 
-// Capabilities returns the peer's capabilities, in its order. It follows the links of
-// pages from the root, but not to other servers. unread describes the capabilities that
-// were skipped because they are unreadable, or because the peer has too many or a page
-// is too long.
+// Capabilities returns the peer's capabilities, in the peer's order. Starting at the
+// root, it follows the links on pages, but not to other servers. unread describes the
+// capabilities that were skipped because they are unreadable, the peer has too many, or
+// a page is too long.
 func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, unread error, err error) {
 	var problems []error
 	seen := map[string]bool{"/": true}
@@ -106,7 +106,8 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 
 var anchor = regexp.MustCompile(`(?i)<a\s+href\s*=\s*(?:'([^']*)'|"([^"]*)")`)
 
-// links returns the escaped paths of a page's links. It omits links to other servers.
+// links returns the escaped paths to which a page links. It omits links to other
+// servers.
 func links(page []byte, base string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		from, err := url.Parse(base)
@@ -129,7 +130,7 @@ func links(page []byte, base string) iter.Seq[string] {
 	}
 }
 
-// Send posts a message to the root of the peer and returns the response. It ignores the
+// Send posts a message to the peer's root and returns the response. It ignores the
 // capability's link.
 func (c *Client) Send(ctx context.Context, m mplane.Message) (mplane.Message, error) {
 	resp, err := c.conn.Do(ctx, http.MethodPost, "/", m)

@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Capabilities returns the capabilities that an identity may use.
+// Capabilities returns the capabilities that identity may use.
 func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
 	var list []*mplane.Statement
 	for _, s := range j.services {
@@ -18,8 +18,8 @@ func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
 	return list
 }
 
-// Capability returns the capability with a token, or nil if identity may not
-// use it.
+// Capability returns the capability with the given token, or nil if there is none that
+// identity may use.
 func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	for _, c := range j.Capabilities(identity) {
 		if c.ID() == token {
@@ -29,8 +29,8 @@ func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	return nil
 }
 
-// resultTimeout is how long a client waits for the result before it gets a receipt, as
-// in the RI.
+// resultTimeout is how long a client waits for a result before it gets a receipt
+// instead, as in the RI.
 const resultTimeout = 5 * time.Second
 
 // Answer handles a message of the client-initiated workflow. It makes Jobs the backend

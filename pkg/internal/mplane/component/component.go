@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Options configures a component: its services and its supervisor.
+// Options configures a component.
 type Options struct {
 	Services   []Service
 	Registries *mplane.Registries
@@ -30,8 +30,9 @@ type Options struct {
 	// Roles restricts the capabilities that the supervisor may use; nil allows all.
 	Roles  *mplane.Roles
 	Limits Limits
-	// Poll is the interval of polls for specifications; 0 means 5 s. It must be below
-	// 10 s, after which supervisors drop a silent component.
+	// Poll is the interval between polls for specifications; 0 means 5 s. It must be
+	// below 10 s, because supervisors drop a component that has been silent for that
+	// long.
 	Poll time.Duration
 	// StateFile is the file that preserves specifications and results across restarts;
 	// see Jobs.Restore. "" disables it.
@@ -39,19 +40,19 @@ type Options struct {
 	Log       *slog.Logger // may be nil
 }
 
-// maxSilence is the silence after which a supervisor drops a component.
+// maxSilence is how long a component may be silent before a supervisor drops it.
 const maxSilence = 10 * time.Second
 
 // callbackLabel is the label of the callback capability. Its specifications set the
 // time of the component's next poll.
 const callbackLabel = "callback"
 
-// maxCallback is the maximum time by which a supervisor can postpone the next poll.
+// maxCallback is how far a supervisor can postpone the next poll.
 const maxCallback = time.Hour
 
-// If the supervisor's clock is behind ours, envelopes are delayed by the difference, at
-// most maxAhead. A larger difference is ignored, because that clock was probably never
-// set. A difference of at least warnAhead causes a warning.
+// If the supervisor's clock is behind ours, envelopes are delayed by the difference. A
+// difference above maxAhead is ignored, because the supervisor's clock was probably
+// never set. A difference of at least warnAhead causes a warning.
 const (
 	maxAhead  = 24 * time.Hour
 	warnAhead = time.Minute
@@ -68,8 +69,8 @@ type Stats struct {
 	Refused    map[string]int64 // number of refused specifications by reason
 }
 
-// reasons maps the texts of exceptions to keys of Stats.Refused. All other texts have
-// the key otherReason.
+// reasons maps exception messages to keys of Stats.Refused. All other messages have the
+// key otherReason.
 var reasons = map[string]string{NoService: "unknown capability", NoPermission: "permission"}
 
 const otherReason = "other"
@@ -93,13 +94,14 @@ func New(opt Options) (*Component, error) {
 		queued:  make(chan struct{}, 1),
 		unknown: rate.Sometimes{First: 1, Interval: time.Minute},
 		clock:   rate.Sometimes{First: 1, Interval: time.Hour},
-		// Start with zeros, so that Prometheus sees the first refusal as an increase.
+		// Start the counters at zero, so that Prometheus sees the first refusal as an
+		// increase.
 		stats: Stats{Since: time.Now(), Refused: map[string]int64{reasons[NoService]: 0, reasons[NoPermission]: 0, otherReason: 0}},
 	}, nil
 }
 
-// Run registers at the supervisor and serves its specifications until ctx ends. Then it
-// stops the jobs, delivers their results and withdraws the capabilities. While the
+// Run registers with the supervisor and serves its specifications until ctx is done. It
+// then stops the jobs, delivers their results and withdraws the capabilities. While the
 // supervisor is unavailable, Run retries. It returns an error only if the state file
 // cannot be read or written.
 func (c *Component) Run(ctx context.Context) error {
@@ -124,7 +126,7 @@ func (c *Component) Run(ctx context.Context) error {
 	return nil
 }
 
-// Jobs returns the jobs of the component.
+// Jobs returns the component's jobs.
 func (c *Component) Jobs() *Jobs { return c.jobs }
 
 // Stats returns the state of the component's connection to its supervisor.
@@ -173,7 +175,7 @@ type Component struct {
 	ahead  time.Duration // by how much our clock may be ahead of the supervisor's
 }
 
-// serve polls until ctx ends.
+// serve polls until ctx is done.
 func (c *Component) serve(ctx context.Context) {
 	var failures int
 	for ctx.Err() == nil {
@@ -196,7 +198,7 @@ func (c *Component) serve(ctx context.Context) {
 	}
 }
 
-// pollOnce registers if necessary, and polls once.
+// pollOnce registers if necessary, and then polls once.
 func (c *Component) pollOnce(ctx context.Context) error {
 	if !c.registered || time.Since(c.seen) > maxSilence {
 		if err := c.register(ctx); err != nil {
@@ -271,7 +273,7 @@ func offer(capability *mplane.Statement) *mplane.Statement {
 	return &o
 }
 
-// applyRoles applies changes of the roles: it registers capabilities that the
+// applyRoles applies changes to the roles: it registers capabilities that the
 // supervisor may now use, and withdraws those that it may no longer use.
 func (c *Component) applyRoles(ctx context.Context) error {
 	offers := c.jobs.Capabilities(c.supervisor)
@@ -303,7 +305,7 @@ func (c *Component) applyRoles(ctx context.Context) error {
 // announced is a supervisor's response to one capability or withdrawal.
 type announced struct{ Registered, Reason string }
 
-// announce sends capabilities or withdrawals. It returns the responses by label.
+// announce sends capabilities or withdrawals, and returns the responses by label.
 func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
 	resp, err := c.request(ctx, http.MethodPost, wire.CapabilityPath, e)
 	if err != nil {
@@ -333,7 +335,7 @@ func (c *Component) withdraw(ctx context.Context) {
 	}
 }
 
-// receive handles the messages of a poll.
+// receive handles the messages that a poll returned.
 func (c *Component) receive(m mplane.Message) {
 	switch m := m.(type) {
 	case *mplane.Envelope:
@@ -389,7 +391,7 @@ func (c *Component) send(m mplane.Message) {
 	}
 }
 
-// deliver sends the queued replies until ctx ends.
+// deliver sends the queued replies until ctx is done.
 func (c *Component) deliver(ctx context.Context) {
 	back := retry.New(100*time.Millisecond, 5*time.Second)
 	for ctx.Err() == nil {
@@ -421,9 +423,9 @@ func (c *Component) deliver(ctx context.Context) {
 	}
 }
 
-// due returns the first reply that can be sent at time now. If there is none, it
+// due returns the first reply that can be sent at the time now. If there is none, it
 // returns nil and the time to wait. An envelope must wait until its end has passed by
-// the supervisor's clock, because RI supervisors drop it before that.
+// the supervisor's clock, because RI supervisors drop an envelope that arrives earlier.
 func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -464,7 +466,8 @@ func (c *Component) request(ctx context.Context, method, path string, m mplane.M
 	return resp, err
 }
 
-// errRefused reports that the supervisor refused a reply, which must not be resent.
+// errRefused reports that the supervisor refused a reply. A refused reply must not be
+// resent.
 var errRefused = errors.New("refused")
 
 func (c *Component) post(ctx context.Context, m mplane.Message) error {
@@ -476,13 +479,13 @@ func (c *Component) post(ctx context.Context, m mplane.Message) error {
 	case http.StatusOK:
 		return nil
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		// A proxy reports that the supervisor is unavailable.
+		// A proxy responded because the supervisor is unavailable.
 		return fmt.Errorf("reply answered with status %d", resp.Status)
 	}
 	return fmt.Errorf("%w with status %d", errRefused, resp.Status)
 }
 
-// flush waits until the outbox is empty, or ctx ends.
+// flush waits until the outbox is empty or ctx is done.
 func (c *Component) flush(ctx context.Context) {
 	for {
 		c.mu.Lock()

@@ -1,4 +1,4 @@
-// Package component runs the capabilities of a component: it schedules the jobs of
+// Package component runs a component's capabilities. It schedules the jobs of
 // specifications, and offers the capabilities in both workflows.
 package component
 
@@ -20,21 +20,21 @@ import (
 type Service struct {
 	Capability *mplane.Statement
 	// Run performs a specification and returns the rows of the result, with columns in
-	// the order of spec.Results. ctx ends at the end of the scope, on an interrupt, or
-	// when the component stops; context.Cause then returns ErrScopeEnd, ErrInterrupted
-	// or ErrStopped. These are not failures: Run returns the rows so far. With the
-	// scope "now", ctx has already ended when Run starts.
+	// the order of spec.Results. ctx is done at the end of the scope, on an interrupt,
+	// or when the component stops; context.Cause then returns ErrScopeEnd,
+	// ErrInterrupted or ErrStopped. These are not failures, so Run must return the rows
+	// that it has. With the scope "now", ctx is already done when Run starts.
 	Run func(ctx context.Context, spec *mplane.Statement) (rows [][]string, err error)
 }
 
-// Causes for the end of a job's context.
+// Causes with which a job's context is canceled.
 var (
 	ErrScopeEnd    = errors.New("the scope has ended")
 	ErrInterrupted = errors.New("interrupted")
 	ErrStopped     = errors.New("the component stops")
 )
 
-// Texts of exceptions, equal to those of the reference implementation (RI).
+// Exception messages, identical to those of the reference implementation (RI).
 const (
 	NoService    = "No service registered for specification"
 	NoPermission = "User has no permission to request this capability"
@@ -42,7 +42,7 @@ const (
 	Unexpected   = "Unexpected message type"
 )
 
-// Limits limits the jobs. Zero fields have defaults.
+// Limits limits the jobs. A zero field means its default.
 type Limits struct {
 	Jobs     int           // maximum number of running and scheduled jobs; 0 means 100
 	Keep     time.Duration // how long a finished job is kept; 0 means 1h
@@ -94,13 +94,13 @@ func (j *Jobs) Specifications() []Specification {
 	for _, s := range j.running {
 		list = append(list, *s)
 	}
-	// A resumed specification may have an earlier start than those before it in the
+	// A resumed specification may have started earlier than those before it in the
 	// list.
 	slices.SortStableFunc(list, func(a, b Specification) int { return a.Since.Compare(b.Since) })
 	return list
 }
 
-// runService runs a service for a specification with the given start and end; end may
+// runService runs a service for a specification, with the given start and end. end may
 // be zero.
 func (j *Jobs) runService(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
 	run := &Specification{s.Capability.Label, spec.ID(), start, end}
@@ -126,7 +126,7 @@ type job struct {
 	accepted time.Time     // start of its scope
 	resumed  time.Time     // time of the restart that resumed the job; zero if there was none
 
-	// Jobs.mu guards the following fields.
+	// Jobs.mu guards the fields below.
 	started     time.Time // zero before the start
 	interrupted bool
 	delivered   bool             // the owner has received the reply
@@ -144,10 +144,10 @@ func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Ro
 	return &Jobs{services: services, registries: registries, roles: roles, limits: limits, log: log, ctx: ctx, cancel: cancel, jobs: map[string]*job{}}
 }
 
-// Submit accepts a specification and returns its receipt, or an exception. If the token
-// of the specification is known, Submit returns a receipt and starts no job. Submit
+// Submit accepts a specification and returns its receipt, or an exception. If the
+// specification's token is known, Submit returns a receipt and starts no job. Submit
 // calls accepted with the response before the job starts, and notify with the result,
-// envelope or exception when the job ends. Both may be nil.
+// envelope or exception when the job ends. Both functions may be nil.
 func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify func(mplane.Message)) mplane.Message {
 	b, service, answer := j.accept(spec, identity, notify)
 	if b != nil {
@@ -229,9 +229,9 @@ func (j *Jobs) start(b *job, service Service) {
 }
 
 // service returns the service from whose capability spec was derived. It considers the
-// services that spec fulfills at time t, and prefers those that identity may use. If
-// several match equally well, service returns the first. Otherwise refusal is the
-// reason for an exception.
+// services whose capabilities spec fulfills at the time t, and prefers the best match,
+// then a service that identity may use, then the first. If no service matches, or
+// identity may not use the best match, refusal is the reason for the exception.
 func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (found Service, refusal string) {
 	best := -1
 	refusal = NoService
@@ -274,8 +274,8 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	})
 }
 
-// once runs a specification, with now as the "now" of its scope. It calls started at
-// the start of the run; started returns the start time for the result.
+// once runs a specification once, with now as the "now" of its scope. It calls started
+// at the start of the run; started returns the start time for the result.
 func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)
 	if spec.Verb == mplane.Query { // the scope is the time of the data
@@ -297,7 +297,7 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
 	}
 	result := spec.Result(start, time.Now(), rows)
-	// Validate the result, because peers could not read values of wrong types.
+	// Validate the result, because peers could not read values of the wrong type.
 	text, err := mplane.Marshal(result)
 	if err == nil {
 		_, err = j.registries.Parse(text)
@@ -309,8 +309,8 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 	return result
 }
 
-// repeat runs a repeated specification. Runs longer than the period overlap, as far as
-// the limit of jobs allows.
+// repeat runs a repeated specification. Runs that last longer than the period overlap,
+// as far as the limit on jobs allows.
 func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mplane.Message {
 	j.mu.Lock()
 	b.when = b.spec.When.Anchored(now)
@@ -351,9 +351,9 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 	return b.finalReply(time.Now())
 }
 
-// finalReply returns the reply to a repeated specification that ended at t. It is an
-// exception if no run has a result, because RI supervisors only relay envelopes that
-// contain one.
+// finalReply returns the reply to a repeated specification that ended at t. The reply
+// is an exception if no run has a result, because RI supervisors only relay envelopes
+// that contain one.
 func (b *job) finalReply(t time.Time) mplane.Message {
 	failure := "There was no run"
 	for _, m := range b.results {
@@ -399,8 +399,8 @@ func (b *job) envelope() *mplane.Envelope {
 	return &mplane.Envelope{Token: b.spec.ID(), Label: b.spec.Label, When: b.when, Messages: slices.Clone(b.results)}
 }
 
-// State returns the response to a redemption: the reply, the results so far, or the
-// receipt if there are no results yet.
+// State returns the response to a redemption: the job's reply, the results so far, or
+// the receipt if there are no results yet.
 func (j *Jobs) State(token, identity string) mplane.Message {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -417,8 +417,9 @@ func (j *Jobs) State(token, identity string) mplane.Message {
 }
 
 // Interrupt asks a job to stop and returns its receipt, or its reply if the job has
-// ended. It does not return the results so far of a repeated specification, because the
-// client would mistake them for all results. They follow when the job has stopped.
+// ended. For a repeated specification it does not return the results so far, because
+// the client would mistake them for all results. The results follow when the job has
+// stopped.
 func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	j.mu.Lock()
 	b, ok := j.jobs[token]
@@ -435,7 +436,8 @@ func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	return j.State(token, identity)
 }
 
-// Wait waits until a job or ctx ends. It returns immediately if the job is unknown.
+// Wait waits until the job with the given token has ended or ctx is done. It returns
+// immediately if the job is unknown.
 func (j *Jobs) Wait(ctx context.Context, token string) {
 	j.mu.Lock()
 	b, ok := j.jobs[token]
@@ -449,9 +451,9 @@ func (j *Jobs) Wait(ctx context.Context, token string) {
 	}
 }
 
-// prune removes jobs that ended more than Limits.Keep ago, and the oldest ones beyond
-// Limits.Finished. It keeps jobs whose reply is not delivered yet. The caller holds
-// j.mu.
+// prune removes jobs that ended more than Limits.Keep ago, and the oldest ended jobs
+// beyond Limits.Finished. It keeps jobs whose reply has not been delivered yet. The
+// caller holds j.mu.
 func (j *Jobs) prune() {
 	var finished []string
 	for token, b := range j.jobs {
@@ -471,8 +473,8 @@ func (j *Jobs) prune() {
 	}
 }
 
-// Stop stops all jobs and waits until they have reported their results, or ctx ends.
-// With a state file, unfinished jobs have no results yet; see Restore.
+// Stop stops all jobs and waits until they have reported their results or ctx is done.
+// With a state file, unfinished jobs do not report results yet; see Restore.
 func (j *Jobs) Stop(ctx context.Context) {
 	j.cancel(ErrStopped)
 	done := make(chan struct{})

@@ -37,13 +37,13 @@ type savedJob struct {
 	Delivered     bool              `json:"told,omitempty"`
 }
 
-// stateFile is the file that preserves the jobs.
+// stateFile is the file that preserves jobs across restarts.
 type stateFile struct {
 	path string
 	mu   sync.Mutex // guards the file; must be locked before Jobs.mu
 }
 
-// Texts of exceptions for jobs that cannot continue after a restart.
+// Exception messages for jobs that cannot continue after a restart.
 const (
 	endedWhileDown       = "The component was down when the scope ended"
 	interruptedWhileDown = "Interrupted; the component went down before it had stopped"
@@ -56,11 +56,11 @@ type resumedKey struct{}
 // already started once, so a missing resource is probably temporary.
 func Resumed(ctx context.Context) bool { return ctx.Value(resumedKey{}) != nil }
 
-// Restore restores the jobs of a state file, and saves all jobs there from now on. Jobs
-// whose scope has not ended run again, with the same tokens and owners. notify, which
-// may be nil, replaces the notify function of Submit: it is called with the receipts of
-// resumed jobs, and with replies that are not marked as delivered. Restore must be
-// called before any other method.
+// Restore restores the jobs from a state file, and makes j save all jobs there from now
+// on. Jobs whose scope has not ended run again, with the same tokens and owners.
+// notify, which may be nil, replaces the notify function of Submit: it is called with
+// the receipts of resumed jobs, and with replies that are not marked as delivered.
+// Restore must be called before any other method.
 //
 // With a state file, stopping the component does not end its jobs.
 func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
@@ -140,8 +140,8 @@ func (j *Jobs) restoreJob(s savedJob, b *job, now time.Time) (service Service, e
 	return service, nil
 }
 
-// hasEnded reports whether the scope of a specification accepted at the time accepted
-// has ended at the time now.
+// hasEnded reports whether the scope of a specification that was accepted at the time
+// accepted has ended by now.
 func hasEnded(spec *mplane.Statement, accepted, now time.Time) bool {
 	if spec.When.Repeated() {
 		_, end := spec.When.Anchored(accepted).Times(accepted)
@@ -151,8 +151,8 @@ func hasEnded(spec *mplane.Statement, accepted, now time.Time) bool {
 	return spec.Verb != mplane.Query && !d.Endless && accepted.Add(d.End).Before(now)
 }
 
-// suspended reports whether a run ended only because the component stops, and must
-// continue after a restart.
+// suspended reports whether a run ended only because the component is stopping. Such a
+// run must continue after a restart.
 func (j *Jobs) suspended(ctx context.Context, spec *mplane.Statement, accepted time.Time) bool {
 	return j.file != nil && errors.Is(context.Cause(ctx), ErrStopped) && !hasEnded(spec, accepted, time.Now())
 }
@@ -185,8 +185,8 @@ func (j *Jobs) MarkDelivered(m mplane.Message) {
 	}
 }
 
-// saveOrLog saves the jobs. It logs an error, because the jobs can run without a state
-// file.
+// saveOrLog saves the jobs. It only logs an error, because the jobs can run without a
+// state file.
 func (j *Jobs) saveOrLog() {
 	if err := j.save(); err != nil {
 		j.log.Error("specifications not saved, a restart would end them", "err", err)
@@ -222,7 +222,7 @@ func (j *Jobs) save() error {
 	return state.Save(j.file.path, jobsFormat, saved)
 }
 
-// saved returns the job in the form of the state file.
+// saved returns the job in the form used in the state file.
 func (b *job) saved() (s savedJob, err error) {
 	s = savedJob{
 		Token: b.spec.ID(), Owner: b.owner, Accepted: b.accepted, Started: b.started, Interrupted: b.interrupted,
@@ -237,7 +237,8 @@ func (b *job) saved() (s savedJob, err error) {
 		s.Reply, err = mplane.Marshal(b.reply)
 		return s, err
 	}
-	// Save the latest results that fit into one message; more could not be delivered.
+	// Save only the latest results that fit into one message, because more could not be
+	// delivered.
 	size := 0
 	for _, m := range slices.Backward(b.results) {
 		text, err := mplane.Marshal(m)

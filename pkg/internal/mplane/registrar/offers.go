@@ -24,11 +24,11 @@ type Offer struct {
 }
 
 // keepWithdrawn is how long a withdrawn capability is kept, so that clients notice the
-// withdrawal. It is dropped sooner if its memory is needed.
+// withdrawal. It is removed sooner if its memory is needed.
 const keepWithdrawn = time.Hour
 
-// add registers a capability of the component id at host. It returns the reason for a
-// refusal, or "". force disables the limits on memory.
+// add registers a capability of the component id at host. It returns "" or, if it
+// refuses the capability, the reason. force disables the memory limits.
 func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {
@@ -111,7 +111,8 @@ func (reg *Registrar) unlist(o *Offer) {
 	}
 }
 
-// lists returns the lists that Find searches, each with the key of an offer.
+// lists returns the maps of lists that Find searches, each with the key under which o
+// is listed.
 func (reg *Registrar) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
 	return func(yield func(map[string][]*Offer, string) bool) {
 		_ = yield(reg.bySchema, o.schema) && yield(reg.byOrigin, o.origin)
@@ -120,8 +121,8 @@ func (reg *Registrar) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
 
 func comparePositions(a, b *Offer) int { return cmp.Compare(a.position, b.position) }
 
-// originOf returns a key of a capability, from its schema and metadata. A specification
-// derived from the capability has the same key.
+// originOf returns a key for a capability, built from its schema and metadata. A
+// specification derived from the capability has the same key.
 func originOf(schema string, metadata mplane.Fields) string {
 	var key strings.Builder
 	key.WriteString(schema)
@@ -142,8 +143,8 @@ func (reg *Registrar) withdraw(id, token string) {
 		return
 	}
 	for _, o := range c.offers {
-		// Components do not withdraw the callback capability. It ends with their last
-		// other capability.
+		// Components do not withdraw the callback capability. It is withdrawn with
+		// their last other capability.
 		if o.Token == token {
 			reg.markWithdrawn(o)
 		}
@@ -166,8 +167,8 @@ func (reg *Registrar) markWithdrawn(o *Offer) {
 }
 
 // Find returns the offer from which a specification was derived. It considers the
-// offers that the specification fulfills, and prefers those that use allows. If several
-// match equally well, Find returns the first. Otherwise withdrawn is a withdrawn offer
+// offers that the specification fulfills, and prefers the best match, then an offer
+// that use allows, then the first. If no offer matches, withdrawn is a withdrawn offer
 // that the specification fulfills, or nil. denied reports whether use rejected the best
 // match.
 func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
@@ -205,8 +206,8 @@ func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) 
 	return nil, nil, false
 }
 
-// Offers returns the offered capabilities in the order of registration. Each token
-// occurs once.
+// Offers returns the offered capabilities in the order of their registration. Each
+// token occurs only once.
 func (reg *Registrar) Offers() []*mplane.Statement {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -221,8 +222,8 @@ func (reg *Registrar) Offers() []*mplane.Statement {
 	return list
 }
 
-// Offer returns the capability with a token, its withdrawal, or nil if the token is
-// unknown.
+// Offer returns the capability with the given token, its withdrawal if it has been
+// withdrawn, or nil if the token is unknown.
 func (reg *Registrar) Offer(token string) *mplane.Statement {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()

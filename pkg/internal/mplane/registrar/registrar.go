@@ -1,5 +1,5 @@
-// Package registrar is the server at which mPlane components register. Components poll
-// it for specifications and deliver results to it.
+// Package registrar implements the server with which mPlane components register.
+// Components poll it for specifications and deliver results to it.
 package registrar
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Limits on the data of components.
+// Limits on the data that components send.
 const (
 	maxComponents = 10000
 	maxOffers     = 1000      // capabilities of one component
@@ -31,13 +31,13 @@ const (
 // poll.
 const callbackLabel = "callback"
 
-// expire is the silence after which a component is dropped, as in the RI. The component
+// expire is how long a component may be silent before it is dropped, as in the RI. It
 // must then register again.
 const expire = 10 * time.Second
 
 // Receiver receives the messages of components from a Registrar.
 type Receiver interface {
-	// Receive is called for each reply of a component: receipt, result, envelope or
+	// Receive is called for each reply from a component: receipt, result, envelope or
 	// exception.
 	Receive(identity string, m mplane.Message)
 	// Registered is called when a component has registered. The component may have lost
@@ -112,8 +112,8 @@ func (reg *Registrar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// read returns the message of a request. If it cannot, it responds with an error and
-// returns false.
+// read returns the message in a request. If it cannot read the message, it responds
+// with an error and returns false.
 func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (mplane.Message, bool) {
 	if r.Header.Get("Content-Type") != wire.ContentType {
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Invalid format"))
@@ -128,7 +128,7 @@ func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (m
 	return m, true
 }
 
-// register handles capabilities and withdrawals, single or in an envelope.
+// register handles capabilities and withdrawals, sent singly or in an envelope.
 func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string) {
 	m, ok := reg.read(w, r, id)
 	if !ok {
@@ -171,8 +171,9 @@ func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string
 	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
 }
 
-// answer returns one member of the JSON object that responds to a registration: whether
-// the capability is registered, or why not. It is text, because names may repeat.
+// answer returns one member of the JSON object with which the server responds to a
+// registration. The member states that the capability is registered, or why it is not.
+// It is text, because names in the object may repeat.
 func answer(label, reason string) string {
 	name, _ := json.Marshal(label)
 	if reason == "" {
@@ -240,8 +241,8 @@ func (reg *Registrar) result(w http.ResponseWriter, r *http.Request, id string) 
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
 }
 
-// recordContact records that a component is connected, so that a component that
-// delivers results is not dropped because its poll is late.
+// recordContact records contact from a component, so that a component that delivers
+// results is not dropped because its poll is late.
 func (reg *Registrar) recordContact(identity string) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -265,7 +266,7 @@ func (reg *Registrar) Queue(identity string, m mplane.Message) error {
 	return nil
 }
 
-// IsQueued reports whether m is queued for a component and not delivered yet.
+// IsQueued reports whether m is still queued for a component.
 func (reg *Registrar) IsQueued(identity string, m mplane.Message) bool {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -290,13 +291,13 @@ func (reg *Registrar) Tidy(now time.Time) {
 	reg.removeWithdrawn(func(o *Offer) bool { return !o.withdrawn.IsZero() && now.Sub(o.withdrawn) > keepWithdrawn })
 }
 
-// Refused returns the number of refused capabilities since the start.
+// Refused returns the number of capabilities refused since the start.
 func (reg *Registrar) Refused() int64 { return reg.refused.Load() }
 
-// Room returns the account of reserved memory, which the Receiver shares.
+// Room returns the Room in which reg reserves memory. The Receiver shares it.
 func (reg *Registrar) Room() *Room { return reg.room }
 
-// ReserveFor reserves memory for a message of a component; see Room.Reserve.
+// ReserveFor reserves memory for a component's message; see Room.Reserve.
 func (reg *Registrar) ReserveFor(identity string, bytes int) (Lease, bool) {
 	reg.mu.Lock()
 	host := ""
@@ -307,8 +308,7 @@ func (reg *Registrar) ReserveFor(identity string, bytes int) (Lease, bool) {
 	return reg.room.Reserve(identity, host, bytes, false)
 }
 
-// Present reports whether a component is registered, and when it last
-// connected.
+// Present returns whether a component is registered and when it last connected.
 func (reg *Registrar) Present(identity string) (registered bool, seen time.Time) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -335,7 +335,7 @@ func (reg *Registrar) Counts() (components, capabilities, waiting int) {
 	return components, capabilities, waiting
 }
 
-// Snapshot is a component as saved across restarts.
+// Snapshot is a component in the form in which it is saved across restarts.
 type Snapshot struct {
 	Identity     string
 	Capabilities []json.RawMessage
@@ -368,7 +368,7 @@ func (reg *Registrar) Save() ([]Snapshot, error) {
 	return list, nil
 }
 
-// Restore restores the result of Save. The components count as connected now.
+// Restore restores components that Save returned. They count as connected now.
 func (reg *Registrar) Restore(list []Snapshot) error {
 	for _, s := range list {
 		for _, text := range s.Capabilities {

@@ -8,12 +8,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Limits on the memory for the data of peers, in bytes.
+// Limits on the memory for data from peers, in bytes.
 const (
 	// MaxKept is the limit for all identities together.
 	MaxKept = 64 << 20
 	// MaxKeptOf is the limit for one identity, and for one host (see peer.Host). It
-	// admits a message of maximum size, and prevents a peer from using all the memory.
+	// admits a message of the maximum size, but prevents a single peer from using all
+	// the memory.
 	MaxKeptOf = 24 << 20
 )
 
@@ -39,9 +40,9 @@ type Lease struct {
 	bytes          int
 }
 
-// Reserve reserves memory for an identity at a host. An empty host does not count. It
-// returns false if a limit would be exceeded, unless force is set. force is for data
-// that was stored before a restart.
+// Reserve reserves memory for an identity at a host. An empty host has no limit.
+// Reserve returns false if a limit would be exceeded, unless force is set. force is
+// meant for data that was accepted before a restart.
 func (r *Room) Reserve(identity, host string, bytes int, force bool) (Lease, bool) {
 	l := Lease{identity, host, bytes}
 	r.mu.Lock()
@@ -97,5 +98,5 @@ func offerSize(o *Offer) int {
 	return size
 }
 
-// noRoom is the reason for refusing a capability for lack of memory.
+// noRoom is the reason given when a capability is refused for lack of memory.
 var noRoom = fmt.Sprintf("Too many capabilities: the supervisor keeps %d MiB of one component or host, and %d MiB of all", MaxKeptOf>>20, MaxKept>>20)

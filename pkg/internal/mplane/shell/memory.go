@@ -15,31 +15,31 @@ import (
 // memoryFormat is the format number of the state file.
 const memoryFormat = 1
 
-// Limits on the saved jobs. The oldest is dropped first.
+// Limits on the saved jobs. The oldest jobs are dropped first.
 const (
 	maxSaved      = 1000
 	maxSavedBytes = 32 << 20 // the newest job is kept even if it is larger
 )
 
-// Memory saves receipts and results in the state folder for later processes, because a
-// supervisor of the RI delivers a result only once.
+// Memory saves receipts and results in the state folder for later processes, because an
+// RI supervisor delivers each result only once.
 type Memory struct {
 	Dir        string // the state folder
 	Registries *mplane.Registries
 }
 
-// Job is the known state of a specification.
+// Job is the last known state of a specification's job.
 type Job struct {
 	Token, Label string
 	Message      mplane.Message // receipt, result, envelope or exception
-	// Receipt is the receipt with which to request the results that an envelope lacks.
-	// It is nil if the envelope is complete.
+	// Receipt is the receipt for requesting the results that the envelope in Message
+	// still lacks. It is nil if no results are missing.
 	Receipt *mplane.Statement
-	// Until is the deadline of the missing results; zero if there is none.
+	// Until is the deadline for the missing results, or zero if there is none.
 	Until time.Time
 }
 
-// grace is the time within which results must arrive after their runs.
+// grace is how long after its run a result may arrive.
 const grace = time.Minute
 
 // Pending reports whether more messages can arrive for a job: the result of a
@@ -49,9 +49,10 @@ func (j *Job) Pending() bool {
 	return ok && s.Kind == mplane.Receipt || j.Receipt != nil
 }
 
-// reply updates the job with the response to a message of kind k, which was sent at the
-// time sent. An envelope does not show whether it lacks results. The envelope of an
-// interrupted job ends at the time of the interrupt; no later runs follow.
+// reply updates the job with m, the response to a message of kind k that was sent at
+// the time sent. Since an envelope does not show whether it lacks results, reply
+// compares it with the runs that the receipt's scope implies. An interrupt ends the
+// envelope's scope, and no later runs follow.
 func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
 	j.Message, j.Receipt = m, nil
 	until := func(t time.Time) {
@@ -106,7 +107,7 @@ func (m *Memory) load() ([]savedJob, error) {
 	return list, err
 }
 
-// Put saves the state of a job at a supervisor.
+// Put saves the state of one of a supervisor's jobs.
 func (m *Memory) Put(supervisor string, j Job) error {
 	text, err := mplane.Marshal(j.Message)
 	if err != nil {
@@ -135,7 +136,7 @@ func (m *Memory) Put(supervisor string, j Job) error {
 	return state.Save(m.path(), memoryFormat, newest(list))
 }
 
-// newest returns the newest jobs of list that are within the limits.
+// newest returns as many of the newest jobs in list as the limits allow.
 func newest(list []savedJob) []savedJob {
 	first, size := len(list), 0
 	for first > 0 && len(list)-first < maxSaved {
@@ -158,7 +159,7 @@ func (m *Memory) lock() (unlock func(), err error) {
 	}
 }
 
-// Jobs returns the known jobs of a supervisor, oldest first.
+// Jobs returns a supervisor's saved jobs, oldest first.
 func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 	list, err := m.load()
 	if err != nil {
@@ -183,7 +184,7 @@ func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 	return jobs, nil
 }
 
-// Labels returns the labels of a supervisor's jobs.
+// Labels returns the labels of a supervisor's saved jobs.
 func (m *Memory) Labels(supervisor string) ([]string, error) {
 	list, err := m.load()
 	if err != nil {
@@ -198,7 +199,7 @@ func (m *Memory) Labels(supervisor string) ([]string, error) {
 	return labels, nil
 }
 
-// Forget removes the jobs of a supervisor.
+// Forget removes a supervisor's saved jobs.
 func (m *Memory) Forget(supervisor string) error {
 	unlock, err := m.lock()
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package shell is the interactive part of mPlane: the questions of runcap, and the
-// |mplane| shell. Names and texts are those of the client shell of the reference
-// implementation (RI).
+// Package shell is the interactive part of mPlane: the prompts of runcap, and the
+// |mplane| shell. Its commands and output are those of the reference implementation's
+// (RI's) client shell.
 package shell
 
 import (
@@ -20,19 +20,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Session runs capabilities of one supervisor or component.
+// Session runs the capabilities of one supervisor or component.
 type Session struct {
 	Client *client.Client
 	Out    io.Writer
 	// Ask prompts the user for a value. If Ask is nil, a missing value is a usage
-	// error. io.EOF means that the input ended.
+	// error. Ask returns io.EOF at the end of the input.
 	Ask func(prompt string) (string, error)
-	// When is the scope of the next specification; nil if it is not set.
+	// When is the scope of the next specification, or nil if it is not set.
 	When *mplane.Scope
 	// Values are the parameters set by the user.
 	Values map[string]string
-	// ShowKept makes Specify print values and a scope that were set earlier, as if the
-	// user had typed them.
+	// ShowKept makes Specify print the values and the scope that were set earlier, as
+	// if the user had just typed them.
 	ShowKept bool
 	// Memory saves receipts and results for later processes.
 	Memory *Memory
@@ -54,12 +54,12 @@ func missingValues(names []string) error {
 	return hint.Usage("no value for "+strings.Join(names, ", "), "add "+strings.Join(options, " "))
 }
 
-// UnknownError reports a name that does not exist, given by the user.
+// UnknownError reports that the user gave a name that does not exist.
 type UnknownError struct{ What, Name string }
 
 func (e *UnknownError) Error() string { return fmt.Sprintf("no %s %s", e.What, visible(e.Name)) }
 
-// Retrieve fetches the capabilities of the peer, and reports unreadable ones.
+// Retrieve fetches the peer's capabilities, and reports unreadable ones.
 func (s *Session) Retrieve(ctx context.Context) error {
 	list, unread, err := s.Client.Capabilities(ctx)
 	if err != nil {
@@ -74,7 +74,7 @@ func (s *Session) Retrieve(ctx context.Context) error {
 	return nil
 }
 
-// Know sets the capabilities without a request to a peer.
+// Know sets the capabilities without sending a request to the peer.
 func (s *Session) Know(capabilities []*mplane.Statement) { s.capabilities = capabilities }
 
 // Capabilities returns the capabilities, sorted by token.
@@ -84,8 +84,8 @@ func (s *Session) Capabilities() []*mplane.Statement {
 	return list
 }
 
-// Capability returns the capability with a token, or the last one with a
-// label.
+// Capability returns the capability whose token is name, or else the last one whose
+// label is name.
 func (s *Session) Capability(name string) (*mplane.Statement, error) {
 	for _, c := range s.capabilities {
 		if c.ID() == name {
@@ -103,8 +103,8 @@ func (s *Session) Capability(name string) (*mplane.Statement, error) {
 // numbered matches labels with a number at the end, which RI supervisors require.
 var numbered = regexp.MustCompile(`-\d+$`)
 
-// Specify returns a specification of a capability, from the set values and the user's
-// input. It adds a number to a label that does not end in one.
+// Specify returns a specification for c, built from the set values and the user's
+// input. If label does not end in a number, Specify appends one.
 func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
 	spec := c.Specification()
 	var missing []string
@@ -173,8 +173,8 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 	return spec, nil
 }
 
-// askWhen asks for a scope until the scope lies within the capability's. Without Ask,
-// When may remain nil.
+// askWhen asks for a scope until it gets one that fits the capability's scope. Without
+// Ask, When may remain nil.
 func (s *Session) askWhen(c *mplane.Statement) error {
 	kept := s.When
 	for s.When == nil || !s.When.Follows(c.When, time.Now()) {
@@ -200,9 +200,9 @@ func (s *Session) askWhen(c *mplane.Statement) error {
 	return nil
 }
 
-// label returns a label for a specification of the capability with this label. It
-// appends the next number of the session for which no saved job has the label, because
-// labels must identify jobs.
+// label returns a label for a specification of the capability with the given label. It
+// appends the session's next number that makes the label differ from those of all saved
+// jobs, because labels must identify jobs.
 func (s *Session) label(capability string) (string, error) {
 	var taken []string
 	if s.Memory != nil {
@@ -220,7 +220,7 @@ func (s *Session) label(capability string) (string, error) {
 	}
 }
 
-// Set sets a parameter for later specifications.
+// Set sets the value of a parameter for later specifications.
 func (s *Session) Set(name, value string) {
 	if s.Values == nil {
 		s.Values = map[string]string{}
@@ -268,8 +268,8 @@ func (s *Session) Stop(ctx context.Context, name string) (mplane.Message, error)
 	return m, err
 }
 
-// notify sends the receipt of a job as a message of kind k, unless the job has ended.
-// It returns the job's state, and whether more messages can arrive.
+// notify turns the job's receipt into a message of kind k and sends it, unless the job
+// has ended. m is the job's state; pending reports whether more messages can arrive.
 func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mplane.Message, pending bool, err error) {
 	j, err := s.find(name)
 	if err != nil {
@@ -284,7 +284,7 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 		ask = receipt
 	}
 	if ask == nil {
-		// For the job of another client only the token is known, which is sufficient.
+		// Of another client's job only the token is known, which is sufficient.
 		ask = &mplane.Statement{Verb: mplane.Measure, Registry: mplane.CoreRegistry, When: mplane.For(0), Token: j.Token}
 	}
 	sent := time.Now()
@@ -305,8 +305,8 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 	return reply, j.Pending(), s.remember(j)
 }
 
-// find returns the job with a token or label. A Job with an unknown token has no other
-// fields.
+// find returns the job whose token or label is name. If name is an unknown token, the
+// job has no other fields.
 func (s *Session) find(name string) (Job, error) {
 	if s.Memory == nil {
 		return Job{Token: name}, nil
@@ -331,7 +331,7 @@ func (s *Session) find(name string) (Job, error) {
 	return Job{Token: name}, nil
 }
 
-// digest matches a generated token.
+// digest matches generated tokens.
 var digest = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // Wait requests the state of a job repeatedly until the job has ended.
@@ -351,7 +351,8 @@ func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error)
 	}
 }
 
-// Failed returns the reason if m reports that a job was refused or failed, or "".
+// Failed returns the reason if m reports that a job was refused or has failed, and
+// otherwise "".
 func Failed(m mplane.Message) string {
 	switch m := m.(type) {
 	case *mplane.Exception:
@@ -364,8 +365,7 @@ func Failed(m mplane.Message) string {
 	return ""
 }
 
-// Show prints a message in the form of the RI's shell, with the rows of results as a
-// table.
+// Show prints a message in the form of the RI's shell, with result rows as a table.
 func Show(w io.Writer, m mplane.Message) {
 	switch m := m.(type) {
 	case *mplane.Envelope:
@@ -395,7 +395,7 @@ func Show(w io.Writer, m mplane.Message) {
 	fmt.Fprintln(w, m.Show())
 }
 
-// Line returns a job as one line, in the form of listmeas.
+// Line formats a job as a single line, as listmeas prints it.
 func Line(label, token string, m mplane.Message) string {
 	switch m := m.(type) {
 	case *mplane.Exception:

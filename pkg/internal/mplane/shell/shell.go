@@ -28,14 +28,14 @@ type Shell struct {
 	sent     []sent // specifications to check for a refusal
 }
 
-// sent is a specification that was sent.
+// sent is a specification that the user has sent.
 type sent struct {
 	token string
 	at    time.Time
 }
 
 // refusalWindow is how long the shell checks whether the component refuses a
-// specification. A component of the RI fetches specifications every few seconds.
+// specification. RI components fetch specifications every few seconds.
 const refusalWindow = time.Minute
 
 // command is a command of the shell.
@@ -70,8 +70,8 @@ func commands() []command {
 	}
 }
 
-// Run executes commands until the input or ctx ends. read prompts for a line; Run also
-// uses it to ask for the values of parameters.
+// Run executes commands until the input ends or ctx is done. read prompts for a line;
+// Run also uses it to ask for parameter values.
 func (s *Shell) Run(ctx context.Context, read func(prompt string) (string, error)) error {
 	s.Ask, s.ShowKept = read, true
 	fmt.Fprint(s.Out, "mPlane client shell\nType help or ? to list commands. ^D to exit.\n\n")
@@ -93,8 +93,8 @@ func (s *Shell) Run(ctx context.Context, read func(prompt string) (string, error
 	return context.Cause(ctx)
 }
 
-// Do runs one command line and prints failures. It returns an error only if the shell
-// must end.
+// Do runs one command line and prints any failure. It returns an error only if the
+// shell must end.
 func (s *Shell) Do(ctx context.Context, line string) error {
 	if line = strings.TrimSpace(line); line == "" {
 		line = s.last // like the shell of the RI
@@ -169,7 +169,7 @@ func (s *Shell) listcap(context.Context, []string) error {
 	return nil
 }
 
-// List prints capabilities in the form of listcap.
+// List prints capabilities as listcap does.
 func List(w io.Writer, capabilities []*mplane.Statement) {
 	for _, c := range capabilities {
 		label := ""
@@ -313,7 +313,7 @@ func (s *Shell) showRefusals(ctx context.Context) {
 	})
 }
 
-// printJob prints a job in the form of listmeas.
+// printJob prints a job as listmeas does.
 func (s *Shell) printJob(name string) error {
 	j, err := s.find(name)
 	if err == nil && j.Message != nil {

@@ -15,8 +15,8 @@ import (
 )
 
 // Lines reads the lines that a user types, with editing, history and completion, or the
-// lines of a file or pipe. golang.org/x/term does the editing, because it is already
-// linked and maintained with Go.
+// lines of a file or pipe. golang.org/x/term does the editing, because the program
+// already links it and the Go project maintains it.
 type Lines struct {
 	// Complete returns the candidates for the last word of a line. It may be nil.
 	Complete func(line string) []string
@@ -29,10 +29,10 @@ type Lines struct {
 	plain    *bufio.Reader
 }
 
-// maxLine is the maximum length of a line of a file, in bytes.
+// maxLine is the maximum length of a line in a file, in bytes.
 const maxLine = 64 << 10
 
-// NewLines returns a Lines that reads from in and prompts on out, until ctx ends.
+// NewLines returns a Lines that reads from in and prompts on out until ctx is done.
 func NewLines(ctx context.Context, in io.Reader, out io.Writer) *Lines {
 	l := &Lines{ctx: ctx, out: out}
 	f, ok := in.(*os.File)
@@ -56,9 +56,9 @@ func (l *Lines) Terminal() bool { return l.terminal != nil }
 // ErrInterrupted is returned by Lines.Read after ^C.
 var ErrInterrupted = errors.New("interrupted")
 
-// keys reads the keys of the user. It replaces ^C by keys that erase and end the line,
-// because term.Terminal would end and keep the line. It drops unread keys before ^C, as
-// terminals do.
+// keys reads the user's keystrokes. It replaces ^C with keys that erase and end the
+// line, because term.Terminal would end the line but keep its text. Like a terminal, it
+// drops unread keys before ^C.
 type keys struct {
 	in          io.Reader
 	interrupted atomic.Bool
@@ -78,7 +78,7 @@ func (k *keys) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Read prompts for a line and returns it without its line end. The error is io.EOF
+// Read prompts for a line and returns it without its line ending. The error is io.EOF
 // after ^D or at the end of the file, and ErrInterrupted after ^C.
 func (l *Lines) Read(prompt string) (string, error) {
 	if l.terminal == nil {
@@ -89,8 +89,8 @@ func (l *Lines) Read(prompt string) (string, error) {
 		}
 		return strings.TrimRight(string(line), "\r\n"), err
 	}
-	// Make the terminal raw only while a line is read. At other times ^C must raise a
-	// signal.
+	// Keep the terminal in raw mode only while a line is read. At other times ^C must
+	// raise a signal.
 	fd := int(l.in.Fd())
 	before, err := term.MakeRaw(fd)
 	if err != nil {
@@ -127,7 +127,7 @@ func (l *Lines) Read(prompt string) (string, error) {
 	return r.line, r.err
 }
 
-// complete handles each key. TAB completes the word before the cursor with the common
+// complete handles each key. TAB extends the word before the cursor to the common
 // prefix of all candidates. If that adds nothing, complete lists the candidates.
 func (l *Lines) complete(line string, pos int, key rune) (string, int, bool) {
 	if key != '\t' || l.Complete == nil {

@@ -67,7 +67,7 @@ func (s *Supervisor) save() error {
 	return err
 }
 
-// snapshot returns the content of the state file with the given jobs.
+// snapshot returns the content of the state file for the given jobs.
 func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	v := &saved{Count: count}
 	var err error
@@ -95,7 +95,7 @@ func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	return v, nil
 }
 
-// load loads the state of the last run. It resends specifications that were not
+// load loads the state that the last run saved. It resends specifications that were not
 // accepted.
 func (s *Supervisor) load() error {
 	if s.opt.StateFile == "" {
@@ -121,7 +121,7 @@ func (s *Supervisor) load() error {
 	return nil
 }
 
-// restoreError returns the error for an intact state file that does not match the
+// restoreError returns the error for a state file that is intact but does not match the
 // registries.
 func (s *Supervisor) restoreError(err error) error {
 	return hint.Add(fmt.Errorf("state file %s: %w", s.opt.StateFile, err),
@@ -161,8 +161,8 @@ func (s *Supervisor) restore(j savedJob) error {
 	if b.reply != nil {
 		return nil
 	}
-	// An error means that the component is absent. If it does not return, checkJob ends
-	// the job.
+	// An error means that the component is absent. If the component does not return,
+	// checkJob ends the job.
 	if !b.accepted {
 		_ = s.registrar.Queue(b.component, b.relayed)
 	} else if b.interrupted {

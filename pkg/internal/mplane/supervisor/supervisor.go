@@ -34,15 +34,15 @@ type Options struct {
 	// StateFile is the file that preserves components and jobs across restarts; ""
 	// disables it.
 	StateFile string
-	// Immediate is how long a client waits for a result before it gets a receipt; 0
-	// means 1s.
+	// Immediate is how long a client waits for a result before it gets a receipt
+	// instead; 0 means 1s.
 	Immediate time.Duration
 	// Keep is how long a result is kept for its client; 0 means 1h.
 	Keep time.Duration
 	Log  *slog.Logger // may be nil
 }
 
-// Limits of jobs, and the times after which the supervisor acts on them.
+// Limits on jobs, and the times after which the supervisor acts on a job.
 const (
 	maxJobs       = 100000
 	maxClientJobs = 10000                  // unfinished jobs of one client
@@ -54,8 +54,7 @@ const (
 	lateAfter     = 10 * time.Minute       // a job without a result ends, counted from the end of its scope
 )
 
-// Supervisor relays the requests of clients to components. It is safe for
-// concurrent use.
+// Supervisor relays requests from clients to components. It is safe for concurrent use.
 type Supervisor struct {
 	opt       Options
 	log       *slog.Logger
@@ -75,7 +74,7 @@ type Supervisor struct {
 // key is a token and the identity that it belongs to.
 type key struct{ identity, token string }
 
-// job is a specification on its way from a client to a component and back.
+// job is a client's specification that the supervisor relays to a component.
 type job struct {
 	client      string
 	component   string
@@ -96,7 +95,7 @@ type job struct {
 	room, replyRoom registrar.Lease // memory of the specifications and of the reply
 }
 
-// New returns a supervisor that listens, with the state of its last run.
+// New returns a supervisor that is already listening and has the state of its last run.
 func New(opt Options) (*Supervisor, error) {
 	s, err := load(opt)
 	if err == nil {
@@ -122,7 +121,7 @@ func load(opt Options) (*Supervisor, error) {
 // Addrs returns the addresses of the listeners for components and for clients.
 func (s *Supervisor) Addrs() []string { return peer.Addrs(s.open) }
 
-// Run serves until ctx ends.
+// Run serves until ctx is done.
 func (s *Supervisor) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, h := range []http.Handler{s.Components(), s.Clients()} {
@@ -132,10 +131,10 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	return errors.Join(g.Wait(), s.save())
 }
 
-// Components returns the handler for requests of components.
+// Components returns the handler for requests from components.
 func (s *Supervisor) Components() http.Handler { return s.registrar }
 
-// Clients returns the handler for requests of clients.
+// Clients returns the handler for requests from clients.
 func (s *Supervisor) Clients() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", &wire.Server{Registries: s.opt.Registries, Backend: s})
@@ -146,7 +145,7 @@ func (s *Supervisor) Clients() http.Handler {
 	return mux
 }
 
-// Capabilities returns the capabilities that an identity may use.
+// Capabilities returns the capabilities that identity may use.
 func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 	var list []*mplane.Statement
 	for _, c := range s.registrar.Offers() {
@@ -158,7 +157,7 @@ func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 }
 
 // Capability returns a capability or its withdrawal. It returns nil if the token is
-// unknown or the identity may not use the capability.
+// unknown or identity may not use the capability.
 func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
 	c := s.registrar.Offer(token)
 	if c == nil || !s.opt.Roles.Allowed(c.Label, identity) {
@@ -167,7 +166,7 @@ func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
 	return c
 }
 
-// Answer handles a message of a client.
+// Answer handles a message from a client.
 func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
 	ask, ok := m.(*mplane.Statement)
 	if !ok {
@@ -191,8 +190,8 @@ func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Messa
 	return &mplane.Exception{Token: ask.ID(), Message: component.Unexpected}
 }
 
-// await waits for the end of a job, at most Options.Immediate. After the component has
-// accepted the job, it waits at most afterAccepted.
+// await waits up to Options.Immediate for a job to end. Once the component has accepted
+// the job, await waits only up to another afterAccepted.
 func (s *Supervisor) await(ctx context.Context, b *job) {
 	ctx, cancel := context.WithTimeout(ctx, s.opt.Immediate)
 	defer cancel()
@@ -212,7 +211,8 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 	}
 }
 
-// submit relays a specification. It returns the job, or nil and the refusal.
+// submit relays a specification. It returns the job, or nil and the refusal to send to
+// the client.
 func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
 	refuse := func(text string) (*job, mplane.Message) {
@@ -244,7 +244,7 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 		}
 	}
 	spec.When = ask.When
-	// RI supervisors may relay to this one, and split the label at its last hyphen.
+	// An RI supervisor may relay to this one, and splits the label at its last hyphen.
 	spec.Label = fmt.Sprintf("%s-%d", offer.Capability.Label, s.count)
 	spec.SetUniqueToken()
 	s.count++
@@ -279,7 +279,7 @@ func (s *Supervisor) insert(b *job) {
 	s.dirty = true
 }
 
-// state returns the reply to a job, or its receipt if the job has not ended.
+// state returns a job's reply, or its receipt if the job has not ended.
 func (s *Supervisor) state(identity, token string) mplane.Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,8 +296,8 @@ func (s *Supervisor) state(identity, token string) mplane.Message {
 	return b.reply
 }
 
-// interrupt asks the component to stop a job. If the component has not accepted the job
-// yet, it may not know the job; Receive then sends the interrupt later.
+// interrupt asks the component to stop a job. A component that has not accepted the job
+// yet may not know the job, so Receive then sends the interrupt later.
 func (s *Supervisor) interrupt(identity, token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -311,7 +311,7 @@ func (s *Supervisor) interrupt(identity, token string) {
 	}
 }
 
-// queueInterrupt queues the interrupt of a job.
+// queueInterrupt queues an interrupt for a job.
 func (s *Supervisor) queueInterrupt(b *job) {
 	b.sent, b.stopping = time.Now(), b.relayed.Notice(mplane.Interrupt)
 	if err := s.registrar.Queue(b.component, b.stopping); err != nil {
@@ -319,7 +319,7 @@ func (s *Supervisor) queueInterrupt(b *job) {
 	}
 }
 
-// Receive handles the reply of a component.
+// Receive handles a component's reply.
 func (s *Supervisor) Receive(identity string, m mplane.Message) {
 	token := m.ID()
 	st, ok := m.(*mplane.Statement)
@@ -346,7 +346,8 @@ func (s *Supervisor) Receive(identity string, m mplane.Message) {
 	}
 }
 
-// finish ends a job with a reply. It replaces the names in the reply by the client's.
+// finish ends a job with a reply. It replaces the label and token in the reply with the
+// client's own.
 func (s *Supervisor) finish(b *job, m mplane.Message) {
 	if _, err := mplane.Marshal(m); err != nil { // the message is invalid and cannot be relayed
 		m = &mplane.Exception{Message: err.Error()}
@@ -383,8 +384,9 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	close(b.done)
 }
 
-// Registered resends the messages that a component may have lost. A restarted component
-// restarts its jobs; other components recognize known jobs by their tokens.
+// Registered resends the messages that a component may have lost. A component that was
+// restarted starts the jobs again; any other component recognizes the jobs it knows by
+// their tokens.
 func (s *Supervisor) Registered(identity string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -402,8 +404,8 @@ func (s *Supervisor) Registered(identity string) {
 	}
 }
 
-// resend queues a specification that got no response. A component that already has it
-// resends its receipt.
+// resend queues a specification again that got no response. A component that already
+// has the specification resends its receipt.
 func (s *Supervisor) resend(b *job) {
 	b.sent = time.Now()
 	if b.resent++; b.resent > maxResend {
@@ -415,7 +417,7 @@ func (s *Supervisor) resend(b *job) {
 	}
 }
 
-// maintain saves the state and calls tidy periodically, until ctx ends.
+// maintain saves the state and calls tidy periodically until ctx is done.
 func (s *Supervisor) maintain(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -433,7 +435,8 @@ func (s *Supervisor) maintain(ctx context.Context) {
 			if err := s.save(); err != nil {
 				s.log.Error("state not saved", "err", err)
 			}
-			// Wait 20 times as long as the save took, so that large states cost little.
+			// Wait 20 times as long as the save took, so that saving a large state
+			// costs little.
 			next = time.Now().Add(20 * time.Since(start))
 		}
 	}
@@ -478,8 +481,9 @@ func (s *Supervisor) checkJob(b *job, now time.Time) {
 	case !b.accepted && !s.registrar.IsQueued(b.component, b.relayed):
 		s.resend(b)
 	case (b.interrupted || over) && b.accepted && !s.registrar.IsQueued(b.component, b.stopping):
-		// The component may be slow, or the interrupt may be lost. RI components lose
-		// the results of quick jobs, and report them only when interrupted.
+		// The component may be slow, or it may not have received an earlier interrupt.
+		// RI components do not report the results of quick jobs until they are
+		// interrupted.
 		s.queueInterrupt(b)
 	}
 }

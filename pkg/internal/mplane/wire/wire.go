@@ -1,5 +1,5 @@
 // Package wire transports mPlane messages over HTTP, for both workflows. It defines the
-// media type, limits on bodies, the identity of the peer, and the pages that list
+// media type, the limits on body sizes, the identity of a peer, and the pages that list
 // capabilities.
 package wire
 
@@ -42,9 +42,9 @@ const (
 // HTML is the media type of the RI's error pages and of its empty responses.
 const HTML = "text/html; charset=UTF-8"
 
-// Only maxLarge messages of more than small bytes are processed concurrently, because
-// parsing takes many times the size of a message. One host can only process one at a
-// time.
+// Only maxLarge messages of at least small bytes are read concurrently, because parsing
+// needs many times the memory of the message itself. A remote host can send only one
+// such message at a time.
 const (
 	small     = 64 << 10
 	maxLarge  = 4
@@ -56,7 +56,7 @@ var (
 	parsing sync.Mutex // serializes the parsing of large messages
 )
 
-// ReadMessage reads the message of a request.
+// ReadMessage reads the message in a request.
 func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message, error) {
 	begin, err := io.ReadAll(io.LimitReader(r.Body, small))
 	if err != nil {
@@ -90,13 +90,13 @@ func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message
 
 var errTooLarge = fmt.Errorf("more than %d bytes", mplane.MaxMessage)
 
-// Host returns the host of a request; see peer.Host.
+// Host returns the host that sent a request; see peer.Host.
 func Host(r *http.Request) string {
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return peer.Host(from.Addr())
 }
 
-// hostKey is the key of the host in the context passed to Backend.Answer.
+// hostKey is the context key for the host that sent a message; see HostOf.
 type hostKey struct{}
 
 // HostOf returns the host that sent a message, given the context passed to
@@ -129,8 +129,9 @@ func Fail(w http.ResponseWriter, status int) {
 	Answer(w, status, HTML, fmt.Appendf(nil, "<html><title>%s</title><body>%s</body></html>", text, text))
 }
 
-// Identity returns the sender of a request: the identity in its certificate, or else
-// the identity in the header unless that is the RI's default, or else the host address.
+// Identity returns the identity of a request's sender: the one in its certificate, or
+// else the one in IdentityHeader unless that is the RI's default, or else the host's
+// address.
 func Identity(r *http.Request) (string, error) {
 	id, err := peer.IdentityOf(r.TLS)
 	if err != nil || id != "" {
@@ -146,8 +147,9 @@ func Identity(r *http.Request) (string, error) {
 	return cmp.Or(host, r.RemoteAddr), err
 }
 
-// Link returns the root URL of this server as used by the peer of a request. RI
-// components deliver results only if scheme, host and port match their configuration.
+// Link returns the root URL by which the sender of a request addresses this server. RI
+// components deliver results only if the URL's scheme, host and port match their
+// configuration.
 func Link(r *http.Request) string {
 	u := url.URL{Scheme: "http", Host: r.Host, Path: "/"}
 	if r.TLS != nil {
@@ -156,13 +158,13 @@ func Link(r *http.Request) string {
 	return u.String()
 }
 
-// Backend serves clients of the client-initiated workflow. It must be safe for
+// Backend answers the clients of the client-initiated workflow. It must be safe for
 // concurrent use.
 type Backend interface {
-	// Capabilities returns the capabilities that an identity may use.
+	// Capabilities returns the capabilities that identity may use.
 	Capabilities(identity string) []*mplane.Statement
-	// Capability returns the capability or withdrawal with a token, or nil
-	// if the identity may not use it.
+	// Capability returns the capability with the given token, or its withdrawal. It
+	// returns nil if the token is unknown or identity may not use the capability.
 	Capability(identity, token string) *mplane.Statement
 	// Answer handles a message; see HostOf.
 	Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message
@@ -174,9 +176,9 @@ type Server struct {
 	Backend    Backend
 }
 
-// pagePath is the path prefix of further pages of links, followed by the index of the
-// first capability. The RI follows all links of a page, but may lose the part after a
-// "?".
+// pagePath is the path prefix of further pages of links. The index of the first
+// capability on the page follows it. There is no query, because the RI follows all
+// links on a page but may lose the part after a "?".
 const pagePath = "/capability-page/"
 
 // ServeHTTP serves /, /capability, /capability/TOKEN and further pages.
@@ -210,12 +212,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// maxPage is the length of a page, in bytes, after which no further capability is
-// added.
+// maxPage is the length in bytes beyond which no further capability is added to a page.
 const maxPage = 256 << 10
 
-// page responds with links to the capabilities from index first on, as many as fit, and
-// a link to the next page.
+// page responds with links to as many capabilities as fit, starting at index first, and
+// with a link to the next page.
 func (s *Server) page(w http.ResponseWriter, id string, first int) {
 	var b bytes.Buffer
 	b.WriteString("<html><head><title>Capabilities</title></head><body>")
@@ -243,8 +244,8 @@ func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
 	return &l
 }
 
-// maxShown is the maximum number of capabilities on the root page, which is for people.
-// The pages of links list all of them.
+// maxShown is the maximum number of capabilities on the root page, which is meant for
+// people. The pages of links list all capabilities.
 const maxShown = 100
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request, id string) {
@@ -281,9 +282,9 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 	Write(w, http.StatusOK, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
 }
 
-// NewServer returns a server for a handler of messages, with the limits of both
-// workflows. On shutdown it cancels the contexts of running requests, because they may
-// be waiting for a result.
+// NewServer returns a server for a message handler, with the limits that both workflows
+// need. On shutdown it cancels the contexts of running requests, because they may be
+// waiting for a result.
 func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
 	return &peer.Server{
 		Handler: http.MaxBytesHandler(h, mplane.MaxMessage+1), MaxConns: 8192,
@@ -296,7 +297,7 @@ type Dialer struct {
 	URL      string   // the peer's root: http or https
 	TLS      peer.TLS // files are reread for each connection
 	Identity string   // identity sent if there is no certificate
-	// Timeout limits a request including its response; 0 means 30s.
+	// Timeout limits the time for a request and its response; 0 means 30s.
 	Timeout time.Duration
 }
 
@@ -351,7 +352,7 @@ func (d Dialer) Open() (*Conn, error) {
 // Root returns the URL of the peer, with a final slash.
 func (c *Conn) Root() string { return c.root.String() + "/" }
 
-// IsPage reports whether a media type can be that of a page of links.
+// IsPage reports whether a page of links can have the given media type.
 func IsPage(contentType string) bool { return strings.HasPrefix(contentType, "text/html") }
 
 // Response is a response with its whole body.
