@@ -222,7 +222,7 @@ func TestServeAnonymizesCollectedLogs(t *testing.T) {
 	admin := freeAddr(t)
 	mode := writeKey(t, c.dir)
 	configure := func(mode string) {
-		c.log = fmt.Sprintf("to = [\"copy:%s/copy\", \"parquet:%s/parquet\"]\npoll = \"100ms\"\ntimezone = \"UTC\"\nsource-is = \"clear\"\nanonymize = %q", c.dir, c.dir, mode)
+		c.log = fmt.Sprintf("to = [\"copy:%s/copy\", \"parquet:%s/parquet\", \"copy:%s/cut?anonymize=truncate=/8,/16\"]\npoll = \"100ms\"\ntimezone = \"UTC\"\nsource-is = \"clear\"\nanonymize = %q", c.dir, c.dir, c.dir, mode)
 		c.write(t)
 	}
 	configure(mode)
@@ -255,6 +255,10 @@ func TestServeAnonymizesCollectedLogs(t *testing.T) {
 		becomes(t, name+" as with -Y", func() bool { return copied(first, name) == string(clearLog(t, "anon/"+name)) })
 	}
 	repo.says("file not imported")
+	becomes(t, "the log in the store with its own transform", func() bool {
+		text, _ := os.ReadFile(filepath.Join(c.dir, "cut", "turin_log_tcp_complete", first, "log_tcp_complete")) // it may not be there yet
+		return strings.Contains(string(text), "\n10.0.0.0 ")
+	})
 
 	configure("drop,networks=" + strings.Split(mode, "networks=")[1])
 	repo.signal(syscall.SIGHUP)
@@ -265,7 +269,7 @@ func TestServeAnonymizesCollectedLogs(t *testing.T) {
 	write(second, "log_tcp_complete", clearLog(t, "clear/log_tcp_complete"))
 	becomes(t, "a log with dropped addresses", func() bool { return strings.Contains(copied(second, "log_tcp_complete"), "\n- ") })
 	client := adminClient{t, admin}
-	client.shows("/metrics", `tstatrepo_import_other_transform_files_total{probe="turin_log_http_complete",stream="turin_log_http_complete",type="log_http_complete"} 1`)
+	client.shows("/metrics", `tstatrepo_import_other_transform_files_total{probe="turin_log_tcp_complete",stream="turin_log_tcp_complete",type="log_tcp_complete"} 1`)
 	repo.says("stored under another transform, skipped")
 	if copied(first, "log_http_complete") != string(clearLog(t, "anon/log_http_complete")) {
 		t.Error("the grown log was stored under another transform")
@@ -281,7 +285,7 @@ func TestServeAnonymizesCollectedLogs(t *testing.T) {
 	repo.signal(syscall.SIGTERM)
 	repo.ends(0)
 	hidden.search(t, "the log", repo.log.String())
-	for _, dir := range []string{"copy", "parquet", "state"} {
+	for _, dir := range []string{"copy", "cut", "parquet", "state"} {
 		hidden.searchFolder(t, filepath.Join(c.dir, dir))
 	}
 }

@@ -20,7 +20,7 @@ func (im *fileImport) commit(typed bool) error {
 		Size: t.size, ModTime: t.mtime, Path: t.path,
 		Type: t.key.File, Layout: im.rd.Layout(), Time: t.time.Time,
 		Rows: c.Rows - im.filtered, Rejects: c.Rejects, Cut: c.Cuts, Damaged: im.rd.Damage() != nil, Imported: time.Now().UTC(),
-		Transform: im.opt.Transform(),
+		Transform: im.opt.transform(im.anonymize),
 	}
 	if !typed {
 		im.idle() // the rest only waits for the disk
@@ -42,7 +42,7 @@ func (im *fileImport) commit(typed bool) error {
 	})
 	if sum.stores == 0 {
 		if im.left() {
-			im.skip(t) // another import has stored it meanwhile
+			im.found = true // another import has stored it meanwhile
 		}
 		return nil
 	}
@@ -143,7 +143,7 @@ func (im *fileImport) replaced(index int, t text) relation {
 		}
 	}
 	for _, rec := range free {
-		other := rec.Transform != im.opt.Transform() && rec.Size == im.task.size && rec.ModTime.Equal(im.task.mtime)
+		other := rec.Transform != im.dests[index].transform && rec.Size == im.task.size && rec.ModTime.Equal(im.task.mtime)
 		if related := im.relateTo([]store.Record{rec}, t, true); rec.Place == "" || other || related.stored != nil || len(related.replace) > 0 {
 			own = append(own, rec)
 		}

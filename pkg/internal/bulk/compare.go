@@ -70,9 +70,9 @@ func (im *fileImport) compare() (done bool, err error) {
 	if im.left() {
 		return false, nil
 	}
-	im.opt.Progress.Add(t.size, 0)
+	im.progress.Add(t.size, 0)
 	if slices.ContainsFunc(im.targets, func(g *target) bool { return g.stored }) {
-		im.skip(t)
+		im.found = true
 	}
 	return true, im.failures()
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -71,7 +72,9 @@ func (s *StoreSummary) Lag(now time.Time) (lag time.Duration, known bool) {
 // dest is a store of a run.
 type dest struct {
 	Destination
-	index int
+	index     int
+	anonymize *anonymize.Anonymizer // may be nil
+	transform string                // see store.Record
 
 	mu     sync.Mutex
 	st     store.Store // nil until it is opened
@@ -107,7 +110,7 @@ func (d *dest) accepts(t *task) bool {
 	d.mu.Lock()
 	st := d.st
 	d.mu.Unlock()
-	if st == nil {
+	if st == nil || d.anonymize != nil && t.typ == nil {
 		return t.typ != nil
 	}
 	return st.Accepts(t.info())

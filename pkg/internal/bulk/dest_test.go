@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -223,6 +224,63 @@ func TestStoresAreIndependent(t *testing.T) {
 			if n := up.begins[k]; n != 1 {
 				t.Errorf("%s was read %d times into the store that is up", k, n)
 			}
+		}
+	})
+}
+
+// TestStoresHaveTheirTransform checks that each store gets its text, also one that was
+// down at first, and that the next run finds the texts stored.
+func TestStoresHaveTheirTransform(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const files = 4
+		w := newSharedWorld(t, files)
+		drop, err := anonymize.New(anonymize.Options{Mode: "drop", Names: "keep"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		up, down, other := newFragile("up", nil), newFragile("down", errDown), newFragile("other", nil)
+		up.after = func(n int) {
+			if n == files {
+				time.AfterFunc(time.Minute, func() { down.set(nil) })
+			}
+		}
+		opt := w.independent(up, down, other)
+		opt.Anonymizers, opt.SourceIs = []*anonymize.Anonymizer{nil, drop, nil}, anonymize.Clear
+		sum, err := Run(t.Context(), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.counts(sum, "files=4 skipped=0 failed=0")
+		texts := map[string]bool{}
+		for _, f := range []*fragile{up, down, other} {
+			w.holds(f)
+			for _, k := range w.keys {
+				rec, want := f.records[k][0], ""
+				if f == down {
+					want = drop.String()
+				}
+				if rec.Transform != want || rec.Rows == 0 {
+					t.Errorf("%s: %d rows with transform %q, want %q", f.name, rec.Rows, rec.Transform, want)
+				}
+				texts[rec.SHA256] = true
+			}
+		}
+		if len(texts) != 2*files {
+			t.Errorf("%d texts are stored", len(texts))
+		}
+		for _, k := range w.keys {
+			if up.begins[k] != 1 || other.begins[k] != 1 {
+				t.Errorf("%s was read %d and %d times for the stores that are up", k, up.begins[k], other.begins[k])
+			}
+		}
+		opt.StateDir = t.TempDir()
+		if sum, err = Run(t.Context(), opt); err != nil {
+			t.Fatal(err)
+		}
+		w.counts(sum, "files=0 skipped=4 failed=0")
+		opt.Anonymizers = opt.Anonymizers[:2]
+		if _, err := Run(t.Context(), opt); err == nil {
+			t.Error("a store without an anonymizer would get clear addresses")
 		}
 	})
 }

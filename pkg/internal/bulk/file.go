@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/filter"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -92,7 +93,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	}
 	rd := r.readers.Get().(*tstat.Reader)
 	defer r.readers.Put(rd)
-	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, file: file, idle: place.close}
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, file: file, idle: place.close, anonymize: r.opt.Anonymize, progress: r.opt.Progress}
 	if t.stdin {
 		im.in = bufio.NewReaderSize(interruptible(ctx, r.opt.Stdin), peekSize)
 	}
@@ -103,6 +104,33 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 		im.skip(t)
 		return nil
 	}
+	// Each transform of the text is read separately.
+	targets, groups := im.targets, im.byTransform()
+	if t.stdin && len(groups) > 1 {
+		return hint.Usage("standard input cannot be stored under several transforms", "read it from a file")
+	}
+	var errs []error
+	for i, group := range groups {
+		im.targets, im.anonymize = group, group[0].anonymize
+		if im.idle = func() {}; i == len(groups)-1 {
+			im.idle = place.close
+		}
+		if im.left() {
+			errs = append(errs, im.importText(extra))
+			im.progress = noProgress{} // the bytes are counted once
+		}
+	}
+	im.targets = targets
+	err = errors.Join(errs...)
+	if im.found && err == nil {
+		im.skip(t)
+	}
+	return err
+}
+
+// importText reads the file into the targets, which all get the same text.
+func (im *fileImport) importText(extra []string) error {
+	r, ctx, t := im.run, im.ctx, im.task
 	if !t.stdin {
 		// Often the text was only moved or compressed. Then comparing
 		// it is enough.
@@ -111,16 +139,16 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 		}
 	}
 	if r.opt.DryRun {
-		r.log.Info("would import", "file", t.path, "size", t.size)
 		if !t.counted {
+			r.log.Info("would import", "file", t.path, "size", t.size)
 			t.counted = true
 			r.count(t, func(s *TypeSummary) { s.Files++; s.Bytes += t.size; s.spanned(t.time.Time) })
 		}
 		return nil
 	}
-	err = im.read(extra, false)
+	err := im.read(extra, false)
 	var nc *tstat.NewColumnsError
-	if err != nil && im.hasRaw() && !t.stdin && r.opt.Anonymize == nil && !errors.As(err, &nc) && !errors.Is(err, ErrSource) && !isAboutContent(err) && ctx.Err() == nil {
+	if err != nil && im.hasRaw() && !t.stdin && im.anonymize == nil && !errors.As(err, &nc) && !errors.Is(err, ErrSource) && !isAboutContent(err) && ctx.Err() == nil {
 		err = errors.Join(err, im.read(nil, true)) // a file that is not a log can be copied
 	}
 	if !im.left() {
@@ -167,7 +195,7 @@ func (im *fileImport) reject(by int) func(line int64, reason string, text []byte
 		t, rej := im.task, reject{by, line}
 		im.rejecting.Lock()
 		defer im.rejecting.Unlock()
-		if im.opt.Anonymize != nil {
+		if im.opt.Anonymizes() {
 			text = nil // reasons have no values
 		}
 		if t.rejected[rej] || !im.rejects.add(t.path, line, reason, text) {
@@ -212,6 +240,10 @@ type fileImport struct {
 	in      *bufio.Reader // standard input
 	idle    func()        // lets the next file start
 	targets []*target
+
+	anonymize *anonymize.Anonymizer // of the text that is read; may be nil
+	progress  Progress
+	found     bool // a store had a text already
 
 	selection *filter.Rows // nil: all rows
 	filtered  int64        // rows that were not selected
@@ -320,7 +352,7 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	if t.remote != nil {
 		info.Name = path.Join(t.remote.Dir, t.name)
 	}
-	in := &sourceReader{ctx: im.ctx, in: im.in, limiter: im.limits.rate, progress: im.opt.Progress}
+	in := &sourceReader{ctx: im.ctx, in: im.in, limiter: im.limits.rate, progress: im.progress}
 	if !t.stdin {
 		if _, err := im.file.Seek(0, io.SeekStart); err != nil {
 			return err
@@ -346,7 +378,7 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 			if im.selection.Uses() != nil {
 				return // they are not selected
 			}
-			if im.opt.Anonymize != nil {
+			if im.anonymize != nil {
 				im.log.Warn("unknown columns cannot be anonymized, left out", "file", t.path, "columns", strings.Join(columns, ", "))
 				return
 			}
@@ -396,7 +428,7 @@ func (im *fileImport) beginRaw(in io.Reader, info store.FileInfo) (src io.Reader
 			return nil
 		}
 		info := info
-		if im.opt.Anonymize != nil {
+		if im.anonymize != nil {
 			info.Name = rewrittenName(info.Name)
 		}
 		tx, err := g.raw.BeginRaw(im.ctx, info)
@@ -404,7 +436,7 @@ func (im *fileImport) beginRaw(in io.Reader, info store.FileInfo) (src io.Reader
 			return err
 		}
 		g.tx = tx
-		if im.opt.Anonymize == nil {
+		if im.anonymize == nil {
 			src = io.TeeReader(src, rawWriter{im, g, tx})
 			return nil
 		}
@@ -490,6 +522,6 @@ func (im *fileImport) rows(info store.FileInfo) error {
 		if !im.left() {
 			return errNoStore
 		}
-		im.opt.Progress.Add(0, int64(b.Len()))
+		im.progress.Add(0, int64(b.Len()))
 	}
 }

@@ -312,14 +312,11 @@ func (r *run) wanted(t *task) bool {
 	}
 	if !r.unknown[t.key.File] {
 		r.unknown[t.key.File] = true
-		if r.opt.Anonymize != nil {
+		if r.opt.Anonymizes() {
 			r.log.Warn("unknown log type: it cannot be anonymized, and is left out", "type", t.key.File, "file", t.path)
 		} else {
 			r.log.Warn("unknown log type: it can be copied, but not imported as rows", "type", t.key.File, "file", t.path)
 		}
-	}
-	if r.opt.Anonymize != nil {
-		return false
 	}
 	return slices.ContainsFunc(r.dests, func(d *dest) bool { return d.accepts(t) })
 }

@@ -96,7 +96,7 @@ func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int
 	defer file.Close()
 	rd := r.readers.Get().(*tstat.Reader)
 	defer r.readers.Put(rd)
-	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, file: file}
+	im := &fileImport{run: r, ctx: ctx, task: t, rd: rd, file: file, anonymize: r.opt.Anonymize, progress: r.opt.Progress}
 	if t.key.Folder == "" {
 		if err := im.nameByRows(); err != nil {
 			return Identity{}, err

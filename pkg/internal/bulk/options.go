@@ -62,6 +62,9 @@ type Options struct {
 	// log of TCP flows in the same folder decides.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
+	// Anonymizers replaces Anonymize by an anonymizer for each of Stores; nil elements
+	// store the text as it is. If it is empty, Anonymize is for all stores.
+	Anonymizers []*anonymize.Anonymizer
 
 	// Selection selects the rows and columns to store; nil selects all. It
 	// is not possible with stores that keep files unchanged; see

@@ -179,6 +179,9 @@ func newRun(ctx context.Context, opt Options) (*run, error) {
 	if len(opt.Stores) > maxStores {
 		return nil, hint.Usage(fmt.Sprintf("%d stores, at most %d are possible", len(opt.Stores), maxStores), "")
 	}
+	if n := len(opt.Anonymizers); n > 0 && n != len(opt.Stores) {
+		return nil, fmt.Errorf("%d anonymizers for %d stores", n, len(opt.Stores))
+	}
 	r := &run{
 		opt: opt, log: opt.Log,
 		rejects: &rejectFile{dir: opt.StateDir},
@@ -197,7 +200,8 @@ func newRun(ctx context.Context, opt Options) (*run, error) {
 	}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	for i, s := range opt.Stores {
-		r.dests = append(r.dests, &dest{Destination: s, index: i, wait: retry.New(minRetry, maxRetry)})
+		by := opt.anonymizer(i)
+		r.dests = append(r.dests, &dest{Destination: s, index: i, anonymize: by, transform: opt.transform(by), wait: retry.New(minRetry, maxRetry)})
 	}
 	r.takes = r.allStores()
 	var err error

@@ -26,10 +26,13 @@ import (
 
 // Transform describes how the options transform the text of logs and what they
 // select from it, in the form of store.Record.Transform.
-func (o *Options) Transform() string {
+func (o *Options) Transform() string { return o.transform(o.Anonymize) }
+
+// transform is Transform with an anonymizer in place of Anonymize.
+func (o *Options) transform(by *anonymize.Anonymizer) string {
 	var parts []string
-	if o.Anonymize != nil {
-		parts = append(parts, o.Anonymize.String())
+	if by != nil {
+		parts = append(parts, by.String())
 	}
 	if !o.Selection.IsAll() {
 		parts = append(parts, o.Selection.String())
@@ -37,11 +40,38 @@ func (o *Options) Transform() string {
 	return strings.Join(parts, "; ")
 }
 
+// Anonymizes reports whether any store gets an anonymized text.
+func (o *Options) Anonymizes() bool {
+	return o.Anonymize != nil || slices.ContainsFunc(o.Anonymizers, func(a *anonymize.Anonymizer) bool { return a != nil })
+}
+
+// anonymizer returns the anonymizer of a store by its index.
+func (o *Options) anonymizer(index int) *anonymize.Anonymizer {
+	if len(o.Anonymizers) > 0 {
+		return o.Anonymizers[index]
+	}
+	return o.Anonymize
+}
+
+// byTransform divides the targets into those that get the same text.
+func (im *fileImport) byTransform() (groups [][]*target) {
+	for _, g := range im.targets {
+		same := func(group []*target) bool { return group[0].transform == g.transform }
+		if i := slices.IndexFunc(groups, same); i >= 0 {
+			groups[i] = append(groups[i], g)
+		} else {
+			groups = append(groups, []*target{g})
+		}
+	}
+	return groups
+}
+
 // readerOptions adds the options of the run to those for reading a task's file.
-func (r *run) readerOptions(t *task, opt tstat.ReaderOptions) tstat.ReaderOptions {
+func (im *fileImport) readerOptions(t *task, opt tstat.ReaderOptions) tstat.ReaderOptions {
+	r := im.run
 	opt.Location, opt.Layout = r.opt.Location, r.opt.Layout
-	if a := r.opt.Anonymize; a != nil {
-		opt.Private = true
+	opt.Private = r.opt.Anonymizes() // reject files hold no values, whichever text is read
+	if a := im.anonymize; a != nil {
 		w := a.NewRewriter(t.typ, anonymize.RewriterOptions{
 			Location: opt.Location, Layout: opt.Layout,
 			Source: func() (anonymize.Source, error) { return r.addressesOf(t) },
@@ -171,7 +201,7 @@ func (r *run) hasOther(t *task, index int) *store.Record {
 	}
 	own, free, _ := r.recordsFor(t, index)
 	for _, rec := range slices.Concat(own, free) {
-		if rec.Transform != r.opt.Transform() {
+		if rec.Transform != r.dests[index].transform {
 			return &rec
 		}
 	}
@@ -194,7 +224,7 @@ func (r *run) skipOther(t *task, d *dest, rec *store.Record) {
 			return transform
 		}
 		r.log.Warn("stored under another transform, skipped", "file", t.path, "store", d.String(), "stored", describe(rec.Transform),
-			"wanted", describe(r.opt.Transform()), "hint", "`replace` of import-bulk stores such logs again")
+			"wanted", describe(d.transform), "hint", "`replace` of import-bulk stores such logs again")
 	}
 }
 

@@ -2,10 +2,15 @@ package config
 
 import (
 	"cmp"
+	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 )
 
 // Anonymization holds the settings that replace addresses and names in logs.
@@ -31,8 +36,8 @@ func (a *Anonymization) settings(t anonymizationTexts) []*Setting {
 }
 
 // check checks the settings and returns them; by is nil only without a mode, or after
-// a problem.
-func (a *Anonymization) check(p *Problems) (by *anonymize.Anonymizer, source anonymize.Source) {
+// a problem. The destinations to may have the option anonymize.
+func (a *Anonymization) check(p *Problems, to ...string) (by *anonymize.Anonymizer, source anonymize.Source) {
 	switch a.SourceIs {
 	case "":
 	case "clear":
@@ -43,18 +48,52 @@ func (a *Anonymization) check(p *Problems) (by *anonymize.Anonymizer, source ano
 		p.add("source-is", "%q is neither clear nor anonymized", a.SourceIs)
 	}
 	if a.Anonymize == "" {
-		p.refuse("is for `anonymize` only", given{a.SourceIs != "", "source-is"})
+		hasMode := func(text string) bool { _, _, given := stores.SplitTransform(text); return given }
+		p.refuse("is for `anonymize` only", given{a.SourceIs != "" && !slices.ContainsFunc(to, hasMode), "source-is"})
 		return nil, source
 	}
-	opt, err := anonymize.Parse(a.Anonymize)
-	if err == nil {
-		by, err = anonymize.New(*opt)
-	}
-	if err != nil {
-		// Of any kind: without by, addresses would be stored as they are.
-		p.usage("anonymize", hint.AsUsage(err))
-	}
+	by, err := newAnonymizer(a.Anonymize)
+	p.usage("anonymize", err)
 	return by, source
+}
+
+// newAnonymizer returns the anonymizer of a value of anonymize. Errors of any kind are
+// usage errors: without an anonymizer, addresses would be stored as they are.
+func newAnonymizer(mode string) (*anonymize.Anonymizer, error) {
+	opt, err := anonymize.Parse(mode)
+	if err != nil {
+		return nil, hint.AsUsage(err)
+	}
+	by, err := anonymize.New(*opt)
+	if err != nil {
+		return nil, hint.AsUsage(err)
+	}
+	return by, nil
+}
+
+// checkStores checks the option anonymize of destinations. It returns the anonymizer
+// of each, or nil if no destination has the option.
+func checkStores(p *Problems, to []string, all *anonymize.Anonymizer) (list []*anonymize.Anonymizer) {
+	found := false
+	for _, text := range to {
+		bare, mode, given := stores.SplitTransform(text)
+		by := all
+		if given {
+			found = true
+			var err error
+			if by, err = newAnonymizer(mode); err != nil {
+				p.usage("to", hint.AsUsage(fmt.Errorf("%q: %w", dest.Redact(text), err)))
+			}
+			if stores.IsPrinted(bare) || mathproto.IsURL(bare) {
+				p.add("to", "%s has no option anonymize: use `anonymize`", bare)
+			}
+		}
+		list = append(list, by)
+	}
+	if !found {
+		return nil
+	}
+	return list
 }
 
 // needSource adds a problem if the addresses may be of either kind: a log that grows

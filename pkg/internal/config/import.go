@@ -150,7 +150,8 @@ func (b *Import) check(p *Problems) bulk.Options {
 		p.add("to", "must name a destination")
 	}
 	for i, to := range b.To {
-		if slices.Contains(b.To[:i], to) {
+		bare, _, _ := stores.SplitTransform(to)
+		if slices.ContainsFunc(b.To[:i], func(o string) bool { o, _, _ = stores.SplitTransform(o); return o == bare }) {
 			p.add("to", "names %s twice", dest.Redact(to))
 			continue
 		}
@@ -166,7 +167,8 @@ func (b *Import) check(p *Problems) bulk.Options {
 	opt := b.Selection.check(p)
 	opt.Layout, opt.Poll, opt.Rate, opt.MaxRejects = b.Layout, time.Duration(b.Poll), b.Rate, b.MaxRejects
 	opt.RetryTimeout = time.Duration(b.RetryTimeout)
-	opt.Anonymize, opt.SourceIs = b.Anonymization.check(p)
+	opt.Anonymize, opt.SourceIs = b.Anonymization.check(p, b.To...)
+	opt.Anonymizers = checkStores(p, b.To, opt.Anonymize)
 	opt.Selection = b.Rows.check(p, b.To)
 	atLeast(p, "retry-timeout", b.RetryTimeout, 0)
 	atLeast(p, "poll", b.Poll, Duration(100*time.Millisecond))

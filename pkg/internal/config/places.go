@@ -136,7 +136,8 @@ func absolute(p *Problems, sec Section) {
 			path := v
 			switch {
 			case s.Name == "to" || s.Name == "to-optional":
-				path = cmp.Or(relativeFile(v), folderOf(v))
+				_, mode, _ := stores.SplitTransform(v)
+				path = cmp.Or(relativeFile(v), relativeKey(mode), folderOf(v))
 			case s.Name == "anonymize":
 				path = relativeKey(v)
 			case s.Complete != "file" && s.Complete != "dir":
@@ -168,6 +169,7 @@ func relativeFile(text string) string {
 
 // folderOf returns the folder of a destination, or "" for other destinations.
 func folderOf(text string) string {
+	text, _, _ = stores.SplitTransform(text)
 	scheme, rest := dest.Split(text)
 	path, _, _ := dest.ParsePath(rest)
 	switch {

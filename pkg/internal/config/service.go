@@ -66,7 +66,7 @@ func (c *Config) Service(p *Problems, shared *service.Shared) service.Options {
 		Logs: c.collectLog(p, shared), Streaming: c.collectStreaming(p, shared), RRD: c.collectRRD(p, shared),
 		Host: s.host(), Scheduled: s.Accept == "scheduled", SystemID: s.SystemID, Log: shared.Log,
 	}
-	if len(p.errs) == 0 && opt.Repository.Streaming != nil && s.CollectLog.Anonymize != "" {
+	if len(p.errs) == 0 && opt.Repository.Streaming != nil && opt.Repository.Logs != nil && opt.Repository.Logs.Math.Import.Anonymizes() {
 		shared.Log.Warn("live lines are delivered as they arrive, not anonymized like logs", "section", "collect-streaming",
 			"hint", "let the probes anonymize them (anonymize of [probe]), or set listen = []")
 	}

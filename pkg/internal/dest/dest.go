@@ -6,8 +6,9 @@
 //	PATH
 //
 // User, password and options are unescaped (%XX); paths are not. Option names use
-// hyphens. parquet: has no options. Parse, ParsePath, Addrs and Check return usage
-// errors that never quote anything that could be a password.
+// hyphens. Every store can have the option anonymize, which package stores cuts out;
+// parquet: has no other. Parse, ParsePath, Addrs and Check return usage errors that
+// never quote anything that could be a password.
 package dest
 
 import (

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -142,6 +143,7 @@ func NewDestination(text string, opt Options) (*Destination, error) {
 	if err != nil {
 		return nil, fmt.Errorf("destination %q: %w", dest.Redact(text), err)
 	}
+	text = withoutTransform(text)
 	name := dest.Redact(text)
 	if k.check == nil && !IsPrinted(text) {
 		scheme, _, _ := strings.Cut(k.form, ":")
@@ -234,6 +236,7 @@ func Check(text string) error {
 }
 
 func parse(text string) (k kind, rest string, err error) {
+	text = withoutTransform(text)
 	if err := Schemes().CheckPath(text); err != nil {
 		return k, "", err
 	}
@@ -248,6 +251,14 @@ func parse(text string) (k kind, rest string, err error) {
 			"known: "+strings.Join(slices.Sorted(slices.Values(Schemes().Prefixes())), ", ")+"; a folder with ':' in its name needs ./ before it")
 	}
 	k = kinds[i]
+	if _, query, _ := strings.Cut(rest, "?"); scheme == "parquet" && strings.Contains(query, "=") {
+		// A misspelled option must not become the name of a folder with clear logs.
+		if _, options, err := dest.ParsePath(rest); err != nil {
+			return k, rest, err
+		} else if err := options.Check("option of parquet:", "anonymize"); err != nil {
+			return k, rest, err
+		}
+	}
 	if scheme == "copy" {
 		if rest, _, err = rawcopy.ParseOptions(rest); err != nil {
 			return k, rest, err
@@ -265,12 +276,45 @@ func parse(text string) (k kind, rest string, err error) {
 	return k, rest, err
 }
 
+// SplitTransform cuts the option anonymize out of a destination and returns its value,
+// unescaped. given reports whether the destination has the option, with any value. A
+// store knows nothing of the option: the importer anonymizes.
+func SplitTransform(text string) (destination, anonymize string, given bool) {
+	destination, query, _ := strings.Cut(text, "?")
+	var modes, others []string
+	for option := range strings.SplitSeq(query, "&") {
+		value, ok := strings.CutPrefix(option, "anonymize=")
+		if !ok {
+			others = append(others, option)
+			continue
+		}
+		if unescaped, err := url.QueryUnescape(value); err == nil {
+			value = unescaped
+		}
+		modes = append(modes, value)
+	}
+	switch {
+	case len(modes) == 0:
+		return text, "", false
+	case len(others) > 0:
+		destination += "?" + strings.Join(others, "&")
+	}
+	return destination, strings.Join(modes, ","), true // two values are no value
+}
+
+// withoutTransform returns a destination without the option anonymize.
+func withoutTransform(text string) string {
+	text, _, _ = SplitTransform(text)
+	return text
+}
+
 // Open opens the store of a destination, see Check.
 func Open(ctx context.Context, text string, opt Options) (store.Manager, error) {
 	k, rest, err := parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("destination %q: %w", dest.Redact(text), err)
 	}
+	text = withoutTransform(text)
 	s, err := k.open(ctx, text, rest, opt)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dest.Redact(text), err)
