@@ -13,7 +13,7 @@ type Manager interface {
 	// including those with pruned rows. It stops at the first error of f
 	// and returns it.
 	Records(ctx context.Context, f func(Record) error) error
-	// Count returns the present number of rows of each record, by reading
+	// Count returns how many rows of each record are stored now, by reading
 	// the rows or the metadata beside them. A store that is AppendOnly
 	// returns errors.ErrUnsupported.
 	Count(ctx context.Context, records []Record) ([]int64, error)
@@ -25,10 +25,10 @@ type Manager interface {
 	// imports are not faults.
 	Verify(ctx context.Context, opt VerifyOptions) error
 	// Prune removes the rows of all files whose folder's time is before the
-	// given one, the start of a UTC day. It keeps their records, with
-	// Pruned set, so that such a file is not imported again. The next call
-	// completes the work of a killed process. With dryRun nothing is
-	// removed.
+	// given time, which must be the start of a UTC day. It keeps the files'
+	// records, with Pruned set, so that the files are not imported again.
+	// The next call completes the work of a killed process. With dryRun
+	// nothing is removed.
 	Prune(ctx context.Context, before time.Time, dryRun bool) (PruneResult, error)
 	// Repair makes the records match the stored rows, and leaves one copy
 	// of each log whose rows are stored more than once. With dryRun it only
@@ -52,8 +52,8 @@ type PruneResult struct {
 type VerifyOptions struct {
 	// Deep reads all stored data.
 	Deep bool
-	// Wants reports whether to report faults of a record; nil: all. Faults
-	// without a record are always reported.
+	// Wants reports whether to report a record's faults; nil means all
+	// records. Faults without a record are always reported.
 	Wants func(*Record) bool
 	Fault func(Fault) // not called concurrently
 }
@@ -92,17 +92,17 @@ type Claimer interface {
 	// them. The claims expire after ttl by the server's clock. Claim also
 	// renews the owner's existing claims.
 	Claim(ctx context.Context, owner string, keys []Key, ttl time.Duration) ([]Key, error)
-	// Release ends the owner's claims of the keys.
+	// Release ends the owner's claims on the keys.
 	Release(ctx context.Context, owner string, keys []Key) error
 }
 
 // CompactOptions configures Compact.
 type CompactOptions struct {
-	// TargetSize is the approximate size of a large file in bytes; 0:
+	// TargetSize is the approximate size of a large file in bytes; 0 means
 	// DefaultTargetSize.
 	TargetSize int64
-	// ClosedAfter is the minimum time since the end of a day and since its
-	// newest file was stored. Compact skips more recent days.
+	// ClosedAfter makes Compact skip a day that ended, or whose newest file
+	// was stored, less than this long ago.
 	ClosedAfter time.Duration
 	DryRun      bool
 	Jobs        int // concurrent days; 0: 1
@@ -112,25 +112,25 @@ type CompactOptions struct {
 	Done  func(bytes, rows int64)
 }
 
-// Defaults of CompactOptions.
+// Defaults for CompactOptions.
 const (
 	DefaultTargetSize  = 256 << 20
 	DefaultClosedAfter = 24 * time.Hour
 )
 
-// CompactResult is the result of Compact, or with DryRun the expected one.
+// CompactResult is the result of Compact or, with DryRun, the expected result.
 type CompactResult struct {
 	Days  int64 `json:"days"`  // folders of a log type, probe and day
 	Files int64 `json:"files"` // files read from them
 	Into  int64 `json:"into"`  // files written; an estimate with DryRun
 	Rows  int64 `json:"rows"`
 	Bytes int64 `json:"bytes"` // read
-	// Open counts the days that ended, or whose newest file was stored,
-	// less than ClosedAfter ago. Whole counts the days with fewer than two
-	// files to merge.
+	// Open counts the days that ended less than ClosedAfter ago, or whose
+	// newest file was stored less than ClosedAfter ago. Whole counts the
+	// days with fewer than two files to merge.
 	Open  int64 `json:"open"`
 	Whole int64 `json:"whole"`
-	// Failed counts the days that are unchanged because of an error. The
-	// errors are logged.
+	// Failed counts the days that were left unchanged because of an error.
+	// The errors are logged.
 	Failed int64 `json:"failed"`
 }

@@ -21,7 +21,7 @@ import (
 // determined once, before tstatrepo writes to the stream.
 const adoptedTable = "tstatrepo_adopted"
 
-// readAdopted returns the content of adoptedTable.
+// readAdopted returns the contents of adoptedTable.
 func readAdopted(ctx context.Context, q pgdb.Querier) (map[string]int64, error) {
 	adopted := map[string]int64{}
 	table := pgdb.Ident{catalog, adoptedTable}
@@ -38,10 +38,10 @@ func readAdopted(ctx context.Context, q pgdb.Querier) (map[string]int64, error) 
 	return adopted, err
 }
 
-// Adopt adopts a stream of math_repo. math_repo stores one window after the
-// other, and never adds earlier rows, not even after a restart. So it has stored
-// all rows up to the end of the last window. If a file has earlier and later
-// rows, tstatrepo stores only the later ones.
+// Adopt adopts a stream that math_repo filled. math_repo stores windows in ascending
+// order and never adds earlier rows, not even after a restart. So it has stored all rows
+// up to the end of the last window. If a file has earlier and later rows, tstatrepo
+// stores only the later ones.
 //
 // The end of the last window is taken from math_repo's state or from the
 // database, whichever is later: math_repo may have been stopped before it wrote
@@ -75,8 +75,9 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	return nil
 }
 
-// adopt returns the time of a stream in adoptedTable. If the stream is missing,
-// adopt adds it and also returns the windows that the catalog does not list.
+// adopt returns a stream's time in adoptedTable. If the table lacks the stream,
+// adopt adds the stream and also returns the windows that the catalog does not
+// list.
 func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	adopted, err := readAdopted(ctx, tx)
 	if err != nil {
@@ -169,7 +170,8 @@ func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.allA
 
 // allAdopted reports whether all rows of a file were adopted. The folder must
 // have ended more than maxZoneOffset before the end of the last adopted window,
-// because folder names may be read in another zone than the probe's.
+// because folder names may be interpreted in a time zone other than the
+// probe's.
 func (s *Store) allAdopted(f store.FileInfo) bool {
 	if len(s.adopted) == 0 || f.Next.IsZero() {
 		return false

@@ -1,7 +1,7 @@
 // Package dbstream stores rows in DBStream, a data stream warehouse on
-// PostgreSQL, like its own importer math_repo: a parent table per stream, a
-// partition per window of time, and the rows of its catalog. DBStream's jobs
-// notice no difference.
+// PostgreSQL, in the same form as DBStream's own importer math_repo: a parent
+// table per stream, a partition per time window, and entries in the catalog.
+// DBStream's jobs notice no difference.
 //
 // Unlike math_repo, it stores the rows of a log file and its record in one
 // transaction, adds rows to existing windows, and needs no superuser.
@@ -23,7 +23,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// Names of DBStream's catalog.
+// Names in DBStream's catalog.
 const (
 	public        = "public" // parents and templates
 	catalog       = "dbs"
@@ -48,7 +48,7 @@ type Store struct {
 	sched *scheduler // nil without a scheduler
 }
 
-// Several importers share the store, see pgdb.DB.
+// Several importers can share the store; see pgdb.DB.
 var _ store.Claimer = (*Store)(nil)
 
 // Open connects to the database at a URL, dbstream://USER@HOST/DATABASE.
@@ -120,7 +120,7 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 func (s *Store) Properties() store.Properties { return store.Properties{AppendOnly: true} }
 
 // Plan implements store.Store. The scheduler needs the plan to announce windows
-// in their order.
+// in order.
 func (s *Store) Plan(files []store.FileInfo) {
 	if s.sched == nil {
 		return
@@ -217,9 +217,9 @@ func (s *Store) analyzeStreams(ctx context.Context) {
 	}
 }
 
-// analyze updates the statistics of a table. It only logs errors: without
-// statistics queries are slower but correct, and autovacuum updates them
-// eventually.
+// analyze updates the statistics of a table. It only logs errors, because
+// without statistics queries are slower but correct, and autovacuum eventually
+// updates the statistics.
 func (s *Store) analyze(ctx context.Context, option string, table pgdb.Ident, columns string) {
 	if _, err := s.Pool.Exec(ctx, "analyze "+option+table.Sanitize()+columns); err != nil {
 		s.Log.Warn("analyze failed", "store", s.String(), "table", strings.Join(table, "."), "err", err)
@@ -259,8 +259,8 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	}
 	x := &fileTx{Tx: tx, s: s, st: st, file: f, window: -1,
 		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - maxZoneOffset).Unix()}
-	// latest limits how far a probe whose clock runs ahead can move later
-	// rows.
+	// latest limits how far into the future a probe whose clock is ahead
+	// can move later rows.
 	x.latest = time.Now().Add(time.Hour).Unix()
 	if !f.Next.IsZero() {
 		x.latest = min(x.latest, f.Next.Add(time.Hour+maxZoneOffset).Unix())
@@ -268,7 +268,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	return x, nil
 }
 
-// forget discards the cached state of a stream: a retention job may have dropped
+// forget discards the cached state of a stream, because a retention job may have dropped
 // a partition.
 func (s *Store) forget(stream string) {
 	s.mu.Lock()

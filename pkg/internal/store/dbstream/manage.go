@@ -16,8 +16,8 @@ import (
 
 var _ store.Manager = (*Store)(nil)
 
-// Count implements store.Manager. It is not supported, because rows do not name
-// their file.
+// Count implements store.Manager. It is not supported, because rows do not say
+// which file they come from.
 func (s *Store) Count(context.Context, []store.Record) ([]int64, error) {
 	return nil, errors.ErrUnsupported
 }
@@ -27,10 +27,9 @@ func (s *Store) Count(context.Context, []store.Record) ([]int64, error) {
 // windows from the catalog. It prunes all streams with records and all streams
 // adopted from math_repo.
 //
-// Rows do not name their file. A record counts as pruned once all windows that
-// may have rows of its file are gone. The last such window starts at the time of
-// the stream's next folder, plus an hour and the maximum difference of time
-// zones.
+// Rows do not say which file they come from. A record counts as pruned once all windows
+// that may hold rows from its file are gone. The last such window starts at the time of
+// the stream's next folder, plus an hour and the maximum difference between time zones.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -67,8 +66,9 @@ type oldWindow struct {
 	bytes int64
 }
 
-// dropBatch is the number of windows dropped in one transaction. Each needs a
-// lock, and by default a transaction can hold 64 locks.
+// dropBatch is the number of windows dropped in one transaction. Each window
+// needs a lock, and by default the server has room for 64 locks per
+// transaction.
 const dropBatch = 30
 
 func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, dryRun bool) (res store.PruneResult, err error) {
@@ -128,9 +128,9 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 	return res, s.Change(ctx, name, func(tx pgx.Tx) error { return s.MarkPruned(ctx, tx, before, condition, args...) })
 }
 
-// oldWindows returns the windows of a stream that end before a time, oldest
-// first. Tables in the catalog that do not inherit from the stream's table do
-// not count as its partitions.
+// oldWindows returns the windows of a stream that end before the given time,
+// oldest first. If the catalog names a table that does not inherit from the
+// stream's table, the window has no table.
 func (s *Store) oldWindows(ctx context.Context, view pgdb.Ident, name string, before time.Time) ([]oldWindow, error) {
 	rows, _ := s.Pool.Query(ctx, `select v.serial_time::int8, n.nspname::text, c.relname::text, coalesce(pg_total_relation_size(c.oid), 0)
 		from `+view.Sanitize()+` v

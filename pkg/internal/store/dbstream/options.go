@@ -23,8 +23,8 @@ const DefaultStream = "{probe}_{type}"
 // Options configures Open.
 type Options struct {
 	pgdb.Options
-	// Stream names the parent table; {probe} and {type} are replaced by
-	// those of each file.
+	// Stream is the name of the parent table; {probe} and {type} are
+	// replaced by each file's probe and log type.
 	Stream string
 	// StreamType, if set, is the log type whose rows go to Stream; rows of
 	// another type go to Stream_<type>.
@@ -73,7 +73,7 @@ func parse(text string) (dsn string, c config, err error) {
 	return dsn, c, err
 }
 
-// parseWindow parses the length of the windows, like 600s or 1h.
+// parseWindow parses the length of a window, such as 600s or 1h.
 func parseWindow(own dest.Options) (int64, error) {
 	text := own["window"]
 	if text == "" {
@@ -90,7 +90,7 @@ func parseWindow(own dest.Options) (int64, error) {
 // to 63 bytes, and the name of a partition adds '_' and ten digits.
 const maxStream = 63 - 1 - 10
 
-// StreamName expands a pattern, see Options.Stream, to the name of a stream. It
+// StreamName expands a pattern as in Options.Stream to the name of a stream. It
 // returns a usage error if the name is not valid.
 func StreamName(pattern, probe, logType string) (string, error) {
 	if pattern == "" {
@@ -129,7 +129,7 @@ func (s *Store) streamName(probe, logType string) (string, error) {
 	return StreamName(pattern, probe, logType)
 }
 
-// validName converts a text to a valid name of a stream.
+// validName converts name to a valid stream name.
 func validName(name string) string {
 	name = strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c == '_' || c >= '0' && c <= '9' {

@@ -60,8 +60,8 @@ func (p *peer) call(method string, arg, reply any, timeout time.Duration) error 
 	return nil
 }
 
-// printable shortens a text of the peer for the log and escapes control
-// characters.
+// printable shortens text from the peer and escapes its control characters, for
+// the log.
 func printable(text string) string {
 	q := strconv.QuoteToGraphic(text[:min(len(text), maxReason)])
 	return q[1 : len(q)-1]

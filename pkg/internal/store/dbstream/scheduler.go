@@ -20,15 +20,15 @@ import (
 // DBStream's scheduler starts jobs when the windows of their input are
 // announced. A stream registers as a series of jobs without inputs. Then, for
 // each window in ascending order, it requests permission and reports that the
-// job is done. After that, other jobs expect no more rows before the start of
-// the window.
+// job is done. After that, other jobs expect no more rows from before the start
+// of the window.
 //
 // The import itself never waits for the scheduler: windows are announced in the
 // background, after their rows are stored.
 
 const schedulerPort = "5323"
 
-// parseScheduler parses the setting scheduler=HOST[:PORT].
+// parseScheduler parses the value of the setting scheduler=HOST[:PORT].
 func parseScheduler(text string) (string, error) {
 	if text == "" {
 		return "", nil
@@ -44,7 +44,7 @@ func parseScheduler(text string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// timing holds the timeouts of the scheduler.
+// timing holds the timeouts for the scheduler.
 type timing struct {
 	dial, call time.Duration
 	ask        time.Duration // permission may have to wait for other jobs
@@ -53,8 +53,9 @@ type timing struct {
 	close      time.Duration // maximum duration of Close
 }
 
-// With a shorter ask, the scheduler would keep abandoned requests: it notices
-// that a connection has ended only when it answers a call.
+// With a shorter ask timeout, abandoned requests would pile up in the
+// scheduler, which notices that a connection has ended only when it answers a
+// call.
 var defaultTiming = timing{dial: 5 * time.Second, call: 30 * time.Second, ask: 10 * time.Minute,
 	minWait: time.Second, maxWait: time.Minute, close: 10 * time.Second}
 
@@ -64,7 +65,7 @@ const (
 	maxReason = 200 // bytes of an error text
 )
 
-// Messages of the protocol; gob matches the fields by name.
+// The protocol's messages. gob matches the fields by name.
 type (
 	ioWindow struct {
 		Name, PartTablename string
@@ -142,8 +143,8 @@ func (c *scheduler) all() []*series {
 	return slices.Collect(maps.Values(c.series))
 }
 
-// close finishes and announces the remaining windows, for at most timing.close. A
-// second call does nothing.
+// close finishes and announces the remaining windows within timing.close. A second call
+// does nothing.
 func (c *scheduler) close() {
 	if c.ctx.Err() != nil {
 		return
@@ -173,8 +174,8 @@ func (c *scheduler) close() {
 	}
 }
 
-// report logs changes of a series' connection: once when the scheduler is
-// disconnected, and once when it is reconnected.
+// report logs changes of a series' connection: once when the scheduler
+// disconnects, and once when the series has reconnected.
 func (c *scheduler) report(s *series, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

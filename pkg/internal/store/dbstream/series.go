@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// work describes the rows stored in a window.
+// work describes rows stored in a window.
 type work struct {
 	rows int64
 	time time.Duration // spent on storing the rows
@@ -22,7 +22,7 @@ type windowWork struct {
 	work
 }
 
-// storedFile describes a committed file and the windows of its stream.
+// storedFile describes a committed file and the windows that have its rows.
 type storedFile struct {
 	time    time.Time // of its folder
 	windows map[int64]work
@@ -39,8 +39,8 @@ type series struct {
 	refused bool // the refusal was logged; guarded by c.mu
 
 	mu sync.Mutex
-	// Files that are not stored yet: expected ones were announced by the
-	// importer, begun ones are being imported.
+	// Files that are not stored yet: the importer has announced those in
+	// expected, and is importing those in begun.
 	expected map[store.Key]*expectedFiles
 	begun    map[store.Key]time.Time
 	order    []store.Key    // keys of expected by time, and some of stored files
@@ -65,7 +65,7 @@ type expectedFiles struct {
 }
 
 // start registers the stream. last is the last announced window, or -1 if
-// unknown; open are windows with rows that were not announced.
+// unknown; open lists the windows with rows that were not announced.
 func (s *series) start(view string, last int64, open []int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,7 +161,7 @@ func (s *series) advance() {
 	}
 }
 
-// missing reports whether a file of an earlier folder or of the folder at t is
+// missing reports whether a file in the folder at t or in an earlier folder is
 // not stored yet.
 func (s *series) missing(t time.Time) bool {
 	for _, other := range s.begun {
@@ -196,8 +196,8 @@ func (s *series) finishBefore(limit int64) {
 	}
 }
 
-// finish finishes all windows before the last window of the last file. The next
-// file may have rows in that last window.
+// finish finishes all windows before the last file's last window, because the
+// next file may have rows in that window.
 func (s *series) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -33,12 +33,12 @@ type stream struct {
 	adopted int64
 }
 
-// maxZoneOffset is the maximum difference between local times in two zones. The
-// names of folders may be read in another zone than the probe's.
+// maxZoneOffset is the maximum difference between the local times of two time
+// zones. Folder names may be interpreted in a time zone other than the probe's.
 const maxZoneOffset = 26 * time.Hour
 
-// prepare creates the missing parts of a stream, and returns the names of the
-// file's columns in its table.
+// prepare creates the missing parts of a stream, and returns the names that the
+// file's columns have in the stream's table.
 func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*stream, []string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,8 +80,8 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 	return st, cols, nil
 }
 
-// fits returns an error if k has another probe or type than the stream, because
-// rows name neither.
+// fits returns an error if k's probe or log type is not the stream's, because
+// rows contain neither.
 func (st *stream) fits(k store.Key) error {
 	switch {
 	case k.Probe != st.key.Probe:
@@ -165,7 +165,7 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 
 // ensureWindow creates the partition of a window and its row in the catalog. It
 // uses a separate transaction, because the parent table stays locked until the
-// commit. An empty window is harmless.
+// commit. If the import fails later, an empty window is harmless.
 func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()

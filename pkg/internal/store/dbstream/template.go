@@ -15,8 +15,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// templatesTSV lists DBStream's own tables of Tstat columns: lines of template,
-// column and type, from its initialize.sql.
+// templatesTSV lists the Tstat columns of DBStream's own template tables, from
+// its initialize.sql. Each line has a template, a column and the column's type.
 //
 //go:embed templates.tsv
 var templatesTSV string
@@ -79,7 +79,7 @@ var ownColumns = []string{colSerial}
 var older = map[string]string{"c_tls_sni": "c_ssl_sni", "s_tls_scn": "s_ssl_scn"}
 
 // columnNames returns the names that a file's columns have in a table, or would
-// get if added. The name is "" for a column that is not stored.
+// get if they were added. The name is "" for a column that is not stored.
 func columnNames(f store.FileInfo, c config, table map[string]string) []string {
 	names := sqlstore.ColumnNames(f.Columns, ownColumns)
 	for i, n := range names {
@@ -90,7 +90,7 @@ func columnNames(f store.FileInfo, c config, table map[string]string) []string {
 	if f.Type.Name != "log_video_complete" || strings.HasSuffix(templateOf(c, f.Type), allSuffix) {
 		return names
 	}
-	// first and last in Tstat 2 are relative to first_abs.
+	// In Tstat 2, first and last are relative to first_abs.
 	relative := has(f, "first_rel_ms")
 	for i, n := range names {
 		switch n {
@@ -121,7 +121,7 @@ func has(f store.FileInfo, name string) bool {
 	return i >= 0 && (f.Present == nil || f.Present[i])
 }
 
-// columnType returns a function that returns the type of a new column. In
+// columnType returns a function that chooses the SQL type of a new column. In
 // DBStream's own tables, times and flags are numbers, as Tstat writes them.
 func columnType(c config, t *tstat.LogType) func(tstat.Column) string {
 	if strings.HasSuffix(templateOf(c, t), allSuffix) {

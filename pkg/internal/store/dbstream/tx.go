@@ -76,15 +76,15 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 	return x.Send(batch)
 }
 
-// windowRows counts rows of a window.
+// windowRows counts the rows for one window.
 type windowRows struct {
 	window int64
 	rows   *pgdb.Dest
 }
 
-// startWindow switches to another window. The last row of batch is the first row
-// of the window: startWindow moves it to the batch that it returns, and sends
-// the rows before it. Windows only increase within a file.
+// startWindow switches to another window. The last row of batch is the first row of that
+// window. startWindow moves the row to a new batch, which it returns, and sends the other
+// rows. Windows only increase within a file.
 func (x *fileTx) startWindow(ctx context.Context, window int64, batch *pgdb.Batch) (*pgdb.Batch, error) {
 	if err := x.s.ensureWindow(ctx, x.st, window); err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (x *fileTx) startWindow(ctx context.Context, window int64, batch *pgdb.Batc
 	return next, x.Send(batch)
 }
 
-// rowsByWindow returns the number of rows of the file stored in each window.
+// rowsByWindow returns how many of the file's rows are stored in each window.
 func (x *fileTx) rowsByWindow() map[int64]int64 {
 	rows := map[int64]int64{}
 	for _, w := range x.windows {
@@ -107,8 +107,8 @@ func (x *fileTx) rowsByWindow() map[int64]int64 {
 }
 
 // checkReplace returns an error unless the file replaces only its own prefix.
-// The rows of other texts could not be removed, since rows do not name their
-// file.
+// The rows of other texts could not be removed, since rows do not say which
+// file they come from.
 func (x *fileTx) checkReplace(r store.Record, replace []store.Record) error {
 	if len(replace) == 0 || x.file.Prefix != nil && slices.ContainsFunc(replace, x.file.Prefix.Same) {
 		return nil

@@ -9,10 +9,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
-// Verify implements store.Manager. Rows do not name their file, so it compares
-// the number of rows in a stream with the sum of its records. It does not
-// compare streams adopted from math_repo. It does not report missing rows of a
-// stream whose oldest windows were dropped. Deep reads all rows.
+// Verify implements store.Manager. Rows do not say which file they come from,
+// so Verify compares the number of rows in a stream with the sum over its
+// records. It skips this comparison for streams adopted from math_repo, and
+// does not report missing rows if a stream's oldest windows were dropped. With
+// opt.Deep it reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	names, err := s.Locations(ctx)
 	if err != nil {
@@ -40,7 +41,8 @@ func (s *Store) verifyStream(ctx context.Context, name string, t *pgdb.Table, op
 	var rows, recorded int64
 	var first *int64
 	var oldest *time.Time
-	// A single statement sees rows and records of the same moment.
+	// Use a single statement, which sees rows and records as of the same
+	// moment.
 	err := s.Pool.QueryRow(ctx, `select (select count(*) from `+table+`),
 		(select coalesce(sum(r.rows), 0)::bigint from `+s.RecordsTable()+` r where r.location = $1),
 		(select min(r.time) from `+s.RecordsTable()+` r where r.location = $1 and r.rows > 0),

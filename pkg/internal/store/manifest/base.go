@@ -6,7 +6,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Base implements the methods of store.Manager that only need the manifest.
+// Base implements the methods of store.Manager that need only the manifest.
 // Stores embed it.
 type Base struct{ m *Manifest }
 

@@ -55,8 +55,8 @@ func (m *Manifest) addCount(location string, n int) {
 	}
 }
 
-// reopenIfReplaced reopens the log and forgets all entries if another process
-// has rewritten the log, see Rewrite. It reports whether it reopened the log.
+// reopenIfReplaced checks whether another process has rewritten the log, see
+// Rewrite. If so, it reopens the log, forgets all entries and returns true.
 func (m *Manifest) reopenIfReplaced() (bool, error) {
 	now, err := os.Stat(m.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,7 +99,7 @@ func (m *Manifest) load() error {
 		text, err := r.ReadBytes('\n')
 		if err == io.EOF {
 			// Another process is writing the last line, or a crash
-			// has cut it off.
+			// truncated it.
 			m.torn = len(text) > 0
 			if bannerErr != nil && m.lines > m.damaged {
 				bannerErr = nil // the lines are from this package
@@ -159,9 +159,9 @@ func (m *Manifest) parse(text []byte) bool {
 
 var errNotManifest = errors.New("is not a manifest of tstatrepo")
 
-// checkBanner returns the format number in the first line. It returns
-// errNotManifest if the line is not a banner, and other errors for an unknown
-// format or another kind of store.
+// checkBanner returns the format number from the first line of the log. It
+// returns errNotManifest if the line is not a banner, and another error if the
+// format is unknown or the kind of store is not kind.
 func checkBanner(path, kind string, text []byte) (int, error) {
 	rest, ok := strings.CutPrefix(string(text), banner)
 	number, has, _ := strings.Cut(rest, " ")

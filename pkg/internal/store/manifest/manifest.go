@@ -1,14 +1,13 @@
-// Package manifest keeps the records of a store that lives in a folder of the
-// file system: which source files it holds, and in which stored files.
+// Package manifest keeps the records of a store in a folder of the file system.
+// They say which source files the store holds, and in which stored files.
 //
-// A manifest is a log of lines, each with its checksum. Several processes append
-// to it under a lock. Lines that a crash has cut off or damaged are skipped, and
-// then the store does not trust the other lines either: it reads the stored
-// files and rewrites the manifest, see Tx.Doubtful. Only the records of empty
-// and pruned logs exist nowhere else.
+// A manifest is a log of lines, each with a checksum. Several processes append to it
+// under a lock. Lines that a crash truncated or damaged are skipped. The store then does
+// not trust the other lines either: it reads the stored files and rewrites the manifest,
+// see Tx.Doubtful. The records of empty and pruned logs exist only in the manifest.
 //
-// Format 1 had no Entry.FileRecords and did not preserve names that are not
-// UTF-8.
+// Format 1 lacked Entry.FileRecords and did not preserve names that are not
+// valid UTF-8.
 package manifest
 
 import (
@@ -41,16 +40,16 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Entry is a record, with the size and mtime that the stored file with its rows
-// had when the entry was written. If the file differs now, a process replaced it
-// and was killed before it wrote the new entry.
+// Entry is a record, with the size and mtime that the stored file with its rows had when
+// the entry was written. If the file has a different size or mtime now, a process
+// replaced it and was killed before it wrote the new entry.
 type Entry struct {
 	store.Record
 	StoredSize    int64     `json:"stored_size,omitempty"`
 	StoredModTime time.Time `json:"stored_mtime,omitzero"`
 	// FileRecords is the number of records whose rows are in the stored
-	// file, or 0 if unknown. If the file has fewer entries, lines of the
-	// manifest are missing.
+	// file, or 0 if unknown. If the manifest has fewer entries for this
+	// file, it has lost lines.
 	FileRecords int `json:"of,omitempty"`
 	// Replaced means that another record replaced this one, but its rows
 	// could not be removed. The store later removes the rows and then the
@@ -64,8 +63,8 @@ func (e *Entry) Matches(info fs.FileInfo) bool {
 	return e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime())
 }
 
-// HasRowsBefore reports whether the log of the entry is older than t and its
-// rows were not pruned.
+// HasRowsBefore reports whether the entry's log is older than t and its rows
+// have not been pruned.
 func (e *Entry) HasRowsBefore(t time.Time) bool { return e.Pruned.IsZero() && e.Time.Before(t) }
 
 // Locations returns the locations of entries.
@@ -177,8 +176,8 @@ func (m *Manifest) All() ([]Entry, error) {
 	return slices.Concat(slices.Collect(maps.Values(m.entries))...), nil
 }
 
-// Verify calls fault if lines of the manifest are damaged: the records of some
-// files are lost.
+// Verify calls fault once if any line of the manifest is damaged, since the
+// records of some files may then be lost.
 func (m *Manifest) Verify(fault func(store.Fault)) {
 	if n := m.Damaged(); n > 0 {
 		fault(store.Fault{Kind: store.Unrecorded, Path: filepath.Join(Dir, name), Reason: fmt.Sprintf("%d lines of the manifest are damaged", n)})

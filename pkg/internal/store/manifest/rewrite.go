@@ -20,8 +20,8 @@ func (tx *Tx) Temp(perm fs.FileMode) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
 	}
-	// os.CreateTemp has a fixed mode; this file keeps its mode, reduced by
-	// umask.
+	// os.CreateTemp uses a fixed mode, but this file becomes permanent and
+	// needs the mode perm, reduced by the umask.
 	f, err := os.OpenFile(filepath.Join(dir, rand.Text()+".tmp"), os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return nil, err
@@ -94,8 +94,8 @@ func (m *Manifest) rewrite() error {
 	return durable.SyncDir(filepath.Dir(m.path))
 }
 
-// copyOwner gives f the mode and owner of old, because other users may write to
-// the log too.
+// copyOwner gives f the mode and owner of old, because other users may also
+// write to the log.
 func copyOwner(f *os.File, old fs.FileInfo) error {
 	if err := f.Chmod(old.Mode().Perm()); err != nil {
 		return err

@@ -95,12 +95,12 @@ func (tx *Tx) Lookup(k store.Key) []Entry { return slices.Clone(tx.m.entries[k])
 // CountAt returns the number of entries with a location.
 func (tx *Tx) CountAt(location string) int { return tx.m.countAt[location] }
 
-// Doubtful reports whether entries may be missing or outdated: lines were
-// damaged or cut off, or an older version wrote the manifest. The store must
-// then read its files and call Rewrite.
+// Doubtful reports whether entries may be missing or outdated, because lines
+// were damaged or truncated, or because an older version wrote the manifest.
+// The store must then read its files and call Rewrite.
 func (tx *Tx) Doubtful() bool { return tx.Damaged() || tx.m.format < format }
 
-// Damaged reports whether lines of the manifest were damaged or cut off.
+// Damaged reports whether lines of the manifest were damaged or truncated.
 func (tx *Tx) Damaged() bool { return tx.m.damaged > 0 || tx.m.torn }
 
 // Complete reports whether the manifest has an entry for every record of the
@@ -180,7 +180,7 @@ func encode(l line) []byte {
 }
 
 // Sync makes all changes so far durable. Call it before removing files whose
-// records exist nowhere else.
+// records would then exist only in the manifest.
 func (tx *Tx) Sync() error {
 	return errors.Join(tx.flush(), durable.Sync(tx.m.f))
 }
@@ -194,7 +194,8 @@ func (tx *Tx) flush() error {
 	if tx.m.torn {
 		p = append([]byte{'\n'}, p...)
 	}
-	// A partly written line is later skipped because of its checksum.
+	// A partly written line is later skipped, since its checksum does not
+	// match.
 	_, err := tx.m.f.Write(p)
 	tx.m.torn = err != nil
 	info, serr := tx.m.f.Stat()

@@ -30,8 +30,8 @@ type stored struct {
 	columns []tstat.Column
 }
 
-// openStored opens a file that tstatrepo wrote. It returns an error for files of
-// other programs.
+// openStored opens a file that tstatrepo wrote. It returns an error for files from other
+// programs.
 func openStored(path string) (*stored, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -104,16 +104,16 @@ func widen(a, b []tstat.Column) []tstat.Column {
 // span is a range of rows.
 type span struct{ from, to int64 }
 
-// minCopied is the minimum number of rows of a row group that is copied
-// unchanged. Smaller neighboring row groups are merged, because the footer of
-// many small row groups would be larger than the rows.
+// minCopied is the minimum number of rows for a row group to be copied
+// unchanged. Smaller neighboring row groups are merged, because a footer that
+// lists many small row groups would be larger than the rows.
 const minCopied = 4 << 10
 
-// scratchSize is the size in bytes of new row groups at which they are moved from
-// memory to the file.
+// scratchSize is the total size, in bytes, at which new row groups are moved from memory
+// to the file.
 const scratchSize = 32 << 20
 
-// assembly writes a Parquet file that consists of parts of other files.
+// assembly writes a Parquet file assembled from parts of other files.
 type assembly struct {
 	ctx     context.Context
 	store   *Store
@@ -147,8 +147,8 @@ func (s *Store) assemble(ctx context.Context, out *os.File, columns []tstat.Colu
 	return a, err
 }
 
-// add appends the given rows of a file, or all rows if keep is nil. The assembly
-// closes s when it no longer needs the file.
+// add appends the rows keep of a file, or all rows if keep is nil. The assembly closes s
+// when it no longer needs the file.
 func (a *assembly) add(s *stored, keep []span) error {
 	a.current = s
 	defer func() {
@@ -195,8 +195,8 @@ func (a *assembly) add(s *stored, keep []span) error {
 	return nil
 }
 
-// flushAll writes the pending and the collected rows. It copies a small row group
-// without neighbors unchanged.
+// flushAll writes the pending and the collected rows. If a small row group has no
+// neighbors to merge with, it is copied unchanged.
 func (a *assembly) flushAll() error {
 	if h := a.pending; h != nil {
 		a.pending = nil
@@ -231,8 +231,8 @@ func contiguous(m *metadata.FileMetaData, index int) bool {
 	return to-from == sum
 }
 
-// extent returns the range of the column chunks of a row group, and the sum of
-// their sizes.
+// extent returns the range of bytes that a row group's column chunks span, and
+// the sum of their sizes.
 func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	for i, c := range m.RowGroups[index].Columns {
 		if c.MetaData == nil || c.FilePath != nil {
@@ -251,8 +251,8 @@ func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	return from, to, sum
 }
 
-// copy copies a row group byte for byte. It omits indexes and Bloom filters:
-// they are elsewhere in the file, and tstatrepo does not write any.
+// copy copies a row group byte for byte. It omits indexes and Bloom filters,
+// which are elsewhere in the file and which tstatrepo never writes.
 func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) error {
 	from, to, _ := extent(m, index)
 	n, err := io.Copy(a.out, io.NewSectionReader(in, from, to-from))
@@ -352,7 +352,7 @@ func (a *assembly) discard() {
 }
 
 // finish writes the footer and makes the file durable. The records must be in
-// the order of their rows.
+// the same order as their rows.
 func (a *assembly) finish(records []store.Record, replaces []string) error {
 	defer a.discard()
 	if err := a.flushAll(); err != nil {
@@ -370,7 +370,7 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 	if err != nil {
 		return err
 	}
-	// The footer of an empty file has everything except the row groups.
+	// The footer of an empty file has everything but the row groups.
 	m, err := emptyFile(a.columns, meta)
 	if err != nil {
 		return err
@@ -389,7 +389,7 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 	return durable.Sync(a.out)
 }
 
-// footerMetadata returns tstatrepo's metadata for a footer.
+// footerMetadata returns the metadata that tstatrepo puts into a footer.
 func footerMetadata(records []store.Record, replaces []string) ([][2]string, error) {
 	js, err := losslessjson.Marshal(records)
 	if err != nil {

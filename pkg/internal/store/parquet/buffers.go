@@ -19,20 +19,21 @@ type buffers struct {
 	idle  []*parquetfile.RowGroup
 }
 
-// maxParallel is the maximum number of row groups of one file: one core parses as
-// fast as two others encode.
+// maxParallel is the maximum number of row groups per file. Three suffice, because one
+// core parses as fast as two others encode.
 const maxParallel = 3
 
-// newBuffers returns buffers for the given number of files, each with memory
-// bytes, and for the given number of cores that encode them.
+// newBuffers returns buffers for the given number of files, with memory bytes
+// for each file, and for the given number of cores that encode rows.
 func newBuffers(memory int64, files, cores int) *buffers {
 	groups := max(files, min(cores, files*maxParallel))
 	return &buffers{memory: memory * int64(files) / int64(groups), maxGroups: min(groups, cores)}
 }
 
-// limits returns the maximum rows and bytes of text of a row group with the given
-// number of columns. A value needs up to 8 bytes, 8 more once it is encoded, and
-// 2 for its NULL mark. The rest of the 24 bytes is for growing buffers and texts.
+// limits returns the maximum number of rows, and of bytes of text, in a row group with
+// the given number of columns. It reserves 24 bytes per value: up to 8 for the value, 8
+// more once it is encoded, 2 for its NULL mark, and the rest for growing buffers and for
+// text.
 func (b *buffers) limits(columns int) (rows, text int) {
 	rows = int(min(max(b.memory/int64(max(columns, 1)*24), minRowGroup), maxRowGroup))
 	return rows, int(min(b.memory/4, maxText))
@@ -74,7 +75,7 @@ func (b *buffers) extraGroup(extra int) *parquetfile.RowGroup {
 	return b.idleGroup()
 }
 
-// scarce reports whether files must release extra row groups, because more files
+// scarce reports whether files must release their extra row groups because more files
 // were opened.
 func (b *buffers) scarce() bool {
 	b.mu.Lock()

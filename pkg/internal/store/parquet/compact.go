@@ -36,15 +36,16 @@ const (
 
 // Compact implements store.Manager.
 //
-// Compact builds the new folder of a day in compactDir, with the merged files and
-// hard links to the other files of the day. Then it exchanges this folder with
-// the day's folder in one step. So a reader that lists the folder sees either all
-// old files or all new ones. Merged files always get a new name, so a reader that
-// listed the old folder finds a file unchanged, or not at all.
+// Compact builds the new folder of a day in compactDir, with the merged files and hard
+// links to the other files of the day. Then it exchanges this folder with the day's
+// folder in one step. So a reader that lists the folder sees either all old files or all
+// new ones. Merged files always get new names, so a reader that listed the old folder
+// finds each file either unchanged or missing.
 //
-// Compact updates the manifest under the same lock. After a crash in between,
-// reconcile finds the merged files by their footers, which have the records of
-// all their source files, and removeStale removes the old folder.
+// Compact exchanges the folders and updates the manifest under the same lock.
+// After a crash between the two steps, reconcile recognizes the merged files by
+// their footers, which have the records of all source files, and removeStale
+// removes the old folder.
 func (s *Store) Compact(ctx context.Context, opt store.CompactOptions) (store.CompactResult, error) {
 	var res store.CompactResult
 	opt.TargetSize = cmp.Or(opt.TargetSize, store.DefaultTargetSize)
@@ -134,8 +135,9 @@ func (s *Store) lockCompact() (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// removeStale removes what a killed compaction has left. The caller must hold the
-// lock. compactDir has only old folders, and new folders that were not exchanged.
+// removeStale removes the folders that a killed compaction left behind. The caller must
+// hold the compaction lock. compactDir contains only old folders and new folders that
+// were never exchanged.
 func (s *Store) removeStale() error {
 	return os.RemoveAll(filepath.Join(s.dir, manifest.Dir, compactDir))
 }
@@ -182,13 +184,13 @@ func (s *Store) canExchange() error {
 	return nil
 }
 
-// day is the folder of a log type, probe and day.
+// day is the folder for one log type, probe and day.
 type day struct {
 	dir   string       // below the store
 	files []storedFile // candidates for merging, by time
 }
 
-// storedFile is a file of the store with its entries in the manifest.
+// storedFile is one of the store's files, with its entries in the manifest.
 type storedFile struct {
 	loc     string
 	entries []manifest.Entry
@@ -261,7 +263,8 @@ type large struct {
 }
 
 // plan selects the files of a day to merge into files of about target bytes. It
-// merges only files with the same columns, and skips files of other programs.
+// merges only files with the same columns, and skips files that it cannot
+// merge.
 func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error) {
 	var list []*large
 	for _, f := range d.files {
@@ -311,9 +314,10 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 		}
 		exchanged := false
 		defer func() {
-			// After a failed exchange work is the new folder, after a
-			// successful one the old folder. If an error follows the
-			// exchange, keep it: a power cut may still undo the exchange.
+			// After a failed exchange, work is the new folder; after a
+			// successful one, it is the old folder. If an error follows the
+			// exchange, keep the old folder, because a power cut may still
+			// undo the exchange.
 			if err == nil || !exchanged {
 				os.RemoveAll(work)
 			}
@@ -381,8 +385,9 @@ func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt st
 	return a.finish(records, nil)
 }
 
-// recordsOf returns the records of a file in the order of its rows, as in the
-// manifest's entries. It returns nil if the entries do not match the file.
+// recordsOf returns a file's records in the order of its rows, with the
+// contents that the manifest's entries have. It returns nil if the entries do
+// not match the file.
 func (s *stored) recordsOf(entries []manifest.Entry) []store.Record {
 	info, err := s.f.Stat()
 	if err != nil || len(entries) != len(s.Records) {

@@ -14,13 +14,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// RecordsKey is the key in the footer's metadata for the records of the source
-// files: a JSON array of store.Record.
+// RecordsKey is the metadata key in the footer for the records of the source
+// files, a JSON array of store.Record.
 const RecordsKey = "tstatrepo.records"
 
-// replacesKey is the key in the footer's metadata for the texts whose rows the
-// file replaces, see store.Record.Text. It shows which file is newer if both
-// exist after a crash.
+// replacesKey is the metadata key in the footer for the texts whose rows the
+// file replaces, see store.Record.Text. If a crash leaves both the old and the
+// new file, it shows which file is newer.
 const replacesKey = "tstatrepo.replaces"
 
 // footer is tstatrepo's metadata in a file's footer.
@@ -30,7 +30,7 @@ type footer struct {
 	Rows     int64          // of the whole file
 }
 
-// textsOf returns the texts of records.
+// textsOf returns the records' Text identifiers.
 func textsOf(records []store.Record) []string {
 	var texts []string
 	for _, r := range records {
@@ -39,11 +39,11 @@ func textsOf(records []store.Record) []string {
 	return texts
 }
 
-// errNoRecords reports a file of another program.
+// errNoRecords reports that a file was written by another program.
 var errNoRecords = errors.New("its footer has no " + RecordsKey)
 
-// isReadError reports whether the file system or a newer format kept a file from
-// being read. Other errors mean that its content is invalid.
+// isReadError reports whether err means that a file could not be read because of the file
+// system or a newer format. Other errors mean that the file's content is invalid.
 func isReadError(err error) bool {
 	var e *fs.PathError
 	return errors.As(err, &e) || errors.Is(err, state.ErrNewer)

@@ -20,9 +20,9 @@ import (
 
 // Prune implements store.Manager. It prunes one day's folder at a time.
 //
-// Only the manifest records pruned files. So Prune first marks the entries as
-// pruned, durably. Then removePruned removes the rows and clears the locations of
-// the entries. After a crash the next call of removePruned completes this.
+// Pruned files are recorded only in the manifest. So Prune first durably marks the
+// entries as pruned. Then removePruned removes the rows and clears the entries'
+// locations. After a crash the next call of removePruned completes the work.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -77,8 +77,8 @@ func compareDays(a, b string) int {
 	return cmp.Or(strings.Compare(filepath.Base(a), filepath.Base(b)), strings.Compare(a, b))
 }
 
-// pruneFiles prunes those of the entries that the manifest still has, and returns
-// the pruned ones.
+// pruneFiles prunes the given entries, except those that are no longer in the manifest.
+// It returns the pruned entries.
 func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before time.Time) ([]manifest.Entry, error) {
 	var gone []manifest.Entry
 	for _, old := range entries {
@@ -95,9 +95,9 @@ func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before tim
 	return slices.DeleteFunc(gone, func(e manifest.Entry) bool { return kept[e.Location] }), err
 }
 
-// removePruned removes the rows of pruned or replaced entries, and folders that
-// become empty. It returns the locations of files that cannot be changed. Their
-// logs do not count as pruned.
+// removePruned removes the rows of pruned or replaced entries, and any folders
+// that become empty. It returns the locations of files that cannot be changed;
+// the logs in these files do not count as pruned.
 func (s *Store) removePruned(tx *manifest.Tx, pruned []manifest.Entry) (kept map[string]bool, err error) {
 	kept = map[string]bool{}
 	var errs []error
@@ -169,9 +169,9 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	return counts, nil
 }
 
-// rowsOf returns the number of rows of each record in the file. The rows are in
-// the order of the records; the last records lack the missing rows, and the last
-// record has the superfluous ones.
+// rowsOf returns the number of rows of each record in the file. The rows are in the order
+// of the records. If rows are missing, they are missing from the last records; surplus
+// rows are counted for the last record.
 func (f *footer) rowsOf() []int64 {
 	counts := make([]int64, len(f.Records))
 	left := f.Rows
@@ -217,8 +217,8 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 	return nil
 }
 
-// rewrite replaces the file at a location with one that has only the rows keep of
-// the records rest. It closes old.
+// rewrite replaces the file at a location with one that has only the rows keep, which
+// belong to the records rest. It closes old.
 func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, rest []store.Record) error {
 	tmp, err := tx.Temp(0o666)
 	if err != nil {
@@ -273,10 +273,10 @@ func entriesAt(tx *manifest.Tx, records []store.Record, loc string) []manifest.E
 	return list
 }
 
-// mergeOthers adds the rows of other logs in the file at loc to the new file, so
-// that the new file can replace it. It returns the entries of these logs. It
-// leaves out rows that are in another file according to the manifest. ok is false
-// if a column has different types in the two files.
+// mergeOthers adds to the new file the rows of other logs in the file at loc, so that the
+// new file can replace that file. It returns the entries of these logs. It omits rows
+// that are in another file according to the manifest. ok is false if a column has
+// different types in the two files.
 func (t *tx) mergeOthers(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
 	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
 	if here[0].FileRecords == len(here) {
@@ -317,7 +317,7 @@ func (t *tx) mergeOthers(ctx context.Context, m *manifest.Tx, loc string, replac
 	return others, true, nil
 }
 
-// part is a file and the ranges of its rows to keep; nil keeps all rows.
+// part is a file with the ranges of rows to keep; nil keeps all rows.
 type part struct {
 	*stored
 	keep []span

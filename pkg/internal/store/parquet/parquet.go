@@ -29,8 +29,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// formatKey is the key of the format number, which applies to all keys of
-// tstatrepo. Files without a number have format 1.
+// formatKey is the key of the format number, which applies to all of
+// tstatrepo's keys. Files without this key have format 1.
 const (
 	formatKey = "tstatrepo.format"
 	format    = 1
@@ -41,8 +41,8 @@ type Options struct {
 	// Memory limits the buffers of one open file, in bytes. It determines
 	// the size of the row groups. 0 means 200 MiB.
 	Memory int64
-	// Files is the expected number of files open at once. If fewer are open,
-	// they share the memory of the others. 0 means 1.
+	// Files is the number of files expected to be open at once. If fewer are open,
+	// they share the unused memory. 0 means 1.
 	Files int
 	// Cores is the number of cores that encode rows. 0 means all that this
 	// process may use.
@@ -60,8 +60,8 @@ type Store struct {
 	opt      Options
 	manifest *manifest.Manifest
 
-	// doubled has the entries of additional files with the rows of a text.
-	// Access requires the lock of the manifest.
+	// doubled maps a log's text to the entries of additional files with the
+	// same rows. Access requires the manifest's lock.
 	doubled map[logText][]manifest.Entry
 
 	buffers *buffers
@@ -142,7 +142,7 @@ func (s *Store) releaseWriter(w *writer) {
 	s.idle = append(s.idle, w)
 }
 
-// tx is one Parquet file that is being written.
+// tx is a Parquet file that is being written.
 type tx struct {
 	s    *Store
 	f    store.FileInfo
@@ -263,9 +263,9 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	return errors.Join(errs...)
 }
 
-// remove removes replaced entries and their rows. It does not touch the file at
-// the location by, which replaced them. Entries whose rows cannot be removed stay
-// marked as replaced, and removePruned retries.
+// remove removes replaced entries and their rows. It does not touch the file at location
+// by, which replaced these rows. Entries whose rows cannot be removed stay marked as
+// replaced, and removePruned retries them.
 func (s *Store) remove(tx *manifest.Tx, replaced []manifest.Entry, by string) error {
 	at := map[string][]manifest.Entry{}
 	for _, e := range replaced {
@@ -298,7 +298,7 @@ func (s *Store) remove(tx *manifest.Tx, replaced []manifest.Entry, by string) er
 	return errors.Join(errs...)
 }
 
-// isCurrent reports whether the files of entries match the manifest.
+// isCurrent reports whether the entries' files match the manifest.
 func (s *Store) isCurrent(m *manifest.Tx, entries []manifest.Entry) bool {
 	return !slices.ContainsFunc(entries, func(e manifest.Entry) bool {
 		if e.Location == "" {
@@ -309,10 +309,10 @@ func (s *Store) isCurrent(m *manifest.Tx, entries []manifest.Entry) bool {
 	})
 }
 
-// freeLocation returns an unused location for a file. A second text of the same
-// key is stored beside the first, with a number in its name. Numbers start at n. n
-// is greater than 1 if another text is stored: a reader that has listed the first
-// name must not find other rows under it.
+// freeLocation returns an unused location for a file. A second text with the same key is
+// stored beside the first, in a file with a number in its name. Numbers start at n. If
+// another text is already stored, n must be greater than 1, because a reader that has
+// listed the first name must not find different rows under it.
 func (s *Store) freeLocation(f store.FileInfo, n int) (string, error) {
 	for ; ; n++ {
 		loc := entryLocation(f, n)
@@ -326,7 +326,7 @@ func (s *Store) freeLocation(f store.FileInfo, n int) (string, error) {
 	}
 }
 
-// entryLocation returns the location of the n-th text of a file's key.
+// entryLocation returns the location of the n-th text with a file's key.
 func entryLocation(f store.FileInfo, n int) string {
 	name := strings.TrimSuffix(f.Folder, ".out") + ".parquet"
 	if n > 1 {

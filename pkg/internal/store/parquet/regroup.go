@@ -92,7 +92,7 @@ func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, kee
 		if !cr.HasNext() {
 			return errors.Join(io.ErrUnexpectedEOF, cr.Err())
 		}
-		// Texts are valid only until the next page is read.
+		// Decoded strings are valid only until the next page is read.
 		n := min(batchSize, keep.to-pos)
 		rows, read, err := in.read(cr, n)
 		if err != nil {
@@ -126,7 +126,7 @@ func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, kee
 	return nil
 }
 
-// define records which of the added rows have a value: def has 1 for these rows,
+// define records which of the added rows have a value: def is 1 for each of these rows,
 // and values is their number.
 func (w *writer) define(c *parquetfile.Values, def []int16, values int) {
 	if values == len(def) && c.Nulls == 0 {

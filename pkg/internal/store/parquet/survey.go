@@ -13,11 +13,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// reconcile makes the manifest match the files. They may differ if a process was
-// killed before it had written its entries, or if people moved or removed files.
-// reconcile trusts the manifest for a file that is unchanged and has all its
-// entries. For every other file, and for all files if lines of the manifest were
-// lost, it reads the footer.
+// reconcile makes the manifest match the files. They may differ if a process was killed
+// before it had written its entries, or if someone moved or removed files. reconcile
+// trusts the manifest about a file if the file is unchanged and none of its entries are
+// missing. It reads the footers of all other files, and of every file if the manifest has
+// lost lines.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.opt.Log.Warn("manifest is damaged: rebuilding it from the stored files; pruned logs may be imported again", "store", s.String())
@@ -156,7 +156,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 	return v, nil
 }
 
-// logText identifies the text of a log.
+// logText identifies a log's text.
 type logText struct {
 	store.Key
 	text string // see store.Record.Text
@@ -168,7 +168,7 @@ func textOf(r store.Record) logText { return logText{r.Key, r.Text()} }
 // levels are the prefixes of the path elements of a location.
 var levels = []string{"type=", "probe=", "date=", ""}
 
-// inDataset reports whether a location has the form of entryLocation.
+// inDataset reports whether a location has the form that entryLocation returns.
 func inDataset(loc string) bool {
 	names := strings.Split(loc, string(filepath.Separator))
 	if len(names) != len(levels) || !strings.HasSuffix(loc, ".parquet") {
@@ -182,7 +182,7 @@ func inDataset(loc string) bool {
 	return true
 }
 
-// files returns the locations of all Parquet files of the dataset.
+// files returns the locations of all Parquet files in the dataset.
 func (s *Store) files() ([]string, error) {
 	locs := []string{"."}
 	for _, prefix := range levels {

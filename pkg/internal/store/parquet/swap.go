@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// swap replaces files with the large files merged from them. It returns the names
-// in the old folder, or nil if it did not exchange the folders.
+// swap replaces a day's files with the large files merged from them. It returns the names
+// of the files in the old folder, or nil if it did not exchange the folders.
 func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
 	dir := filepath.Join(s.dir, d.dir)
 	old := map[string]bool{}
@@ -62,8 +62,8 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 	if err := exchange(work, dir); err != nil {
 		return nil, fmt.Errorf("exchange folders: %w", err)
 	}
-	// The rows are in the new place now, so write the records even if a later
-	// step fails.
+	// The rows are in the new files now, so write the records even if a later step
+	// fails.
 	for _, l := range done {
 		loc := filepath.Join(d.dir, filepath.Base(l.out.Name()))
 		info, err := os.Stat(filepath.Join(s.dir, loc))
@@ -88,7 +88,7 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 	return known, errors.Join(tx.Sync(), durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(work)))
 }
 
-// copyOwner gives a folder the mode and owner in info.
+// copyOwner gives a folder the mode and owner from info.
 func copyOwner(dir string, info fs.FileInfo) error {
 	if err := os.Chmod(dir, info.Mode()); err != nil {
 		return err
@@ -104,9 +104,9 @@ func copyOwner(dir string, info fs.FileInfo) error {
 	return nil
 }
 
-// moveNewFiles moves files from a day's old folder to the new one, unless their
-// names are known. Programs that do not use the lock may have created these files
-// just before the exchange.
+// moveNewFiles moves all files whose names are not in known from a day's old folder to
+// the new one. Programs that do not use the lock may have created them just before the
+// exchange.
 func (s *Store) moveNewFiles(d *day, old string, known []string) error {
 	names, err := os.ReadDir(old)
 	if err != nil {

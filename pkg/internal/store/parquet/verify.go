@@ -18,8 +18,8 @@ import (
 )
 
 // Verify implements store.Manager. It compares the footers of all files with the
-// manifest. It then checks suspicious files again under a lock, so that no other
-// process changes the store.
+// manifest. It then rechecks suspicious files under a lock, so that no other process can
+// change the store meanwhile.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if _, err := s.manifest.All(); err != nil {
 		return err
@@ -116,14 +116,14 @@ func (s *Store) verifyFile(tx *manifest.Tx, loc string, opt store.VerifyOptions)
 	}
 }
 
-// hasRowsOf reports whether the file at a location has the rows of a record.
+// hasRowsOf reports whether the file at a location has a record's rows.
 func (s *Store) hasRowsOf(loc string, r store.Record) bool {
 	f, err := readFooter(filepath.Join(s.dir, loc))
 	return err == nil && slices.ContainsFunc(f.Records, r.Same)
 }
 
-// reportForeign reports files of other programs that are in the folders of the
-// dataset or have a name that readers of the dataset accept. locs are the
+// reportForeign reports files from other programs that are in the dataset's
+// folders or have names that readers of the dataset accept. locs are the
 // locations of the dataset's files.
 func (s *Store) reportForeign(locs []string, opt store.VerifyOptions) error {
 	inLocs := map[string]bool{}
@@ -160,8 +160,8 @@ func (s *Store) reportForeign(locs []string, opt store.VerifyOptions) error {
 	})
 }
 
-// readAll reads all values of a file. It reports damage, and logs with texts that
-// end in CR.
+// readAll reads all values in a file. It reports damage, and logs with values that end in
+// CR.
 func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions) {
 	in, err := openStored(filepath.Join(s.dir, loc))
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions
 	}
 }
 
-// readAll decodes all pages. carriage counts the texts that end in CR, by the
+// readAll decodes all pages. carriage counts the values that end in CR, by the
 // index of their record.
 func (s *stored) readAll(ctx context.Context, carriage map[int]int64) (err error) {
 	defer func() {
@@ -216,7 +216,7 @@ func (s *stored) readAll(ctx context.Context, carriage map[int]int64) (err error
 	return nil
 }
 
-// readColumn reads a column chunk and calls carriage for each row whose text
+// readColumn reads a column chunk and calls carriage for each row whose value
 // ends in CR.
 func readColumn(cr file.ColumnChunkReader, rows int64, carriage func(row int64)) error {
 	in := newInput()
@@ -248,8 +248,8 @@ func readColumn(cr file.ColumnChunkReader, rows int64, carriage func(row int64))
 	return nil
 }
 
-// Repair implements store.Manager. If the rows of a log are in several files, the
-// file that the manifest names keeps them.
+// Repair implements store.Manager. If a log's rows are in several files, only the file
+// that the manifest names keeps them.
 func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult, err error) {
 	if dryRun {
 		err = s.manifest.View(ctx, func(tx *manifest.Tx) error {
@@ -276,8 +276,8 @@ func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult
 	return res, store.Unavailable(err)
 }
 
-// repairs returns the expected result of Repair, and by location the entries
-// whose rows it removes.
+// repairs returns the expected result of Repair and, by location, the entries
+// whose rows Repair removes.
 func repairs(doubled map[logText][]manifest.Entry) (res store.RepairResult, at map[string][]manifest.Entry) {
 	at = map[string][]manifest.Entry{}
 	for _, entries := range doubled {

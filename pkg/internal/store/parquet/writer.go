@@ -28,7 +28,7 @@ type writer struct {
 	in      input
 }
 
-// fileTypes are the types of columns in files.
+// fileTypes maps kinds of values to the types of Parquet columns.
 var fileTypes = map[tstat.Kind]parquetfile.Type{
 	tstat.Int:   parquetfile.Int64,
 	tstat.Float: parquetfile.Double,
@@ -46,7 +46,7 @@ func newFile(out io.Writer, columns []tstat.Column) *parquetfile.Writer {
 	return parquetfile.NewWriter(out, sc)
 }
 
-// emptyFile returns the footer of a file without rows, as Arrow reads it.
+// emptyFile returns the footer of a file without rows, as read by Arrow.
 func emptyFile(columns []tstat.Column, meta [][2]string) (*metadata.FileMetaData, error) {
 	var b bytes.Buffer
 	if err := newFile(&b, columns).Close(meta); err != nil {
@@ -142,9 +142,9 @@ func (w *writer) write(b *tstat.Batch) error {
 	return nil
 }
 
-// grow makes room for n more values. Once s has longLog values, it makes room for
-// a whole row group of the given rows: copying growing buffers took a third of
-// the time.
+// grow makes room for n more values. Once s has longLog values, it makes room for a whole
+// row group with the given number of rows, because otherwise copying growing buffers took
+// a third of the time.
 func grow[T any](s []T, n, rows int) []T {
 	if cap(s)-len(s) >= n {
 		return s
@@ -155,11 +155,11 @@ func grow[T any](s []T, n, rows int) []T {
 	return slices.Grow(s, n)
 }
 
-// longLog is the number of rows from which grow treats a log as long. Most logs
-// are shorter.
+// longLog is the minimum number of rows in a log that grow treats as long. Most
+// logs are shorter.
 const longLog = 4 << 10
 
-// bytes returns the size in bytes of the collected texts.
+// bytes returns the total size in bytes of the collected strings.
 func (w *writer) bytes() int {
 	n := 0
 	for i := range w.columns {
@@ -168,8 +168,8 @@ func (w *writer) bytes() int {
 	return n
 }
 
-// flush passes the collected rows to the file. If an extra row group is available
-// to be filled meanwhile, another goroutine encodes them.
+// flush passes the collected rows to the file. If an extra row group can be filled
+// meanwhile, another goroutine encodes these rows.
 func (w *writer) flush() error {
 	next := w.buffers.extraGroup(w.extra)
 	w.file.Add(w.group, next != nil || w.file.Pending() > 0)
@@ -203,7 +203,7 @@ func (w *writer) release() {
 	w.extra--
 }
 
-// close completes the file, with keys and values as metadata in its footer.
+// close completes the file, with the given key-value metadata in its footer.
 func (w *writer) close(metadata [][2]string) error {
 	if w.group.Rows > 0 {
 		w.file.Add(w.group, w.file.Pending() > 0)

@@ -15,9 +15,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Form is the form of values in COPY. The binary form saves the server from
-// parsing, which is a tenth of its work for 130 columns. But it is more than
-// twice as long as Tstat's text, so it may be slower over a slow network.
+// Form is the form in which COPY sends values. The binary form spares the
+// server the parsing, which is a tenth of its work for 130 columns. But binary
+// values are more than twice as long as Tstat's text, so they may be slower
+// over a slow network.
 type Form string
 
 // The values of Form.
@@ -27,7 +28,7 @@ const (
 	AsText   Form = "text"
 )
 
-// ParseForm parses the setting copy of a URL.
+// ParseForm parses the value of a URL's copy setting.
 func ParseForm(text string) (Form, error) {
 	switch f := Form(text); f {
 	case "":
@@ -50,7 +51,7 @@ func onThisMachine(c net.Conn) bool {
 	return false
 }
 
-// In binary form a value is its length in four bytes, followed by its bytes;
+// In binary form a value consists of its length in four bytes, then its bytes.
 // NULL has the length -1.
 
 // Start and end of a COPY in binary form.
@@ -63,9 +64,9 @@ const (
 // epoch.
 const epoch = 946684800e6
 
-// sizes are the lengths of the types with a known binary form; 0 for variable
-// lengths. float4 is missing, because rounding twice could change the last
-// digit.
+// sizes maps each type with a known binary form to its length in bytes, or to 0
+// if the length varies. float4 is missing, because rounding twice could change
+// the last digit.
 var sizes = map[string]int{"int2": 2, "int4": 4, "int8": 8, "float8": 8, "bool": 1, "timestamptz": 8, "inet": 0, "text": 0}
 
 // canBinary reports whether the values of all targets have a binary form.
@@ -89,7 +90,8 @@ func (c *cell) prepareBinary(col tstat.Column) bool {
 	case opRawFloat:
 		c.byField = col.Kind != tstat.Int
 	case opRawText:
-		// YouTube's "--" is a text here, but NULL for the reader.
+		// YouTube's "--" is stored as a string here, but the log reader
+		// parses it as NULL.
 		c.byField = t.Type != "text" || col.Kind != tstat.Text || col.Dashes()
 		return t.Type == "text"
 	}
@@ -118,7 +120,7 @@ const (
 	asTime
 )
 
-// startBinary adds the lane of a cell for the rows of a batch.
+// startBinary adds a cell's lane for the rows of a batch.
 func (e *encoder) startBinary(c *cell) {
 	e.byField = e.byField || c.byField
 	l := lane{dense: c.dense, def: c.vec.Def}
@@ -138,13 +140,13 @@ func (e *encoder) startBinary(c *cell) {
 	e.lanes = append(e.lanes, l)
 }
 
-// bitsOf returns the numbers as bit patterns, without copying them.
+// bitsOf returns the bit patterns of x without copying.
 func bitsOf[T int64 | float64](x []T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
 }
 
-// index returns the index of the value of row i, or -1 for NULL. Rows must not
-// decrease.
+// index returns the index of row i's value, or -1 for NULL. i must not decrease
+// from call to call.
 func (l *lane) index(i int) int {
 	if l.def[i] == 0 {
 		return -1
@@ -204,8 +206,8 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	return dst, nil
 }
 
-// rowError returns an error for the value of a cell in row i, which the column
-// cannot hold.
+// rowError returns an error for a cell's value in row i that the column cannot
+// hold.
 func (e *encoder) rowError(cell, i int) error {
 	c := &e.cells[cell]
 	e.setLine(i)
@@ -239,11 +241,11 @@ func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	}
 }
 
-// longest is the length of the longest value, except for addresses and texts.
+// longest is the length of the longest value other than addresses and strings.
 const longest = 4 + 8
 
-// appendField appends the value that the column would get in text form. It
-// returns false if the column cannot hold the value.
+// appendField appends, in binary form, the value that the column would get in
+// text form. It returns false if the column cannot hold the value.
 func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 	field := e.field(c)
 	if c.op == opRawFloat {
@@ -300,8 +302,8 @@ func appendBytes(dst, t []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(t))), t...)
 }
 
-// appendInet appends an address: PostgreSQL's number of its family, the length
-// of its prefix in bits, 0 for not a network, its length in bytes, and its
+// appendInet appends an address: PostgreSQL's number for its family, its prefix
+// length in bits, a 0 because it is not a network, its length in bytes, and its
 // bytes. It returns false if f is not an address.
 func appendInet(dst, f []byte) ([]byte, bool) {
 	if tstat.IsNull(f) {

@@ -12,7 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// The table is unlogged: if a crash of the server loses the claims, two
+// The table is unlogged, because claims may be lost: if the server crashes, two
 // importers may do the same work, but no data is lost.
 const createClaims = ` (
 	location text,
@@ -35,7 +35,7 @@ type claims struct {
 
 func (d *DB) claimsTable() Ident { return Ident{d.records.table[0], sqlstore.ClaimsTable} }
 
-// Claim implements store.Claimer. If the user has no permission for the table of
+// Claim implements store.Claimer. If the user has no permission to use the table of
 // claims, Claim logs a warning once and returns all keys.
 func (d *DB) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	if len(keys) == 0 || d.claims.denied.Load() {
@@ -76,7 +76,8 @@ func (d *DB) createClaims(ctx context.Context) error {
 }
 
 // claim inserts claims, and updates claims that belong to the owner or have
-// expired. All clients use the same order, which prevents deadlocks.
+// expired. All clients process keys in the same order, which prevents
+// deadlocks.
 func (d *DB) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	l, p, f, n, got := d.columnsOf(keys) // no importer can store files with invalid keys
 	rows, _ := d.Pool.Query(ctx, "insert into "+d.claimsTable().Sanitize()+` as c (location, probe, folder, file, owner, expires)

@@ -16,19 +16,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// A COPY that fails stores nothing, and the server names at most the first row
-// that it refuses. Refusals are rare: values are checked before, so only a
-// site's own constraints, triggers and encodings cause them. The rows of a table
-// are therefore sent in one COPY and not kept.
+// A COPY that fails stores nothing, and the server names at most the first row that it
+// refuses. Refusals are rare. Values are checked beforehand, so only a site's own
+// constraints, triggers and encodings cause refusals. Therefore a table's rows are sent
+// in one COPY and not kept.
 //
-// Once the server has refused a row, the file is read again. From then on the DB
-// copies in chunks. Each chunk is a COPY after a savepoint, and its rows are
-// kept until the server has accepted them. The rows of a refused chunk are
-// copied again without the refused ones.
+// Once the server has refused a row, the file is read again, and from then on the DB
+// copies all files in chunks. Each chunk is a COPY after a savepoint, and its rows are
+// kept until the server has accepted them. The rows of a refused chunk are copied again
+// without the refused ones.
 //
-// Chunks cost 5 to 8 % of the speed, and memory. Larger chunks need more memory.
-// Smaller chunks create more subtransactions; more than 64 in one transaction
-// slow down concurrent queries.
+// Chunks cost memory and 5 to 8 % of the speed. Larger chunks need more memory. Smaller
+// chunks create more subtransactions; more than 64 of them in one transaction slow down
+// concurrent queries.
 
 // chunkSize is the size in bytes at which a chunk ends.
 const chunkSize = 8 << 20
@@ -37,7 +37,7 @@ const chunkSize = 8 << 20
 // processes the end of a chunk.
 const waitingBatches = 8
 
-// maxRefused is the number of rows of a file that the server may refuse. If it
+// maxRefused is the number of a file's rows that the server may refuse. If it
 // refuses more, the whole file fails.
 const maxRefused = 100
 
@@ -54,7 +54,8 @@ type Dest struct {
 // Stored returns the number of rows copied. Call it after Tx.Flush.
 func (d *Dest) Stored() int64 { return d.stored }
 
-// Batch holds encoded rows for one table, and their lines in the log.
+// Batch holds encoded rows for one table, and the log lines that they come
+// from.
 type Batch struct {
 	to    *Dest  // nil if all rows are rejected
 	data  []byte // the rows, encoded
@@ -74,8 +75,8 @@ var batches = sync.Pool{New: func() any {
 	return &Batch{data: make([]byte, 0, 384<<10), lines: make([]byte, 0, 192<<10), rows: make([]row, 0, 256)}
 }}
 
-// NewBatch returns an empty batch of rows for d. If d is nil, only rejected rows
-// may be added to the batch.
+// NewBatch returns an empty batch for d. If d is nil, only rejected rows may be added to
+// the batch.
 func (d *Dest) NewBatch() *Batch {
 	b := batches.Get().(*Batch)
 	b.to = d
@@ -159,8 +160,8 @@ func (c *copier) keep(b *Batch) {
 	c.size += len(b.data) + len(b.lines)
 }
 
-// finish counts the kept rows as stored, reports rejected ones and frees their
-// batches.
+// finish counts the kept rows as stored, reports the rejected rows, and frees
+// the batches.
 func (c *copier) finish() {
 	for _, b := range c.kept {
 		for _, r := range b.rows {
@@ -173,7 +174,8 @@ func (c *copier) finish() {
 }
 
 // Read implements io.Reader for a COPY. It returns the rows of consecutive
-// batches for the same table. A chunk also ends when it reaches chunkSize.
+// batches for the same table. A chunk ends at the first batch for another
+// table, or when it reaches chunkSize.
 func (c *copier) Read(p []byte) (int, error) {
 	for len(c.unread) == 0 {
 		if c.next != nil || c.chunks && c.size >= chunkSize {
@@ -213,8 +215,9 @@ func (c *copier) copy(rows io.Reader) error {
 	return err
 }
 
-// endingReader reads from r until end is called. It is needed because CopyFrom,
-// when a connection breaks, returns while its goroutine may still read rows.
+// endingReader reads from r until end is called. It is needed because CopyFrom
+// returns when a connection breaks, although its goroutine may still be reading
+// rows.
 type endingReader struct {
 	mu    sync.Mutex
 	r     io.Reader
@@ -257,7 +260,7 @@ func (c *copier) rows() (rows []keptRow) {
 	return rows
 }
 
-// copyRows copies rows of a refused chunk, except those that the server refuses.
+// copyRows copies the rows of a refused chunk, except those that the server refuses.
 func (c *copier) copyRows(rows []keptRow) error {
 	if len(rows) == 0 {
 		return nil
@@ -273,8 +276,8 @@ func (c *copier) copyRows(rows []keptRow) error {
 	return err
 }
 
-// skipRefused copies rows except those that the server refuses. err is the error
-// of a COPY of all the rows.
+// skipRefused copies rows, except those that the server refuses. err is the error from a
+// COPY of all of them.
 func (c *copier) skipRefused(rows []keptRow, err error) error {
 	var pe *pgconn.PgError
 	errors.As(err, &pe)

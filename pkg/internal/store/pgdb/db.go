@@ -1,5 +1,5 @@
-// Package pgdb holds the common parts of the stores on PostgreSQL: the
-// connection, changes of tables under a lock, the table of records, and
+// Package pgdb holds the common parts of the PostgreSQL-based stores: the
+// connection, changes to tables under a lock, the table of records, and
 // transactions that copy rows.
 package pgdb
 
@@ -31,7 +31,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// DB is a connection pool of a database for rows.
+// DB is a pool of connections to a database that holds rows.
 type DB struct {
 	store.Defaults
 	Pool *pgxpool.Pool
@@ -48,7 +48,7 @@ type DB struct {
 	open map[*Tx]bool
 }
 
-// Options of Open.
+// Options configures Open.
 type Options struct {
 	// RetryTimeout is how long an unreachable server is retried; 0 disables
 	// retries.
@@ -57,8 +57,9 @@ type Options struct {
 	Form         Form         // of COPY; "": Auto
 }
 
-// SplitURL removes the settings named by own from the query of a database URL,
-// SCHEME://USER@HOST/DATABASE?..., and converts the rest by libpq's rules.
+// SplitURL removes the settings named in own from the query of a database URL,
+// SCHEME://USER@HOST/DATABASE?..., and converts the rest according to libpq's
+// rules.
 func SplitURL(text string, own ...string) (dsn string, settings dest.Options, err error) {
 	u, err := dest.Parse(text)
 	if err != nil {
@@ -84,8 +85,8 @@ func SplitURL(text string, own ...string) (dsn string, settings dest.Options, er
 	return dsn, settings, nil
 }
 
-// libpq lists the valid settings of a connection. pgx would turn any other
-// setting into a parameter of the server's session, so typos would go unnoticed.
+// libpq lists the valid connection settings. pgx would turn any other setting into a
+// session parameter on the server, so typos would be reported only on connecting.
 var libpq = set("host", "port", "dbname", "user", "password", "passfile", "connect_timeout", "sslmode", "sslkey",
 	"sslcert", "sslrootcert", "sslpassword", "sslsni", "service", "servicefile", "target_session_attrs", "options",
 	"application_name", "require_auth", "channel_binding", "sslnegotiation", "krbspn", "krbsrvname",
@@ -105,7 +106,8 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 		return cfg, nil
 	}
 	advice := "for example postgres://user@host:5432/database; write special characters of a password as %XX, or keep it in PGPASSWORD or ~/.pgpass"
-	// If a URL cannot be parsed, every piece may be part of the password.
+	// If a URL cannot be parsed, any piece of it could be part of the
+	// password.
 	if reason := err.Error(); !strings.Contains(reason, "failed to parse as URL") && !strings.Contains(reason, "keyword/value") {
 		if _, after, ok := strings.Cut(reason, "`: "); ok {
 			return nil, hint.Usage(after, advice)
@@ -114,8 +116,8 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 	return nil, hint.Usage("not the URL of a database", advice)
 }
 
-// Open connects to the database at dsn, a result of SplitURL. Messages call it
-// name, with passwords masked.
+// Open connects to the database at dsn, a result of SplitURL. Messages call the
+// database name, with any password masked.
 func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	cfg, err := parseConfig(dsn)
 	if err != nil {
@@ -126,7 +128,7 @@ func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	}
 	d := &DB{Log: opt.Log, url: dest.Redact(name), retry: opt.RetryTimeout, form: opt.Form, open: map[*Tx]bool{}}
 	c := cfg.ConnConfig
-	// Unprepared statements need no memory of the server, and work with
+	// Unprepared statements need no memory on the server, and work with
 	// connection poolers.
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	for name, value := range map[string]string{
@@ -213,10 +215,9 @@ func Classify(err error) error {
 	return err
 }
 
-// lineError shortens the text of a connection error to one line. The text of pgx
-// has a line for each attempt: with sslmode=prefer, the default, two for each
-// address. The first line of the two says the same as the second, or only that
-// the server has no TLS.
+// lineError shortens the message of a connection error to one line. pgx's message has a
+// line for each attempt: with sslmode=prefer, the default, two for each address. The
+// first of the two lines says the same as the second, or only that the server has no TLS.
 type lineError struct{ err error }
 
 func (e *lineError) Error() string {
@@ -277,7 +278,7 @@ func isTimeout(err error) bool {
 	return pgconn.Timeout(err) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// Ident is a name of up to two parts, schema and table.
+// Ident is a name with up to two parts, schema and table.
 type Ident = pgx.Identifier
 
 // Quote returns a name as SQL text.
@@ -292,18 +293,17 @@ func List(names []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// lockWait is how long a change of tables waits for a lock before it releases
-// its own locks and retries. The holder of the table's lock may be about to wait
-// for the advisory lock in a second session: a deadlock that the server cannot
-// detect.
+// lockWait is how long a change to tables waits for a lock before it releases its own
+// locks and retries. The holder of a table's lock may be about to wait for the advisory
+// lock in a second session, which would be a deadlock that the server cannot detect.
 const lockWait = "1s"
 
 // changeWait is how long Change retries while other clients hold the locks.
 // After that the caller must retry.
 const changeWait = 30 * time.Second
 
-// lockNumber returns the number of the advisory lock for names. If two locks get
-// the same number, their clients only wait for each other needlessly.
+// lockNumber returns the number of the advisory lock for names. If two locks get the same
+// number, the only harm is that their clients wait for each other needlessly.
 func lockNumber(names ...string) int64 {
 	h := fnv.New64a()
 	for _, n := range append([]string{"tstatrepo"}, names...) {
@@ -312,9 +312,9 @@ func lockNumber(names ...string) int64 {
 	return int64(h.Sum64())
 }
 
-// Change runs f in a short separate transaction. Among all clients, only one
-// transaction with the same name runs at a time. Change waits for other clients
-// that hold locks; the caller must retry other transient errors.
+// Change runs f in a short separate transaction. Across all clients, only one
+// transaction with the same name runs at a time. Change waits while other
+// clients hold locks; the caller must retry on other transient errors.
 func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) error {
 	lock := lockNumber("table", name)
 	return d.retryFor(ctx, changeWait, isContention, func() error {
@@ -389,14 +389,14 @@ func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, colu
 	return err
 }
 
-// NoPartition reports whether err means that a table has no partition for a row:
+// NoPartition reports whether err means that a table has no partition for a row, because
 // someone has dropped the partition.
 func NoPartition(err error) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && pe.Code == "23514" && pe.ConstraintName == ""
 }
 
-// CodeOf returns the SQLSTATE of a server's error, or "".
+// CodeOf returns the SQLSTATE of an error from the server, or "".
 func CodeOf(err error) string {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {

@@ -14,13 +14,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// encoder encodes rows for COPY. It uses the binary form if requested and if it
-// supports all types of the columns.
+// encoder encodes rows for COPY. It uses the binary form if that is requested
+// and supports the types of all columns.
 //
 // Otherwise it uses the text form, with the separator of the log and "-" for
 // NULL. In text form it copies numbers as Tstat wrote them, because formatting
-// them again would cost more than everything else. Most rows are plain numbers
-// between a few texts, so it copies whole runs of such fields.
+// them again would cost more than everything else. Most fields are plain
+// numbers, with a few strings in between, so it copies whole runs of numbers at
+// once.
 type encoder struct {
 	cells   []cell   // in the order of the fields
 	idle    []cell   // of columns that occurred in no batch so far
@@ -67,8 +68,8 @@ type cell struct {
 	byField bool // encode the text of the field instead of the vector's value
 }
 
-// index returns the index in the vector of the value of row i, or -1 for NULL.
-// Rows must not decrease.
+// index returns the index of row i's value in the vector, or -1 for NULL. i
+// must not decrease from call to call.
 func (c *cell) index(i int) int {
 	if c.dense {
 		return i
@@ -91,14 +92,15 @@ const (
 	opTime            // from the vector: UTC
 	opFloat           // the field, if it is plain; otherwise from the vector
 	opInet            // from the vector, checked
-	// The others copy the field, regardless of Tstat's kind of the column.
+	// The other operations copy the field, regardless of the column's kind
+	// in Tstat.
 	opRawText
 	opRawInt
 	opRawFloat
 )
 
-// newEncoder returns an encoder of columns into targets, in binary form if
-// requested and possible. For asWritten see RowOptions.AsWritten.
+// newEncoder returns an encoder that encodes columns for targets, in binary
+// form if requested and possible. For asWritten see RowOptions.AsWritten.
 func newEncoder(columns []tstat.Column, targets []sqlstore.Target, asWritten, binary bool) *encoder {
 	e := &encoder{binary: binary && canBinary(targets), sources: make([]bool, len(columns))}
 	for _, t := range targets {
@@ -160,10 +162,9 @@ func newEncoder(columns []tstat.Column, targets []sqlstore.Target, asWritten, bi
 // has reports whether a column of the file has a target.
 func (e *encoder) has(column int) bool { return e.sources[column] }
 
-// start prepares for the rows of b, and reports whether the result of columns
-// has changed. It leaves out columns that had no values so far, since every
-// value in a COPY costs the server time. It sorts the other columns in the order
-// of the fields.
+// start prepares for the rows of b, and reports whether the result of columns has
+// changed. It leaves out columns that have had no values so far, since every value in a
+// COPY costs the server time. It sorts the other columns in the order of the fields.
 func (e *encoder) start(b *tstat.Batch) (changed bool) {
 	e.batch = b
 	e.idle = slices.DeleteFunc(e.idle, func(c cell) bool {
@@ -312,10 +313,10 @@ func (c *cell) rowError(field []byte) error {
 	return &rowError{c.target.Name, bytes.Clone(field), c.reason(), c.op == opInet && isText(field)}
 }
 
-// isText reports whether an invalid value of an address column was intentionally
-// replaced by another text: a hash, a name, or an address with masked digits.
-// Otherwise the value is a damaged address: it has only digits and characters of
-// addresses, or bytes that are not valid in a text.
+// isText reports whether an invalid value in an address column is a deliberate
+// replacement: a hash, a name, or an address with masked digits. Otherwise the value is a
+// damaged address: it has only characters that occur in addresses, or bytes that are not
+// valid in text.
 func isText(field []byte) bool {
 	if !utf8.Valid(field) || bytes.ContainsFunc(field, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return false
@@ -330,7 +331,7 @@ func isText(field []byte) bool {
 	return len(bytes.Trim(field, hex+".:")) > 0
 }
 
-// reason returns why the column cannot hold a value.
+// reason says why the column cannot hold a value.
 func (c *cell) reason() string {
 	switch c.op {
 	case opInet:
@@ -345,9 +346,9 @@ func (c *cell) reason() string {
 	}
 }
 
-// append appends one value in text form: the value with index at in the vector,
-// or the field raw. An index of -1 is NULL. append returns false if the column
-// cannot hold the value.
+// append appends one value in text form: the value at index at in the vector,
+// or the field raw. An index of -1 means NULL. append returns false if the
+// column cannot hold the value.
 func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	switch c.op {
 	case opText:
@@ -420,8 +421,8 @@ func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	}
 }
 
-// appendDerived appends a value that has no field in the line: a computed time
-// of Tstat 2.2 to 2.4.
+// appendDerived appends a value that has no field in the line: a time computed
+// for logs of Tstat 2.2 to 2.4.
 func (c *cell) appendDerived(dst []byte, at int, sep byte) ([]byte, bool) {
 	switch {
 	case at < 0:

@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// colPruned is the column of sqlstore.FilesTable with the time when the rows of
-// a file were removed.
+// colPruned is the column of sqlstore.FilesTable that says when a file's rows
+// were removed.
 const colPruned = "pruned"
 
 // Records implements store.Manager.
@@ -60,9 +60,10 @@ func (d *DB) AddPruned(ctx context.Context) error {
 	return nil
 }
 
-// Prunable returns the totals of the records before a time whose rows are still
-// stored. condition, if not empty, is an additional SQL condition on the table
-// of records r. Its arguments start at $2.
+// Prunable returns the totals for the records from before the given time whose
+// rows are still stored. condition, if not empty, is an additional SQL
+// condition on the table of records, which is named r. The condition's
+// arguments start at $2.
 func (d *DB) Prunable(ctx context.Context, q Querier, before time.Time, condition string, args ...any) (store.PruneResult, error) {
 	var res store.PruneResult
 	if d.records.table == nil {
@@ -90,7 +91,8 @@ func (d *DB) prunable(condition string) string {
 	return sql
 }
 
-// Locations returns the locations of the rows of all records, see UseRecords.
+// Locations returns the distinct locations of all records' rows, see
+// UseRecords.
 func (d *DB) Locations(ctx context.Context) ([]string, error) {
 	if d.records.table == nil {
 		return nil, nil

@@ -17,8 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// records is the cached state of the table of records. Its column location names
-// the table or stream of a file's rows: a file is stored once per location.
+// records is the cached state of the table of records. Its column location names the
+// table or stream that holds a file's rows. A file is stored once per location.
 type records struct {
 	table    Ident
 	location func(store.Key) string
@@ -30,9 +30,9 @@ type records struct {
 	added atomic.Uint32
 }
 
-// addedColumns are the columns that the first versions lacked. fallback replaces
-// NULL or a missing column. The columns are nullable, so that adding them
-// changes only the catalog, on every version of the server.
+// addedColumns are the columns that the first versions lacked. fallback is the value to
+// use for NULL or a missing column. The columns are nullable, so that adding them changes
+// only the catalog on every server version.
 var addedColumns = []struct{ name, typ, fallback string }{
 	{"place", "text", "''"},
 	{"head", "text", "''"},
@@ -40,11 +40,11 @@ var addedColumns = []struct{ name, typ, fallback string }{
 	{"transform", "text", "''"},
 }
 
-// colTransform is the index of transform in addedColumns. Only records of
-// transformed texts need this column.
+// colTransform is the index of transform in addedColumns. Only the records of
+// transformed logs need this column.
 const colTransform = 3
 
-// hasAll reports whether the table has all of addedColumns.
+// hasAll reports whether the table has all addedColumns.
 func (r *records) hasAll() bool { return r.added.Load() == 1<<len(addedColumns)-1 }
 
 // has reports whether the table has addedColumns[i].
@@ -84,7 +84,7 @@ const createFiles = ` (
 
 // UseRecords makes d use the table of records in a schema. Unless readOnly is
 // set, it creates the table if it does not exist. location returns the location
-// of the rows of a key.
+// of a key's rows.
 func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, location func(store.Key) string) error {
 	d.records.table, d.records.location = Ident{schema, sqlstore.FilesTable}, location
 	find := func(q Querier) (*Table, error) { return FindTable(ctx, q, d.records.table) }
@@ -143,9 +143,9 @@ func (d *DB) indexIdentity(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// addColumns adds addedColumns to a table of records of an older version, and
-// allows the same text at several places. It fails unless the user owns the
-// table.
+// addColumns adds addedColumns to a table of records from an older version, and
+// lets the table hold the same text at several places. It fails unless the user
+// owns the table.
 func (d *DB) addColumns(ctx context.Context) error {
 	table := d.records.table.Sanitize()
 	err := d.Change(ctx, table, func(tx pgx.Tx) error {
@@ -189,8 +189,8 @@ func (d *DB) addColumns(ctx context.Context) error {
 	return nil
 }
 
-// columnsOf returns the column values of keys. It returns the keys that the
-// table cannot hold as invalid.
+// columnsOf returns the keys' column values. Keys that the table cannot hold
+// are returned in invalid instead.
 func (d *DB) columnsOf(keys []store.Key) (locations, probes, folders, files []string, invalid []store.Key) {
 	for _, k := range keys {
 		if !sqlstore.ValidKey(k) {
@@ -216,7 +216,7 @@ func (d *DB) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, erro
 }
 
 // OtherProbes implements store.Store. The index starts with location and probe.
-// Both have few values, so the query skips from one to the next.
+// Both have few distinct values, so the query skips from one to the next.
 func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record, error) {
 	if d.records.table == nil {
 		return nil, nil
@@ -249,8 +249,8 @@ func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record,
 	return rs, nil
 }
 
-// recordColumns returns the columns of a record in table r as SQL text, in the
-// order that eachRecord expects.
+// recordColumns returns the columns of a record in table r as SQL, in the order
+// that eachRecord expects.
 func (d *DB) recordColumns() string {
 	pruned := "r." + colPruned
 	if !d.records.pruned.Load() {
@@ -320,8 +320,8 @@ func (d *DB) nextID(ctx context.Context, tx pgx.Tx) (id int64, err error) {
 	return id, err
 }
 
-// Replaced lists the ids and folder times of removed records, to find their
-// rows.
+// Replaced lists the ids and folder times of removed records, by which their
+// rows can be found.
 type Replaced struct {
 	IDs   []int64
 	Times []time.Time

@@ -16,7 +16,7 @@ import (
 )
 
 // Rows encodes the rows of one file. Rows that the database cannot hold are
-// passed to the file's Reject.
+// passed to FileInfo.Reject.
 type Rows struct {
 	enc      *encoder
 	file     store.FileInfo
@@ -27,7 +27,7 @@ type Rows struct {
 	textErr  error // the error of the first such row
 }
 
-// RowOptions configures the contents of rows.
+// RowOptions configures Rows.
 type RowOptions struct {
 	Table   Ident             // the table's name for hints
 	Own     []sqlstore.Target // columns beside those of the log; Source is ignored
@@ -35,8 +35,8 @@ type RowOptions struct {
 	Columns sqlstore.Columns
 	// Skip is the number of lines of the file that the table already has.
 	Skip int64
-	// AsWritten keeps times as the numbers that Tstat wrote, and every text
-	// except "-" as a text, as in DBStream's own tables.
+	// AsWritten stores times as the numbers that Tstat wrote, and all text
+	// except "-" as it is, as in DBStream's own tables.
 	AsWritten bool
 	// Forget is called when an error shows that the table has changed. It
 	// discards the cached state of the table.
@@ -46,15 +46,15 @@ type RowOptions struct {
 	binary bool
 }
 
-// newRows returns the encoder of a file.
+// newRows returns the Rows for a file.
 func newRows(f store.FileInfo, opt RowOptions) *Rows {
 	enc := newEncoder(f.Columns, opt.Targets, opt.AsWritten, opt.binary && canBinary(opt.Own))
 	enc.sep = f.Type.Separator()
 	return &Rows{enc: enc, file: f, opt: opt}
 }
 
-// Value is a value of one of the table's own columns: the text if set, else the
-// time if set, else the integer.
+// Value is a value for one of the table's own columns: the text if set, else
+// the time if set, else the integer.
 type Value struct {
 	Text string
 	Int  int64
@@ -89,8 +89,8 @@ func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 }
 
 // Start prepares for the rows of b, and reports whether the list of columns has
-// changed, see encoder.start. It returns an error if a later header has added a
-// column that is not stored, see sqlstore.Columns.CheckLater.
+// changed, see encoder.start. It returns an error if a later header in the file
+// has added a column that is not stored, see sqlstore.Columns.CheckLater.
 func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	if err := r.opt.Columns.CheckLater(r.file, b, r.enc.has); err != nil {
 		return false, err
@@ -99,16 +99,17 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	return r.enc.start(b), nil
 }
 
-// manyTexts is the minimum number of rows with texts instead of addresses for
-// which checkAddresses fails before the end of the log.
+// manyTexts is the minimum number of rows with other text instead of addresses
+// for which checkAddresses fails before the end of the log.
 const manyTexts = 100
 
-// checkAddresses returns an error if more than 1 % of the rows have texts where
-// the table has addresses, as in anonymized logs. Storing only the other rows
-// would be wrong. Fewer such rows are damaged lines and become rejects.
+// checkAddresses returns an error if more than 1 % of the rows have other text
+// where the table has addresses, as in anonymized logs, since storing only the
+// other rows would be wrong. If fewer rows are affected, they are damaged lines
+// and become rejects.
 //
 // final is set at the end of the log. Before that, checkAddresses returns an
-// error only if most rows have texts.
+// error only if most rows have such text.
 func (r *Rows) checkAddresses(final bool) error {
 	texts := int64(r.texts)
 	if final && texts*100 > r.rows || texts >= manyTexts && texts*2 > r.rows {
@@ -117,7 +118,7 @@ func (r *Rows) checkAddresses(final bool) error {
 	return nil
 }
 
-// countText records a row with a text instead of an address.
+// countText records a row with other text instead of an address.
 func (r *Rows) countText(line int64, err error) {
 	var re *rowError
 	if !errors.As(err, &re) || !re.text {
@@ -134,7 +135,7 @@ func (r *Rows) countText(line int64, err error) {
 		"addresses in the log are anonymized; to store them as texts: alter table "+r.opt.Table.Sanitize()+" "+strings.Join(alter, ", "))
 }
 
-// columns returns the columns of the rows in order, see Start.
+// columns returns the columns of the rows, in order; see Start.
 func (r *Rows) columns() []sqlstore.Target {
 	return append(slices.Clone(r.opt.Own), r.enc.columns()...)
 }

@@ -31,7 +31,7 @@ type Tx struct {
 	copied  map[string]*Dest // tables with values in binary form
 }
 
-// Begin starts the transaction of a file. It ends with ctx at the latest.
+// Begin starts a file's transaction, which ends at the latest when ctx is done.
 func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, error) {
 	conn, err := d.Pool.Acquire(ctx)
 	if err != nil {
@@ -68,8 +68,8 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 	return t, nil
 }
 
-// NewDest returns a table as the destination of the following rows, with the
-// columns that they have after the last Start.
+// NewDest returns a Dest for rows that are sent to table. Its columns are those
+// that the last Start selected.
 func (t *Tx) NewDest(table Ident) *Dest {
 	d := &Dest{table: table, columns: t.columns()}
 	var names []string
@@ -153,7 +153,7 @@ func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 }
 
 // ErrChanged reports that the type of a table's column has changed since the
-// store read it. A retry reads the table's columns again.
+// store read the type. A retry reads the table's columns again.
 var ErrChanged = changedError{}
 
 type changedError struct{}
@@ -166,8 +166,8 @@ func (changedError) Is(err error) bool {
 }
 
 // checkTypes returns ErrChanged if the server may have decoded binary values
-// with another type: eight bytes can be an integer or a float. The lock of the
-// COPY prevents later changes of the table.
+// with another type: eight bytes can be an integer or a float. The COPY holds a
+// lock that prevents later changes to the table.
 func (t *Tx) checkTypes(ctx context.Context) error {
 	for _, d := range t.copied {
 		found, err := FindTable(ctx, t.tx, d.table)
@@ -192,8 +192,8 @@ func (t *Tx) Abort() error {
 		t.flushed = true
 		t.in.Abort()
 	}
-	// The pool closes a connection that is still inside the transaction; a
-	// rollback keeps it open.
+	// The pool closes a connection that is still inside a transaction;
+	// after a rollback the connection stays open.
 	if t.tx != nil && t.ctx.Err() == nil {
 		t.tx.Rollback(t.ctx)
 	}

@@ -19,7 +19,8 @@ func (c *cell) appendRawInt(dst, f []byte) ([]byte, bool) {
 	}
 	x, err := strconv.ParseInt(tstat.String(f), 10, 64)
 	if err != nil {
-		// Some versions print a counter as a number with decimals.
+		// Some Tstat versions print a counter as a number with
+		// decimals.
 		y, ferr := strconv.ParseFloat(tstat.String(f), 64)
 		if ferr != nil || y != math.Trunc(y) || math.Abs(y) >= 1<<53 {
 			return dst, false
@@ -29,8 +30,8 @@ func (c *cell) appendRawInt(dst, f []byte) ([]byte, bool) {
 	return strconv.AppendInt(dst, x, 10), x >= c.min && x <= c.max
 }
 
-// plain reports whether a field is a decimal number that every SQL type with
-// decimals accepts.
+// plain reports whether a field is a decimal number that every fractional SQL
+// type accepts.
 func plain(f []byte) bool {
 	if len(f) == 0 || len(f) > 40 {
 		return false
@@ -60,8 +61,7 @@ func appendFloat(dst []byte, x float64) []byte {
 	return strconv.AppendFloat(dst, x, 'g', -1, 64) // PostgreSQL has NaN too
 }
 
-// appendText appends a text and escapes the characters that are special to
-// COPY.
+// appendText appends t and escapes the characters that are special to COPY.
 func appendText(dst, t []byte, sep byte) []byte {
 	start := 0
 	for i, c := range t {
@@ -94,9 +94,9 @@ func AppendTime(dst []byte, t time.Time) []byte {
 	return appendTime(dst, new(tstat.Calendar), t.UnixMicro())
 }
 
-// appendTime appends microseconds since the epoch as
-// 2006-01-02T15:04:05.000000+00, or without decimals for whole seconds. The text
-// contains no space, because a space may be the separator.
+// appendTime appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00, or
+// without decimals for whole seconds. The result contains no space, because a space may
+// be the separator.
 func appendTime(dst []byte, c *tstat.Calendar, us int64) []byte {
 	dst = c.Append(dst, us)
 	if us%1e6 == 0 {

@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// ReadAll reads all values of a table. Damage reported by the server is a
-// fault, not an error.
+// ReadAll reads all values in a table. It reports damage found by the server as
+// a fault, not as an error.
 func (d *DB) ReadAll(ctx context.Context, table Ident, fault func(store.Fault)) error {
 	var size *int64
 	err := d.Pool.QueryRow(ctx, "select sum(length(t::text)) from "+table.Sanitize()+" t").Scan(&size)
@@ -29,8 +29,8 @@ func (d *DB) ReadAll(ctx context.Context, table Ident, fault func(store.Fault)) 
 	return nil
 }
 
-// EndsInCR returns the SQL condition for rows with a text that ends in CR, or ""
-// if the table has no texts. The condition calls the table t.
+// EndsInCR returns an SQL condition that selects rows with a value that ends in CR, or ""
+// if the table has no text columns. The condition calls the table t.
 func (t *Table) EndsInCR() string {
 	var any []string
 	for _, name := range slices.Sorted(maps.Keys(t.Columns)) {

@@ -18,12 +18,12 @@ var _ store.Manager = (*Store)(nil)
 
 // Prune implements store.Manager. It drops partitions whose range ends before
 // the given time. It drops each partition in a separate transaction, which also
-// marks the records of the partition's rows. From partitions that the user may
-// not drop, and from tables without partitions, it deletes rows.
+// marks the records of the partition's rows. If the user has no permission to
+// drop a partition, or the table has no partitions, Prune deletes rows.
 //
-// Dropping needs an exclusive lock for a moment. Prune waits for running
-// imports and queries for one second at a time, so that it does not block later
-// ones for long.
+// Dropping needs a brief exclusive lock. Prune waits for running imports and
+// queries for only one second at a time, so that it does not block later ones
+// for long.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -31,7 +31,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 			return res, err
 		}
 	}
-	// The location of rows is the name of their log type.
+	// The location of a file's rows is the name of their log type.
 	types, err := s.Locations(ctx)
 	if err != nil {
 		return res, err
@@ -115,8 +115,8 @@ func (s *Store) pruneTable(ctx context.Context, name string, before time.Time, d
 // bounds matches the SQL text of a partition's range.
 var bounds = regexp.MustCompile(`^FOR VALUES FROM \((?:MINVALUE|'([^']+)')\) TO \('([^']+)'\)$`)
 
-// droppable returns the partitions of a table that end before a time and that
-// this user may drop, oldest first.
+// droppable returns the partitions of a table that end before the given time
+// and that this user has permission to drop, oldest first.
 func (s *Store) droppable(ctx context.Context, t *pgdb.Table, before time.Time) ([]partition, error) {
 	rows, _ := s.Pool.Query(ctx, `select n.nspname::text, c.relname::text, pg_get_expr(c.relpartbound, c.oid), pg_total_relation_size(c.oid)
 		from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_namespace n on n.oid = c.relnamespace

@@ -2,7 +2,7 @@
 // one schema for all Tstat versions, partitioned by the day of the log folder.
 //
 // Every row carries its probe, its folder and the id of its file's record in
-// tstatrepo_files. Rows and record of a file appear in one transaction.
+// tstatrepo_files. A file's rows and its record are stored in one transaction.
 package postgres
 
 import (
@@ -34,7 +34,7 @@ type Options struct {
 	ReadOnly bool
 }
 
-// Store is a schema of a database.
+// Store is a schema in a database.
 type Store struct {
 	*pgdb.DB
 	schema  string
@@ -44,7 +44,7 @@ type Store struct {
 	tables map[string]*table // per log type
 }
 
-// Several importers share the store, see pgdb.DB.
+// Several importers can share the store; see pgdb.DB.
 var _ store.Claimer = (*Store)(nil)
 
 // table is the cached state of a table.
@@ -123,7 +123,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// The columns that every table has in front of those of the log.
+// The columns that precede the log's columns in every table.
 const (
 	colProbe  = "probe"
 	colFolder = "folder"
@@ -134,8 +134,8 @@ const (
 var ownColumns = []string{colProbe, colFolder, colTime, colFile}
 
 // names returns the names of a file's columns in the table: in lower case, so
-// that they need no quotes, and different from the table's own and the
-// server's.
+// that they need no quotes, and different from the names of the table's own
+// columns and the server's system columns.
 func names(columns []tstat.Column) []string { return sqlstore.ColumnNames(columns, ownColumns) }
 
 // Begin implements store.Store.
@@ -166,7 +166,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	return &fileTx{Tx: tx, table: table, own: []pgdb.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}}}, nil
 }
 
-// prepare creates the table, the columns and the partition that a file needs.
+// prepare creates the table, columns and partition that a file needs.
 func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*pgdb.Table, error) {
 	day := f.Time.UTC().Format("20060102")
 	s.mu.Lock()
@@ -246,9 +246,9 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pgdb.Ident, f s
 	return pgdb.FindTable(ctx, tx, name)
 }
 
-// ensureDay creates the partition of a day if it does not exist. It attaches
-// the partition, because creating it in place would wait for all running
-// imports.
+// ensureDay creates the partition of a day if it does not exist. It creates a
+// separate table and attaches it, because creating the partition in place would
+// wait for all running imports.
 func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pgdb.Ident, t *pgdb.Table, at time.Time) error {
 	part := pgdb.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
 	var exists bool
@@ -262,8 +262,8 @@ func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pgdb.Ident, t *
 	sql := "create table " + part.Sanitize() + " (like " + parent.Sanitize() + " including defaults including constraints)"
 	attach := fmt.Sprintf("alter table %s attach partition %s for values from ('%s') to ('%s')", parent.Sanitize(), part.Sanitize(),
 		pgdb.AppendTime(nil, from), pgdb.AppendTime(nil, from.AddDate(0, 0, 1)))
-	// If the user has partitioned the table in another way, the day needs
-	// no partition from tstatrepo.
+	// If the user has partitioned the table in another way, tstatrepo need
+	// not create a partition for the day.
 	err = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, sql); err != nil {
 			return err

@@ -12,7 +12,7 @@ import (
 )
 
 // Verify implements store.Manager. It searches for rows whose file has no
-// record. Deep reads all rows.
+// record. With opt.Deep it reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	types, err := s.Locations(ctx)
 	if err != nil {
@@ -37,7 +37,8 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 func (s *Store) verifyTable(ctx context.Context, name string, t *pgdb.Table, opt store.VerifyOptions) error {
 	table := pgdb.Ident{s.schema, name}.Sanitize()
 	var files, rows int64
-	// A single statement sees rows and records of the same moment.
+	// Use a single statement, which sees rows and records as of the same
+	// moment.
 	orphans := ` from ` + table + ` t where not exists (select from ` + s.RecordsTable() + ` r where r.id = t.` + colFile + ` and r.location = '` + strings.ReplaceAll(name, "'", "''") + `')`
 	err := s.Pool.QueryRow(ctx, `select count(distinct t.`+colFile+`), count(*)`+orphans).Scan(&files, &rows)
 	if err != nil {

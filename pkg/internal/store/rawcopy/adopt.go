@@ -18,13 +18,13 @@ import (
 // adoptBatch is the number of files recorded in one update of the manifest.
 const adoptBatch = 100
 
-// Adopt adopts the copies of math_repo, which also copies to DIR/<stream>/. It
-// records each existing log up to a.Copied, the last folder that math_repo
-// finished.
+// Adopt adopts copies made by math_repo, which also copies to DIR/<stream>/. It
+// records each existing log up to a.Copied, the time of the last folder that
+// math_repo finished.
 //
-// The records lack the source's mtime, which math_repo did not keep, so a source
-// file of the same size counts as unchanged. The importer reads source files of
-// another size again. This replaces copies that math_repo left incomplete.
+// The records lack the source's mtime, which math_repo did not keep, so a source file of
+// the same size counts as unchanged. The importer rereads source files whose size
+// differs, which replaces copies that math_repo left incomplete.
 func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	if err := store.ValidProbe(a.Stream); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Package rawcopy stores log files unchanged, byte for byte, below DIR/<probe>/ in
-// the tree of their source.
+// Package rawcopy stores log files unchanged, byte for byte, below DIR/<probe>/, in the
+// same tree as in their source.
 package rawcopy
 
 import (
@@ -60,10 +60,10 @@ func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog
 	return s, nil
 }
 
-// reconcile deletes records whose copy is missing. If several records name one
-// copy, it keeps the records whose fingerprint matches: the copies of the others
-// were replaced, but the manifest lost the lines that say so. Lost records
-// return when their sources are copied again, see tx.location.
+// reconcile deletes records whose copy is missing. If several records name one copy, it
+// keeps those whose fingerprint matches, because the copies of the others were replaced,
+// but the manifest lost the lines that say so. Lost records are recreated when their
+// sources are copied again, see tx.location.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.log.Warn("manifest is damaged: lost records return with the next import of their logs, and pruned logs may be imported again",
@@ -104,8 +104,9 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	return nil
 }
 
-// fingerprint returns the fingerprint of a copy's text. A truncated compressed
-// copy is an error unless truncated is set, because its source was truncated.
+// fingerprint returns the fingerprint of a copy's text. It returns an error for
+// a truncated compressed copy, unless truncated says that the source was
+// truncated, too.
 func fingerprint(path string, truncated bool) (store.Fingerprint, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -129,7 +130,7 @@ var errTruncated = errors.New("the end of the compressed file is missing")
 // String returns the store's URL.
 func (s *Store) String() string { return "copy:" + s.dir }
 
-// Accepts implements store.Store: files of unknown types are copied too.
+// Accepts implements store.Store. Files of unknown log types are copied, too.
 func (s *Store) Accepts(store.FileInfo) bool { return true }
 
 // Begin implements store.Store. The result accepts no rows; see BeginRaw.
@@ -169,8 +170,7 @@ type tx struct {
 	compressed bool // tmp is compressed with zstd
 }
 
-// Write implements store.FileTx. It always fails, because a copy has no separate
-// rows.
+// Write implements store.FileTx. It always fails, because a copy store accepts no rows.
 func (t *tx) Write(context.Context, *tstat.Batch) error {
 	return errors.New("a copy store accepts only the bytes of files, not rows")
 }
@@ -255,8 +255,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	return errors.Join(errs...)
 }
 
-// otherForms returns the names that a log has in the other compressions, and
-// uncompressed.
+// otherForms returns the names that a log has uncompressed and in the other
+// compression formats.
 func otherForms(name string) (names []string) {
 	plain, is := compression.CutSuffix(name)
 	for _, suffix := range append(compression.Suffixes(), "") {
@@ -268,8 +268,8 @@ func otherForms(name string) (names []string) {
 }
 
 // isStaleCopy reports whether the file at loc, which has no record, holds a
-// prefix of r's text. It was copied before the log was compressed, and its
-// record was lost.
+// prefix of r's text. Such a file was copied before the log was compressed, and
+// its record was lost.
 func (s *Store) isStaleCopy(loc string, r store.Record) bool {
 	old, err := fingerprint(filepath.Join(s.dir, loc), true)
 	if err != nil || old.Length == 0 || old.Length > r.Length {
@@ -296,15 +296,15 @@ func textStartsWith(f io.Reader, text store.Fingerprint) bool {
 
 // location returns where to store the copy: in place of the copy that it
 // replaces, else under the file's own name, or as NAME.2 if another file has
-// that name. It overwrites a file without a record if the new copy starts with
-// the same content, because a killed process left that file.
+// that name. The copy overwrites a file without a record if the copy starts
+// with that file's content, because a killed process left that file.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
 	name := filepath.FromSlash(t.name())
 	for _, e := range replaced {
 		if e.Location == "" { // pruned
 			continue
 		}
-		// A plain log may have been compressed or moved.
+		// The log may have been compressed or moved.
 		if e.Location == name || filepath.Ext(e.Location) == filepath.Ext(name) {
 			return e.Location, nil
 		}

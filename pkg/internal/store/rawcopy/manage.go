@@ -25,10 +25,10 @@ var (
 // pruneBatch is how many copies are removed under one lock.
 const pruneBatch = 500
 
-// Prune implements store.Manager. Only the manifest records pruned files. So
-// Prune first marks the entries as pruned, durably. Then removePruned removes
-// the copies and clears the locations of the entries. A copy that cannot be
-// removed does not count as pruned.
+// Prune implements store.Manager. Pruned files are recorded only in the
+// manifest. So Prune first durably marks the entries as pruned. Then
+// removePruned removes the copies and clears the entries' locations. A copy
+// that cannot be removed does not count as pruned.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	failed := map[string]error{} // by location
@@ -96,8 +96,9 @@ func (s *Store) sizeOf(e manifest.Entry) int64 {
 }
 
 // removePruned removes the copies whose entries are marked as pruned, including
-// those left by a killed process, and folders that become empty. It returns the
-// errors by location. If a copy cannot be removed, its entry is unmarked.
+// those left by a killed process, and any folders that become empty. It returns
+// errors by location. If a copy cannot be removed, its entry is no longer
+// marked as pruned.
 func (s *Store) removePruned(tx *manifest.Tx) map[string]error {
 	pruned, kept := map[string]manifest.Entry{}, map[string]bool{}
 	tx.All(func(e manifest.Entry) {

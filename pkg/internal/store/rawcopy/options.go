@@ -20,16 +20,16 @@ import (
 // Options configures how logs are copied. The options do not affect existing
 // copies.
 type Options struct {
-	// Zstd compresses copies with zstd, also of logs in other compressions.
-	// A damaged or truncated log is copied unchanged.
+	// Zstd compresses copies with zstd, even if the log is compressed in
+	// another format. A damaged or truncated log is copied unchanged.
 	Zstd bool
-	// Month puts each log folder into a folder of its month, YYYY/MM-Mon,
+	// Month puts each log folder into a folder for its month, YYYY/MM-Mon,
 	// unless it is already in one.
 	Month bool
 }
 
-// ParseOptions parses DIR?compress=zstd&layout=month. Its errors are usage
-// errors.
+// ParseOptions parses a destination like DIR?compress=zstd&layout=month. Its
+// errors are usage errors.
 func ParseOptions(text string) (dir string, opt Options, err error) {
 	dir, o, err := dest.ParsePath(text)
 	if err == nil {
@@ -127,7 +127,7 @@ func (t *tx) compress(ctx context.Context) error {
 	return errors.Join(err, os.Remove(old.Name()), old.Close())
 }
 
-// errorReader records an error of r other than io.EOF.
+// errorReader records an error from r other than io.EOF.
 type errorReader struct {
 	r   io.Reader
 	err error
