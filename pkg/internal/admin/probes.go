@@ -52,13 +52,13 @@ type probeView struct {
 	Hidden  int64                        // healthy streams that the filter hides
 	Late    int64                        // late streams
 	Failing int64                        // failing streams
-	RowsDay int64                        // rows stored in 24 hours
+	RowsDay int64                        // rows stored in the last 24 hours
 	Lag     time.Duration                // longest lag of its streams
 	HasLag  bool                         // Lag is known
-	Rejects []string                     // files with rejected lines of the probe
+	Rejects []string                     // files that hold the probe's rejected lines
 	Sources []liveSource                 // all sources of live lines
 	Shown   rows[liveSource]             // sources shown on the page
-	Rate    float64                      // live lines a second
+	Rate    float64                      // live lines per second
 	Last    time.Time                    // when the last live line arrived
 	Points  []pointsOf                   // by run
 	Metrics int64                        // sum over Points
@@ -152,7 +152,8 @@ func (p *probeView) addStream(l *mathproto.StreamStats) {
 	}
 }
 
-// addTo adds the points of a run to their probes; get returns a probe by name.
+// addTo adds the points of a run to the probes they come from; get returns the
+// probe with the given name.
 func (r *RRD) addTo(get func(string) *probeView) {
 	for _, s := range r.Series {
 		p := get(s.Probe)
@@ -217,7 +218,7 @@ func (p *probeView) bound(unhealthy bool, n int) {
 	p.Streams = first(list, max(0, n))
 }
 
-// streamLevel returns the level of the most severe problem of a stream.
+// streamLevel returns the level of a stream's most severe problem.
 func streamLevel(l *mathproto.StreamStats) string {
 	switch {
 	case fails(l), l.Late():

@@ -17,10 +17,10 @@ import (
 
 // Thresholds for reporting problems.
 const (
-	settleIn     = 30 * time.Second    // after the start; registering and a first log folder may take as long
-	expiresSoon  = 30 * 24 * time.Hour // before a certificate ends
-	expiresNow   = 7 * 24 * time.Hour  // before a certificate ends
-	recentErrors = time.Hour           // errors in the log older than this are history
+	settleIn     = 30 * time.Second    // after the start; registration and the first log folder may take this long
+	expiresSoon  = 30 * 24 * time.Hour // before a certificate expires
+	expiresNow   = 7 * 24 * time.Hour  // before a certificate expires
+	recentErrors = time.Hour           // older errors in the log are no longer a problem
 	clockError   = 2 * time.Minute     // clocks further apart give wrong times
 	tstatSilent  = 2 * time.Hour       // Tstat writes a log folder each hour
 	tstatArchive = 30 * 24 * time.Hour // folders unchanged for longer are an archive, not the output of a running Tstat
@@ -142,7 +142,7 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 	type cause struct {
 		problem Problem
 		streams []*mathproto.StreamStats
-		behind  int64 // files that are missing in a store
+		behind  int64 // files that are missing from a store
 	}
 	var order []string
 	causes := map[string]*cause{}
@@ -178,7 +178,7 @@ func logProblems(logs []mathproto.StreamStats) (list []Problem) {
 					"Check that Tstat runs on the probe and writes new folders, that the probe is reachable from here, and that its clock is right.")
 			}
 		case errors.Is(l.Failure, bulk.ErrSource):
-			host, _, _ := net.SplitHostPort(l.CallBackUrl) // its streams may have a port each
+			host, _, _ := net.SplitHostPort(l.CallBackUrl) // each of its streams may use another port
 			what := "Probe " + l.Probe
 			if l.Probe != host {
 				what += " at " + host
@@ -255,7 +255,7 @@ func clockProblems(logs []mathproto.StreamStats) (list []Problem) {
 	return list
 }
 
-// tstatProblems returns the problems of Tstat on this machine.
+// tstatProblems returns the problems with Tstat on this machine.
 func (s *State) tstatProblems(now time.Time) (list []Problem) {
 	t := s.Tstat
 	if t == nil || t.Looked.IsZero() {

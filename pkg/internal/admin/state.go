@@ -39,7 +39,7 @@ type Supervisor struct {
 	component.Stats
 }
 
-// Tstat describes the Tstat process of the probe on this machine.
+// Tstat describes the Tstat process on this machine.
 type Tstat struct {
 	Probe string // its name
 	exporter.Tstat
@@ -69,7 +69,7 @@ type RRD struct {
 	Name string // unique: the section of the configuration, or the specification
 	To   string // destination without secrets
 	rrdpush.EndpointStats
-	Recreated int64 // RRDs older than their last point sent; sent again from the start
+	Recreated int64 // RRDs older than their last point sent; sent from the start
 
 	Series []repository.Series
 	// Untracked counts the points of metrics for which Series has no room. These
@@ -90,6 +90,6 @@ type Notice struct {
 	Time  time.Time // when it was last logged
 	First time.Time
 	Count int64
-	Error bool // else a warning
+	Error bool // false: a warning
 	Text  string
 }

@@ -12,8 +12,8 @@ import (
 // labels.
 const maxText = 200
 
-// number formats an integer with thin spaces between thousands, like 1 234 567. A
-// screen reader still reads it as one number.
+// number formats an integer with thin spaces between groups of three digits, like 1
+// 234 567. A screen reader still reads it as one number.
 func number(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	sign := ""

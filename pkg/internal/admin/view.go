@@ -32,7 +32,7 @@ const (
 	maxSpecs    = 10
 	maxPlots    = 36
 	maxFilter   = 100 // bytes
-	fewProbes   = 3   // up to so many probes, plots are open and streams are folded once
+	fewProbes   = 3   // with up to this many probes, plots are open and streams are folded once
 )
 
 // Seconds between reloads of the page: the interval that the page offers, and the
@@ -288,8 +288,9 @@ func (v *view) Title() string {
 // Hidden returns the number of probes that the page omits.
 func (v *view) Hidden() int64 { return v.Front.More + v.Folded.More }
 
-// Open reports whether a section is open: because the query names it, because it
-// has problems, or because it contains matches for the query.
+// Open reports whether a section is open. It is open if the query names it, if it
+// has problems, or if it contains matches for the query. With few probes, the plots
+// are also open.
 func (v *view) Open(section string) bool {
 	switch section {
 	case v.Opened:
@@ -310,8 +311,8 @@ func (v *view) Open(section string) bool {
 // not open.
 func (v *view) Shows(section string) bool { return !v.Unhealthy || v.Open(section) }
 
-// OpenProbe reports whether the details of a probe are open: because the probe has
-// problems, is named in the query, or is on this machine.
+// OpenProbe reports whether the details of a probe are open. They are open if the
+// probe has problems, is named in the query, or is on this machine.
 func (v *view) OpenProbe(p *probeView) bool {
 	return p.Level != fine || p.Name == v.Chosen || p.Tstat != nil && !v.Unhealthy
 }

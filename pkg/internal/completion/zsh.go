@@ -66,7 +66,7 @@ command)
 
 // zshFlag returns a flag's specification for _arguments.
 func zshFlag(f *Flag) string {
-	if slices.Contains(f.Names, "help") { // nothing else is given with it
+	if slices.Contains(f.Names, "help") { // no other flag is given with it
 		return fmt.Sprintf("'(- *)'{-h,--help}'[%s]'", zshEscape(f.Usage))
 	}
 	spec := dashed(f.Names[0])

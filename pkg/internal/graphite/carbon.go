@@ -34,7 +34,7 @@ type Carbon struct {
 	buf    []byte
 }
 
-// NewCarbon returns a sink for the server. It connects on the first Send.
+// NewCarbon returns a sink for the server. It does not connect; Send does.
 func NewCarbon(opt CarbonOptions) *Carbon {
 	if opt.Timeout == 0 {
 		opt.Timeout = time.Minute

@@ -50,7 +50,7 @@ const (
 	spoolFormat = 1
 )
 
-// downTime is how long a Spool does not use its sink after the sink was down.
+// downTime is how long a Spool leaves its sink alone after finding it down.
 const downTime = 30 * time.Second
 
 // NewSpool returns a spool that stores up to max bytes in dir. Only one Spool may
@@ -107,8 +107,8 @@ func (s *Spool) Len() (n int, size int64, err error) {
 	return len(names), size, err
 }
 
-// Flush sends the batches in the spool. Within downTime of a failure of the sink,
-// it sends nothing and returns the same error as Down.
+// Flush sends the batches in the spool. For downTime after the sink has failed, it
+// sends nothing and returns the same error as Down.
 func (s *Spool) Flush(ctx context.Context) error {
 	if s.shared.down != nil && time.Now().Before(s.shared.until) {
 		return s.shared.down

@@ -183,8 +183,8 @@ func (w *Whisper) store(m Metric) error {
 const ageMargin = 60
 
 // average averages points by slot for one archive, which holds points from begin up
-// to end. list contains the averages, rest the points from end on. The finest
-// archive has no end. Points before begin are counted as lost.
+// to end. list contains the averages; rest contains the points from end on. The
+// finest archive has no end. Points before begin are counted as lost.
 func (w *Whisper) average(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
 	old := 0
 	for old < len(points) && points[old].Time < begin {

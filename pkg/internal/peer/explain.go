@@ -68,7 +68,7 @@ func (l *Listener) Handshake(c *tls.Conn, timeout time.Duration) error {
 // handshake.
 const handshakeError = "http: TLS handshake error from "
 
-// serverLog receives the log lines of an http.Server. It finds failed handshakes,
+// serverLog receives the log lines of an http.Server. It detects failed handshakes,
 // which http.Server only reports as text.
 type serverLog struct {
 	listener *Listener

@@ -32,7 +32,7 @@ type PlaceReader struct {
 	err   error  // to be returned after rest
 }
 
-// NewPlaceReader returns a reader that reads from in in pieces of size bytes. The
+// NewPlaceReader returns a reader that reads pieces of size bytes from in. The
 // place need not be held before the first Read. Nothing else may use the place
 // during a Read.
 func NewPlaceReader(ctx context.Context, in io.Reader, place Place, size int) *PlaceReader {

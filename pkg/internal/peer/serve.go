@@ -135,7 +135,7 @@ func (l *limited) Accept() (net.Conn, error) {
 			return c, nil
 		}
 		c.Close()
-		if !errors.Is(err, errBound) { // the server ends
+		if !errors.Is(err, errBound) { // the server is shutting down
 			return nil, net.ErrClosed
 		}
 		l.Refuse(c.RemoteAddr(), ErrTooManyOfHost)

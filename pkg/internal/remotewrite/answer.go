@@ -72,7 +72,7 @@ func (s *Sink) request(ctx context.Context, body []byte) error {
 		return err
 	}
 	if err := s.opt.authorize(r); err != nil {
-		return unavailable(err) // the file may be just being rewritten
+		return unavailable(err) // the file may be in the middle of a rewrite
 	}
 	r.Header.Set("Content-Type", "application/x-protobuf")
 	r.Header.Set("Content-Encoding", "snappy")

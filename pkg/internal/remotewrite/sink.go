@@ -82,11 +82,11 @@ type Sink struct {
 
 	reports    rate.Sometimes
 	unreported LeftOut           // counts since the last warning
-	examples   map[string]string // of left out points by reason, for the next warning
+	examples   map[string]string // of left-out points by reason, for the next warning
 }
 
-// New returns a sink for a server. It connects on the first Send. New returns an
-// error if the files with secrets and certificates cannot be read.
+// New returns a sink for a server. The sink connects on the first Send. New returns
+// an error if the files with secrets and certificates cannot be read.
 func New(opt Options) (*Sink, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -286,7 +286,7 @@ func (d *delivery) deliver(samples []sample) error {
 	}
 	last := samples[len(samples)-1]
 	err := d.post(samples)
-	// A whole request is left out as a whole: it is not split further.
+	// If whole is set, the request is left out as a whole and not split further.
 	whole := len(samples) == 1 || d.posts >= maxPosts && samples[0].Time == last.Time || d.posts >= 2*maxPosts
 	var no *refusal
 	switch {

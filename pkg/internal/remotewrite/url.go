@@ -47,8 +47,8 @@ var secretHeader = regexp.MustCompile(`(?i)auth|cookie|key|passw|secret|token`)
 //
 //	prometheus+http(s)://[USER@]HOST[:PORT][/PATH][?OPTION=VALUE&...]
 //
-// The default path is /api/v1/write. ParseURL does not read the files. It returns a
-// usage error if the URL is invalid.
+// The default path is /api/v1/write. ParseURL does not read the files that the
+// options name. It returns a usage error if the URL is invalid.
 func ParseURL(text string) (Server, error) {
 	u, err := dest.Parse(text)
 	if err != nil {

@@ -21,7 +21,7 @@ type victoria struct {
 	url        string
 	known      bool  // the server has answered, so that isVictoria is valid
 	isVictoria bool  // the server is VictoriaMetrics
-	count      int64 // last read count of dropped points
+	count      int64 // count of dropped points when last read
 	// pending is set if old points were sent since count was read.
 	pending bool
 	waited  time.Time // when end last waited for the count
@@ -73,8 +73,9 @@ func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	return count, ok, scan.Err() == nil
 }
 
-// begin reads the count at the start of a Send. It returns how many points the
-// server has dropped from earlier Sends without a report so far.
+// begin reads the count at the start of a Send. It returns the number of points
+// from earlier Sends that the server has dropped but that have not been reported
+// yet.
 func (v *victoria) begin(ctx context.Context) (n int64) {
 	if v.known && !v.isVictoria {
 		return 0

@@ -35,7 +35,7 @@ type endpoint struct {
 	mu        sync.Mutex
 	open      openFunc
 	former    openFunc // the previous function, kept until open succeeds; may be nil
-	server    server   // the latest opened server; nil if there was none
+	server    server   // the server that was opened last; nil if there was none
 	users     int
 	closed    bool
 	session   *session // the latest session; may be nil

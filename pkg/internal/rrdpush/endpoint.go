@@ -122,7 +122,7 @@ type sender struct {
 	posts     int                 // in progress; guarded by Endpoint.counting
 	receiving chan struct{}       // lock of the one POST being received; guards metrics
 	metrics   map[uint64]struct{} // hashes of the names of files with a metric
-	leftOut   rate.Sometimes      // limits warnings about left out points
+	leftOut   rate.Sometimes      // limits warnings about left-out points
 }
 
 // NewEndpoint opens the destination and listens. Run closes both.

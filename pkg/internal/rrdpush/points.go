@@ -114,7 +114,7 @@ func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	return 0, name
 }
 
-// nextPoint parses one [file, time, value]. It returns NaN as an infinity, too.
+// nextPoint parses one [file, time, value]. It also returns an infinity for NaN.
 func nextPoint(d *json.Decoder) (string, graphite.Point, error) {
 	var tokens [5]json.Token
 	for i := range tokens {
@@ -158,7 +158,7 @@ const maxItem = 8 << 10
 // with a number that overflows.
 type pythonJSON struct {
 	r               *bufio.Reader
-	rest            string // returned before more of r
+	rest            string // text to return before reading more from r
 	quoted, escaped bool
 	last            byte
 	length          int // bytes since the last bracket or comma

@@ -94,7 +94,7 @@ type Summary struct {
 	Probe     string  `json:"probe"`
 	Files     int64   `json:"files"`           // RRD files of the sources
 	Unchanged int64   `json:"unchanged"`       // files not read, since they have not changed
-	Failed    int64   `json:"failed"`          // could not be read
+	Failed    int64   `json:"failed"`          // files that could not be read
 	Points    int64   `json:"points"`          // sent, or in the spool
 	Unknown   int64   `json:"unknown"`         // values that were NaN
 	NotFinite int64   `json:"not_finite"`      // infinite values left out

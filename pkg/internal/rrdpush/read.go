@@ -88,9 +88,9 @@ func (r *reading) flush(ctx context.Context) error {
 	}
 }
 
-// compare returns the first difference between both readers in the new points of
-// files. It returns nil unless Options.Reader is rrdfile.Both. A pass calls it before
-// it sends anything.
+// compare returns the first difference between the new points that the two readers
+// find in files. It returns nil unless Options.Reader is rrdfile.Both. A pass calls
+// it before it sends anything.
 func (r *reading) compare(ctx context.Context, files []metricFile) error {
 	if r.Reader != rrdfile.Both {
 		return nil

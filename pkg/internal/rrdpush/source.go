@@ -111,7 +111,7 @@ func (f *folder) files() ([]string, error) {
 	return files, nil
 }
 
-// metricFile is an RRD file with the path of its metric.
+// metricFile is an RRD file and the path of its metric.
 type metricFile struct {
 	*folder
 	file    string
@@ -134,7 +134,7 @@ func (p *Pusher) name(f metricFile) string {
 func (p *Pusher) list() ([]metricFile, error) {
 	var files []metricFile
 	var errs []error
-	first := map[string]metricFile{} // by path, the first file with it
+	first := map[string]metricFile{} // first file with each metric path
 	var shared []string
 	for _, dir := range p.folders {
 		names, err := dir.files()

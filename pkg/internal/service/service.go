@@ -71,7 +71,7 @@ type Service struct {
 
 	repo      *repository.Repository
 	exporter  *exporter.Exporter   // nil: off
-	component *component.Component // registered at the supervisor; may be nil
+	component *component.Component // registered with the supervisor; may be nil
 	services  []component.Service
 	jobs      []*component.Jobs // of the supervisor and of clients
 }

@@ -19,7 +19,7 @@ type Stats struct {
 	Refused     int64         // connections refused: forbidden, malformed or too many
 	Folders     int64         // log folders followed so far
 	Vanished    int64         // logs or messages removed before they were read
-	Outside     int64         // logs skipped because of links out of a Confined folder
+	Outside     int64         // logs skipped because a link leads out of a Confined folder
 	Unacked     int64         // lines in flight from exporters that do not resend them
 	Rate        float64       // current lines per second
 	Rates       []int64       // lines per Interval, oldest first; the last is incomplete

@@ -84,7 +84,7 @@ type Options struct {
 	IdleTimeout    time.Duration // of connections; 0: 2h
 	MaxLine        int           // bytes; longer lines are rejected; 0: 32 KiB
 
-	Window int64         // bytes resent at most after a crash, for Follow and each of From; 0: 16 MiB
+	Window int64         // maximum bytes resent after a crash, for Follow and each of From; 0: 16 MiB
 	Queue  int64         // maximum bytes waiting for one sink; 0: 8 MiB
 	Drain  time.Duration // how long sinks may flush after shutdown begins; 0: 30s
 
@@ -302,7 +302,7 @@ func (s *Stream) Run(ctx context.Context) error {
 			if err := c.Run(work); err != nil && work.Err() == nil {
 				if !q.Optional {
 					fail(fmt.Errorf("sink %s: %w", q.Name, err))
-					giveUp(err) // nobody empties the queue of this sink
+					giveUp(err) // nothing empties this sink's queue anymore
 					return
 				}
 				s.log.Error("optional sink failed", "sink", q.Name, "err", err)

@@ -143,7 +143,7 @@ func (rep *Report) compareSources(ctx context.Context, m store.Manager, opt Veri
 		return err
 	}
 	for t, f := range c.prefixes {
-		if c.found[t] == 0 { // otherwise the source has this text as a log of its own
+		if c.found[t] == 0 { // otherwise the source also has this version as a separate log
 			c.found[t]++
 			rep.Findings = append(rep.Findings, f)
 		}

@@ -40,7 +40,7 @@ type Origin struct {
 	// Key identifies the log and its content, or the connection. Message ids are
 	// built from it.
 	Key string
-	// Prefix precedes each line in wire format: the path and a space.
+	// Prefix is what precedes each line in wire format: the path and a space.
 	Prefix []byte
 }
 

@@ -14,7 +14,7 @@ type Window struct {
 	reserved, acked, saved int64         // bytes; saved <= acked <= reserved
 	waiting                int           // callers of Reserve that are blocked
 	room                   chan struct{} // closed and replaced when there is room
-	wake                   chan struct{} // receives when the position should be saved
+	wake                   chan struct{} // receives a value when the position should be saved
 }
 
 // NewWindow returns a window of size bytes.

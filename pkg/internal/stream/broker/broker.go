@@ -27,11 +27,11 @@ type Broker struct {
 	Options dest.Options
 }
 
-// IsStream reports whether name is valid for a JetStream stream and as a token
-// of a subject.
+// IsStream reports whether name is valid as the name of a JetStream stream and as a
+// subject token.
 func IsStream(name string) bool { return protocol.IsName(name, protocol.WordChars, 255) }
 
-// IsTopic reports whether name is valid for a Kafka topic or group.
+// IsTopic reports whether name is valid as the name of a Kafka topic or group.
 func IsTopic(name string) bool {
 	return protocol.IsName(name, protocol.WordChars+".", 249) && name != "." && name != ".."
 }
@@ -91,6 +91,6 @@ const (
 	HeaderID     = "Tstat-Id" // Kafka only; unchanged when the message is resent
 )
 
-// passwordVariable is the environment variable with the Kafka password. The
+// passwordVariable is the environment variable that holds the Kafka password. The
 // option password-file overrides it.
 const passwordVariable = "TSTATREPO_KAFKA_PASSWORD"

@@ -24,7 +24,7 @@ type Options struct {
 	Select   []string       // columns, for Line and JSON; nil: all
 	Layout   string         // Tstat version of lines without a header, see tstat.NewLines
 	Location *time.Location // time zone of times without a zone
-	State    string         // path of the file of known headers
+	State    string         // path of the file that holds known headers
 	Counts   *stats.Stream  // of rejects
 	Log      *slog.Logger
 }
@@ -72,7 +72,7 @@ type Encoder struct {
 	lf     []byte        // scratch of withLF
 }
 
-// logEncoder converts the lines of one log of one probe.
+// logEncoder converts the lines of one probe's log.
 type logEncoder struct {
 	*Encoder
 	probe    string

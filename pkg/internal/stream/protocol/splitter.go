@@ -14,7 +14,7 @@ type Splitter struct {
 	Types   *Types
 	MaxLine int // bytes, with the path
 	Probe   string
-	Peer    string        // the peer, see Names.Add
+	Peer    string        // sender of the lines, see Names.Add
 	Key     string        // of the connection, see batch.Origin
 	Last    *batch.Origin // of the previous line; nil at the start
 	// Announced is the set that contains Probe; nil if the peer did not

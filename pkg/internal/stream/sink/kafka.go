@@ -52,7 +52,7 @@ type kafkaSession struct {
 	inner    *broker.KafkaLog
 
 	ending
-	sending  context.Context // ends with the session
+	sending  context.Context // canceled when the session ends
 	cancel   context.CancelFunc
 	dropOnce sync.Once
 	wait     sync.WaitGroup // for messages in flight, and watch

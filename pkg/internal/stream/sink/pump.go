@@ -67,7 +67,7 @@ type pump struct {
 	start   int64          // position of the first pending batch
 	sent    int64          // position after the last pending batch
 	acked   int64          // position
-	changed chan struct{}  // receives when pending has become empty
+	changed chan struct{}  // receives a value when pending has become empty
 }
 
 func newPump(q *batch.Queue, text func(*batch.Batch) []byte, open opener, back *retry.Backoff) *pump {
@@ -143,8 +143,8 @@ func (p *pump) finished() bool {
 	return p.q.Closed.Err() != nil && len(p.q.Batches()) == 0 && p.idle()
 }
 
-// wait waits before the next attempt. When the stream ends, wait returns
-// immediately.
+// wait waits before the next attempt. If the queue was closed after the last
+// attempt, wait returns at once.
 func (p *pump) wait(ctx context.Context) {
 	if !p.afterClose {
 		var cancel context.CancelFunc

@@ -103,8 +103,8 @@ func (c *conn) control(ctx context.Context, line []byte) error {
 }
 
 // writeAcks sends the acked position to the peer at the start and after each
-// change. It returns nil when ctx is done. The exporter starts after the first "ack
-// 0".
+// change. It returns nil when ctx is done. The exporter starts to send after it has
+// received "ack 0".
 func (c *conn) writeAcks(ctx context.Context, changed <-chan struct{}) error {
 	last := int64(-1)
 	for {

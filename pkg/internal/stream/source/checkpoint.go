@@ -79,9 +79,9 @@ func (c *checkpoint) positions(root string) map[string]position {
 	return maps.Clone(c.state.Roots[root])
 }
 
-// enter records that reading of a log has reached the start of a folder. It does
-// nothing while earlier lines are unacked. number is the number of the last
-// delivered lines.
+// enter records that the reader of a log has reached the start of a folder. It does
+// nothing while earlier lines are unacked. number identifies the last delivered
+// lines.
 func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	c.mu.Lock()
 	drained := c.numbers[root+"\x00"+log] == number

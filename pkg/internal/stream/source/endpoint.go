@@ -192,7 +192,7 @@ type conn struct {
 	session string        // in acknowledged mode; else ""
 	named   bool          // the certificate or the settings name the probe
 	pos     int64         // bytes processed, without the hello line
-	tracker batch.Tracker // of positions as in pos
+	tracker batch.Tracker // counts positions like pos
 	written atomic.Int64  // acked position last sent to the peer
 	acks    sync.WaitGroup
 	rejects int64

@@ -25,8 +25,8 @@ const (
 	headLength = 4096
 )
 
-// followed reads the logs with one name from all folders of a probe. It finishes
-// the log of one folder before it opens the log of the next folder.
+// followed reads all logs of the same name from a probe's folders. It finishes the
+// log of one folder before it opens the log of the next folder.
 type followed struct {
 	*follower
 	name    string
@@ -290,7 +290,7 @@ func (l *followed) position() (err error) {
 		} else if _, err := io.CopyN(io.Discard, l.text, rest); isFileError(err) {
 			return err
 		} else if err != nil {
-			return nil // the text is shorter: it is at its end now
+			return nil // the text is shorter than before, and now at its end
 		}
 	}
 	if same {

@@ -123,9 +123,9 @@ func (o *order) save() error {
 }
 
 // sortFolders sorts folders by the times in their names. A folder ahead of the
-// clock goes first if the clock or time zone seems to have been set back since:
-// because the folder's modification time is also ahead of the clock, or is older
-// than that of a folder not ahead of the clock.
+// clock goes first if the clock or time zone seems to have been set back since.
+// This is assumed if the folder's modification time is also ahead of the clock, or
+// is older than that of a folder not ahead of the clock.
 func sortFolders(list []*folder, now time.Time) {
 	former := map[*folder]bool{}
 	if slices.ContainsFunc(list, func(d *folder) bool { return d.ahead(now) }) {

@@ -75,7 +75,7 @@ func (s *Set) Subscribe(text string, number int) (Input, error) {
 	return &natsSource{reader: r, delivered: map[natsPosition]*natsMessage{}}, nil
 }
 
-// inbound is a message of a broker.
+// inbound is a message from a broker.
 type inbound struct {
 	key    string // unique; prefix of the ids of messages sent for it
 	probe  string
@@ -215,7 +215,7 @@ func (r *reader) open(m *inbound) (*readProbe, *batch.Buffer, string) {
 		return nil, nil, fmt.Sprintf("its probe is one too many, at most %d names are accepted", maxProbes)
 	}
 	value := m.value
-	if value[len(value)-1] != '\n' { // a line without end, from another program
+	if value[len(value)-1] != '\n' { // an unterminated line from another program
 		value = append(slices.Clip(value), '\n')
 	}
 	size, prefix := len(value), []byte(m.path+" ")

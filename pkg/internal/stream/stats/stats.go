@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// Rates are counted in Intervals periods of length Interval: five minutes.
+// Rates cover the last Intervals periods of length Interval, five minutes in total.
 const (
 	Interval  = 5 * time.Second
 	Intervals = 60
@@ -118,7 +118,7 @@ func (s *Sources) Lookup(probe, from string) *Source {
 	return s.all[key]
 }
 
-// resume adds the counts of the sources of a former stream.
+// resume adds the counts of a former stream's sources.
 func (s *Sources) resume(former *Sources) {
 	former.mu.Lock()
 	defer former.mu.Unlock()
