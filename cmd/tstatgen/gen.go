@@ -46,7 +46,7 @@ type gen struct {
 	s0, s1   uint64 // xoroshiro128+ state
 	b        []byte
 	i, n     int64
-	first    int64 // rows of the type in the earlier directories
+	first    int64 // rows of this type in earlier folders
 	now      int64 // µs since the epoch; never decreases within a file
 	end      int64
 	tcp      []tcpProfile
@@ -175,13 +175,14 @@ var servers = func() []server {
 
 const (
 	nClients   = 20000
-	maxClients = 1 << 22 // number that the addresses of client have room for
+	maxClients = 1 << 22 // number of different addresses that client can write
 )
 
 func (g *gen) client(v6 bool) {
 	k := g.skewed(nClients)
 	if n := int64(g.c.clients); n > 0 {
-		// The factor is a prime: n rows in sequence have n clients, in no order.
+		// Because the factor is a prime, n consecutive rows have n different clients,
+		// in scattered order.
 		k = int((g.first + g.i) * 0x9e3779b1 % n)
 	}
 	if v6 {
@@ -224,7 +225,7 @@ func (g *gen) spoil() {
 	switch g.intn(7) {
 	case 0: // cut in the middle
 		g.b = append(g.b[:1+g.intn(n)], '\n')
-	case 1: // line end lost: two rows in one line
+	case 1: // newline lost: two rows in one line
 		g.b = g.b[:n]
 	case 2: // one column too many
 		g.b = append(g.b[:n], " 0\n"...)

@@ -31,7 +31,7 @@ func (s storeRun) verify(ctx context.Context, con *console.Console, stdout io.Wr
 	}
 	out := struct {
 		*upkeep.Report
-		Mend map[string]string `json:"mend,omitempty"` // command by kind of finding
+		Mend map[string]string `json:"mend,omitempty"` // repair command by kind of finding
 	}{rep, map[string]string{}}
 	for _, f := range rep.Findings {
 		cmd := cmp.Or(f.Mend, mend(f.Kind, m, s.transformOf(rep), probeOf(f.Kind, rep.Findings)))

@@ -68,5 +68,5 @@ func runSupervisor(c *cli.Context, con *console.Console) error {
 	if err := sup.Run(c.Context); err != nil {
 		return err
 	}
-	return c.Context.Err() // Run only ends without error after a signal
+	return c.Context.Err() // Run returns without an error only after a signal
 }

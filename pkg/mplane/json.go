@@ -19,7 +19,7 @@ const (
 	// MaxMessage is the maximum size of a received message, in bytes.
 	MaxMessage = 8 << 20
 	maxDepth   = 16      // nested lists and objects
-	maxValues  = 1 << 20 // values in one text
+	maxValues  = 1 << 20 // values in one JSON text
 	maxName    = 4096    // bytes of a label, token, verb or link
 )
 

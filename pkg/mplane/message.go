@@ -93,7 +93,7 @@ type Statement struct {
 	Parameters Fields
 	Metadata   Fields
 	Results    []string   // names of the columns
-	Rows       [][]string // rows of a result with one text per column; None for an absent value
+	Rows       [][]string // rows of a result, with one text per column; None for an absent value
 }
 
 // Exception reports that a message could not be processed.

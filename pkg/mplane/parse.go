@@ -190,7 +190,7 @@ func (r *Registries) fields(o object, key string, constraints bool) (Fields, err
 		if err != nil {
 			return nil, err
 		}
-		list = slices.DeleteFunc(list, func(e Field) bool { return e.Name == f.Name }) // the last value counts
+		list = slices.DeleteFunc(list, func(e Field) bool { return e.Name == f.Name }) // the last value applies
 		list = append(list, f)
 	}
 	return list, nil

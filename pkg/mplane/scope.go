@@ -180,7 +180,7 @@ func (s Scope) String() string {
 		if s.inner.period.set {
 			b.WriteString(" / " + formatSpan(s.inner.period.d))
 		}
-		b.WriteString(" } ") // the RI also ends it with a space
+		b.WriteString(" } ") // the RI also writes the final space
 	}
 	return b.String()
 }
@@ -300,7 +300,7 @@ func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 	if start.IsZero() {
 		start = t
 	}
-	next := func(after time.Time) (time.Time, bool) { // returns the first run at or after a time
+	next := func(after time.Time) (time.Time, bool) { // returns the start of the first run at or after the given time
 		if s.cron != nil {
 			return s.cron.next(after)
 		}

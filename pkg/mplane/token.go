@@ -57,7 +57,7 @@ func (s *Statement) fullText() string {
 	return s.Registry + s.Verb + " w " + s.When.String() + " pk " + names(s.Parameters) +
 		" pc " + strings.Join(constraints, " ") + " pv " + s.values() +
 		" mk " + names(s.Metadata) + " mv " + strings.Join(metadata, " ") +
-		" r " + s.columns() + " ex None" // never an export URL: it is the value of a parameter
+		" r " + s.columns() + " ex None" // never an export URL, because a parameter holds it
 }
 
 // values returns the parameter values. If the parameters are constraints, each value is

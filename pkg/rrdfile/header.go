@@ -36,7 +36,7 @@ type archive struct {
 	function string // consolidation function, like AVERAGE
 	rows     int64
 	steps    int64 // steps of the database per row
-	current  int64 // index of the row written last
+	current  int64 // index of the last row written
 	offset   int64 // offset of the rows in the file
 }
 

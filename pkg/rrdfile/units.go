@@ -36,7 +36,7 @@ var units = unitsOf([]unitGroup{
 
 type unitGroup struct {
 	value string // unit of average, minimum, maximum, stdev and percentiles
-	count string // unit of the count of an index in a step
+	count string // unit of an index's count per step
 	bases string // separated by spaces
 }
 

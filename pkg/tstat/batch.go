@@ -86,7 +86,7 @@ type Batch struct {
 	rows    [][]byte // the parsed text with newline: the line, or its rewritten form
 	fields  []Fields
 	split   Fields       // backing array of fields
-	moved   [][]Replaced // per row, replaced fields until Row adapts fields; nil: none
+	moved   [][]Replaced // per row: the replaced fields, or nil if there are none or Row has adapted fields
 	moves   []Replaced   // backing array of moved
 	maps    []*mapping
 	odd     []bool
@@ -117,7 +117,8 @@ func (b *Batch) ColumnIndex(name string) int {
 // Len returns the number of rows.
 func (b *Batch) Len() int { return b.n }
 
-// Line returns row i as Tstat wrote it, without the line ending (LF or CR LF).
+// Line returns row i's line, without the line ending (LF or CR LF). The line is as
+// Tstat wrote it unless the Reader rewrites the file.
 func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 
 // LineNumber returns row i's line number in the file, starting at 1.
@@ -125,8 +126,8 @@ func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
 
 // Row returns the text of row i without the newline, the end of each field in that
 // text, and the column of each field (-1 for a field that holds no value). Rows share
-// the columns slice if, and only if, they have the same layout. The text is the
-// original line, except for chat messages, whose dates are rewritten.
+// the columns slice if, and only if, they have the same layout. The text is the line
+// that Line returns, except for chat messages, whose dates are rewritten.
 func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 	r := b.rows[i]
 	if b.moved[i] != nil {
@@ -148,7 +149,7 @@ func (p Fields) Begin(f int) uint32 {
 	return p[f-1] + 1
 }
 
-// move adapts the ends of fields to those that were replaced.
+// move adapts the ends of all fields to the replaced ones.
 func (p Fields) move(replaced []Replaced) {
 	for i, x := range replaced {
 		next := len(p)
@@ -315,7 +316,8 @@ func (v *vector) setNull(row int) {
 	v.nulls++
 }
 
-// unsetNull makes room for a value of the current row.
+// unsetNull makes the column not NULL in the current row, so that a value can be
+// stored.
 func (v *vector) unsetNull(row int) {
 	if v.def[row] == 0 {
 		v.def[row] = 1
@@ -333,7 +335,7 @@ func (b *Batch) undo(m *mapping, n int) {
 	}
 }
 
-// undoRow removes the current row, which was parsed.
+// undoRow discards the current row after it has been parsed.
 func (b *Batch) undoRow(m *mapping) {
 	b.undo(m, len(m.fields))
 	for _, c := range m.absent {

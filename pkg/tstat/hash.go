@@ -109,7 +109,7 @@ const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b785
 func (r *Reader) Drain() error {
 	r.draining = true
 	for !r.eof {
-		if err := r.fill(0); err != nil { // read little, so that the text is counted while in the CPU's cache
+		if err := r.fill(0); err != nil { // read small parts, so that the text is counted while it is in the CPU's cache
 			return err
 		}
 		n := bytes.LastIndexByte(r.buf[:r.end], '\n') + 1

@@ -29,7 +29,8 @@ func (e *errReader) Read(p []byte) (int, error) {
 }
 
 // fill moves the unread text to the start of the buffer and reads more, until the
-// buffer holds at least enough bytes. It hashes the text up to the last newline.
+// buffer holds at least enough bytes. Unless r.byRow is set, fill hashes the text up to
+// the last newline.
 func (r *Reader) fill(enough int) error {
 	if !r.byRow {
 		r.joinHash()

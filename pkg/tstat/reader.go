@@ -58,8 +58,8 @@ type ReaderOptions struct {
 	// reader must pass on errors from text, and must report its own errors as a
 	// RewriteError. nil reads the text unchanged.
 	Rewrite func(text io.Reader) io.Reader
-	// Rows rewrites single lines like Rewrite, but faster; see RowRewriter. If it is set,
-	// Rewrite must be set too. nil rewrites the whole text with Rewrite.
+	// Rows rewrites single lines as Rewrite does, but faster; see RowRewriter. If Rows
+	// is set, Rewrite must be set too. If Rows is nil, Rewrite rewrites the whole text.
 	Rows RowRewriter
 	// Private keeps the file's values out of the reasons passed to Reject, and
 	// withholds the text of the line from it.
@@ -85,7 +85,7 @@ type Counts struct {
 	Lines   int64 // data lines, without headers
 	Rows    int64
 	Rejects int64
-	Cuts    int64 // 1 for an unfinished last line, or a truncated or damaged compressed end
+	Cuts    int64 // 1 for an unfinished last line, or for truncated or damaged compressed data
 	Escaped int64 // text values that contain NUL or bytes that are not UTF-8
 	Text    int64 // bytes of decompressed text, including an unfinished last line
 }
@@ -111,9 +111,9 @@ type Reader struct {
 	skipping bool // inside a line longer than MaxLine
 
 	// See RowRewriter.
-	byRow     bool   // rows are rewritten after they are parsed; buf has the original text
-	rewritten []byte // text that is not hashed yet
-	hashed    []byte // the text before it
+	byRow     bool   // rows are rewritten after they are parsed; buf holds the original text
+	rewritten []byte // rewritten text that is not hashed yet
+	hashed    []byte // the rewritten text that was hashed before
 
 	// A goroutine hashes the text while it is parsed. It owns the fields from hashPanic
 	// to head until joinHash returns.
@@ -312,9 +312,8 @@ func (r *Reader) countRows() *Batch {
 	return &r.batch
 }
 
-// readLine processes a whole line, with its newline. text lies in r.buf at r.pos. A CR
-// before the newline is part of the line ending. readLine overwrites the CR, but only
-// after the line has been hashed.
+// readLine processes a whole line, with its newline. A CR before the newline is part of
+// the line ending. readLine overwrites the CR, but only after the line has been hashed.
 func (r *Reader) readLine(text []byte) error {
 	r.line++
 	if n := len(text); n > 1 && text[n-2] == '\r' {

@@ -5,28 +5,28 @@ import (
 	"io"
 )
 
-// A log that is rewritten can be read in two ways. Usually the reader of
-// ReaderOptions.Rewrite makes the whole text, which is then parsed like that of any
-// file. But to rewrite a row, its fields must be found, and then the parser has to
-// find them once more. If ReaderOptions.Rows is set and the log has a header, the
-// Reader parses the original rows and has each rewritten after that. What is unusual
-// ends this for the rest of the file: lines before a header, lines with CR, an
-// unfinished or damaged end. The rows and the fingerprint are the same in both ways.
+// A log can be rewritten in two ways. By default, ReaderOptions.Rewrite rewrites the
+// whole text, which the Reader then parses like that of any file. This is slow, because
+// both must find the fields of each row. If ReaderOptions.Rows is set and the log has a
+// header, the Reader therefore parses each original row and has it rewritten
+// afterwards. It rewrites the rest of the file in the default way as soon as it finds
+// anything unusual: a line before a header, a line with CR, or an unfinished or damaged
+// end. Both ways produce the same rows and the same fingerprint.
 
 // RowRewriter rewrites single lines of a log.
 type RowRewriter interface {
-	// Line appends the rewritten form of a line, with its newline, to dst: one line.
-	// An error concerns the whole file.
+	// Line appends the rewritten form of a line to dst, as a single line with its
+	// newline. An error concerns the whole file.
 	Line(dst, line []byte) ([]byte, error)
-	// Row does the same for a row that was parsed, and returns the fields that it
-	// replaced, in ascending order; they are valid until the next call. fields has the
-	// ends of the fields. Only texts and flags are replaced. If only Line can rewrite
-	// the row, ok is false.
+	// Row does the same for a parsed row, whose field ends are in fields. replaced
+	// lists the fields that it replaced, in ascending order, and is valid until the
+	// next call. Row only replaces text and flags. ok is false if only Line can rewrite
+	// the row.
 	Row(dst, row []byte, fields Fields) (out []byte, replaced []Replaced, ok bool)
 }
 
-// Replaced is a field that was replaced in a rewritten row, with the place of its new
-// text.
+// Replaced is a field that was replaced in a rewritten row, with the position of its
+// new text.
 type Replaced struct {
 	Field      int
 	Begin, End uint32
@@ -40,8 +40,7 @@ func (r *Reader) canRewriteRows() bool {
 	return r.opt.Rows != nil && r.opt.Rewrite != nil && !r.draining && r.typ.rows == oneForm
 }
 
-// isUnusual reports whether a line must be rewritten by the reader of
-// ReaderOptions.Rewrite.
+// isUnusual reports whether a line must be rewritten by ReaderOptions.Rewrite.
 func (r *Reader) isUnusual(line []byte) bool {
 	if n := len(line); n > 1 && line[n-2] == '\r' {
 		return true
@@ -53,8 +52,8 @@ func (r *Reader) isUnusual(line []byte) bool {
 	return err != nil || h.part != "row"
 }
 
-// rewriteLine rewrites a line of the original text, and reads the result. It reads a
-// row before it rewrites it.
+// rewriteLine rewrites a line of the original text and processes the result. If the
+// line is a row, rewriteLine parses it before it rewrites it.
 func (r *Reader) rewriteLine(line []byte) error {
 	b := &r.batch
 	begin := len(r.rewritten)
@@ -84,8 +83,8 @@ func (r *Reader) rewriteLine(line []byte) error {
 	return r.readLine(out[begin:])
 }
 
-// replace updates the values of the current row to those of its rewritten form. It
-// returns the fields that move others.
+// replace updates the current row's values to those of its rewritten form. It returns
+// the replaced fields, which move the fields after them.
 func (b *Batch) replace(m *mapping, line []byte, replaced []Replaced) (moved []Replaced) {
 	for _, x := range replaced {
 		f := &m.fields[x.Field]
@@ -105,8 +104,8 @@ func (b *Batch) replace(m *mapping, line []byte, replaced []Replaced) (moved []R
 	return b.moves[n:]
 }
 
-// flush adds the rewritten text to the fingerprint if there are at least enough bytes.
-// The text is not overwritten before flush is called twice more with text.
+// flush adds the rewritten text to the fingerprint if it has at least enough bytes. The
+// text stays valid until flush has added text twice more.
 func (r *Reader) flush(enough int) {
 	text := r.rewritten
 	if len(text) < enough {
@@ -122,7 +121,7 @@ func (r *Reader) flush(enough int) {
 	r.rewritten, r.hashed = r.hashed[:0], text
 }
 
-// rewriteRest lets the reader of ReaderOptions.Rewrite rewrite the rest of the file.
+// rewriteRest makes ReaderOptions.Rewrite rewrite the rest of the file.
 func (r *Reader) rewriteRest() {
 	r.flush(1)
 	r.joinHash()
@@ -135,7 +134,7 @@ func (r *Reader) rewriteRest() {
 	r.byRow = false
 }
 
-// failing is a reader that has no more text, for a reason.
+// failing is a reader that has no text and always returns err.
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }

@@ -134,8 +134,9 @@ func ReadFile(name string) ([]byte, error) {
 }
 
 // Convert converts the named files, and the files that they refer to, into one
-// configuration. The files must belong to one machine: tstatrepository.conf and
-// math_repo's file, or tstat.conf, which refers to math_probe's file.
+// configuration. The files must belong to one machine. math_repo's file should be named
+// together with tstatrepository.conf, whereas tstat.conf itself refers to math_probe's
+// file.
 func Convert(names []string, opt Options) (*Config, error) {
 	c := &converter{opt: opt}
 	var math, rest []string
@@ -152,8 +153,8 @@ func Convert(names []string, opt Options) (*Config, error) {
 			rest = append(rest, name)
 		}
 	}
-	// Read math_repo's file first: the conversion of the log settings in
-	// tstatrepository.conf depends on it.
+	// Read math_repo's file first, because the conversion of tstatrepository.conf's log
+	// settings depends on it.
 	for _, name := range slices.Concat(math, rest) {
 		if err := c.read(name, texts[name]); err != nil {
 			return nil, err

@@ -108,7 +108,7 @@ func (s *State) readElement(file, root string) *element {
 	}
 	var e *element
 	if err == nil {
-		if len(strings.TrimSpace(string(text))) == 0 { // math_repo creates it empty at its first start
+		if len(strings.TrimSpace(string(text))) == 0 { // math_repo creates an empty file when it first starts
 			return nil
 		}
 		e, err = parseXML(file, text)

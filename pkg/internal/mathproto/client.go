@@ -39,7 +39,7 @@ type client struct {
 	http    *http.Client
 	tls     bool
 	timing  timing
-	reading atomic.Pointer[clockReading] // the latest reading; nil if the peer has sent no time
+	reading atomic.Pointer[clockReading] // the latest reading; nil if the peer has not sent its time
 }
 
 // clockReading is a reading of a peer's clock.
@@ -275,7 +275,7 @@ func (f *content) request() error {
 		if now := versionOf(resp); resp.Header.Get("Content-Range") != want || now.modified != f.v.modified {
 			err = errChanged
 		}
-	case http.StatusOK: // the whole file: the server does not support ranges, or the file changed
+	case http.StatusOK: // the whole file, because the server does not support ranges or the file has changed
 		if versionOf(resp) != f.v {
 			err = errChanged
 		} else if _, skip := io.CopyN(io.Discard, resp.Body, f.pos); skip != nil {

@@ -26,7 +26,7 @@ import (
 // ExporterOptions configures an Exporter.
 type ExporterOptions struct {
 	Dir        string        // folder that contains the log folders
-	Repository URL           // repository at which streams are registered
+	Repository URL           // repository with which the streams are registered
 	Peers      peer.Networks // allowed networks of the repository; empty: all
 	TLS        peer.TLS
 	Listen     []peer.Options // listeners that serve the files
@@ -45,7 +45,7 @@ type ExporterOptions struct {
 	Wants    func(logType string, folder time.Time) bool
 	Since    time.Time     // the StartTime of the registration
 	Settle   time.Duration // see bulk.Options
-	Poll     time.Duration // interval of the search for new types; 0: 10s
+	Poll     time.Duration // interval between searches for new types; 0: 10s
 
 	// Anonymize rewrites logs before they are served; nil serves them
 	// unchanged. SourceIs has the meaning of bulk.Options.SourceIs. Spool
@@ -62,7 +62,7 @@ type ExporterOptions struct {
 
 // ExporterStats describes what an Exporter has served so far.
 type ExporterStats struct {
-	Streams []string `json:"streams"` // streams registered at the repository
+	Streams []string `json:"streams"` // streams registered with the repository
 	Files   int64    `json:"files"`   // GET requests served
 	Bytes   int64    `json:"bytes"`   // total size of the files served
 

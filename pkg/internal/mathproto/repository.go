@@ -108,7 +108,7 @@ type Repository struct {
 	wg        sync.WaitGroup
 
 	mu      sync.Mutex
-	ended   bool // Run is ending: accept no more streams
+	ended   bool // Run is ending, so no more streams are accepted
 	next    int
 	streams []*stream // ordered by ID
 	adopted []string  // names of adopted streams

@@ -67,7 +67,7 @@ type source struct {
 	opt SourceOptions
 	c   *client
 
-	onResponse func(ok bool) // called after each request of the list; ok reports whether the probe sent the list; may be nil
+	onResponse func(ok bool) // called after each request for the list; ok reports whether the probe sent it; may be nil
 
 	mu  sync.Mutex
 	url URL
@@ -80,12 +80,12 @@ type source struct {
 	stored      map[uint64]uint32
 	lists       uint32 // number of lists read
 	seed        maphash.Seed
-	manyParents bool // there are more than maxParents parents: stored is not used
+	manyParents bool // there are more than maxParents parents, so stored is not used
 	// Only Files and reset use the fields below.
 	after   *listedFile // the last name of the previous pass if names remain for this one; otherwise nil
 	pending int         // names that this source has reserved in opt.lists
 	more    bool        // names remain for the next pass
-	ready   time.Time   // earliest time of the next request of the list
+	ready   time.Time   // earliest time at which to request the list again
 }
 
 // fileState is the known state of a listed file.

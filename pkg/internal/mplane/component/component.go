@@ -280,7 +280,7 @@ func (c *Component) applyRoles(ctx context.Context) error {
 	switch {
 	case slices.Equal(offers, c.offered):
 		return nil
-	case len(c.offered) == 0: // the supervisor drops a component with its last capability
+	case len(c.offered) == 0: // the supervisor drops a component that has no capabilities left
 		return c.register(ctx)
 	}
 	envelope := &mplane.Envelope{}

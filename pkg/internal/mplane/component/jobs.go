@@ -47,7 +47,7 @@ type Limits struct {
 	Jobs     int           // maximum number of running and scheduled jobs; 0 means 100
 	Keep     time.Duration // how long a finished job is kept; 0 means 1h
 	Finished int           // maximum number of finished jobs kept; 0 means 1000
-	Results  int           // maximum number of results kept for a repeated specification; 0 means 1000
+	Results  int           // maximum number of results kept per repeated specification; 0 means 1000
 }
 
 func (l *Limits) defaults() {
@@ -123,7 +123,7 @@ type job struct {
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	finished chan struct{} // closed when the job ends
-	accepted time.Time     // start of its scope
+	accepted time.Time     // the "now" of its scope
 	resumed  time.Time     // time of the restart that resumed the job; zero if there was none
 
 	// Jobs.mu guards the fields below.
@@ -278,7 +278,7 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 // at the start of the run; started returns the start time for the result.
 func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)
-	if spec.Verb == mplane.Query { // the scope is the time of the data
+	if spec.Verb == mplane.Query { // the scope is the time that the data covers
 		d = mplane.Delays{Endless: true}
 	}
 	if d.Start > 0 && retry.Sleep(ctx, time.Until(now.Add(d.Start))) != nil {

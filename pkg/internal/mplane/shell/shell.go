@@ -304,7 +304,7 @@ func (s *Shell) showRefusals(ctx context.Context) {
 		}
 		m, pending, err := s.notify(ctx, j.token, mplane.Redemption)
 		if err != nil {
-			return false // the commands report it
+			return false // the user's own commands report such an error
 		}
 		if Failed(m) != "" {
 			s.printJob(j.token)

@@ -106,7 +106,7 @@ func (l *Lines) Read(prompt string) (string, error) {
 		err  error
 	}
 	typed := make(chan result, 1)
-	go func() { // the end of ctx must not wait for the next key
+	go func() { // canceling ctx must not have to wait for the next key
 		line, err := l.terminal.ReadLine()
 		if errors.Is(err, term.ErrPasteIndicator) {
 			err = nil

@@ -46,12 +46,12 @@ type Options struct {
 const (
 	maxJobs       = 100000
 	maxClientJobs = 10000                  // unfinished jobs of one client
-	afterAccepted = 200 * time.Millisecond // wait for the result of a job after its receipt
+	afterAccepted = 200 * time.Millisecond // how long to wait for a job's result after its receipt
 	keepDelivered = 10 * time.Second       // how long a result is kept after its delivery
-	resendAfter   = 30 * time.Second       // a delivered specification without a response is resent
-	maxResend     = 3                      // times that a specification is resent
-	lostAfter     = 10 * time.Minute       // the jobs of an absent component end
-	lateAfter     = 10 * time.Minute       // a job without a result ends, counted from the end of its scope
+	resendAfter   = 30 * time.Second       // after which a delivered specification without a response is resent
+	maxResend     = 3                      // how often a specification is resent
+	lostAfter     = 10 * time.Minute       // after which an absent component's jobs end
+	lateAfter     = 10 * time.Minute       // after which a job without a result ends, counted from the end of its scope
 )
 
 // Supervisor relays requests from clients to components. It is safe for concurrent use.
@@ -92,7 +92,7 @@ type job struct {
 	delivered   bool // the client has received the reply
 	done        chan struct{}
 
-	room, replyRoom registrar.Lease // memory of the specifications and of the reply
+	room, replyRoom registrar.Lease // memory reserved for the specifications and for the reply
 }
 
 // New returns a supervisor that is already listening and has the state of its last run.

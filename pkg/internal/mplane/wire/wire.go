@@ -360,7 +360,7 @@ type Response struct {
 	Status   int
 	Type     string // media type
 	Body     []byte
-	Cut      bool      // the page exceeds the maximum size of a message; its rest was not read
+	Cut      bool      // the page exceeds the maximum message size, and the rest of it was not read
 	Identity string    // identity in the peer's certificate, or ""
 	Date     time.Time // the peer's time, in whole seconds; zero if the response has none
 }
