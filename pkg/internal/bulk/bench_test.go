@@ -68,7 +68,7 @@ func BenchmarkInstances(b *testing.B) {
 		t := &task{path: "/old/" + place + "/log", place: place, size: 1}
 		tasks = append(tasks, t)
 		records = append(records, store.Record{Path: "/new/" + place + "/log", Place: place})
-		r.noteScanned(t)
+		r.addScanned(t)
 	}
 	for b.Loop() {
 		for _, t := range tasks {

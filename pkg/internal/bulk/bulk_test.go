@@ -164,7 +164,7 @@ const (
 	log    = folder + "/" + file
 )
 
-func TestSubFolderAsSource(t *testing.T) {
+func TestSubfolderAsSourceIsNotStoredAgain(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("site/"+log, udp(10, "a"))
 		w.run("files=1 rows=10", nil)
@@ -176,7 +176,7 @@ func TestSubFolderAsSource(t *testing.T) {
 	})
 }
 
-func TestSiteMoved(t *testing.T) {
+func TestMovedSiteIsNotStoredAgain(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("a/"+log, udp(10, "a"))
 		w.run("files=1", nil)
@@ -186,7 +186,7 @@ func TestSiteMoved(t *testing.T) {
 	})
 }
 
-func TestGzippedLater(t *testing.T) {
+func TestGzippedLogIsNotStoredAgain(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a"))
 		w.run("files=1 rows=10", nil)
@@ -206,7 +206,7 @@ func TestGzippedLater(t *testing.T) {
 	})
 }
 
-func TestGrown(t *testing.T) {
+func TestGrownLogReplacesStoredRows(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, "")
 		w.run("files=1 rows=0", nil)
@@ -223,9 +223,9 @@ func TestGrown(t *testing.T) {
 	})
 }
 
-// TestFolderMadeAgain checks that Tstat's removing and recreating a folder
-// within a minute keeps both contents.
-func TestFolderMadeAgain(t *testing.T) {
+// TestRecreatedFolderIsStoredBeside checks that both contents are kept if Tstat
+// removes and recreates a folder within a minute.
+func TestRecreatedFolderIsStoredBeside(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a"))
 		w.run("files=1 rows=10", nil)
@@ -243,7 +243,7 @@ func TestFolderMadeAgain(t *testing.T) {
 	})
 }
 
-func TestTwoProbes(t *testing.T) {
+func TestProbesHaveSeparateLogs(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a"))
 		w.run("files=1 rows=10", nil)
@@ -254,9 +254,9 @@ func TestTwoProbes(t *testing.T) {
 	})
 }
 
-// TestTwoSites imports folders of the same minute from two sites below one
-// root.
-func TestTwoSites(t *testing.T) {
+// TestSitesHaveSeparateLogs imports folders of the same minute from two sites
+// below one root.
+func TestSitesHaveSeparateLogs(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("a/"+log, udp(10, "a"))
 		w.put("b/"+log, udp(20, "b"))
@@ -281,7 +281,7 @@ func TestReplace(t *testing.T) {
 	})
 }
 
-func TestFinishedFolders(t *testing.T) {
+func TestOnlyFinishedFoldersAreImported(t *testing.T) {
 	forStores(t, func(w *world) {
 		open := func(o *Options) { o.IncludeOpen = false }
 		w.put("2016_03_24_21_37.out/"+file, udp(10, "a"))
@@ -311,7 +311,7 @@ func TestOnlyFolderIsLeftOpen(t *testing.T) {
 	})
 }
 
-func TestFilters(t *testing.T) {
+func TestTypesAndTimesFilterFiles(t *testing.T) {
 	forStores(t, func(w *world) {
 		for _, h := range []string{"20", "21", "22"} {
 			w.put("2016_03_24_"+h+"_00.out/log_udp_complete", udp(1, "a"))
@@ -352,7 +352,7 @@ func TestDryRun(t *testing.T) {
 	})
 }
 
-func TestRejects(t *testing.T) {
+func TestRejectsAreCountedAndSaved(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(200, "a")+"bad\n"+"10.0.0.1 x y\n"+"10.0.0.1 7 \x00\xff\n")
 		if strings.HasPrefix(w.dest, "copy") {
@@ -373,9 +373,9 @@ func TestRejects(t *testing.T) {
 	})
 }
 
-// TestPowerCut checks that the files that an import has stored survive a power
+// TestImportSurvivesPowerCut checks that the files that an import has stored survive a power
 // cut, so that a second run skips them, and that its rejects survive too.
-func TestPowerCut(t *testing.T) {
+func TestImportSurvivesPowerCut(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(200, "a")+"bad\n")
 		w.put("b/"+log, udp(100, "b"))
@@ -419,7 +419,7 @@ func TestTooManyRejects(t *testing.T) {
 	})
 }
 
-func TestBadFiles(t *testing.T) {
+func TestBadFilesAreNotStored(t *testing.T) {
 	forStores(t, func(w *world) {
 		isCopy := strings.HasPrefix(w.dest, "copy")
 		w.put("2016_03_24_20_37.out/"+file, udp(10, "good"))
@@ -503,8 +503,8 @@ func TestDamaged(t *testing.T) {
 	})
 }
 
-// flipped returns a gzip file of a text, damaged behind part bytes of the text.
-// It can be decompressed to the end, but the rest of the text is wrong.
+// flipped returns a gzip file of text, damaged after the first part bytes of the
+// text. It can be decompressed to its end, but the rest of the text is wrong.
 func flipped(w *world, text string, part int) []byte {
 	w.Helper()
 	var b bytes.Buffer
@@ -654,7 +654,7 @@ func TestNoRows(t *testing.T) {
 	}
 }
 
-func TestLongLine(t *testing.T) {
+func TestLongLineIsRejected(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a")+strings.Repeat("x", 20<<20)+"\n"+"10.0.0.1 1 z\n")
 		if strings.HasPrefix(w.dest, "copy") {
@@ -850,8 +850,8 @@ func TestFollowForgets(t *testing.T) {
 		if err := r.pass(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if len(r.scanned)+len(r.leftOpen)+len(r.settledBefore) > 0 || len(r.settled) == 0 {
-			t.Errorf("%d files of the scan, %d open, %d and %d settled", len(r.scanned), len(r.leftOpen), len(r.settledBefore), len(r.settled))
+		if len(r.scanned)+len(r.leftOpen)+len(r.examinedBefore) > 0 || len(r.examined) == 0 {
+			t.Errorf("%d files of the scan, %d open, %d and %d examined", len(r.scanned), len(r.leftOpen), len(r.examinedBefore), len(r.examined))
 		}
 	}
 }
@@ -892,9 +892,9 @@ func TestRejectsSync(t *testing.T) {
 	}
 }
 
-// TestGuessInParts checks that each lookup of the logs of other probes is
-// limited.
-func TestGuessInParts(t *testing.T) {
+// TestLookupOfOtherProbesIsChunked checks that each lookup of the logs of other
+// probes has a limited number of keys.
+func TestLookupOfOtherProbesIsChunked(t *testing.T) {
 	s := &finder{}
 	r, err := newRun(t.Context(), Options{Sources: []string{t.TempDir()}, Stores: Opened(s), Probe: "p1", ProbeGuessed: true, StateDir: t.TempDir()})
 	if err != nil {
@@ -926,7 +926,7 @@ func (f *finder) OtherProbes(_ context.Context, keys []store.Key) ([]store.Recor
 	return nil, nil
 }
 
-// readsPerFile is how often a short file's text is read: its first bytes, to
+// readsPerFile is the number of reads of a short file: its first bytes, to
 // recognize gzip, and the rest.
 const readsPerFile = 2
 
@@ -946,9 +946,9 @@ type onTotal func()
 func (f onTotal) Total(int, int64) { f() }
 func (onTotal) Add(int64, int64)   {}
 
-// TestLeftOfGrownFile checks that nothing is left of a file that has grown
-// since it was planned.
-func TestLeftOfGrownFile(t *testing.T) {
+// TestGrownFileLeavesNothing checks that Left and LeftBytes are 0 after the
+// import of a file that has grown since it was planned.
+func TestGrownFileLeavesNothing(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put(log, udp(10, "a"))
 		sum := w.run("files=1", func(o *Options) { o.Progress = onTotal(func() { w.put(log, udp(20, "a")) }) })
@@ -958,7 +958,7 @@ func TestLeftOfGrownFile(t *testing.T) {
 	})
 }
 
-func TestInterrupted(t *testing.T) {
+func TestImportResumesAfterInterrupt(t *testing.T) {
 	forStores(t, func(w *world) {
 		for h := range 20 {
 			w.put(fmt.Sprintf("2016_03_24_%02d_37.out/%s", h, file), udp(1000, "a"))
@@ -1016,8 +1016,8 @@ func TestZoneWarning(t *testing.T) {
 	})
 }
 
-// TestPartialCopy checks that an unfinished copy of a log is an older state of
-// it. Once complete, it is a log at another place.
+// TestPartialCopy checks that an unfinished copy of a log counts as an older
+// state of that log. Once complete, the copy is a log at another place.
 func TestPartialCopy(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("a/"+log, udp(20, "a"))
@@ -1059,9 +1059,8 @@ func TestTwoRuns(t *testing.T) {
 				w.Error(err)
 			}
 		}
-		// A shorter file that came after a longer one looks like
-		// different content. Another run with the longest corrects
-		// that.
+		// A shorter file imported after a longer file looks like different
+		// content. Another run with the longest file corrects this.
 		w.run("failed=0", func(o *Options) { o.Sources = []string{filepath.Join(w.root, "1")}; o.Replace = true })
 		w.stored("p1", folder, file, 5000)
 	})
@@ -1084,9 +1083,9 @@ func TestStrayFileWithoutTime(t *testing.T) {
 	})
 }
 
-// TestCopyOfWhatIsNoLog checks that a file that no typed store accepts is
-// copied.
-func TestCopyOfWhatIsNoLog(t *testing.T) {
+// TestUnknownLogIsCopied checks that a copy store accepts a file that no typed
+// store accepts.
+func TestUnknownLogIsCopied(t *testing.T) {
 	forStores(t, func(w *world) {
 		if strings.HasPrefix(w.dest, "copy") {
 			w.Skip("it is the other store here")

@@ -20,39 +20,40 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// DefaultClaimTime is the default of Options.ClaimTime. It must be long enough
-// for a slow server to renew claims. But files claimed by an importer that died
-// wait that long.
+// DefaultClaimTime is the default of Options.ClaimTime. A slow server must be
+// able to renew claims in this time. But if an importer dies, its files are
+// imported only after this time.
 const DefaultClaimTime = 2 * time.Minute
 
-// Bounds of the files claimed at once: few, so that several importers share the
-// work evenly to the end, but more than one if files are tiny.
+// Limits of the files claimed at once. They are low, so that several importers
+// share the work evenly to the end, but allow more than one tiny file.
 const (
 	claimFiles = 32
 	claimBytes = 8 << 20 // on disk
 )
 
-// Files claimed by others are checked again after a tenth of the time waited so
-// far, within these bounds. So the wait is at most about a tenth too long.
+// Files claimed by other importers are checked again after a tenth of the time
+// waited so far, within these bounds. So the wait is at most about a tenth too
+// long.
 const (
-	minClaimWait  = 20 * time.Millisecond
-	maxClaimWait  = 5 * time.Second
-	tellClaimWait = 2 * time.Second // shorter waits are not reported
+	minClaimWait    = 20 * time.Millisecond
+	maxClaimWait    = 5 * time.Second
+	reportClaimWait = 2 * time.Second // shorter waits are not reported
 )
 
-// releaseTime bounds how long the end of a pass waits to release claims: they
-// expire anyway.
+// releaseTime limits the time for releasing claims at the end of a pass. Claims
+// that are not released expire.
 const releaseTime = 3 * time.Second
 
 // claims hands out the files of a pass to its workers. If several importers
-// share stores, it first claims the files: in all these stores or not at all.
-// It skips unavailable stores, since claims only avoid duplicate work: Commit
+// share stores, it first claims each file in all shared stores, or in none. It
+// skips unavailable stores, because claims only avoid duplicate work. Commit
 // guarantees that each file is stored once.
 type claims struct {
 	*run
 	share bool // with other importers
 
-	// mu is held during requests to stores, so that no claim is renewed
+	// mu is locked during requests to stores, so that no claim is renewed
 	// while it is released.
 	mu     sync.Mutex
 	todo   [][]*task          // not claimed yet
@@ -70,10 +71,10 @@ type claimer struct {
 	store.Claimer
 }
 
-// claimers returns the available shared stores, in the order of their names, so
-// that two importers do not block each other.
+// claimers returns the available shared stores. The stores are sorted by name,
+// so that two importers do not block each other.
 func (r *run) claimers() (shared []claimer) {
-	for _, d := range r.available(r.takes) {
+	for _, d := range r.available(r.passStores) {
 		st, _ := d.store()
 		if s, ok := st.(store.Claimer); ok {
 			shared = append(shared, claimer{d, s})
@@ -83,16 +84,15 @@ func (r *run) claimers() (shared []claimer) {
 	return shared
 }
 
-// Owners of claims of a state folder are numbered.
+// State file with the random ID of the importer, for claimOwner.
 const (
 	importerFile   = "importer"
 	importerFormat = 1
 )
 
-// claimOwner names an import among all that share a store. A restarted import
-// has the same name, so that it does not wait for its own claims. Two imports
-// running at the same time have different names, since each holds different
-// locks.
+// claimOwner returns the name under which an import claims files. A restarted
+// import has the same name, so that it does not wait for its own claims.
+// Concurrent imports have different names, because they hold different locks.
 func claimOwner(stateDir string, locks []string) (string, error) {
 	var importer struct{ ID string }
 	file := filepath.Join(stateDir, importerFile)
@@ -110,7 +110,7 @@ func claimOwner(stateDir string, locks []string) (string, error) {
 	return fmt.Sprintf("%s/%s/%x", cmp.Or(host, "unknown"), importer.ID, sum[:8]), nil
 }
 
-// newClaims returns claims without files. close ends them.
+// newClaims returns claims without files. The caller must call close.
 func (r *run) newClaims(ctx context.Context) (*claims, error) {
 	c := &claims{run: r, held: map[store.Key]bool{}, stop: func() {}}
 	if r.opt.DryRun || len(r.claimers()) == 0 {
@@ -188,14 +188,14 @@ func (c *claims) next(ctx context.Context) ([]*task, error) {
 }
 
 // finished marks a group returned by next as finished. Its claim is released
-// later, together with others.
+// later, together with other claims.
 func (c *claims) finished(g []*task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.drop(g[0].key)
 }
 
-// drop marks a key for release; the lock is held.
+// drop marks a key for release. The caller must hold c.mu.
 func (c *claims) drop(k store.Key) {
 	if c.held[k] {
 		delete(c.held, k)
@@ -203,8 +203,8 @@ func (c *claims) drop(k store.Key) {
 	}
 }
 
-// left removes and returns the files that other importers have claimed.
-func (c *claims) left() []*task {
+// removeOthers removes and returns the files claimed by other importers.
+func (c *claims) removeOthers() []*task {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	tasks := slices.Concat(c.others...)
@@ -213,8 +213,8 @@ func (c *claims) left() []*task {
 }
 
 // claimNext claims the next files and checks again whether they are stored:
-// another importer may have stored them before it released its claim. The lock
-// is held.
+// another importer may have stored them before it released its claim. The
+// caller must hold c.mu.
 func (c *claims) claimNext(ctx context.Context) error {
 	c.release(ctx)
 	var batch [][]*task
@@ -258,16 +258,17 @@ func (c *claims) claimNext(ctx context.Context) error {
 	for k := range got {
 		c.drop(k)
 	}
-	c.leftToOthers(stored)
+	c.countOthers(stored)
 	return nil
 }
 
-// claimable reports whether files can be claimed: their key must be known, and
-// they must still be there in a later pass.
+// claimable reports whether files can be claimed. Their key must be known, and
+// a later pass must be able to read them.
 func claimable(g []*task) bool { return g[0].key.Folder != "" && !g[0].stdin }
 
-// claim claims those of the keys that no other importer holds in any available
-// store. Without such a store it returns all keys. The lock is held.
+// claim claims keys in all available shared stores. It returns the keys that
+// all these stores granted, or all keys if there is no such store. The caller
+// must hold c.mu.
 func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]bool, error) {
 	for _, k := range keys { // a failed call may have claimed keys too
 		c.held[k] = true
@@ -299,7 +300,7 @@ func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]boo
 		}
 	}
 	if len(shared) > 1 {
-		c.release(ctx) // at once: others may wait for these files
+		c.release(ctx) // at once: other importers may wait for these files
 	}
 	return got, nil
 }
@@ -327,7 +328,7 @@ func sorted(set map[store.Key]bool) []store.Key {
 
 // release releases the claims on finished files. A failed release is repeated
 // with the next one, unless the file was claimed again or the claim expired.
-// The lock is held.
+// The caller must hold c.mu.
 func (c *claims) release(ctx context.Context) {
 	c.done = slices.DeleteFunc(c.done, func(k store.Key) bool { return c.held[k] })
 	if len(c.done) == 0 {
@@ -345,9 +346,10 @@ func (c *claims) release(ctx context.Context) {
 	}
 }
 
-// renew renews all claims. A claim may be lost if a server or this process was
-// suspended for too long. Files with lost claims go to their new owners before
-// their import starts; otherwise Commit guarantees that they are stored once.
+// renew renews all claims. A claim is lost if a server or this process was
+// suspended for too long. Files with lost claims are left to their new owners
+// if their import has not started. Otherwise Commit guarantees that they are
+// stored once.
 func (c *claims) renew(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -375,9 +377,9 @@ func (c *claims) renew(ctx context.Context) {
 	}
 }
 
-// leftToOthers counts files that other importers stored since they were found
-// missing.
-func (r *run) leftToOthers(tasks []*task) {
+// countOthers counts files that other importers have stored since this pass
+// found them missing.
+func (r *run) countOthers(tasks []*task) {
 	for _, t := range tasks {
 		r.opt.Progress.Add(t.size, 0)
 		r.count(t, func(s *TypeSummary) { s.Others++ })
@@ -405,8 +407,8 @@ func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*ta
 				if g == nil {
 					return
 				}
-				// Files of one key go one after the other: what is stored of
-				// the first decides about the second.
+				// Files of one key are imported in sequence, because the
+				// records of the first affect the second.
 				for _, t := range g {
 					if err := r.do(ctx, t); err != nil {
 						cancel(err)
@@ -417,12 +419,11 @@ func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*ta
 		})
 	}
 	wg.Wait()
-	return c.left(), context.Cause(ctx)
+	return c.removeOthers(), context.Cause(ctx)
 }
 
-// workAll imports files. Without Follow it also waits for files claimed by
-// other importers, until the files are stored, or until their claims expire
-// because the owner died.
+// workAll imports files. Without Follow it also waits until files claimed by
+// other importers are stored. If the claims expire, it imports the files.
 func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 	c, err := r.newClaims(ctx)
 	if err != nil {
@@ -430,39 +431,39 @@ func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 	}
 	defer c.close(ctx)
 	var begun time.Time // of the wait
-	for told := false; ; {
+	for reported := false; ; {
 		left, err := r.work(ctx, c, groups)
 		if err != nil || r.opt.Follow || len(left) == 0 {
-			r.noteClaimed(left)
+			r.recordClaimed(left)
 			return err
 		}
 		if begun.IsZero() {
 			begun = time.Now()
 		}
 		waited := time.Since(begun)
-		if !told && waited >= tellClaimWait {
-			told = true
+		if !reported && waited >= reportClaimWait {
+			reported = true
 			r.log.Info("waiting for files claimed by another importer", "files", len(left))
 		}
 		wait := min(max(waited/10, minClaimWait), maxClaimWait)
 		select {
 		case <-ctx.Done():
-			r.noteClaimed(left)
+			r.recordClaimed(left)
 			return ctx.Err()
 		case <-time.After(wait/2 + mathrand.N(wait)):
 		}
 		var stored []*task
 		if groups, stored, err = r.skipStored(ctx, left); err != nil {
-			r.noteClaimed(left)
+			r.recordClaimed(left)
 			return err
 		}
-		r.leftToOthers(stored)
+		r.countOthers(stored)
 	}
 }
 
-// noteClaimed counts the files that the pass left to other importers, and
-// records them for the next pass.
-func (r *run) noteClaimed(tasks []*task) {
+// recordClaimed counts and records the files left to other importers, for the
+// next pass.
+func (r *run) recordClaimed(tasks []*task) {
 	r.claimed = map[store.Key]bool{}
 	for _, t := range tasks {
 		r.claimed[t.key] = true

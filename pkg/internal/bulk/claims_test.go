@@ -17,7 +17,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// board holds the claims of a server. Its clock is the test's.
+// board holds the claims of a server. The test sets its clock.
 type board struct {
 	mu      sync.Mutex
 	name    string
@@ -38,15 +38,15 @@ func newBoard(name string) *board {
 	return &board{name: name, now: time.Unix(1e9, 0), claims: map[store.Key]boardClaim{}, granted: map[store.Key]int{}}
 }
 
-// of returns the owner of a key, or "".
-func (b *board) of(k store.Key) string {
+// ownerOf returns the owner of a key, or "".
+func (b *board) ownerOf(k store.Key) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.claims[k].owner
 }
 
-// by counts the claims of an owner; "" counts all.
-func (b *board) by(owner string) (n int) {
+// count returns the number of claims of an owner, or of all owners for "".
+func (b *board) count(owner string) (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.claims {
@@ -57,7 +57,7 @@ func (b *board) by(owner string) (n int) {
 	return n
 }
 
-// give claims keys for an owner for an hour of the board's clock.
+// give grants keys to an owner for one hour of the board's clock.
 func (b *board) give(owner string, keys ...store.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -168,7 +168,7 @@ func (s *shared) Release(_ context.Context, owner string, keys []store.Key) erro
 	return nil
 }
 
-// sharedWorld is a source, a store, and its board.
+// sharedWorld is a source and a store with its board.
 type sharedWorld struct {
 	world
 	*memory
@@ -207,19 +207,19 @@ func (w *sharedWorld) complete() {
 			w.Errorf("%s has %d records", k, n)
 		}
 	}
-	if n := w.by(""); n != 0 {
+	if n := w.count(""); n != 0 {
 		w.Errorf("%d claims are left", n)
 	}
 }
 
-// TestShare checks that two concurrent importers each import a fair part of the
+// TestImportersShareFilesEvenly checks that two concurrent importers each import a fair part of the
 // files, and that no file is read twice. Nothing is stored before both have
 // started, and each waits for the other as long as there are unclaimed files.
-func TestShare(t *testing.T) {
+func TestImportersShareFilesEvenly(t *testing.T) {
 	const files, ahead = 300, 16
 	w := newSharedWorld(t, files)
 	var mu sync.Mutex
-	turn := sync.NewCond(&mu)
+	progressed := sync.NewCond(&mu)
 	begun := [2]int{}
 	var list [2]*shared
 	for i := range list {
@@ -228,9 +228,9 @@ func TestShare(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			begun[i]++
-			turn.Broadcast()
+			progressed.Broadcast()
 			for (begun[1-i] == 0 || begun[i] > begun[1-i]+ahead) && !w.allGranted() {
-				turn.Wait()
+				progressed.Wait()
 			}
 		}
 	}
@@ -290,7 +290,7 @@ func TestClaimBatches(t *testing.T) {
 	}
 	s = w.open()
 	s.begin = func(store.Key) {
-		if n := w.by(""); n > 2 { // one for each job
+		if n := w.count(""); n > 2 { // one for each job
 			t.Errorf("%d large files are claimed", n)
 		}
 	}
@@ -300,9 +300,9 @@ func TestClaimBatches(t *testing.T) {
 	w.complete()
 }
 
-// TestClaimExpires checks that a run waits for files that another importer has
-// claimed, reports that once, and takes them over when the other turns out to
-// be dead.
+// TestClaimExpires checks that a run waits for files claimed by another
+// importer, reports the wait once, and imports the files after the claims
+// expire.
 func TestClaimExpires(t *testing.T) {
 	w := newSharedWorld(t, 40)
 	w.give("dead", w.keys[10:20]...)
@@ -320,7 +320,7 @@ func TestClaimExpires(t *testing.T) {
 	w.complete()
 }
 
-// hook is a log handler that calls f for lines with a text.
+// hook is a log writer that calls f for each line that contains a text.
 type hook struct {
 	out  *bytes.Buffer
 	text string
@@ -390,7 +390,7 @@ func TestClaimInterrupt(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	w.counts(sum, "files=2 claimed=1")
-	if w.by("") != 1 || w.of(w.keys[2]) != "other" {
+	if w.count("") != 1 || w.ownerOf(w.keys[2]) != "other" {
 		t.Errorf("claims %v", w.claims)
 	}
 
@@ -401,7 +401,7 @@ func TestClaimInterrupt(t *testing.T) {
 	if _, err := Run(ctx, w.options(s)); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	if n := w.by(""); n != 0 {
+	if n := w.count(""); n != 0 {
 		t.Errorf("%d claims are left", n)
 	}
 }
@@ -424,7 +424,7 @@ func TestClaimFollow(t *testing.T) {
 			w.counts(sum, "files=2 skipped=0 claimed=1 others=0")
 		case 3:
 			w.counts(sum, "files=2 skipped=0 claimed=1 others=0")
-			// The other importer stores it.
+			// The other importer stores the file.
 			alone := w.open()
 			alone.board = newBoard("b")
 			only := w.options(alone)
@@ -460,7 +460,7 @@ func TestClaimSeveralStores(t *testing.T) {
 	b.asked = func(b *board, _ string, keys []store.Key) error {
 		order = append(order, "b")
 		if waits++; waits == 2 { // the files that were refused
-			if n := w.by(""); n != 5 {
+			if n := w.count(""); n != 5 {
 				t.Errorf("%d claims in the other store", n)
 			}
 			b.pass(2 * time.Hour)
@@ -470,10 +470,10 @@ func TestClaimSeveralStores(t *testing.T) {
 	s, o := w.open(), newSharedWorld(t, 0).open()
 	o.board = b
 	s.begin = func(k store.Key) {
-		if waits == 1 && w.of(w.keys[0]) != "" {
+		if waits == 1 && w.ownerOf(w.keys[0]) != "" {
 			t.Error("what the second store refused is kept in the first")
 		}
-		if w.of(k) == "" || b.of(k) == "" {
+		if w.ownerOf(k) == "" || b.ownerOf(k) == "" {
 			t.Errorf("%s is stored without a claim", k)
 		}
 	}
@@ -486,7 +486,7 @@ func TestClaimSeveralStores(t *testing.T) {
 		t.Errorf("asked in the order %s", got)
 	}
 	w.complete()
-	if n := b.by(""); n != 0 {
+	if n := b.count(""); n != 0 {
 		t.Errorf("%d claims are left", n)
 	}
 }
@@ -530,7 +530,7 @@ func TestClaimRenewed(t *testing.T) {
 	if _, err := Run(ctx, opt); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	if w.by("thief") != 1 || w.by("") != 1 {
+	if w.count("thief") != 1 || w.count("") != 1 {
 		t.Errorf("claims %v", w.claims)
 	}
 	if w.granted[w.keys[0]] != 1 {
@@ -538,15 +538,15 @@ func TestClaimRenewed(t *testing.T) {
 	}
 }
 
-// TestClaimFails checks that an import waits for an unavailable server when it
-// claims, like anywhere else. Failed files are no longer claimed.
+// TestClaimFails checks that an import waits for a server that is unavailable
+// when files are claimed. Failed files are no longer claimed.
 func TestClaimFails(t *testing.T) {
 	w := newSharedWorld(t, 3)
 	w.asked = func(b *board, owner string, keys []store.Key) error {
 		return fmt.Errorf("it is away: %w: %w", store.ErrTransient, store.ErrUnavailable)
 	}
-	// The store is probed at once, and may be available before the run looks again.
-	// The run then imports the files without claims.
+	// The store is probed at once, and may be available before the run checks it
+	// again. The run then imports the files without claims.
 	if sum, err := Run(context.Background(), w.options(w.open())); !errors.Is(err, store.ErrUnavailable) && (err != nil || sum.Total.Files != 3) {
 		t.Errorf("got %v", err)
 	}
@@ -567,7 +567,7 @@ func TestClaimFails(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	w.counts(sum, "files=2 failed=1")
-	if n := w.by(""); n != 0 {
+	if n := w.count(""); n != 0 {
 		t.Errorf("%d claims are left", n)
 	}
 }
@@ -610,11 +610,11 @@ func TestClaimReleaseFails(t *testing.T) {
 	c.release(context.Background())
 	claim()
 	c.release(context.Background())
-	if n := w.by(c.owner); n != len(w.keys) {
+	if n := w.count(c.owner); n != len(w.keys) {
 		t.Errorf("%d of %d claims are left", n, len(w.keys))
 	}
 	c.close(context.Background())
-	if n := w.by(""); n != 0 {
+	if n := w.count(""); n != 0 {
 		t.Errorf("%d claims are left", n)
 	}
 }
@@ -649,8 +649,7 @@ func TestClaimReplace(t *testing.T) {
 	w.complete()
 }
 
-// TestClaimNothing checks that files that cannot be shared are not claimed.
-func TestClaimNothing(t *testing.T) {
+func TestUnclaimableFilesAreNotClaimed(t *testing.T) {
 	w := newSharedWorld(t, 3)
 	w.asked = func(b *board, owner string, keys []store.Key) error {
 		t.Errorf("%v claimed", keys)
@@ -680,7 +679,7 @@ func TestClaimFileOutsideFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.counts(sum, "files=1 rows=1")
-	if n := w.by(""); n != 0 {
+	if n := w.count(""); n != 0 {
 		t.Errorf("%d claims are left", n)
 	}
 }

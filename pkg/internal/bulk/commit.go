@@ -23,7 +23,7 @@ func (im *fileImport) commit(typed bool) error {
 		Transform: im.opt.transform(im.anonymize),
 	}
 	if !typed {
-		im.idle() // the rest only waits for the disk
+		im.idle() // from here on the import only waits for the disk
 	}
 	for _, g := range im.targets {
 		if g.tx == nil {
@@ -41,7 +41,7 @@ func (im *fileImport) commit(typed bool) error {
 		return im.commitTo(g, rec, read, &sum)
 	})
 	if sum.stores == 0 {
-		if im.left() {
+		if im.hasTargets() {
 			im.found = true // another import has stored it meanwhile
 		}
 		return nil
@@ -52,7 +52,7 @@ func (im *fileImport) commit(typed bool) error {
 	}
 	t.counted = true
 	im.count(t, func(s *TypeSummary) {
-		s.spanned(t.time.Time)
+		s.extendSpan(t.time.Time)
 		if rec.Damaged {
 			s.Damaged++
 		}
@@ -78,12 +78,12 @@ type commits struct {
 	rejected         int64 // most rows that a store rejected
 }
 
-// commitTo commits the rows to a store, unless it has them.
+// commitTo commits the rows to a store, unless the store has them already.
 func (im *fileImport) commitTo(g *target, rec store.Record, read text, sum *commits) error {
 	t := im.task
 	rel := im.replaced(g.index, read)
-	if rel.spared {
-		if err := im.spare(g, rel.stored); err != nil {
+	if rel.intact {
+		if err := im.keepIntact(g, rel.stored); err != nil {
 			return err
 		}
 	}
@@ -115,7 +115,7 @@ func (im *fileImport) commitTo(g *target, rec store.Record, read text, sum *comm
 	return nil
 }
 
-// warn reports a commit other than of a new or grown log.
+// warn logs a warning if the commit is not of a new or grown log.
 func (im *fileImport) warn(s store.Store, rel relation) {
 	t := im.task
 	switch {
@@ -129,8 +129,8 @@ func (im *fileImport) warn(s store.Store, rel relation) {
 	}
 }
 
-// replaced is relate, modified by Options.Replace: the file replaces all its
-// records that existed when the run started.
+// replaced is relate, but with Options.Replace the file replaces all its records
+// that existed when the run started.
 func (im *fileImport) replaced(index int, t text) relation {
 	if !im.opt.Replace {
 		return im.relate(index, t)
@@ -150,7 +150,7 @@ func (im *fileImport) replaced(index int, t text) relation {
 	}
 	for _, rec := range own {
 		if im.rd.Damage() != nil && !rec.Damaged && rec.Fingerprint != t.Fingerprint && !im.startsWith(&rec, t) {
-			return relation{stored: &rec, older: true, spared: true}
+			return relation{stored: &rec, older: true, intact: true}
 		}
 		if rec.Imported.Before(im.sum.Started) {
 			rel.replace = append(rel.replace, rec)

@@ -9,7 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// marks returns the lengths of the stored texts of the key.
+// marks returns the sorted lengths of the stored texts with the file's key.
 func (im *fileImport) marks() []int64 {
 	var m []int64
 	for _, rs := range im.task.records {
@@ -21,9 +21,10 @@ func (im *fileImport) marks() []int64 {
 	return slices.Compact(m)
 }
 
-// compare reads the file and finds the stores that have its text. It updates
-// their records to the present state of the file. done reports whether all
-// stores have the text.
+// compare reads the file, marks the stores that have its text, and updates
+// their records to the current path, size and time. done reports whether no
+// store should still receive the file. compare does not read the file if it
+// relates to no record.
 func (im *fileImport) compare() (done bool, err error) {
 	t := im.task
 	if im.opt.Replace {
@@ -50,8 +51,8 @@ func (im *fileImport) compare() (done bool, err error) {
 			return nil
 		}
 		switch {
-		case rel.spared:
-			if err := im.spare(g, rel.stored); err != nil {
+		case rel.intact:
+			if err := im.keepIntact(g, rel.stored); err != nil {
 				return err
 			}
 		case rel.older || im.isOfOther(rel.stored):
@@ -64,10 +65,10 @@ func (im *fileImport) compare() (done bool, err error) {
 			}
 		}
 		g.stored = true
-		g.has(t.time.Time)
+		g.recordStored(t.time.Time)
 		return nil
 	})
-	if im.left() {
+	if im.hasTargets() {
 		return false, nil
 	}
 	im.progress.Add(t.size, 0)
@@ -77,8 +78,8 @@ func (im *fileImport) compare() (done bool, err error) {
 	return true, im.failures()
 }
 
-// isOfOther reports whether a record of the text describes another file that
-// still exists unchanged: one of two copies of a log is enough.
+// isOfOther reports whether a record describes another file that still exists
+// unchanged. The file is then a second copy of the log.
 func (im *fileImport) isOfOther(rec *store.Record) bool {
 	if rec.Path == im.task.path {
 		return false
@@ -87,8 +88,8 @@ func (im *fileImport) isOfOther(rec *store.Record) bool {
 	return err == nil && info.Size() == rec.Size && info.ModTime().Equal(rec.ModTime)
 }
 
-// headSize is how much of a file is read to distinguish it from files of other
-// Tstat processes, in bytes.
+// headSize is the number of bytes read to distinguish a file from the files of
+// other Tstat processes.
 const headSize = 64 << 10
 
 // readHead returns the head of the file's text, up to headSize.

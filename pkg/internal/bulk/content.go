@@ -19,9 +19,9 @@ func (im *fileImport) checkDamage() error {
 
 var errDamaged = errors.New("damaged, not stored")
 
-// spare reports that a damaged file does not replace its complete text, which
+// keepIntact reports that a damaged file does not replace its complete text, which
 // is already stored. It returns an error unless damaged files are accepted.
-func (im *fileImport) spare(to fmt.Stringer, rec *store.Record) error {
+func (im *fileImport) keepIntact(to fmt.Stringer, rec *store.Record) error {
 	if err := im.checkDamage(); err != nil {
 		return err
 	}

@@ -18,9 +18,9 @@ import (
 )
 
 // Stores are independent of each other. A store with a transient failure is
-// unavailable until it responds again; meanwhile files go into the others. A
-// file that a store lacks at the end of a pass has no record there, so the next
-// pass imports it.
+// unavailable until it responds again; meanwhile files go into the other
+// stores. If a store lacks a file at the end of a pass, the next pass imports
+// the file into that store.
 
 // Destination is a store that a run may have to wait for.
 type Destination interface {
@@ -31,7 +31,7 @@ type Destination interface {
 	String() string
 }
 
-// Opened returns destinations of stores that are open.
+// Opened returns destinations for open stores.
 func Opened(list ...store.Store) []Destination {
 	var to []Destination
 	for _, s := range list {
@@ -49,12 +49,11 @@ type StoreSummary struct {
 	Store string `json:"store"` // URL without secrets
 	Files int64  `json:"files"` // stored
 	Rows  int64  `json:"rows"`  // stored
-	// Behind counts the files that the store lacked after the last pass,
-	// because it was unavailable; Oldest is the earliest of their folder
-	// times.
+	// Behind counts the files that the store lacked after the last pass
+	// because it was unavailable. Oldest is their earliest folder time.
 	Behind int64     `json:"behind"`
 	Oldest time.Time `json:"oldest_behind,omitzero"`
-	// Last is the folder time of the newest file that the store has.
+	// Last is the folder time of the newest file in the store.
 	Last  time.Time `json:"last,omitzero"`
 	Error string    `json:"error,omitempty"` // why it is unavailable
 	// Unopened reports that the store never responded in this run.
@@ -116,10 +115,10 @@ func (d *dest) accepts(t *task) bool {
 	return st.Accepts(t.info())
 }
 
-// committed counts a file that was stored. It reports whether that was the
-// first success after a failure.
-func (d *dest) committed(r *store.Record) (again bool) {
-	d.has(r.Time)
+// committed counts a stored file. It reports whether the commit was the first
+// success after a failure.
+func (d *dest) committed(r *store.Record) (recovered bool) {
+	d.recordStored(r.Time)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.sum.Files++
@@ -127,8 +126,8 @@ func (d *dest) committed(r *store.Record) (again bool) {
 	return d.recovered()
 }
 
-// recovered clears the failure unless the store is unavailable; the lock is
-// held.
+// recovered clears the failure unless the store is unavailable, and reports
+// whether it did. The caller must hold d.mu.
 func (d *dest) recovered() bool {
 	if d.down || d.err == nil {
 		return false
@@ -138,8 +137,8 @@ func (d *dest) recovered() bool {
 	return true
 }
 
-// has records that the store has a file of a folder.
-func (d *dest) has(folder time.Time) {
+// recordStored records that the store has a file with this folder time.
+func (d *dest) recordStored(folder time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if folder.After(d.sum.Last) {
@@ -147,8 +146,8 @@ func (d *dest) has(folder time.Time) {
 	}
 }
 
-// lacks records that the store lacks a task's file.
-func (d *dest) lacks(t *task) {
+// recordLack records that the store lacks a task's file.
+func (d *dest) recordLack(t *task) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.behind.Behind++
@@ -157,7 +156,7 @@ func (d *dest) lacks(t *task) {
 	}
 }
 
-// summary returns what was done to the store.
+// summary returns the result of the run for the store.
 func (d *dest) summary() StoreSummary {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -170,7 +169,7 @@ func (d *dest) summary() StoreSummary {
 	return s
 }
 
-// openStores opens all stores concurrently. Only permanent errors are returned.
+// openStores opens all stores concurrently. It returns only permanent errors.
 func (r *run) openStores(ctx context.Context) error {
 	errs := make([]error, len(r.dests))
 	var wg sync.WaitGroup
@@ -207,8 +206,9 @@ func (r *run) open(ctx context.Context, d *dest) error {
 	return nil
 }
 
-// use calls f with a store unless the store is unavailable. ErrUnavailable makes
-// the store unavailable; if there are other stores, any error does.
+// use calls f with a store unless the store is unavailable. It marks the store
+// as unavailable if f returns store.ErrUnavailable, or any error if the run has
+// several stores.
 func (r *run) use(ctx context.Context, d *dest, f func(store.Store) error) error {
 	st, err := d.store()
 	if err != nil {
@@ -264,8 +264,9 @@ func (r *run) markUnavailable(d *dest, err error) {
 	}
 }
 
-// probe retries an unavailable store until it responds or the run ends. With
-// atOnce the first attempt is immediate: a deadlock has already been resolved.
+// probe retries an unavailable store until it responds or the run ends. If
+// atOnce is true, the first attempt is immediate, because a failure like a
+// deadlock is already over.
 func (r *run) probe(d *dest, atOnce bool) {
 	for ; ; atOnce = false {
 		d.mu.Lock()
@@ -281,7 +282,7 @@ func (r *run) probe(d *dest, atOnce bool) {
 			err = fmt.Errorf("%s: %w", d, err)
 		}
 		if r.ctx.Err() != nil {
-			return // any error comes from the stop
+			return // err is caused by the end of the run
 		}
 		permanent := err != nil && !errors.Is(err, store.ErrTransient)
 		d.mu.Lock()
@@ -306,7 +307,7 @@ func (r *run) probe(d *dest, atOnce bool) {
 	}
 }
 
-// wake wakes all goroutines that wait for a store.
+// wake wakes all goroutines that wait for the channel of changes.
 func (r *run) wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -314,11 +315,11 @@ func (r *run) wake() {
 	r.changed = make(chan struct{})
 }
 
-// probeKeys are looked up to test a store. No record has them.
+// probeKeys are keys without records, to test a store by looking them up.
 var probeKeys = []store.Key{{Probe: "none", Folder: "1970_01_01_00_00.out", File: "log_tcp_complete"}}
 
-// await waits until one of the stores in a set is available. If none is within
-// Options.RetryTimeout, it returns the reasons.
+// await waits until a store in the set is available. It returns the errors of
+// the stores if all stay unavailable for Options.RetryTimeout.
 func (r *run) await(ctx context.Context, set storeSet) error {
 	for {
 		changed := r.changes()
@@ -355,11 +356,11 @@ func (r *run) await(ctx context.Context, set storeSet) error {
 	}
 }
 
-// allStores is the set of all stores.
+// allStores returns the set of all stores.
 func (r *run) allStores() storeSet { return 1<<len(r.dests) - 1 }
 
-// changes returns a channel that is closed when a store is available again, or
-// has failed for good.
+// changes returns a channel that is closed when a store becomes available or
+// fails permanently.
 func (r *run) changes() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -376,13 +377,14 @@ func (r *run) available(set storeSet) (list []*dest) {
 	return list
 }
 
-// lookup returns the records of keys by store and key. The map of an
-// unavailable store is nil. lookup fails if all stores are unavailable.
+// lookup returns the records of keys, by store index and key. The map of an
+// unavailable store is nil. lookup returns an error if all stores are
+// unavailable.
 func (r *run) lookup(ctx context.Context, keys []store.Key) ([]map[store.Key][]store.Record, error) {
 	found := make([]map[store.Key][]store.Record, len(r.dests))
 	var down []error
 	for _, d := range r.dests {
-		if !r.takes.has(d) {
+		if !r.passStores.has(d) {
 			continue
 		}
 		err := r.use(ctx, d, func(s store.Store) error {

@@ -19,7 +19,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// fragile is a store in memory that may be down. It keeps its content.
+// fragile is a store in memory that can be made unavailable. It keeps its
+// contents.
 type fragile struct {
 	shared
 	mu      sync.Mutex
@@ -27,10 +28,10 @@ type fragile struct {
 	refuses error // the error of Begin; may be nil
 	rereads int   // how many calls of Flush return store.ErrReread
 	commits int
-	after   func(commits int) // called after each commit; may be nil
+	after   func(commits int) // called after each commit with their number; may be nil
 
 	asked  int             // calls of OtherProbes
-	silent func(asked int) // called in each of them; may be nil
+	silent func(asked int) // called by OtherProbes; may be nil
 	others []store.Record  // the result of OtherProbes
 }
 
@@ -134,14 +135,14 @@ func (x fragileTx) Commit(ctx context.Context, r store.Record, known, replace []
 	return nil
 }
 
-// files returns how many files the store has.
+// files returns the number of files in the store.
 func (f *fragile) files() int {
 	f.memory.mu.Lock()
 	defer f.memory.mu.Unlock()
 	return len(f.records)
 }
 
-// independent returns options of an import into stores.
+// independent returns options for an import into independent stores.
 func (w *sharedWorld) independent(list ...Destination) Options {
 	opt := w.options()
 	opt.Stores, opt.RetryTimeout = list, time.Hour
@@ -368,21 +369,21 @@ func TestRefusedByOneStore(t *testing.T) {
 	}
 }
 
-// TestReread checks that a file that a store requests again is reread at once,
-// and counts once. The other store keeps its first version.
-func TestReread(t *testing.T) {
+// TestRereadFileCountsOnce checks that a file is reread at once if a store
+// returns store.ErrReread. The other store keeps the rows of the first read.
+func TestRereadFileCountsOnce(t *testing.T) {
 	w := newSharedWorld(t, 3)
-	up, again := newFragile("up", nil), newFragile("again", nil)
-	again.rereads = 2
-	opt := w.independent(up, again)
+	up, rereading := newFragile("up", nil), newFragile("again", nil)
+	rereading.rereads = 2
+	opt := w.independent(up, rereading)
 	opt.Jobs = 1
 	sum, err := Run(t.Context(), opt)
-	if err != nil || again.rereads != 0 || up.commits != 3 || again.commits != 3 {
-		t.Errorf("%v; %d times again; %d and %d commits", err, again.rereads, up.commits, again.commits)
+	if err != nil || rereading.rereads != 0 || up.commits != 3 || rereading.commits != 3 {
+		t.Errorf("%v; %d times again; %d and %d commits", err, rereading.rereads, up.commits, rereading.commits)
 	}
 	w.counts(sum, "files=3")
 	w.holds(up)
-	w.holds(again)
+	w.holds(rereading)
 }
 
 // TestFollowWithoutStore checks that with Follow new files go into the
@@ -485,9 +486,9 @@ func TestStoreFailsForGood(t *testing.T) {
 	})
 }
 
-// TestStopIsNoFailureOfStore checks the summary of a run that is stopped while
+// TestStopIsNotReportedAsStoreFailure checks the summary of a run that is stopped while
 // a store is unavailable: it names the error of the store, not the stop.
-func TestStopIsNoFailureOfStore(t *testing.T) {
+func TestStopIsNotReportedAsStoreFailure(t *testing.T) {
 	w := newSharedWorld(t, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -583,9 +584,9 @@ func TestUnwantedFilesAreNotMissing(t *testing.T) {
 	})
 }
 
-// TestFollowNamesWhatIsNotStored checks that each pass reports a refused file
+// TestFollowReportsUnstoredFiles checks that each pass reports a refused file
 // as an error until it is stored.
-func TestFollowNamesWhatIsNotStored(t *testing.T) {
+func TestFollowReportsUnstoredFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 1)
 		bad := w.put("2016_03_01_05_00.out/"+file, udp(50, "a")+strings.Repeat("bad\n", 101))

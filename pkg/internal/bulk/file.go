@@ -61,11 +61,11 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 			err = fmt.Errorf("internal error, please report it: %v\n%s", p, debug.Stack())
 		}
 	}()
-	who := ""
+	peerName := ""
 	if r.opt.Peer != nil {
-		who = r.opt.Peer()
+		peerName = r.opt.Peer()
 	}
-	place, err := r.limits.enter(ctx, who)
+	place, err := r.limits.enter(ctx, peerName)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	if wanted, err := im.identify(); !wanted || err != nil {
 		return err
 	}
-	if !im.left() {
+	if !im.hasTargets() {
 		im.skip(t)
 		return nil
 	}
@@ -115,7 +115,7 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 		if im.idle = func() {}; i == len(groups)-1 {
 			im.idle = place.close
 		}
-		if im.left() {
+		if im.hasTargets() {
 			errs = append(errs, im.importText(extra))
 			im.progress = noProgress{} // the bytes are counted once
 		}
@@ -142,7 +142,7 @@ func (im *fileImport) importText(extra []string) error {
 		if !t.counted {
 			r.log.Info("would import", "file", t.path, "size", t.size)
 			t.counted = true
-			r.count(t, func(s *TypeSummary) { s.Files++; s.Bytes += t.size; s.spanned(t.time.Time) })
+			r.count(t, func(s *TypeSummary) { s.Files++; s.Bytes += t.size; s.extendSpan(t.time.Time) })
 		}
 		return nil
 	}
@@ -151,7 +151,7 @@ func (im *fileImport) importText(extra []string) error {
 	if err != nil && im.hasRaw() && !t.stdin && im.anonymize == nil && !errors.As(err, &nc) && !errors.Is(err, ErrSource) && !isAboutContent(err) && ctx.Err() == nil {
 		err = errors.Join(err, im.read(nil, true)) // a file that is not a log can be copied
 	}
-	if !im.left() {
+	if !im.hasTargets() {
 		err = nil // the failures explain why
 	}
 	return errors.Join(err, im.failures())
@@ -168,7 +168,7 @@ func (im *fileImport) identify() (wanted bool, err error) {
 			return false, err
 		}
 		t.named = true
-		im.noteScanned(t)
+		im.addScanned(t)
 	}
 	if t.named {
 		if !im.inTime(t) {
@@ -181,18 +181,18 @@ func (im *fileImport) identify() (wanted bool, err error) {
 	return true, im.findTargets(silent)
 }
 
-// reject identifies a line rejected by the store with index by, or by the
-// reader if by is -1.
+// reject identifies a rejected line. store is the index of the store that
+// rejected the line, or -1 for the reader.
 type reject struct {
-	by   int
-	line int64
+	store int
+	line  int64
 }
 
 // reject returns a function that reports each malformed line once, however
 // often the file is read.
-func (im *fileImport) reject(by int) func(line int64, reason string, text []byte) {
+func (im *fileImport) reject(index int) func(line int64, reason string, text []byte) {
 	return func(line int64, reason string, text []byte) {
-		t, rej := im.task, reject{by, line}
+		t, rej := im.task, reject{index, line}
 		im.rejecting.Lock()
 		defer im.rejecting.Unlock()
 		if im.opt.Anonymizes() {
@@ -460,7 +460,7 @@ func (w rawWriter) Write(p []byte) (int, error) {
 			w.im.drop(w.g, err)
 		}
 	}
-	if !w.im.left() {
+	if !w.im.hasTargets() {
 		return 0, errNoStore
 	}
 	return len(p), nil
@@ -519,7 +519,7 @@ func (im *fileImport) rows(info store.FileInfo) error {
 			continue
 		}
 		typed(func(g *target) error { return g.tx.Write(im.ctx, b) })
-		if !im.left() {
+		if !im.hasTargets() {
 			return errNoStore
 		}
 		im.progress.Add(0, int64(b.Len()))

@@ -58,9 +58,9 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 			restore()
 		}
 	}()
-	r.away = map[string]error{}
+	r.sourceErrors = map[string]error{}
 	r.passedOver = PassedOver{seen: map[string]bool{}}
-	r.settledBefore, r.settled = r.settled, map[string]version{} // forget files that are gone
+	r.examinedBefore, r.examined = r.examined, map[string]version{} // forget files that are gone
 	r.scanned, r.leftOpen = map[store.Key]*sameKey{}, nil
 	places, err := places(r.opt.Sources)
 	if err != nil {
@@ -132,7 +132,7 @@ func (r *run) scan(t *task) bool {
 		if o.source == nil && t.source == nil && sameFile(o, t) {
 			if !r.isSettled(t) {
 				r.skip(t)
-				r.settle(t, time.Time{})
+				r.markExamined(t, time.Time{})
 			}
 			return false
 		}
@@ -141,7 +141,7 @@ func (r *run) scan(t *task) bool {
 		t.place = fmt.Sprintf("%s (%d)", place, n) // links with other names lead to folders of the same name
 	}
 	if t.key.Folder != "" {
-		r.noteScanned(t)
+		r.addScanned(t)
 	}
 	return !r.isSettled(t)
 }
@@ -186,7 +186,7 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 			r.log.Error("part of the source cannot be read", append([]any{"source", src, "err", text}, hint.Attrs(err)...)...)
 		}
 	}
-	r.passed(src, tree.Passed)
+	r.recordPassedOver(src, tree.Passed)
 	if len(tree.Folders)+len(tree.Loose) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
 		return nil, hint.New("source "+src+": no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat")
 	}
@@ -357,7 +357,7 @@ func (r *run) inTime(t *task) bool { return r.opt.wantsTime(t.time.Time) }
 // isSettled reports whether a file needs no work in this pass: it is unchanged,
 // and each store that lacks it is unavailable.
 func (r *run) isSettled(t *task) bool {
-	v, ok := r.settledBefore[t.path]
+	v, ok := r.examinedBefore[t.path]
 	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) || !v.until.IsZero() && time.Now().After(v.until) {
 		return false
 	}
@@ -366,7 +366,7 @@ func (r *run) isSettled(t *task) bool {
 		return false
 	}
 	t.lacks, t.err = v.lacks, v.err
-	r.settle(t, v.until)
+	r.markExamined(t, v.until)
 	return true
 }
 

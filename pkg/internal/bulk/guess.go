@@ -9,10 +9,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// lookupElsewhere looks up the logs of tasks under the names of other probes,
-// if the name of this probe is a guess: the host name of a container changes in
-// each run. It returns the stores that did not respond, which must not get the
-// files, or an error if no store responds.
+// lookupElsewhere looks up the logs of tasks under the names of other probes if
+// the name of this probe is guessed. The host name of a container, for example,
+// changes in each run. silent are the stores that did not respond; they must not
+// receive the files. lookupElsewhere returns an error if no store responds.
 func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeSet, err error) {
 	if !r.opt.ProbeGuessed || len(tasks) == 0 {
 		return 0, nil
@@ -28,7 +28,7 @@ func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeS
 	}
 	var errs []error
 	for _, d := range r.dests {
-		if !r.takes.has(d) {
+		if !r.passStores.has(d) {
 			continue
 		}
 		err := r.use(ctx, d, func(s store.Store) error {
@@ -66,8 +66,8 @@ type elsewhere struct {
 	folder, file string
 }
 
-// checkElsewhere rejects a text with rows that a store has under the name of
-// another probe.
+// checkElsewhere returns a guessError if a store has the text under the name of
+// another probe. Texts without rows are not checked.
 func (im *fileImport) checkElsewhere(g *target, r *store.Record) error {
 	if r.Rows == 0 {
 		return nil
@@ -82,9 +82,9 @@ func (im *fileImport) checkElsewhere(g *target, r *store.Record) error {
 	return nil
 }
 
-// guessError reports a file that is stored under the name of another probe,
-// while the name of this one is a guess. It ends the run: the other files would
-// be stored twice as well.
+// guessError reports that a file is stored under the name of another probe, and
+// that the name of this probe is guessed. It ends the run, because the other
+// files would probably be stored twice as well.
 type guessError struct{ store, guess, probe string }
 
 func (e *guessError) Error() string {

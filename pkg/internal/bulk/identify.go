@@ -14,29 +14,29 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Identity describes how a store must have recorded a finished source file.
+// Identity describes a source file as a store must have recorded it.
 type Identity struct {
 	store.Key
 	store.Fingerprint
 	Path string
 	Time time.Time // the folder's time, UTC
-	// Open reports that Run would leave the file for later: Tstat may still
-	// write to it. It was not read.
+	// Open means that Tstat may still write to the file. Run would leave the
+	// file for later. Fields that depend on its text are not set.
 	Open bool
-	// Place and Head are the values for the record of the file.
+	// Place and Head are those of the file's record.
 	Place, Head string
-	// Selected is the number of rows that Options.Selection selects and of rejects;
-	// -1 if it selects all rows.
+	// Selected is the number of selected rows plus rejects; -1 if
+	// Options.Selection selects all rows.
 	Selected int64
-	// Heads are the SHA-256 of the starts of the text, by the lengths
-	// requested from Identify.
+	// Heads are the SHA-256 sums of prefixes of the text, by length. The
+	// lengths are those that the function heads of Identify returned.
 	Heads map[int64]string
 }
 
-// Identify calls f, one call at a time, for each file that Run would import,
-// skip or leave for later, with its present fingerprint. It imports nothing and
-// takes no lock. Unreadable files are logged and counted. heads returns the
-// lengths of the starts whose sums f also needs.
+// Identify calls f for each file that Run would import, skip or leave for later.
+// Calls of f do not overlap. Identify imports nothing and takes no lock. It logs
+// unreadable files and returns their number. heads returns the lengths of the
+// prefixes for Identity.Heads.
 func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f func(Identity) error) (failed int, err error) {
 	opt.DryRun, opt.Follow = true, false
 	r, err := newRun(ctx, opt)
@@ -87,7 +87,7 @@ func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f
 	return r.problems, err
 }
 
-// identify reads a task's file.
+// identify reads a task's file and returns its identity.
 func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int64) (Identity, error) {
 	file, err := t.open(ctx)
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 // file has a transaction in the store, with a connection and buffers.
 const OpenPerJob = 4
 
-// turn is how long a file may keep its place while a peer with fewer places
+// timeSlice is how long a file may keep its place while a peer with fewer places
 // waits.
-const turn = time.Second
+const timeSlice = time.Second
 
 // piece is the number of bytes of a peer's file that are read at a time.
 const piece = 256 << 10
@@ -50,42 +50,42 @@ func NewLimits(jobs int, mib float64) *Limits {
 // concurrent use.
 type place struct {
 	*Limits
-	who string
+	peerName string
 
-	closed bool // the place cannot be used again
-	held   bool
-	since  time.Time // when held became true
+	closed   bool // the place cannot be used again
+	acquired bool
+	since    time.Time // when acquired became true
 }
 
-// enter waits until the peer who may open another file, and counts this file.
-func (l *Limits) enter(ctx context.Context, who string) (*place, error) {
-	if err := l.open.Acquire(ctx, who); err != nil {
+// enter waits until the named peer may open another file, and counts this file.
+func (l *Limits) enter(ctx context.Context, peerName string) (*place, error) {
+	if err := l.open.Acquire(ctx, peerName); err != nil {
 		return nil, err
 	}
-	return &place{Limits: l, who: who}, nil
+	return &place{Limits: l, peerName: peerName}, nil
 }
 
-// Acquire implements peer.Place. If the file has kept its place for its turn
+// Acquire implements peer.Place. If the file has kept its place for its time slice
 // and another peer waits, Acquire first gives the place to that peer.
 func (p *place) Acquire(ctx context.Context) error {
-	if p.held && time.Since(p.since) >= turn && p.places.Contended(p.who) {
+	if p.acquired && time.Since(p.since) >= timeSlice && p.places.Contended(p.peerName) {
 		p.Release()
 	}
-	if p.held || p.closed {
+	if p.acquired || p.closed {
 		return nil
 	}
-	if err := p.places.Acquire(ctx, p.who); err != nil {
+	if err := p.places.Acquire(ctx, p.peerName); err != nil {
 		return err
 	}
-	p.held, p.since = true, time.Now()
+	p.acquired, p.since = true, time.Now()
 	return nil
 }
 
 // Release implements peer.Place.
 func (p *place) Release() {
-	if p.held {
-		p.held = false
-		p.places.Release(p.who)
+	if p.acquired {
+		p.acquired = false
+		p.places.Release(p.peerName)
 	}
 }
 
@@ -94,7 +94,7 @@ func (p *place) close() {
 	p.Release()
 	if !p.closed {
 		p.closed = true
-		p.open.Release(p.who)
+		p.open.Release(p.peerName)
 	}
 }
 

@@ -24,9 +24,9 @@ func (s *slowText) Read(p []byte) (int, error) {
 func (s *slowText) Close() error { return nil }
 
 // read reads a file of a peer like an import, and returns how long that took.
-func read(t *testing.T, l *Limits, who string, s *slowText, work time.Duration) time.Duration {
+func read(t *testing.T, l *Limits, peerName string, s *slowText, work time.Duration) time.Duration {
 	begin := time.Now()
-	p, err := l.enter(t.Context(), who)
+	p, err := l.enter(t.Context(), peerName)
 	if err == nil {
 		err = p.Acquire(t.Context())
 	}
@@ -39,8 +39,8 @@ func read(t *testing.T, l *Limits, who string, s *slowText, work time.Duration) 
 	size := s.Len()
 	for buf, n := make([]byte, piece), 0; ; {
 		m, err := f.Read(buf)
-		if !p.held && err == nil {
-			t.Errorf("%s works on its file without a place", who)
+		if !p.acquired && err == nil {
+			t.Errorf("%s works on its file without a place", peerName)
 		}
 		n += m
 		time.Sleep(work)
@@ -48,14 +48,14 @@ func read(t *testing.T, l *Limits, who string, s *slowText, work time.Duration) 
 			return time.Since(begin)
 		}
 		if err != nil {
-			t.Errorf("%s: %v after %d bytes", who, err, n)
+			t.Errorf("%s: %v after %d bytes", peerName, err, n)
 			return 0
 		}
 	}
 }
 
-// TestSlowPeerLeavesPlaces checks that files that trickle in hold no place
-// meanwhile, even if the waits between bytes are short.
+// TestSlowPeerLeavesPlaces checks that a file that arrives slowly occupies no
+// place while it waits for data, even if the waits are short.
 func TestSlowPeerLeavesPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := NewLimits(2, 0)
@@ -75,8 +75,8 @@ func TestSlowPeerLeavesPlaces(t *testing.T) {
 	})
 }
 
-// TestQuickPeerSharesPlaces checks that files read at full speed let another
-// peer have its turn, even with a single place.
+// TestQuickPeerSharesPlaces checks that files read at full speed yield to
+// another peer, even if there is only one place.
 func TestQuickPeerSharesPlaces(t *testing.T) {
 	for _, jobs := range []int{1, 2, 3} {
 		synctest.Test(t, func(t *testing.T) {

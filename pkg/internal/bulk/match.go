@@ -15,15 +15,16 @@ import (
 
 // Match assigns a log type to files.
 type Match struct {
-	// Glob is matched against as many last parts of the path below the
-	// source as it has, with and without the suffix of a compression.
+	// Glob is matched against the end of the path below the source, with and
+	// without a compression suffix. A glob with N parts is matched against
+	// the last N parts of the path.
 	Glob string
-	// Type is a log type; "" stands for the one that the file's name starts
-	// with.
+	// Type is a log type; "": the longest log type that is a prefix of the
+	// file's name.
 	Type string
 }
 
-// ParseMatch parses GLOB[=TYPE]. Its errors are usage errors.
+// ParseMatch parses GLOB[=TYPE]. Errors are usage errors.
 func ParseMatch(text string) (Match, error) {
 	var m Match
 	m.Glob, m.Type = text, ""
@@ -90,8 +91,8 @@ func (r *run) scanOptions() tstat.ScanOptions {
 	return opt
 }
 
-// findLoose returns tasks for files outside of log folders. Their names are
-// part of their places: two of one folder may have the same log folder.
+// findLoose returns tasks for files outside of log folders. The place of such a
+// file includes its name, because two files of one folder may have the same key.
 func (r *run) findLoose(files []*tstat.File, place string) (tasks []*task, err error) {
 	left := map[string]int64{} // by folder
 	for _, f := range files {

@@ -14,12 +14,12 @@ import (
 )
 
 // PassedOver lists ignored files and folders that look like logs: files in log
-// folders whose names are almost those of logs, like log_udp_complete.xz, and
-// folders with other names that hold logs.
+// folders with names similar to those of logs, like log_udp_complete.xz, and
+// folders that hold logs but are not named like log folders.
 type PassedOver struct {
 	Files   int64 `json:"files"`
 	Folders int64 `json:"folders"`
-	// Paths are sorted, and at most maxPassedPaths.
+	// Paths are the first maxPassedPaths names, sorted.
 	Paths []string `json:"paths,omitempty"`
 
 	all  []string
@@ -29,14 +29,15 @@ type PassedOver struct {
 const (
 	// maxPassedPaths bounds the paths in a summary.
 	maxPassedPaths = 100
-	// namedPassed is how many of them a warning names.
+	// namedPassed is the number of paths in a warning.
 	namedPassed = 5
 	// passedFormat is the format number of the state file.
 	passedFormat = 1
 )
 
-// passed records the ignored files of a scan, if the options select such files.
-func (r *run) passed(src string, list []tstat.Passed) {
+// recordPassedOver records the ignored files of a scan that the options would
+// select if they were logs.
+func (r *run) recordPassedOver(src string, list []tstat.Passed) {
 	for _, p := range list {
 		wanted := slices.ContainsFunc(p.Types, r.opt.wantsType)
 		if !wanted || r.opt.excludes(p.Rel) || !p.Time.IsZero() && !r.opt.wantsTime(p.Time) || r.passedOver.seen[p.Path] {
@@ -55,8 +56,8 @@ func (r *run) passed(src string, list []tstat.Passed) {
 	}
 }
 
-// reportPassed reports the ignored names. It warns only if they differ from
-// those of the last run.
+// reportPassed adds the ignored paths to the summary. It logs a warning only if
+// the paths differ from those of the last run.
 func (r *run) reportPassed() {
 	p := r.passedOver
 	slices.Sort(p.all)
@@ -93,8 +94,8 @@ func (r *run) reportPassed() {
 	}
 }
 
-// loadPassed loads the state of the last run. If it is missing or damaged, all
-// names are reported again.
+// loadPassed loads the state of the last run. If the state is missing or
+// damaged, all paths are reported again.
 func (r *run) loadPassed() error {
 	file := r.passedState()
 	if file == "" {
@@ -110,12 +111,12 @@ func (r *run) loadPassed() error {
 	return nil
 }
 
-// passedState returns the file that stores what the last run of the same
-// sources and types ignored.
+// passedState returns the name of the file that records the paths ignored by
+// the last run of the same sources and types.
 func (r *run) passedState() string { return r.stateFile("passed") }
 
-// copiesState returns the file that stores copies of stored logs for the next
-// run of the same sources, types and stores.
+// copiesState returns the name of the state file of copies, for runs with the
+// same sources, types and stores; "" without sources.
 func (r *run) copiesState() string {
 	if len(r.opt.Sources) == 0 {
 		return ""
@@ -127,8 +128,8 @@ func (r *run) copiesState() string {
 	return r.stateFile("copies", names...)
 }
 
-// stateFile returns the name of a state file for runs with the same sources and
-// types, and further names.
+// stateFile returns the name of a state file for runs with the same sources,
+// types and further names; "" without a state folder.
 func (r *run) stateFile(kind string, names ...string) string {
 	if r.opt.StateDir == "" {
 		return ""

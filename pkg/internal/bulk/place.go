@@ -14,8 +14,8 @@ import (
 )
 
 // places returns the place of each local source: its path relative to the
-// deepest common parent of all sources. So the places of a source stay the same
-// when it is mounted elsewhere, and two sources have different places.
+// deepest common parent of all sources. The places stay the same if the common
+// parent is mounted elsewhere, and two sources have different places.
 func places(sources []string) (map[string]string, error) {
 	roots := map[string]string{}
 	base := ""
@@ -51,12 +51,13 @@ func places(sources []string) (map[string]string, error) {
 	return roots, nil
 }
 
-// below reports whether a folder is base or lies in it.
+// below reports whether a folder is base or is inside it.
 func below(dir, base string) bool {
 	return dir == base || strings.HasPrefix(dir, strings.TrimSuffix(base, "/")+"/")
 }
 
-// maxPlace is the maximum length of a place, which databases have in an index.
+// maxPlace is the maximum length of a place in bytes. It is limited because
+// databases index places.
 const maxPlace = 200
 
 // placeName converts a path to a place. It escapes bytes that are not UTF-8,

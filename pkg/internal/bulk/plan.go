@@ -11,11 +11,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// prepare announces the files of the pass to the stores. A store that becomes
-// unavailable meanwhile takes no part in the pass.
+// prepare announces the files of the pass to the stores. A store that is
+// unavailable then receives no files in this pass.
 func (r *run) prepare(ctx context.Context, groups [][]*task) error {
 	clear(r.elsewhere)
-	r.takes = r.allStores()
+	r.passStores = r.allStores()
 	silent, err := r.lookupElsewhere(ctx, slices.Concat(groups...))
 	if err != nil {
 		return err
@@ -23,40 +23,40 @@ func (r *run) prepare(ctx context.Context, groups [][]*task) error {
 	var files []store.FileInfo
 	for _, g := range groups {
 		for _, t := range g {
-			if t.typ != nil && t.key.Folder != "" { // others are named after their first rows
+			if t.typ != nil && t.key.Folder != "" { // other files are named after their first rows
 				files = append(files, t.info())
 			}
 		}
 	}
-	r.takes = 0
+	r.passStores = 0
 	var errs []error
 	for _, d := range r.dests {
 		st, err := d.store()
 		if err == nil && !silent.has(d) {
 			st.Plan(files)
-			r.takes.add(d)
+			r.passStores.add(d)
 		}
 		errs = append(errs, err)
 	}
-	if r.takes == 0 {
+	if r.passStores == 0 {
 		return errors.Join(errs...)
 	}
 	return nil
 }
 
-// info is what is known of a task's file before it is read.
+// info describes a task's file as known before it is read.
 func (t *task) info() store.FileInfo {
 	return store.FileInfo{Key: t.key, Type: t.typ, Time: t.time.Time, Next: t.next}
 }
 
-// skipStored returns the tasks whose files are not stored in their present
-// state, grouped by key and ordered by time. It counts and returns the others
-// as stored.
+// skipStored returns the tasks whose files are not stored in their current
+// state, grouped by key, in the order of tasks. It counts and returns the other
+// tasks as stored.
 func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, stored []*task, err error) {
 	var keys []store.Key
 	byKey := map[store.Key][]*task{}
 	for _, t := range tasks {
-		if t.key.Folder == "" { // not known before it is read
+		if t.key.Folder == "" { // the key is unknown before the file is read
 			continue
 		}
 		if byKey[t.key] == nil {
@@ -79,7 +79,7 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 		r.setRecords(t, found)
 		if r.storedAsIs(t, since) {
 			r.skip(t)
-			r.settle(t, time.Time{})
+			r.markExamined(t, time.Time{})
 			stored = append(stored, t)
 			continue
 		}
@@ -91,7 +91,7 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 		groups = append(groups, []*task{t})
 	}
 	for _, g := range groups {
-		if len(g) > 1 { // the longest first: others may be older states of it
+		if len(g) > 1 { // longest first: shorter files may be older states of it
 			slices.SortStableFunc(g, func(a, b *task) int { return cmp.Compare(b.textSize(), a.textSize()) })
 		}
 	}
@@ -109,7 +109,7 @@ func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
 	}
 }
 
-// textSize estimates the length of the text of a task's file.
+// textSize estimates the length of the text of a task's file, in bytes.
 func (t *task) textSize() int64 {
 	if _, suffix := compression.CutSuffix(t.path); suffix != "" {
 		return 8 * t.size

@@ -22,20 +22,21 @@ const (
 	keptRejectRuns = 20       // files
 )
 
-// rejectFile holds the rejected lines of a run: FILE:LINE: reason: "text". A nil
-// text is omitted. The first line creates the file.
+// rejectFile writes the rejected lines of a run in the form
+// FILE:LINE: reason: "text". A nil text is omitted. The first line creates the
+// file.
 type rejectFile struct {
 	dir string
 
 	mu     sync.Mutex
 	f      *os.File
 	size   int
-	synced int // of size
+	synced int // bytes that are durable
 	err    error
 	warned bool // err was logged
 }
 
-// add adds a rejected line, and reports whether it was kept.
+// add writes a rejected line, and reports whether it was written.
 func (r *rejectFile) add(path string, line int64, reason string, text []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,8 +62,8 @@ func (r *rejectFile) add(path string, line int64, reason string, text []byte) bo
 	return r.err == nil
 }
 
-// escape escapes what could control a terminal, like %q: peers choose the names
-// of files and parts of reasons.
+// escape escapes control characters and invalid UTF-8 like %q, to protect
+// terminals. Peers choose file names and parts of reasons.
 func escape(text string) string {
 	var b strings.Builder
 	for len(text) > 0 {
@@ -93,8 +94,9 @@ func (r *rejectFile) open() {
 	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
 }
 
-// failure makes the lines durable. It returns once why lines were not kept.
-// Meanwhile more lines can be added.
+// failure makes the lines durable. It returns the error because of which lines
+// are missing, but only on the first call after the error. Other goroutines can
+// add lines meanwhile.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

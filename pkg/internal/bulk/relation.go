@@ -11,20 +11,20 @@ import (
 )
 
 // Several Tstat processes may write log folders of the same name below one
-// source: their logs have the same key. The place distinguishes them, see
-// store.Record.Place. A record belongs to a file of the scan, or it is free:
-// its file was moved or removed, or its place is unknown. A free record may
-// belong to any one file of its key.
+// source, so that their logs have the same key. The place distinguishes such
+// logs; see store.Record.Place. A record belongs to a file of the scan, or it is
+// free: its file was moved or removed, or its place is unknown. A free record
+// may belong to any one file with its key.
 
-// sameKey holds the files of the scan that have one key; nil is empty.
+// sameKey holds the files of the scan with the same key; nil is empty.
 type sameKey struct {
 	files []*task
 	// paths and places index more than fewFiles files.
 	paths, places map[string]*task
 }
 
-// fewFiles is the number of files up to which a linear search is used. Most
-// keys have one file.
+// fewFiles is the largest number of files for a linear search. Most keys have
+// one file.
 const fewFiles = 16
 
 func (s *sameKey) add(t *task) {
@@ -79,16 +79,17 @@ func findTask(tasks []*task, is func(*task) bool) *task {
 // owner returns the file that a record of its key belongs to, or nil if the
 // record is free.
 func (s *sameKey) owner(rec *store.Record) *task {
-	// The path decides, whatever the place: the source may be another
-	// folder now.
+	// The path takes precedence over the place, because the sources of this
+	// run may differ from those of the record.
 	if t := s.withPath(rec.Path); t != nil || rec.Place == "" {
 		return t
 	}
 	return s.withPlace(rec.Place)
 }
 
-// noteScanned adds a file to those of its key, even if it is not imported.
-func (r *run) noteScanned(t *task) {
+// addScanned adds a file to the scanned files of its key, even if it will not
+// be imported.
+func (r *run) addScanned(t *task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.scanned[t.key] == nil {
@@ -97,39 +98,39 @@ func (r *run) noteScanned(t *task) {
 	r.scanned[t.key].add(t)
 }
 
-// forgetScan frees the data of a pass: with Follow the next one may be far
-// away.
+// forgetScan frees the memory of a pass, because with Follow the next pass may
+// start much later.
 func (r *run) forgetScan() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.scanned, r.settledBefore, r.leftOpen = nil, nil, nil
+	r.scanned, r.examinedBefore, r.leftOpen = nil, nil, nil
 	clear(r.elsewhere)
 	clear(r.addresses)
 }
 
-// claim identifies a free record that was matched with a file.
-type claim struct {
+// freeRecord identifies a free record in a store.
+type freeRecord struct {
 	store int // index in Options.Stores
 	key   store.Key
-	text  string
+	text  string // Record.Text
 }
 
-// take records that a free record belongs to t.
-func (r *run) take(index int, rec *store.Record, t *task) {
+// assign records that a free record belongs to t.
+func (r *run) assign(index int, rec *store.Record, t *task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.taken[claim{index, rec.Key, rec.Text()}] = t.path
+	r.assigned[freeRecord{index, rec.Key, rec.Text()}] = t.path
 }
 
-// recordsFor divides the records of t's key in a store: its own, the free ones
-// and those of other files of the scan.
+// recordsFor divides the records of t's key in a store into records of t, free
+// records, and records of other files of the scan.
 func (r *run) recordsFor(t *task, index int) (own, free, others []store.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	same := r.scanned[t.key]
 	for _, rec := range t.records[index] {
 		o := same.owner(&rec)
-		taken := r.taken[claim{index, rec.Key, rec.Text()}]
+		taken := r.assigned[freeRecord{index, rec.Key, rec.Text()}]
 		switch {
 		case t.place == "", o == t, o == nil && rec.Place == "" && len(same.all()) <= 1:
 			own = append(own, rec)
@@ -142,7 +143,7 @@ func (r *run) recordsFor(t *task, index int) (own, free, others []store.Record) 
 	return own, free, others
 }
 
-// storedAsIs reports whether every available store has the present state of the
+// storedAsIs reports whether every available store has the current state of the
 // file, imported no earlier than since.
 func (r *run) storedAsIs(t *task, since time.Time) bool {
 	if t.stdin {
@@ -155,9 +156,9 @@ func (r *run) storedAsIs(t *task, since time.Time) bool {
 		if t.lacks.has(d) || !d.accepts(t) {
 			continue
 		}
-		if rec := r.hasOther(t, i); rec != nil {
+		if rec := r.otherTransform(t, i); rec != nil {
 			r.skipOther(t, d, rec)
-			d.has(t.time.Time)
+			d.recordStored(t.time.Time)
 			continue
 		}
 		found := false
@@ -169,25 +170,26 @@ func (r *run) storedAsIs(t *task, since time.Time) bool {
 		for _, rec := range free {
 			if !found && fits(&rec) && !hasTwin() {
 				found = true
-				r.take(i, &rec, t)
+				r.assign(i, &rec, t)
 			}
 		}
 		if !found && since.IsZero() {
 			if rec := r.copies.find(t, d, t.records[i]); rec != nil {
 				found = true
-				r.take(i, rec, t)
+				r.assign(i, rec, t)
 			}
 		}
 		if !found {
 			return false
 		}
-		d.has(t.time.Time)
+		d.recordStored(t.time.Time)
 	}
 	return true
 }
 
-// hasTwin reports whether another file of the scan with t's key looks like t.
-// Then only their text shows which of them a record without a file belongs to.
+// hasTwin reports whether another file of the scan has the same key, size and
+// modification time as t. Only their text then shows to which of the files a
+// free record belongs.
 func (r *run) hasTwin(t *task) bool {
 	r.mu.Lock()
 	files := r.scanned[t.key].all()
@@ -208,16 +210,16 @@ func (im *fileImport) text() text {
 
 // relation describes how a text relates to the records of a store.
 type relation struct {
-	// stored is the record because of which the text is skipped: that of
-	// the text itself, or, with older set, of a longer text of which it is
-	// a prefix. nil: the text must be stored.
+	// stored is the record of the same text or, if older is true, of a
+	// longer text that starts with this text. The text is then skipped.
+	// nil: the text must be stored.
 	stored *store.Record
 	older  bool
-	// spared means that the file is damaged and that stored holds its whole
-	// text, which a part must not replace.
-	spared bool
-	// replace are the records that the text replaces. They are prefixes of
-	// it, or, with changed set, texts with the same start.
+	// intact means that the file is damaged, and that stored describes its
+	// whole text, which a part of the text must not replace.
+	intact bool
+	// replace are the records that the text replaces. Their texts are
+	// prefixes of this text or, if changed is true, start like it.
 	replace []store.Record
 	changed bool
 	// other is a record under the file's own name that is unrelated to the
@@ -225,13 +227,14 @@ type relation struct {
 	other *store.Record
 	// prefix is a record of another file that is a prefix of the text.
 	prefix *store.Record
-	// anyPlace means that the text replaces its own record, which has no
-	// place, and that the new record must match files at any place as well.
+	// anyPlace means that the text replaces a record of the same text without
+	// a place. The new record must then have no place either, so that it
+	// matches files at any place.
 	anyPlace bool
 }
 
-// relate compares a text with the records of a store: first with those of the
-// file itself, then with free ones.
+// relate compares a text with the records of a store: first with the file's own
+// records, then with free records, then with records of other files.
 func (im *fileImport) relate(index int, t text) relation {
 	own, free, others := im.recordsFor(im.task, index)
 	if rel := im.relateTo(own, t, false); rel.stored != nil || len(rel.replace) > 0 {
@@ -239,7 +242,7 @@ func (im *fileImport) relate(index int, t text) relation {
 	}
 	if rel := im.relateTo(free, t, true); rel.stored != nil || len(rel.replace) > 0 {
 		if rel.stored != nil {
-			im.take(index, rel.stored, im.task)
+			im.assign(index, rel.stored, im.task)
 		}
 		return rel
 	}
@@ -252,8 +255,8 @@ func (im *fileImport) relate(index int, t text) relation {
 	return rel
 }
 
-// relateTo is relate for records that may belong to the file. With moved, they
-// have another place.
+// relateTo is relate for records that may belong to the file. moved means that
+// the records have another place.
 func (im *fileImport) relateTo(records []store.Record, t text, moved bool) (rel relation) {
 	var same, alike []store.Record
 	for _, rec := range records {
@@ -271,11 +274,11 @@ func (im *fileImport) relateTo(records []store.Record, t text, moved bool) (rel 
 				rel.replace = append(rel.replace, rec)
 			}
 		case im.rd.Damage() != nil && !rec.Damaged && (!moved || alikeHead):
-			rel.stored, rel.older, rel.spared = &rec, true, true
+			rel.stored, rel.older, rel.intact = &rec, true, true
 		case rec.Length > t.Length && agree && !rec.Damaged, longerPart,
 			rec.Length > t.Length && rec.Head == "" && t.head != "" && im.fileStartsWith(&rec, t):
 			rel.stored, rel.older = &rec, true
-		case part: // it is damaged in another way
+		case part: // the file is now damaged differently
 			rel.replace = append(rel.replace, rec)
 		case alikeHead:
 			alike = append(alike, rec)
@@ -287,7 +290,7 @@ func (im *fileImport) relateTo(records []store.Record, t text, moved bool) (rel 
 	case rel.stored != nil:
 		rel.replace = nil // the stored text is longer
 	case len(rel.replace) > 0:
-		// If the whole text is stored too, it is stored again.
+		// If the whole text is stored too, the new record replaces it as well.
 		rel.replace = append(rel.replace, same...)
 	case len(alike) > 0:
 		return relation{replace: alike, changed: true}
@@ -300,11 +303,11 @@ func (im *fileImport) startsWith(rec *store.Record, t text) bool {
 	return rec.Length < t.Length && im.rd.Mark(rec.Length) == rec.SHA256
 }
 
-// relateToOthers is relate for records of other files of the scan. Those
-// records stay. If the text of t is only the start of theirs, t is an older
-// state of the log, as in a backup. If such a text was stored before the longer
-// one was read, it is removed. A record without a place matches its text at any
-// place: the version that wrote it stored no second copy.
+// relateToOthers is relate for records of other files of the scan, which are
+// kept. If t is a prefix of a stored text, t is an older state of that log, for
+// example in a backup. Conversely, a prefix of t that this pass has stored is
+// replaced. A record without a place matches its text at any place, because the
+// version that wrote the record did not store second copies.
 func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relation) {
 	for _, rec := range records {
 		_, agree := tstat.CompareHeads(rec.Head, t.head)
@@ -342,8 +345,8 @@ func (im *fileImport) fileStartsWith(rec *store.Record, t text) bool {
 	return rd.Drain() == nil && rd.Mark(t.Length) == t.SHA256
 }
 
-// needsComparison reports whether the file's text may relate to a stored one,
-// so that it must be read before it is imported.
+// needsComparison reports whether the file's text may relate to a stored text,
+// so that the file must be read before the import.
 func (im *fileImport) needsComparison() (bool, error) {
 	var heads []string
 	for _, g := range im.targets {
@@ -374,8 +377,8 @@ func (im *fileImport) needsComparison() (bool, error) {
 	return false, nil
 }
 
-// prefix returns the record of the longest text with which the file starts, or
-// nil.
+// prefix returns the record whose text is the longest prefix of the file's
+// text, or nil.
 func (im *fileImport) prefix(records []store.Record) (longest *store.Record) {
 	for i, rec := range records {
 		if im.rd.Mark(rec.Length) == rec.SHA256 && (longest == nil || rec.Length > longest.Length) {

@@ -165,8 +165,8 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// TestBetweenTwoTexts checks that a text between a stored log and its stored
-// start is an older state.
+// TestBetweenTwoTexts checks that a text counts as an older state if it is
+// shorter than a stored log and longer than a stored prefix of that log.
 func TestBetweenTwoTexts(t *testing.T) {
 	forStores(t, func(w *world) {
 		w.put("b/"+log, udp(10, "a"))
@@ -182,8 +182,8 @@ func TestBetweenTwoTexts(t *testing.T) {
 }
 
 // TestCopiesAreReadOnce checks that neither an older state nor a second copy of
-// a stored log is read in each run. The test changes their texts without
-// changing size and time: the import would report them if it read them.
+// a stored log is read in each run. The test changes the texts but not their
+// sizes and times. An import that read them would report the changes.
 func TestCopiesAreReadOnce(t *testing.T) {
 	forStores(t, func(w *world) {
 		forge := func(name, text string) {
@@ -442,7 +442,7 @@ func TestOlderRecords(t *testing.T) {
 		w.run("files=2", nil)
 		w.forget()
 		w.quiet(2, nil)
-		// Each is the log of its path, whatever the source.
+		// Each record belongs to the log at its path, whatever the source.
 		w.put("t1/"+log, udp(9, "b"))
 		w.run("files=1 replaced=1 skipped=1", nil)
 		w.stored("p1", folder, file, 5, 9)
@@ -467,7 +467,7 @@ func TestOlderRecords(t *testing.T) {
 	})
 }
 
-// forget changes the records to those of an older version.
+// forget rewrites the records in the form of an older version.
 func (w *world) forget() {
 	w.Helper()
 	s, err := stores.Open(context.Background(), w.dest, stores.Options{})

@@ -1,5 +1,5 @@
-// Package bulk is the import engine: it finds log files, skips those that are
-// stored, and imports the rest, each exactly once.
+// Package bulk is the import engine. It finds log files, skips files that are
+// stored already, and imports each other file exactly once.
 package bulk
 
 import (
@@ -21,42 +21,42 @@ import (
 
 // run is one call of Run.
 type run struct {
-	opt     Options
-	log     *slog.Logger
-	limits  *Limits
-	rejects *rejectFile
-	locks   []string
-	owner   string    // of claims; "" without claims
-	readers sync.Pool // of *tstat.Reader, whose buffers are large
-	dests   []*dest
-	takes   storeSet // stores that may get files of the pass
+	opt        Options
+	log        *slog.Logger
+	limits     *Limits
+	rejects    *rejectFile
+	locks      []string
+	owner      string    // of claims; "" without claims
+	readers    sync.Pool // of *tstat.Reader, whose buffers are large
+	dests      []*dest
+	passStores storeSet // stores that may get files of the pass
 
 	ctx    context.Context // of the probes of unavailable stores
 	cancel context.CancelFunc
 	probes sync.WaitGroup
 
-	mu            sync.Mutex
-	changed       chan struct{} // closed when a store is available again
-	sum           *Summary
-	types         map[string]*TypeSummary
-	zone          zoneCheck
-	unknown       map[string]bool             // unknown log types with a warning
-	settled       map[string]version          // files that need no further examination
-	settledBefore map[string]version          // of the last pass
-	passedOver    PassedOver                  // of this pass
-	addresses     map[string]anonymize.Source // what the logs of a folder have, for Options.Anonymize
-	warnedOther   bool                        // of a log that is stored under another transform
-	passedSum     string                      // of the ignored files of the last pass or run; "" if unknown
-	warned        map[string]bool             // reported problems with folders
-	away          map[string]error            // sources that were unavailable or wrong in this pass, by path or Source.String
-	claimed       map[store.Key]bool          // files that the last pass left to other importers
-	problems      int                         // folders and files that could not be read or stored
-	began         time.Time                   // of this pass
+	mu             sync.Mutex
+	changed        chan struct{} // closed when a store is available again
+	sum            *Summary
+	types          map[string]*TypeSummary
+	zone           zoneCheck
+	unknown        map[string]bool             // unknown log types with a warning
+	examined       map[string]version          // files that need no further examination
+	examinedBefore map[string]version          // of the last pass
+	passedOver     PassedOver                  // of this pass
+	addresses      map[string]anonymize.Source // what the logs of a folder have, for Options.Anonymize
+	warnedOther    bool                        // of a log that is stored under another transform
+	passedSum      string                      // of the ignored files of the last pass or run; "" if unknown
+	warned         map[string]bool             // reported problems with folders
+	sourceErrors   map[string]error            // sources that were unavailable or wrong in this pass, by path or Source.String
+	claimed        map[store.Key]bool          // files that the last pass left to other importers
+	problems       int                         // folders and files that could not be read or stored
+	began          time.Time                   // of this pass
 
 	copies   *copies
 	scanned  map[store.Key]*sameKey // the files of the scan, even those that are not imported
 	leftOpen []*task                // those of them that Tstat may still write to
-	taken    map[claim]string       // the path of the file to which a free record was assigned
+	assigned map[freeRecord]string  // the path of the file to which a free record was assigned
 
 	elsewhere map[elsewhere][]store.Record // logs of other probes, with Options.ProbeGuessed
 }
@@ -115,7 +115,7 @@ func (r *run) close() {
 }
 
 // passes imports the present files. Files that a store lacks because it was
-// unavailable are imported when it is available again.
+// unavailable are imported once it is available again.
 func (r *run) passes(ctx context.Context) error {
 	for {
 		err := r.pass(ctx)
@@ -184,15 +184,15 @@ func newRun(ctx context.Context, opt Options) (*run, error) {
 	}
 	r := &run{
 		opt: opt, log: opt.Log,
-		rejects: &rejectFile{dir: opt.StateDir},
-		limits:  opt.Limits,
-		sum:     &Summary{Probe: opt.Probe, Started: time.Now(), DryRun: opt.DryRun},
-		types:   map[string]*TypeSummary{},
-		unknown: map[string]bool{},
-		settled: map[string]version{},
-		warned:  map[string]bool{},
-		scanned: map[store.Key]*sameKey{},
-		taken:   map[claim]string{},
+		rejects:  &rejectFile{dir: opt.StateDir},
+		limits:   opt.Limits,
+		sum:      &Summary{Probe: opt.Probe, Started: time.Now(), DryRun: opt.DryRun},
+		types:    map[string]*TypeSummary{},
+		unknown:  map[string]bool{},
+		examined: map[string]version{},
+		warned:   map[string]bool{},
+		scanned:  map[store.Key]*sameKey{},
+		assigned: map[freeRecord]string{},
 
 		addresses: map[string]anonymize.Source{},
 		elsewhere: map[elsewhere][]store.Record{},
@@ -203,7 +203,7 @@ func newRun(ctx context.Context, opt Options) (*run, error) {
 		by := opt.anonymizer(i)
 		r.dests = append(r.dests, &dest{Destination: s, index: i, anonymize: by, transform: opt.transform(by), wait: retry.New(minRetry, maxRetry)})
 	}
-	r.takes = r.allStores()
+	r.passStores = r.allStores()
 	var err error
 	if r.copies, err = loadCopies(r.copiesState(), !opt.Since.IsZero() || !opt.Until.IsZero()); err != nil {
 		return nil, err
@@ -223,8 +223,8 @@ type noProgress struct{}
 func (noProgress) Total(int, int64) {}
 func (noProgress) Add(int64, int64) {}
 
-// follow repeats passes until ctx ends. Once a pass has succeeded, it waits for
-// the end of failures: a store that is down, a source that is unavailable.
+// follow repeats passes until ctx ends. Once a pass has succeeded, follow
+// retries after any failure, for example of a store or a source.
 func (r *run) follow(ctx context.Context) error {
 	back := retry.New(min(2*r.opt.Poll, maxWait), maxWait)
 	for begun := false; ; {
@@ -271,8 +271,8 @@ func (r *run) follow(ctx context.Context) error {
 	}
 }
 
-// maxWait limits how long follow waits for a store or a source; retryAfter is
-// how long after a failed import a file is retried.
+// maxWait is the longest delay before follow retries a failed pass. retryAfter
+// is the delay before a file is retried after a failed import.
 const (
 	maxWait    = 5 * time.Minute
 	retryAfter = 10 * time.Minute
@@ -283,7 +283,7 @@ const (
 func (r *run) pass(ctx context.Context) error {
 	r.began = time.Now()
 	defer r.forgetScan()
-	r.takes = r.allStores()
+	r.passStores = r.allStores()
 	for _, d := range r.dests {
 		d.mu.Lock()
 		d.behind = StoreSummary{}
@@ -316,7 +316,7 @@ func (r *run) pass(ctx context.Context) error {
 	}
 	r.opt.Progress.Total(files, bytes)
 	r.mu.Lock()
-	r.sum.Left, r.sum.LeftBytes, r.sum.Planned = int64(files), bytes, len(r.away) == 0
+	r.sum.Left, r.sum.LeftBytes, r.sum.Planned = int64(files), bytes, len(r.sourceErrors) == 0
 	r.mu.Unlock()
 	if err := r.workAll(ctx, groups); err != nil {
 		return err
@@ -334,7 +334,7 @@ const lookupKeys = 1000
 
 // anyTyped reports whether any store accepts rows.
 func (r *run) anyTyped() bool {
-	return slices.ContainsFunc(r.available(r.takes), func(d *dest) bool {
+	return slices.ContainsFunc(r.available(r.passStores), func(d *dest) bool {
 		st, _ := d.store()
 		_, raw := st.(store.RawStore)
 		return !raw
@@ -349,7 +349,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 	err := r.importFile(ctx, t)
 	switch {
 	case err == nil:
-		r.settle(t, time.Time{})
+		r.markExamined(t, time.Time{})
 		r.done(t)
 		return nil
 	case ctx.Err() != nil:
@@ -359,9 +359,9 @@ func (r *run) do(ctx context.Context, t *task) error {
 	case errors.Is(err, ErrSource) && t.source != nil:
 		r.markSourceUnavailable(t.source.String(), err)
 		return nil
-	case (errors.Is(err, errNoTime) || errors.Is(err, errEmpty)) && len(r.opt.Sources) == 1: // the file that the user named
+	case (errors.Is(err, errNoTime) || errors.Is(err, errEmpty)) && len(r.opt.Sources) == 1: // the user named this file
 		return hint.AsUsage(err)
-	case hint.IsUsage(err): // an error of the store, which any file would cause
+	case hint.IsUsage(err): // from the store, and the same for any file
 		return err
 	}
 	if text := err.Error(); text != t.failure {
@@ -370,7 +370,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 		r.problem(t.path, err)
 	}
 	t.err = err.Error()
-	r.settle(t, time.Now().Add(retryAfter))
+	r.markExamined(t, time.Now().Add(retryAfter))
 	r.done(t)
 	return nil
 }
@@ -386,7 +386,7 @@ func (r *run) done(t *task) {
 	}
 	for _, d := range r.dests {
 		if t.lacks.has(d) {
-			continue // until it has the file
+			continue // reported once the store has the file
 		}
 		if st, err := d.store(); err == nil {
 			st.Done(t.info())
@@ -399,7 +399,8 @@ func isGuess(err error) bool {
 	return errors.As(err, &ge)
 }
 
-// retry calls f until it succeeds with an available store.
+// retry calls f until it returns an error other than store.ErrUnavailable or
+// nil. It waits for an available store before each further call.
 func (r *run) retry(ctx context.Context, f func() error) error {
 	for {
 		err := f()
@@ -426,12 +427,12 @@ func (r *run) problem(path string, err error) {
 	r.log.Error("file not imported", append([]any{"file", path, "err", text}, hint.Attrs(err)...)...)
 }
 
-// settle records that a file needs no examination until it changes or until a
-// time.
-func (r *run) settle(t *task, until time.Time) {
+// markExamined records that a file need not be examined again until it changes,
+// or until a time; zero: only if it changes.
+func (r *run) markExamined(t *task, until time.Time) {
 	for _, d := range r.dests {
 		if t.lacks.has(d) {
-			d.lacks(t)
+			d.recordLack(t)
 		}
 	}
 	if t.lacks == 0 {
@@ -442,13 +443,13 @@ func (r *run) settle(t *task, until time.Time) {
 	}
 	if r.opt.Follow || len(r.dests) > 1 {
 		r.mu.Lock()
-		r.settled[t.path] = version{t.size, t.mtime, until, t.lacks, t.counted, t.err, t.failure, t.rejected}
+		r.examined[t.path] = version{t.size, t.mtime, until, t.lacks, t.counted, t.err, t.failure, t.rejected}
 		r.mu.Unlock()
 	}
 }
 
-// skip counts a stored file. If a store may lack it, it is counted once that is
-// known.
+// skip counts a file that is stored already. It does nothing while a store may
+// lack the file.
 func (r *run) skip(t *task) {
 	if t.lacks == 0 && !t.counted {
 		t.counted = true
@@ -457,7 +458,7 @@ func (r *run) skip(t *task) {
 			if t.other {
 				s.OtherTransform++
 			}
-			s.spanned(t.time.Time)
+			s.extendSpan(t.time.Time)
 		})
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
-// TestSelection checks that every store has the selected rows and columns, also of a
-// log that has grown, and that a store never has two selections of one log.
-func TestSelection(t *testing.T) {
+// TestStoresHaveSelectedRowsAndColumns also uses a log that grows, and checks that a
+// store never has two selections of one log.
+func TestStoresHaveSelectedRowsAndColumns(t *testing.T) {
 	server := pgtest.Start(t)
 	db, streams := server.Database(t), server.Database(t)
 	click := clickhousetest.Start(t)
@@ -71,8 +71,8 @@ func TestSelection(t *testing.T) {
 	}
 }
 
-// TestSelectionFitsMatchedFile checks a selection against the log type that Match
-// gives a source.
+// TestSelectionFitsMatchedFile checks that a selection must fit the log type that
+// Options.Match assigns to a source.
 func TestSelectionFitsMatchedFile(t *testing.T) {
 	source := filepath.Join(t.TempDir(), "flows.txt")
 	if err := os.WriteFile(source, nil, 0o644); err != nil {

@@ -127,8 +127,8 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 func (r *run) markSourceUnavailable(src string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.away[src] == nil {
-		r.away[src] = err
+	if r.sourceErrors[src] == nil {
+		r.sourceErrors[src] = err
 		r.copies.part = true
 	}
 }
@@ -137,7 +137,7 @@ func (r *run) markSourceUnavailable(src string, err error) {
 func (r *run) isUnavailable(src Source) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return src != nil && r.away[src.String()] != nil
+	return src != nil && r.sourceErrors[src.String()] != nil
 }
 
 // unavailableError returns the errors of the sources that markSourceUnavailable
@@ -147,10 +147,10 @@ func (r *run) unavailableError() error {
 	defer r.mu.Unlock()
 	var errs []error
 	for _, src := range r.opt.Sources {
-		errs = append(errs, r.away[src])
+		errs = append(errs, r.sourceErrors[src])
 	}
 	for _, src := range r.opt.Remote {
-		errs = append(errs, r.away[src.String()])
+		errs = append(errs, r.sourceErrors[src.String()])
 	}
 	return errors.Join(errs...)
 }

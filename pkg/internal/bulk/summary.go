@@ -20,34 +20,34 @@ type Summary struct {
 	PassedOver PassedOver `json:"passed_over"`
 	Started    time.Time  `json:"started"`
 	Seconds    float64    `json:"seconds"`
-	// BytesPerSecond is source text read per second.
+	// BytesPerSecond is the source text read per second.
 	BytesPerSecond float64 `json:"bytes_per_second"`
 	RowsPerSecond  float64 `json:"rows_per_second"`
 	// Stores are the stores of the run.
 	Stores []StoreSummary `json:"stores,omitempty"`
 	// RejectFile holds the rejected lines; "" if there are none.
 	RejectFile string `json:"reject_file,omitempty"`
-	// Left counts files that the last pass did not finish, because it was
-	// interrupted, a source or store was unavailable, or another importer
-	// has claimed them; LeftBytes are their bytes on disk when the pass
-	// began.
+	// Left counts the files that the last pass did not finish because the
+	// pass was interrupted, a source or store was unavailable, or another
+	// importer had claimed them. LeftBytes is their size on disk at the start
+	// of the pass.
 	Left      int64 `json:"left,omitempty"`
 	LeftBytes int64 `json:"left_bytes,omitempty"`
-	// Planned is set if the last pass has scanned all sources and looked up
-	// their files in the stores.
+	// Planned reports whether the last pass has scanned all sources and
+	// looked up their files in the stores.
 	Planned bool `json:"-"`
-	// Unstored are the files that Follow could not store so far; nil if
-	// there are none.
+	// Unstored describes the files that Follow could not store so far; nil if
+	// all files are stored.
 	Unstored *Unstored `json:"unstored,omitempty"`
 	DryRun   bool      `json:"dry_run,omitempty"`
 }
 
-// Unstored counts files that are not stored at present, because of their
-// content or because a store refuses them. As an error it wraps ErrFailed.
+// Unstored counts the files that are not stored because of their content, or
+// because a store refuses them. It is an error that wraps ErrFailed.
 type Unstored struct {
 	Files int64  `json:"files"`
-	Path  string `json:"path"`  // of the last by name, which is the newest
-	Err   string `json:"error"` // why that file is not stored
+	Path  string `json:"path"`  // of the last file by name, usually the newest
+	Err   string `json:"error"` // why the file at Path is not stored
 }
 
 func (u *Unstored) Error() string {
@@ -64,8 +64,8 @@ func (u *Unstored) Error() string {
 // Unwrap returns ErrFailed.
 func (u *Unstored) Unwrap() error { return ErrFailed }
 
-// TypeSummary counts what happened to the files of one log type. Lines == Rows
-// + Filtered + Rejects + Cuts holds for stored files.
+// TypeSummary counts the files and lines of one log type. For stored files,
+// Lines == Rows + Filtered + Rejects + Cuts.
 type TypeSummary struct {
 	Name    string `json:"type,omitempty"`
 	Files   int64  `json:"files"`   // stored; with DryRun: would be stored
@@ -102,8 +102,8 @@ type OpenFolder struct {
 // ErrFailed is wrapped by the error of a Run that could not store everything.
 var ErrFailed = errors.New("files were not imported")
 
-// Merge sums up the results of several runs. Probe is empty unless all have the
-// same. RejectFile is the first of the runs.
+// Merge sums up the results of several runs. Probe is empty unless all runs
+// have the same probe. RejectFile is that of the first run with rejects.
 func Merge(runs []*Summary) *Summary {
 	m := &Summary{}
 	types := map[string]*TypeSummary{}
@@ -196,8 +196,8 @@ func (a *TypeSummary) Add(t *TypeSummary) {
 	a.Bytes += t.Bytes
 	a.Text += t.Text
 	if !t.First.IsZero() {
-		a.spanned(t.First)
-		a.spanned(t.Last)
+		a.extendSpan(t.First)
+		a.extendSpan(t.Last)
 	}
 }
 
@@ -216,7 +216,7 @@ func (r *run) count(t *task, f func(*TypeSummary)) {
 	}
 }
 
-// total sums up all types; the lock is held.
+// total sums up all types. The caller must hold r.mu.
 func (r *run) total() (sum TypeSummary) {
 	for _, t := range r.types {
 		sum.Add(t)
@@ -224,8 +224,8 @@ func (r *run) total() (sum TypeSummary) {
 	return sum
 }
 
-// spanned extends the time span of t's log type.
-func (s *TypeSummary) spanned(t time.Time) {
+// extendSpan extends the time span from First to Last to include t.
+func (s *TypeSummary) extendSpan(t time.Time) {
 	if s.First.IsZero() || t.Before(s.First) {
 		s.First = t
 	}
@@ -258,11 +258,11 @@ func (r *run) summary() *Summary {
 	return s
 }
 
-// unstored returns the refused files that will be retried, or nil. The lock is
-// held.
+// unstored describes the files that failed and will be retried, or returns nil.
+// The caller must hold r.mu.
 func (r *run) unstored() *Unstored {
 	var u Unstored
-	for path, v := range r.settled {
+	for path, v := range r.examined {
 		if v.err == "" {
 			continue
 		}

@@ -8,17 +8,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// target is a store that may get the file.
+// target is a store that may receive the file.
 type target struct {
 	*dest
 	st     store.Store
 	raw    store.RawStore // nil if the store accepts rows
 	stored bool           // the store has the file's text
-	err    error          // why it does not get the file
+	err    error          // why the store does not receive the file
 
-	// The stored text with which the file starts, and its lines.
-	prefix      *store.Record
-	prefixLines int64
+	prefix      *store.Record // the longest stored text with which the file starts
+	prefixLines int64         // lines of that text
 
 	tx       store.FileTx // nil unless open
 	rejected int64        // rows, known once they are flushed
@@ -32,11 +31,11 @@ func (im *fileImport) findTargets(leaveOut storeSet) error {
 	if !t.fresh || t.lacks != 0 {
 		found, err := im.lookup(im.ctx, []store.Key{t.key})
 		if err != nil {
-			return im.orLeave(err)
+			return im.deferFile(err)
 		}
 		im.setRecords(t, found)
 	}
-	t.fresh = false // a second try looks them up again
+	t.fresh = false // a second attempt repeats the lookup
 	for _, d := range im.dests {
 		st, err := d.store()
 		switch {
@@ -46,7 +45,7 @@ func (im *fileImport) findTargets(leaveOut storeSet) error {
 		default:
 			raw, _ := st.(store.RawStore)
 			g := &target{dest: d, st: st, raw: raw}
-			if rec := im.hasOther(t, d.index); rec != nil {
+			if rec := im.otherTransform(t, d.index); rec != nil {
 				im.skipOther(t, d, rec)
 				g.stored = true
 			}
@@ -56,9 +55,9 @@ func (im *fileImport) findTargets(leaveOut storeSet) error {
 	return nil
 }
 
-// orLeave returns an error if the stores of the pass are unavailable, or nil if
-// there are others: the file is then left for the next pass.
-func (im *fileImport) orLeave(err error) error {
+// deferFile leaves the file for the next pass if the stores of this pass are
+// unavailable but another store is available. Otherwise it returns err.
+func (im *fileImport) deferFile(err error) error {
 	if !errors.Is(err, store.ErrUnavailable) || len(im.available(im.allStores())) == 0 {
 		return err
 	}
@@ -66,8 +65,8 @@ func (im *fileImport) orLeave(err error) error {
 	return nil
 }
 
-// each calls f for each store that still is to get the file. If f fails, it
-// drops the store.
+// each calls f for each store that should still receive the file. If f fails,
+// each drops the store.
 func (im *fileImport) each(f func(g *target) error) {
 	for _, g := range im.targets {
 		if g.stored || g.err != nil {
@@ -96,18 +95,19 @@ func (g *target) abort() {
 	}
 }
 
-// left reports whether any store still is to get the file.
-func (im *fileImport) left() bool {
+// hasTargets reports whether any store should still receive the file.
+func (im *fileImport) hasTargets() bool {
 	return slices.ContainsFunc(im.targets, func(g *target) bool { return !g.stored && g.err == nil })
 }
 
-// hasRaw reports whether a store that keeps whole files is to get the file.
+// hasRaw reports whether a store of whole files should still receive the file.
 func (im *fileImport) hasRaw() bool {
 	return slices.ContainsFunc(im.targets, func(g *target) bool { return g.raw != nil && !g.stored && g.err == nil })
 }
 
-// failures returns why stores do not get the file. If there are other stores,
-// unavailable ones get it in a later pass.
+// failures returns the errors of stores that do not receive the file. While any
+// store is available, it omits unavailable stores, because they receive the file
+// in a later pass.
 func (im *fileImport) failures() error {
 	var errs, down []error
 	for _, g := range im.targets {

@@ -193,9 +193,9 @@ func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 	return isClear, isAnonymized
 }
 
-// hasOther returns the record of a task's file in a store that has it under
+// otherTransform returns the record of a task's file in a store that has it under
 // another transform, or nil. With such a record, the texts cannot be compared.
-func (r *run) hasOther(t *task, index int) *store.Record {
+func (r *run) otherTransform(t *task, index int) *store.Record {
 	if r.opt.Replace {
 		return nil
 	}

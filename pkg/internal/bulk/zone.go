@@ -13,29 +13,30 @@ import (
 // so the first rows of a folder end at about the time of the folder. A
 // difference of hours means that the zone is not the probe's.
 type zoneCheck struct {
-	quarters int  // difference of the files so far, in quarters of an hour
-	files    int  // files that agree on it
-	settled  bool // a warning was logged, or files disagree
+	quarters int  // difference in quarters of an hour
+	files    int  // number of files with this difference
+	done     bool // a warning was logged, or files disagree
 }
 
 const (
 	zoneQuarter = 15 * time.Minute
-	// The earliest of the first rows ended up to 7 minutes before the
-	// folder was opened (flows that time out) or shortly after: zoneLag is
-	// the middle of that range, zoneSlack half its width.
+	// The earliest of the first rows ends at most 7 minutes before the folder
+	// was created, if its flow timed out, or shortly after. The middle of this
+	// range is zoneLag before that time, and zoneSlack is half its width.
 	zoneLag   = 90 * time.Second
 	zoneSlack = 330 * time.Second
-	// zoneFiles is how many files must agree before a difference is
-	// attributed to the zone.
+	// zoneFiles is the number of files with the same difference after which
+	// the zone is considered wrong.
 	zoneFiles = 3
-	// zoneRows is how many rows a file's first batch must have. In a file
-	// with few rows the first may be late.
+	// zoneRows is the least number of rows in a file's first batch. In a file
+	// with fewer rows the first row may be late.
 	zoneRows = 20
 )
 
-// add adds the ends of a file's first rows.
+// add checks a file. ends are the end times of its first rows, in microseconds
+// since the epoch; 0 if unknown.
 func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Location, ends []int64) {
-	if z.settled || len(ends) < zoneRows {
+	if z.done || len(ends) < zoneRows {
 		return
 	}
 	first := int64(0)
@@ -57,14 +58,14 @@ func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Loc
 		return
 	}
 	if q > -2 && q < 2 || z.files > 0 && q != z.quarters {
-		z.settled = true // the zone is right, or nothing can be concluded
+		z.done = true // the zone is right, or nothing can be concluded
 		return
 	}
 	z.quarters = q
 	if z.files++; z.files < zoneFiles {
 		return
 	}
-	z.settled = true
+	z.done = true
 	_, now := folder.Time.In(loc).Zone()
 	likely := now - q*int(zoneQuarter/time.Second)
 	log.Warn("row times do not match the folder names in this time zone",
