@@ -378,8 +378,8 @@ func keysOf(prefix string, t reflect.Type) (list []Key) {
 	return list
 }
 
-// wantsJSON reports whether an Accept header prefers JSON to HTML: the quality of
-// application/json is at least the quality of text/html.
+// wantsJSON reports whether an Accept header accepts application/json with at least
+// the quality of text/html.
 func wantsJSON(accept []string) bool {
 	quality := map[string]float64{}
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {

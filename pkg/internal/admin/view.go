@@ -89,8 +89,8 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"unix":     func(seconds int64) time.Time { return time.Unix(seconds, 0) },
 }).Parse(pageText))
 
-// storeLags returns the lag of each of a stream's stores, or nil if there is only
-// one store.
+// storeLags describes the lag of every store of a stream. It returns nil if the
+// stream has only one store.
 func storeLags(l *mathproto.StreamStats) (list []string) {
 	if len(l.Stores) < 2 {
 		return nil

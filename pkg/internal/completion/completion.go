@@ -47,9 +47,9 @@ const (
 	// listZones prints time zones, one per line. The program embeds the time zones
 	// but cannot list them.
 	listZones = `printf "%s\n" UTC Local; cut -sf3 /usr/share/zoneinfo/zone.tab 2>/dev/null | grep /`
-	// listCapabilities and listLabels form a pipeline that prints the labels of the
-	// capabilities of a supervisor. The flags in Ask are appended to
-	// listCapabilities. Labels come from peers, so only plain names are printed.
+	// listCapabilities and listLabels form a pipeline that prints the labels of a
+	// supervisor's capabilities. The flags in Ask are appended to listCapabilities.
+	// Labels come from peers, so only plain names are printed.
 	listCapabilities = "tstatrepo runcap --list --timeout 2s"
 	listLabels       = `sed -n "s/^Capability \([A-Za-z0-9_.-]*\) (token .*/\1/p"`
 )
@@ -89,7 +89,7 @@ func dashed(name string) string {
 	return "--" + name
 }
 
-// Shells are the shells that Generator supports.
+// Shells lists the shells that Generator supports.
 var Shells = []string{"bash", "fish", "zsh"}
 
 // Generator returns the generator for a shell, or nil if the shell is unknown.

@@ -48,7 +48,7 @@ func Count(n int64) string {
 	return s
 }
 
-// Units are the binary units of sizes, largest first.
+// Units lists the binary units of sizes, largest first.
 var Units = []struct {
 	Name  string
 	Bytes int64

@@ -43,8 +43,8 @@ type spools struct {
 // of writing, so that they sort by age.
 const spoolSuffix = ".batch"
 
-// spoolHead is the first line of a batch: the format number and the SHA-256 of
-// the rest.
+// spoolHead is the format of a batch's first line, which holds the format number
+// and the SHA-256 of the rest.
 const (
 	spoolHead   = "tstatrepo-spool %d %x"
 	spoolFormat = 1

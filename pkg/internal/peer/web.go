@@ -23,7 +23,7 @@ var (
 	ErrHTTP = hint.New("HTTP on a listener for lines of logs, perhaps of a web page", "send lines here, and HTTP to the listener that speaks it")
 )
 
-// maxShown is the maximum number of bytes of a header that is logged.
+// maxShown is the maximum number of bytes to log from a header.
 const maxShown = 80
 
 // guard refuses requests that web pages make a browser send. On the loopback

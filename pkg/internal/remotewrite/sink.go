@@ -327,8 +327,8 @@ func (d *delivery) deliver(samples []sample) error {
 		samples = samples[:half]
 		half /= 2
 	}
-	// Send the older half first: a server may refuse points that are older than
-	// stored points.
+	// Send the older half first, since a server may refuse points that are older
+	// than stored points.
 	if err := d.deliver(samples[:half]); err != nil {
 		return err
 	}

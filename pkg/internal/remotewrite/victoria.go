@@ -93,7 +93,7 @@ func (v *victoria) begin(ctx context.Context) (n int64) {
 }
 
 const (
-	// leastRetention is the minimum retention of VictoriaMetrics.
+	// leastRetention is the minimum retention that VictoriaMetrics allows.
 	leastRetention = 24 * time.Hour
 	// VictoriaMetrics updates the count a second after the acknowledgement, or
 	// later if it is busy. The count is polled every countPoll for countWait.

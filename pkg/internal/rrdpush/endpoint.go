@@ -64,7 +64,7 @@ type EndpointOptions struct {
 	MaxMetrics int
 }
 
-// EndpointStats are the counts of an Endpoint since its start.
+// EndpointStats holds the counts of an Endpoint since its start.
 type EndpointStats struct {
 	Posts    int64 `json:"posts"`    // accepted
 	Refused  int64 `json:"refused"`  // POSTs that were not accepted

@@ -49,7 +49,7 @@ func (svc *Service) reload(load func() (*Change, error)) {
 	svc.opt.RRDTo = next.RRDTo
 }
 
-// touches reports whether the service applies a changed key of a section.
+// touches reports whether the service applies any changed key in the given section.
 func (c *Change) touches(section string) bool {
 	return slices.ContainsFunc(c.Applied, func(key string) bool { return strings.HasPrefix(key, section+".") })
 }

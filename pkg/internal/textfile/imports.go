@@ -95,7 +95,7 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	return f.Write(reg)
 }
 
-// ByProbe merges the runs of the streams of each probe.
+// ByProbe merges the runs of each probe's streams.
 func ByProbe(runs map[string]Run) map[string]Run {
 	probes := map[string]Run{}
 	for _, r := range runs {

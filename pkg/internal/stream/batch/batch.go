@@ -67,7 +67,7 @@ type Batch struct {
 	Lines  int
 	// Raw is the text in wire format; nil if no sink needs it.
 	Raw []byte
-	// Out is the text in the format of the stream.
+	// Out is the text in the stream's format.
 	Out     []byte
 	Buffers [2]*Buffer // hold Raw and Out until the last queue has released the batch; may be nil
 	Acked   func()     // see Text

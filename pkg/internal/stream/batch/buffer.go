@@ -44,8 +44,8 @@ func (b *Buffer) Release() {
 	if b.refs.Add(-1) > 0 {
 		return
 	}
-	// append may have grown the buffer to a capacity between two sizes. It
-	// goes to the pool of the smaller size.
+	// append may have grown the buffer to a capacity between two sizes. Such a
+	// buffer goes to the pool of the smaller size.
 	if i := bits.Len(uint(cap(b.Bytes)/MinBuffer)) - 1; i >= 0 && i < len(pools) {
 		b.Bytes = b.Bytes[:MinBuffer<<i]
 		pools[i].Put(b)

@@ -69,7 +69,7 @@ func (q *Queue) Cost(b *Batch) int64 {
 
 // Deliver puts a batch into all queues. It waits for room in the queues of required
 // sinks, and skips optional sinks whose queue is full. If ctx is done first,
-// Deliver returns the error of ctx, and the batch is never acked.
+// Deliver returns ctx's error, and the batch is never acked.
 func Deliver(ctx context.Context, queues []*Queue, b *Batch) error {
 	b.users.Store(int32(len(queues)))
 	for _, q := range queues {
@@ -120,8 +120,8 @@ func (q *Queue) wait(ctx context.Context, cost int64) error {
 	return q.room.Acquire(ctx, cost)
 }
 
-// Ack records that the sink has stored the lines of a batch, and frees the room
-// of the batch in the queue.
+// Ack records that the sink has stored the lines of a batch, and frees the batch's
+// room in the queue.
 func (q *Queue) Ack(b *Batch) {
 	q.free(b)
 	if q.stalled.CompareAndSwap(true, false) {
@@ -150,7 +150,7 @@ func (q *Queue) drop(b *Batch) {
 	b.release()
 }
 
-// free frees the room of a batch in the queue.
+// free frees a batch's room in the queue.
 func (q *Queue) free(b *Batch) {
 	cost := q.Cost(b)
 	q.Stats.Queued.Add(-cost)

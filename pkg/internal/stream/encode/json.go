@@ -29,7 +29,7 @@ const (
 	quoted
 )
 
-// newField returns the field of a column.
+// newField returns the field for a column.
 func newField(c tstat.Column) field {
 	f := field{Column: c, valued: true, name: append(appendJSON([]byte{','}, []byte(c.Name)), ':')}
 	f.length = copy(f.short[:], f.name)

@@ -30,7 +30,7 @@ type layouts struct {
 	warned  protocol.Names // see guessed
 }
 
-// headers are the header lines of a log by part. log_http_complete has one for
+// headers holds the header lines of a log by part. log_http_complete has one for
 // requests and one for responses; other logs have one. The map is immutable.
 type headers map[string]string
 

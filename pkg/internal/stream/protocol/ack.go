@@ -1,6 +1,6 @@
 // Package protocol implements the protocol between exporters and endpoints of a
-// stream: connections, the wire format of lines, valid names, and the
-// acknowledged mode.
+// stream: connections, the wire format of lines, valid names, and acknowledged
+// mode.
 package protocol
 
 // Elements of acknowledged mode; see tstatrepo-ack(7). The exporter's first line is

@@ -14,7 +14,7 @@ import (
 // limits the wait for the first response of an acknowledging endpoint.
 const DialTimeout = 10 * time.Second
 
-// Dial connects to addr if its IP address is in peers; empty peers allow all. If
+// Dial connects to addr if its IP address is in peers; an empty list allows all. If
 // files is not nil, Dial uses TLS up to version tlsMax; 0 allows the newest.
 func Dial(ctx context.Context, addr string, files *peer.TLS, tlsMax uint16, peers peer.Networks) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DialTimeout)

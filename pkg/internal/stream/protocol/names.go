@@ -40,7 +40,7 @@ type nameUse struct {
 }
 
 // Add adds a name used by the given peer. It fails if the set has limit names, or
-// PerPeer(limit) names of that peer. The peer "" is only limited by limit. Add
+// PerPeer(limit) names of that peer. The peer "" is limited only by limit. Add
 // reports whether the set now has the name, and whether it is new.
 func (s *Names) Add(name, peer string, limit int) (has, fresh bool) {
 	s.mu.Lock()
@@ -105,8 +105,8 @@ func (n *Types) Check(name, peer string) string {
 	return ""
 }
 
-// WordChars are the characters allowed in names that are also used as tokens of
-// NATS subjects.
+// WordChars contains the characters allowed in names that also serve as NATS
+// subject tokens.
 const WordChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 // IsName reports whether name consists of 1 to limit bytes, all of them in chars.
@@ -114,6 +114,6 @@ func IsName(name, chars string, limit int) bool {
 	return name != "" && len(name) <= limit && strings.Trim(name, chars) == ""
 }
 
-// IsSession reports whether name is valid for a session or a probe. Such names
-// become names of files and folders, so they cannot begin with "-".
+// IsSession reports whether name is valid as the name of a session or a probe. Such
+// names become names of files and folders, so they cannot begin with "-".
 func IsSession(name string) bool { return IsName(name, WordChars, 64) && name[0] != '-' }

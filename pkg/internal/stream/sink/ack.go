@@ -58,7 +58,7 @@ func openAck(addr string, files *peer.TLS, peers peer.Networks, name string) ope
 	}
 }
 
-// answer reads a response of the endpoint and returns the acked position. It
+// answer reads a response from the endpoint and returns the acked position. It
 // returns an error if the endpoint sent one.
 func (l *ackLink) answer() (int64, error) {
 	line, err := l.in.ReadSlice('\n')

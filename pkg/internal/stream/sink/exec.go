@@ -23,8 +23,8 @@ import (
 const pollEvery = 5 * time.Millisecond
 
 // command is a running command that reads lines from its standard input. The read
-// end of the pipe stays open in this process too, so that the pipe still shows how
-// many bytes were not read after the command has exited.
+// end of the pipe stays open in this process too. Thus this process can still see,
+// after the command has exited, how many bytes the command did not read.
 type command struct {
 	ending  // fails when the command exits
 	cmd     *exec.Cmd

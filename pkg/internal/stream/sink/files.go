@@ -207,7 +207,7 @@ func (f *files) checkSpace() error {
 	return nil
 }
 
-// file returns the file of a folder for an hour, and opens it if necessary.
+// file returns a folder's file for the given hour, and opens it if necessary.
 func (f *files) file(dir, hour string) (*outFile, error) {
 	if o := f.open[dir]; o != nil {
 		if o.hour == hour || o.dirty {

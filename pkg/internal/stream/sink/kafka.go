@@ -21,8 +21,8 @@ import (
 
 const (
 	// kafkaMaxBatch is the initial size limit of record batches in bytes, which
-	// brokers accept by default. If a topic rejects it, the limit is halved
-	// down to kafkaMinBatch.
+	// brokers accept by default. If a topic rejects a batch of this size, the limit
+	// is halved, down to kafkaMinBatch.
 	kafkaMaxBatch = 1000012
 	kafkaMinBatch = 1 << 10
 	// kafkaSilence is how long messages may stay unacknowledged before a
@@ -30,7 +30,7 @@ const (
 	kafkaSilence = 5 * time.Second
 )
 
-// compressions are the valid values of the option compress.
+// compressions maps the valid values of the option compress to codecs.
 var compressions = map[string]kgo.CompressionCodec{
 	"":       kgo.ZstdCompression(),
 	"zstd":   kgo.ZstdCompression(),
@@ -156,8 +156,8 @@ func (s *kafkaSession) onResponse(m *kafkaMessage, text []byte, err error) {
 	s.finish(m, 0)
 }
 
-// finish records that m is acknowledged, or that its lost lines are dropped. It
-// then acks all messages before the first unfinished message.
+// finish records that m is acknowledged or dropped; lost is the number of dropped
+// lines. It then acks all messages before the first unfinished message.
 func (s *kafkaSession) finish(m *kafkaMessage, lost int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

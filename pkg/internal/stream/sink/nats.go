@@ -27,8 +27,8 @@ const (
 	natsSilence = 5 * time.Second
 )
 
-// natsSession is a connection that does not reconnect by itself. After a
-// reconnect, buffered messages could overtake messages to be resent.
+// natsSession is a connection that does not reconnect by itself. Otherwise,
+// buffered messages could overtake messages that must be resent.
 type natsSession struct {
 	ending
 	nc     *nats.Conn
@@ -36,10 +36,10 @@ type natsSession struct {
 	stream string
 	format string
 	max    int // bytes of a message
-	// inFlight is the last message of each subject; nil if the stream has no
-	// replicas. If a cluster loses the leader of a stream, it may lose a
-	// message and still accept later messages. Each message therefore waits
-	// for the acknowledgement of the previous message of its subject.
+	// inFlight holds the last message sent on each subject; it is nil if the stream
+	// has no replicas. If a cluster loses the leader of a stream, it may lose a
+	// message and still accept later messages. Each message therefore waits for the
+	// acknowledgement of the previous message of its subject.
 	inFlight map[string]future
 	q        *batch.Queue
 	log      *slog.Logger
@@ -78,7 +78,7 @@ func openNATS(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) o
 }
 
 // prepare creates the stream if it does not exist. It fails if JetStream does not
-// respond, which may take a while after a restart of the server.
+// respond. After a server restart, JetStream may take a while to respond.
 func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, natsSilence)
 	defer cancel()

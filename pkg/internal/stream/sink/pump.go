@@ -52,8 +52,8 @@ func (e ending) err() error              { return context.Cause(e.ctx) }
 type opener func(ctx context.Context, ack func(n int64)) (session, error)
 
 // pump sends the batches of a queue through sessions. After a failure it resends
-// unacked text in a new session, from the start of a line. Positions are bytes of
-// the text of all batches so far.
+// unacked text in a new session, from the start of a line. Positions count bytes of
+// text over all batches so far.
 type pump struct {
 	q          *batch.Queue
 	log        *slog.Logger

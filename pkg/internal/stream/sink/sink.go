@@ -105,7 +105,7 @@ func (t *Target) parsePeer(text string) error {
 }
 
 // NeedsRaw reports whether the sink always needs lines in wire format, regardless
-// of the format of the stream.
+// of the stream's format.
 func (t *Target) NeedsRaw() bool { return t.addr != "" }
 
 // Options configures sinks.

@@ -18,7 +18,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// link is a connection to an endpoint of tstatrepo or to an old importer. Without
+// link is a connection to a tstatrepo endpoint or to an old importer. Without
 // acknowledged mode, bytes count as arrived when the peer's kernel has received
 // them. A crash of the peer may then lose them.
 type link struct {

@@ -370,8 +370,8 @@ func (c *conn) send(ctx context.Context, buf *batch.Buffer, lines []byte) error 
 	return nil
 }
 
-// identify determines the name of the probe from the certificate, the settings
-// or the address of the peer. With TLS it performs the handshake.
+// identify determines the name of the probe from the certificate, the settings or
+// the address of the peer. On a TLS connection, it also performs the handshake.
 func (c *conn) identify() error {
 	addr, err := netip.ParseAddrPort(c.nc.RemoteAddr().String())
 	if err != nil {

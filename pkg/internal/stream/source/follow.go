@@ -43,7 +43,7 @@ type follower struct {
 	key   string // of the root in the checkpoint
 	src   *stats.Source
 
-	// folders are the log folders in the order of their appearance, starting
+	// folders lists the log folders in the order in which they appeared, starting
 	// with the oldest one that a log still needs. first is the number of
 	// folders[0]. Numbers increase by one and are never reused.
 	folders []*folder

@@ -282,8 +282,8 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 		key:    fmt.Sprintf("%s/%d@%d", s.broker, pos.sequence, pos.time),
 		format: msg.Headers().Get(broker.HeaderFormat), path: msg.Headers().Get(broker.HeaderPath), value: msg.Data(),
 	}
-	// The probe comes from the subject, not from a header: the server can
-	// restrict who publishes on a subject.
+	// The probe comes from the subject rather than from a header, since the server
+	// can restrict who publishes on a subject.
 	if tokens := strings.Split(msg.Subject(), "."); len(tokens) >= 2 {
 		m.probe = tokens[len(tokens)-2]
 	}
