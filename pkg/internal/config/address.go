@@ -7,8 +7,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// checkAddresses reports listeners whose addresses cannot be open at the same
-// time.
+// checkAddresses adds a problem for each listener whose address conflicts with
+// that of another listener.
 func (c *Config) checkAddresses(p *Problems) {
 	type listener struct{ label, addr string }
 	var known []listener

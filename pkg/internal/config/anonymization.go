@@ -35,8 +35,9 @@ func (a *Anonymization) settings(t anonymizationTexts) []*Setting {
 	}
 }
 
-// check checks the settings and returns them; by is nil only without a mode, or after
-// a problem. The destinations to may have the option anonymize.
+// check checks the settings and returns them. The anonymizer is nil only if anonymize
+// is not set or a problem was added. The destinations in to may set the option
+// anonymize, so that source-is is accepted without the setting anonymize.
 func (a *Anonymization) check(p *Problems, to ...string) (by *anonymize.Anonymizer, source anonymize.Source) {
 	switch a.SourceIs {
 	case "":
@@ -57,8 +58,8 @@ func (a *Anonymization) check(p *Problems, to ...string) (by *anonymize.Anonymiz
 	return by, source
 }
 
-// newAnonymizer returns the anonymizer of a value of anonymize. Errors of any kind are
-// usage errors: without an anonymizer, addresses would be stored as they are.
+// newAnonymizer returns the anonymizer for a value of anonymize. All errors are usage
+// errors, because without an anonymizer addresses would be stored clear.
 func newAnonymizer(mode string) (*anonymize.Anonymizer, error) {
 	opt, err := anonymize.Parse(mode)
 	if err != nil {
@@ -72,7 +73,7 @@ func newAnonymizer(mode string) (*anonymize.Anonymizer, error) {
 }
 
 // checkStores checks the option anonymize of destinations. It returns the anonymizer
-// of each, or nil if no destination has the option.
+// of each destination (the default is all), or nil if no destination has the option.
 func checkStores(p *Problems, to []string, all *anonymize.Anonymizer) (list []*anonymize.Anonymizer) {
 	found := false
 	for _, text := range to {
@@ -96,8 +97,8 @@ func checkStores(p *Problems, to []string, all *anonymize.Anonymizer) (list []*a
 	return list
 }
 
-// needSource adds a problem if the addresses may be of either kind: a log that grows
-// cannot tell.
+// needSource adds a problem if anonymize is set without source-is. A growing log does
+// not tell whether its addresses are anonymized already.
 func (a *Anonymization) needSource(p *Problems) {
 	if a.Anonymize != "" && a.SourceIs == "" {
 		p.add("source-is", "must be given with `anonymize`")

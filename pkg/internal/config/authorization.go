@@ -8,17 +8,17 @@ import (
 
 const groupMPlane = "mPlane"
 
-// registries is the setting of additional mPlane registries.
+// registries returns the setting for additional mPlane registries.
 func registries(group string, files *[]string) *Setting {
 	return &Setting{Name: "registry", Group: group, Value: files, Complete: "file", Empty: "the built-in elements of mPlane and Tstat only",
 		Usage: "read more mPlane elements from registry `FILE`"}
 }
 
-// Authorization holds the settings of who may use which capability.
+// Authorization holds the settings that control who may use which capability.
 type Authorization struct{ Roles, Grants []string }
 
-// settings returns part of a command's table. everything says what holds if no
-// roles are set.
+// settings returns the settings for the table of a command. everything describes
+// the authorization if no roles are set.
 func (a *Authorization) settings(everything string) []*Setting {
 	return []*Setting{
 		{Name: "role", Group: groupMPlane, Value: &a.Roles,

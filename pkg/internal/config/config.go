@@ -1,9 +1,10 @@
-// Package config is the configuration of every command: a struct for each
-// section of the config file with its defaults and checks, and the tables from
-// which flags, help, manual, completions and config files are made.
+// Package config holds the configuration of every command. Each section of the
+// config file has a struct with its defaults and checks, and a table of
+// settings. Flags, help, manual, completions and config files are generated from
+// these tables.
 //
-// The struct of a command turns its settings into the options of the package
-// that does the work, and adds their errors to Problems.
+// The struct of a command converts its settings to the options of the package
+// that implements the command, and adds errors to Problems.
 package config
 
 import (
@@ -16,10 +17,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/legacy"
 )
 
-// Group is the group of the settings of all commands in help.
+// Group is the help group of the settings common to all commands.
 const Group = "Configuration"
 
-// Config is every setting of every command, as the config file has them.
+// Config holds every setting of every command, structured like the config file.
 type Config struct {
 	Command   string // the running command; "" if none runs
 	StateDir  string
@@ -44,15 +45,15 @@ type Config struct {
 	old   *legacy.Config // the file, if it belongs to the old tools
 }
 
-// Section is a table of the config file; the first, without a name, holds the
-// settings of all commands.
+// Section is a table of the config file. The first section has no name and holds
+// the settings common to all commands.
 type Section struct {
 	Name     string
 	Settings []*Setting
-	// Command reads the section. "" stands for the command of the section's
-	// name; for another command the settings have no flags.
+	// Command is the command that reads the section; "": the command with the
+	// section's name. If Command is set, the settings have no flags.
 	Command string
-	// Add returns the settings of one more table of an array of tables; nil
+	// Add adds a table to an array of tables and returns its settings; nil
 	// if the section is a single table. For an array, Settings only
 	// describes the keys.
 	Add   func() []*Setting
@@ -64,7 +65,7 @@ func (s *Section) isReadBy(command string) bool {
 	return s.Name == "" || s.Name == command || s.Command == command
 }
 
-// New returns the defaults.
+// New returns the default configuration.
 func New() *Config {
 	c := &Config{
 		LogFormat: "text", LogLevel: "info", ImportBulk: defaultImportBulk(), Stream: defaultStream(), RRDPush: defaultRRDPush(),
@@ -100,10 +101,10 @@ type Flags interface {
 	StringSlice(name string) []string
 }
 
-// Load returns the configuration of a command: the defaults, overlaid with
-// file, then the environment, then flags. file may be "". The caller continues
-// to check the settings and adds to the problems; the error reports a file that
-// cannot be read.
+// Load returns the configuration of a command: the defaults, overlaid with the
+// config file (unless file is ""), then the environment, then flags. It returns
+// an error only if the file cannot be read. The caller must check the settings
+// of the command, and report the problems.
 func Load(command, file string, flags Flags) (*Config, *Problems, error) {
 	c := New()
 	c.Command = command
@@ -135,8 +136,8 @@ func Load(command, file string, flags Flags) (*Config, *Problems, error) {
 	return c, p, nil
 }
 
-// SettingsOf returns the settings that a command has flags for: those of all commands
-// and its own.
+// SettingsOf returns the settings for which a command has flags: the settings common
+// to all commands, and its own.
 func (c *Config) SettingsOf(command string) []*Setting {
 	var list []*Setting
 	for _, s := range c.Sections {
@@ -147,13 +148,14 @@ func (c *Config) SettingsOf(command string) []*Setting {
 	return list
 }
 
-// section returns the section with a name, which must exist.
+// section returns the section with this name. It panics if there is no such
+// section.
 func (c *Config) section(name string) *Section {
 	return &c.Sections[slices.IndexFunc(c.Sections, func(s Section) bool { return s.Name == name })]
 }
 
-// check checks the settings of all commands and fills in what depends on
-// the machine.
+// check checks the settings common to all commands, and sets defaults that
+// depend on the machine.
 func (c *Config) check(p *Problems) {
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		p.add("log-format", "%q is not text or json", c.LogFormat)
@@ -171,14 +173,14 @@ func (c *Config) check(p *Problems) {
 // Logging returns the format and the minimum level of log lines.
 func (c *Config) Logging() (json bool, level slog.Level) { return c.LogFormat == "json", c.level }
 
-// Write writes the effective settings that the command reads as a config file
-// that can be read again. Passwords are masked.
+// Write writes the effective settings of the command as a valid config file.
+// Passwords are masked.
 func (c *Config) Write(w io.Writer) error {
 	return write(w, slices.DeleteFunc(slices.Clone(c.Sections), func(s Section) bool {
 		return !s.isReadBy(c.Command) || s.Add != nil && len(s.Added) == 0
 	}), false)
 }
 
-// WriteDefaults writes all settings of New as a config file: "# text" explains
-// a setting, "#key = value" can be uncommented.
+// WriteDefaults writes the defaults of all settings as a commented config file.
+// Lines "# text" explain a setting; lines "#key = value" can be uncommented.
 func WriteDefaults(w io.Writer) error { return write(w, New().Sections, true) }

@@ -9,9 +9,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/service"
 )
 
-// TestDefaultConfig uncomments the values of the default configuration: they
-// must be the defaults, and all of them.
-func TestDefaultConfig(t *testing.T) {
+// TestDefaultConfigHasAllDefaults uncomments the values of the default config file
+// and compares them with the defaults.
+func TestDefaultConfigHasAllDefaults(t *testing.T) {
 	var b, text strings.Builder
 	if err := WriteDefaults(&b); err != nil {
 		t.Fatal(err)
@@ -42,8 +42,9 @@ func TestDefaultConfig(t *testing.T) {
 	}
 }
 
-// TestSections checks that fileSections and the tables have the same sections.
-func TestSections(t *testing.T) {
+// TestFileSectionsMatchTables checks that fileSections and the tables have the same
+// sections.
+func TestFileSectionsMatchTables(t *testing.T) {
 	for _, s := range New().Sections[1:] {
 		errs := New().readFile("f", []byte("["+s.Name+"]\nno-such-key = 1\n"))
 		if len(errs) != 1 || !strings.Contains(errs[0].Error(), "f:2: unknown key "+s.Name+".no-such-key") {

@@ -21,9 +21,9 @@ func EnvName(name string) string {
 	return "TSTATREPO_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-// otherVariables matches the names, without TSTATREPO_, of variables that no setting reads
-// and that need no warning. Kubernetes and Docker set variables like
-// TSTATREPO_PORT_9001_TCP for a service that is called tstatrepo.
+// otherVariables matches the names, without TSTATREPO_, of variables that need no
+// warning although they belong to no setting. Kubernetes and Docker set variables
+// like TSTATREPO_PORT_9001_TCP for a service named tstatrepo.
 var otherVariables = regexp.MustCompile("^(CONFIG|KAFKA_PASSWORD|SERVICE_.*|PORT|PORT_.*)$")
 
 // warnVariables warns of environment variables that no command reads.
@@ -31,7 +31,7 @@ func (c *Config) warnVariables() {
 	var known []string
 	for _, s := range c.Sections {
 		for _, set := range s.Settings {
-			if s.Command == "" && !set.IsArgument() { // others have no variable
+			if s.Command == "" && !set.IsArgument() { // only these settings have variables
 				known = append(known, strings.TrimPrefix(EnvName(set.Name), EnvName("")))
 			}
 		}

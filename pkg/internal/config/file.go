@@ -33,8 +33,8 @@ type fileSections struct {
 }
 
 // readFile overlays the settings with those of a config file, and returns all
-// errors in the file. Messages never quote the file: the line with the error
-// may hold a password.
+// errors in the file. Error messages never quote the file, because it may
+// contain a password.
 func (c *Config) readFile(file string, text []byte) (errs []error) {
 	fail := func(line int, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s:%d: %s", file, line, fmt.Sprintf(format, args...)))
@@ -104,9 +104,9 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 	return errs
 }
 
-// tables iterates over the tables of an array in the file. Keys come in the
-// order of the file. So a key belongs to the next table if the current one does
-// not have it, or if that key was already read.
+// tables iterates over the tables of an array in the file. Keys arrive in the
+// order of the file. So a key belongs to the next table if the current table
+// does not have the key, or if the key was already read.
 type tables struct {
 	in   *Section
 	list []any
@@ -154,7 +154,8 @@ func isSection(value any) bool {
 	return false
 }
 
-// didYouMeanSection suggests the section next to a name, if one is near.
+// didYouMeanSection returns a hint with the section that is similar to a name,
+// or "".
 func didYouMeanSection(name string, sections []Section) string {
 	var names []string
 	for _, s := range sections[1:] {
@@ -163,8 +164,8 @@ func didYouMeanSection(name string, sections []Section) string {
 	return hint.DidYouMean("["+name, names, "")
 }
 
-// lookup finds a key in a section. If the key is unknown, lookup suggests its
-// section or a similar key.
+// lookup returns the setting of a key in a section. If the key is unknown, it
+// returns nil and a hint with the right section or a similar key.
 func (c *Config) lookup(in *Section, name string) (*Setting, string) {
 	if in == nil {
 		return nil, ""

@@ -24,8 +24,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// Import holds the settings that import-bulk and [collect-log] share: what is
-// imported, where to, and the repository of MATH.
+// Import holds the settings that import-bulk and [collect-log] share: selection,
+// destinations and the MATH repository.
 type Import struct {
 	To []string
 	Selection
@@ -53,7 +53,7 @@ type Import struct {
 func defaultImport() Import {
 	return Import{
 		Selection: defaultSelection(),
-		// A server restarts in less.
+		// Long enough for a restart of a server.
 		RetryTimeout: Duration(5 * time.Minute),
 		Poll:         Duration(bulk.DefaultPoll),
 		Memory:       300 << 20,
@@ -62,7 +62,7 @@ func defaultImport() Import {
 	}
 }
 
-// GroupNetwork is the heading of the settings of connections in help.
+// GroupNetwork is the help group of connection settings.
 const GroupNetwork = "Network"
 
 const (
@@ -99,7 +99,7 @@ func (b *Import) poll() *Setting {
 		Usage: "with --follow: look for new folders every `DURATION`; a MATH repository asks its probes as often"}
 }
 
-// retention are the settings of removing and compacting old rows.
+// retention returns the settings for removing and compacting old rows.
 func (b *Import) retention() []*Setting {
 	return []*Setting{
 		{Name: "keep", Group: groupDestination, Value: &b.Keep, Empty: "rows are kept",
@@ -109,7 +109,7 @@ func (b *Import) retention() []*Setting {
 	}
 }
 
-// limits are the settings of the resources and errors of an import.
+// limits returns the settings that limit the resources and errors of an import.
 func (b *Import) limits() []*Setting {
 	return []*Setting{
 		{Name: "jobs", Group: groupLimits, Value: &b.Jobs, Empty: "all CPUs; with MATH or a database, at most 4 logs at a time",
@@ -123,7 +123,7 @@ func (b *Import) limits() []*Setting {
 	}
 }
 
-// math are the settings of fetching logs from the probes of MATH.
+// math returns the settings for fetching logs from MATH probes.
 func (b *Import) math() []*Setting {
 	return []*Setting{
 		{Name: "allow-callback", Group: groupMATHRepository, Value: &b.AllowCallback, Empty: "the address that registered the stream",
@@ -138,7 +138,7 @@ func (b *Import) adopt() *Setting {
 		Usage: "take over streams and stored logs from DBStream's math_repo, whose outDir is `DIR`; see tstatrepo-migrate(7)"}
 }
 
-// importSchemes returns the kinds of destinations: stores and the MATH
+// importSchemes returns the schemes of destinations: stores and the MATH
 // repository.
 func importSchemes() dest.Schemes {
 	return append(stores.Schemes(), "math://host:port", "math+tls://host:port")
@@ -156,7 +156,7 @@ func (b *Import) check(p *Problems) bulk.Options {
 			continue
 		}
 		if mathproto.IsURL(to) {
-			continue // see Math
+			continue // checked by Math
 		}
 		err := importSchemes().CheckPath(to)
 		if err == nil {
@@ -182,12 +182,12 @@ func (b *Import) check(p *Problems) bulk.Options {
 	return opt
 }
 
-// maxTransfers is the default limit of concurrent files if each needs a
+// maxTransfers is the default limit of concurrent files if each file needs a
 // connection to a database or a probe.
 const maxTransfers = 4
 
-// files returns how many files are imported concurrently; fetched means that
-// they come from probes of MATH.
+// files returns the number of files to import concurrently. fetched means that
+// the files come from MATH probes.
 func (b *Import) files(fetched bool) int {
 	cpus := runtime.GOMAXPROCS(0) // respects the limit of a cgroup
 	if fetched || slices.ContainsFunc(b.To, func(to string) bool { return !stores.InFolder(to) }) {
@@ -196,7 +196,7 @@ func (b *Import) files(fetched bool) int {
 	return cmp.Or(b.Jobs, cpus)
 }
 
-// Math holds the options that all three uses of MATH need.
+// Math holds the options common to the three uses of MATH.
 type Math struct {
 	Listeners []peer.Options
 	Callback  peer.Networks
@@ -214,16 +214,16 @@ func (b *Import) checkMath(p *Problems) (m Math) {
 	return m
 }
 
-// Upkeep returns the options of removing and compacting old rows.
+// Upkeep returns the options for removing and compacting old rows.
 func (b *Import) Upkeep(log *slog.Logger) upkeep.Options {
 	return upkeep.Options{To: b.To, Keep: time.Duration(b.Keep), Compact: b.Compact, RetryTimeout: time.Duration(b.RetryTimeout), Log: log}
 }
 
-// Repository returns the options of a repository of MATH. opt are the options
-// of its imports; file is its state file in the state folder.
+// Repository returns the options of a MATH repository. opt are the options of
+// its imports. file is the name of its state file in the state folder.
 func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.LogsOptions, error) {
 	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
-	one := opt // shared by all streams
+	one := opt // the imports of all streams use the same options
 	one.Remote = make([]bulk.Source, 1)
 	return repository.LogsOptions{
 		Math: mathproto.RepositoryOptions{
@@ -238,15 +238,15 @@ func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.L
 	}, one.Validate()
 }
 
-// Adopted adds the streams of math_repo's folder, if one is adopted, and its
-// state of each stream to the options of Repository.
+// Adopted adds the streams of math_repo and their state to the options of
+// Repository, if Adopt names the folder of math_repo.
 func (b *Import) Adopted(logs *repository.LogsOptions) error {
 	if b.Adopt == "" {
 		return nil
 	}
 	st, err := legacy.ReadState(b.Adopt)
 	if errors.Is(err, fs.ErrNotExist) {
-		st, err = &legacy.State{}, nil // it never ran, or its folder was removed
+		st, err = &legacy.State{}, nil // math_repo never ran, or its folder was removed
 	}
 	if err != nil {
 		return hint.AsUsage(err)

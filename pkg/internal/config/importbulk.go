@@ -42,7 +42,7 @@ func defaultImportBulk() ImportBulk {
 	return b
 }
 
-// settings is the table of flags and keys, in the order of the help.
+// settings returns the table of settings, in the order of the help.
 func (b *ImportBulk) settings() []*Setting {
 	return slices.Concat([]*Setting{
 		{Name: "sources", Group: groupSource, Value: &b.Sources,
@@ -100,11 +100,11 @@ func (b *ImportBulk) settings() []*Setting {
 	})
 }
 
-// IsProbe reports whether import-bulk acts as MATH's probe: it serves files
+// IsProbe reports whether import-bulk acts as a MATH probe, which serves files
 // instead of storing them.
 func (b *ImportBulk) IsProbe() bool { return slices.ContainsFunc(b.To, mathproto.IsURL) }
 
-// IsRepository reports whether import-bulk acts as MATH's repository.
+// IsRepository reports whether import-bulk acts as a MATH repository.
 func (b *ImportBulk) IsRepository() bool { return len(b.Listen) > 0 && !b.IsProbe() }
 
 // Options checks the settings and returns them as options of bulk.Run. args
@@ -148,7 +148,7 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	opt.Folder, opt.Replace, opt.AcceptDamaged, opt.DryRun = b.Folder, b.Replace, b.AcceptDamaged, b.DryRun
 	opt.Follow, opt.Jobs = b.Follow, b.files(b.IsRepository() || slices.ContainsFunc(b.Sources, mathproto.IsURL))
 	if b.Follow {
-		opt.RetryTimeout = math.MaxInt64 // nobody may be there to start it again
+		opt.RetryTimeout = math.MaxInt64 // nobody may be present to restart it
 	}
 	return opt
 }
@@ -156,7 +156,7 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 // checkStream checks the name of DBStream's tables.
 func (b *ImportBulk) checkStream(p *Problems) {
 	if b.IsProbe() || b.IsRepository() {
-		return // see Math
+		return // checked by Math
 	}
 	if !slices.ContainsFunc(b.To, stores.HasStreams) {
 		if b.Stream != "" {
@@ -174,7 +174,7 @@ func (b *ImportBulk) checkStream(p *Problems) {
 		}
 	}
 	if b.Stream == "" && pulled(b.Sources) != "" && len(types) > 0 {
-		// Like in a repository, which receives the stream's type.
+		// A repository derives the same type from the stream.
 		b.Stream, b.streamType = pulled(b.Sources), types[0]
 		if slices.Contains(types, "log_tcp_complete") {
 			b.streamType = "log_tcp_complete"
@@ -184,19 +184,19 @@ func (b *ImportBulk) checkStream(p *Problems) {
 	p.usage("stream", stores.CheckStream(b.Stream, b.Probe, types))
 }
 
-// notOfRepository are the settings that a repository of MATH refuses.
+// notOfRepository returns the settings that a MATH repository refuses.
 func (b *ImportBulk) notOfRepository() []given {
 	return []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {len(b.Match) > 0, "match"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"},
 	}
 }
 
-// ofRepository are the settings that only a repository of MATH has.
+// ofRepository returns the settings that only a MATH repository accepts.
 func (b *ImportBulk) ofRepository() []given {
 	return []given{{len(b.AllowCallback) > 0, "allow-callback"}, {b.Adopt != "", "adopt"}}
 }
 
-// notOfProbe returns the settings that a probe of MATH refuses.
+// notOfProbe returns the settings that a MATH probe refuses.
 func (b *ImportBulk) notOfProbe() []given {
 	return append(b.Rows.given(), []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
@@ -204,17 +204,18 @@ func (b *ImportBulk) notOfProbe() []given {
 	}...)
 }
 
-// RefusedByRepository returns the settings of import-bulk that a repository of MATH
-// does not have.
+// RefusedByRepository returns the names of the settings of import-bulk that a MATH
+// repository refuses.
 func RefusedByRepository() []string { return names(new(ImportBulk).notOfRepository()) }
 
-// RefusedByProbe returns the settings of import-bulk that a probe of MATH does not have.
+// RefusedByProbe returns the names of the settings of import-bulk that a MATH probe
+// refuses.
 func RefusedByProbe() []string {
 	b := new(ImportBulk)
 	return names(append(b.notOfProbe(), b.ofRepository()...))
 }
 
-// Math checks the settings that MATH has.
+// Math checks the settings for MATH and returns its options.
 func (b *ImportBulk) Math(p *Problems) Math {
 	m := b.checkMath(p)
 	if !b.IsRepository() {
@@ -284,7 +285,7 @@ func (b *ImportBulk) checkRepository(p *Problems) {
 	}
 }
 
-// Split separates the sources of MATH from those of the file system.
+// Split sets the sources of opt: files and folders, and sources at MATH probes.
 func (b *ImportBulk) Split(opt *bulk.Options) error {
 	opt.Sources = nil
 	for _, src := range b.Sources {
@@ -307,7 +308,7 @@ func (b *ImportBulk) Split(opt *bulk.Options) error {
 	return nil
 }
 
-// ExporterOptions returns the options of the exporter of MATH.
+// ExporterOptions returns the options of the MATH exporter.
 func (b *ImportBulk) ExporterOptions(m Math, opt bulk.Options) mathproto.ExporterOptions {
 	return mathproto.ExporterOptions{
 		Dir: b.Sources[0], Repository: m.To, TLS: b.TLS(), Listen: m.Listeners, Advertise: b.Advertise,
@@ -321,7 +322,7 @@ func (b *ImportBulk) ExporterOptions(m Math, opt bulk.Options) mathproto.Exporte
 func (b *ImportBulk) Destinations(opt bulk.Options) (to []*stores.Destination, err error) {
 	for _, dest := range b.To {
 		d, err := stores.NewDestination(dest, stores.Options{
-			// Each of these files is open in every store.
+			// Each concurrent file is open in every store.
 			Memory:     int64(b.Memory) / int64(opt.Jobs*len(b.To)),
 			Files:      opt.Jobs,
 			Cores:      b.Jobs,

@@ -15,7 +15,8 @@ import (
 )
 
 // readOld overlays the settings with those of configuration files of the old
-// tools, separated by commas. It reports whether file is one.
+// tools. file is a list of names separated by commas. readOld reports whether
+// the files belong to the old tools.
 func (c *Config) readOld(command, file string) (bool, error) {
 	names := []string{file}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
@@ -72,8 +73,8 @@ func (c *Config) readOld(command, file string) (bool, error) {
 }
 
 // PrintOld writes the config file that replaces a file of the old tools, even
-// if a setting in it is invalid on this machine. It reports whether file is
-// one.
+// if a setting is invalid on this machine. It reports whether file belongs to
+// the old tools.
 func PrintOld(command, file string, w io.Writer) (bool, error) {
 	c := New()
 	if old, err := c.readOld(command, file); err != nil || !old {

@@ -43,7 +43,7 @@ func defaultLines() Lines {
 
 const groupSinks = "Sinks"
 
-// format are the settings of the form of lines in sinks.
+// format returns the settings for the format of lines in sinks.
 func (s *Lines) format() []*Setting {
 	return []*Setting{
 		{Name: "to-optional", Group: groupSinks, Value: &s.ToOptional, Complete: strings.Join(stream.Sinks.Prefixes(), " "),
@@ -57,7 +57,7 @@ func (s *Lines) format() []*Setting {
 	}
 }
 
-// connections are the settings of the number of exporters.
+// connections returns the settings that limit the number of exporters.
 func (s *Lines) connections() []*Setting {
 	return []*Setting{
 		{Name: "max-connections", Group: GroupNetwork, Value: &s.MaxConnections,
@@ -82,8 +82,8 @@ func (s *Lines) retryMax() *Setting {
 		Usage: "wait at most `DURATION` between attempts to reopen a sink"}
 }
 
-// options checks the sources and sinks of lines, and returns the options of all
-// settings; checkFormat and checkLimits check the rest.
+// options checks the sources and sinks, and returns the options of all settings.
+// checkFormat and checkLimits check the other settings.
 func (s *Lines) options(p *Problems) stream.Options {
 	opt := stream.Options{
 		Listen: s.listeners(p), To: s.To, ToOptional: s.ToOptional,

@@ -11,10 +11,10 @@ type Network struct {
 	Cert, Key, CA string // files
 }
 
-// onAddress is the end of the usage of a setting to listen on.
+// onAddress ends the usage of each setting with an address to listen on.
 const onAddress = " on `ADDRESS`; an address without a host is on the loopback interface"
 
-// peers are the settings of which peers may connect.
+// peers returns the settings that restrict which peers may connect.
 func (n *Network) peers() []*Setting {
 	return append([]*Setting{
 		{Name: "allow", Group: GroupNetwork, Value: &n.Allow,
@@ -22,7 +22,7 @@ func (n *Network) peers() []*Setting {
 	}, n.certificates()...)
 }
 
-// certificates are the settings of TLS.
+// certificates returns the settings of TLS.
 func (n *Network) certificates() []*Setting {
 	return []*Setting{
 		{Name: "tls-cert", Group: GroupNetwork, Value: &n.Cert, Complete: "file",
@@ -34,7 +34,7 @@ func (n *Network) certificates() []*Setting {
 	}
 }
 
-// TLS returns the files of certificates.
+// TLS returns the names of the certificate files.
 func (n *Network) TLS() peer.TLS { return peer.TLS{Cert: n.Cert, Key: n.Key, CA: n.CA} }
 
 // listeners checks the settings and returns the options of each listener.
@@ -47,8 +47,8 @@ func (n *Network) listeners(p *Problems) []peer.Options {
 	return n.listenOptions(p, "listen", networks, n.Listen...)
 }
 
-// listenOptions checks the addresses of a setting to listen on, and returns the options
-// of each listener.
+// listenOptions checks the listen addresses of the named setting, and returns the
+// options of each listener.
 func (n *Network) listenOptions(p *Problems, name string, networks peer.Networks, addrs ...string) []peer.Options {
 	var list []peer.Options
 	for _, addr := range addrs {

@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-func TestListeners(t *testing.T) {
+func TestListenersNeedAllowOrCertificates(t *testing.T) {
 	for _, c := range []struct {
 		Network
 		want string // in the error, "" for none

@@ -1,6 +1,6 @@
 package config
 
-// Output holds the settings of what commands print.
+// Output holds the settings for the output of commands.
 type Output struct {
 	JSON             bool
 	MetricsFile      string

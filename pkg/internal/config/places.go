@@ -127,8 +127,8 @@ func checkFolder(dir string) error {
 	return nil
 }
 
-// absolute checks that every path in a section is absolute: the working
-// directory of a service is arbitrary.
+// absolute adds a problem for each relative path in a section, because the
+// working directory of a service is arbitrary.
 func absolute(p *Problems, sec Section) {
 	sub := &Problems{settings: sec.Settings, section: sec.Name}
 	for _, s := range sec.Settings {
@@ -151,8 +151,7 @@ func absolute(p *Problems, sec Section) {
 	p.errs = append(p.errs, sub.errs...)
 }
 
-// relativeFile returns a relative path of a file that an option of a
-// destination names, or "".
+// relativeFile returns a relative path in the options of a destination, or "".
 func relativeFile(text string) string {
 	scheme, rest := dest.Split(text)
 	_, options, err := dest.ParsePath(rest)

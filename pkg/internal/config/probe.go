@@ -30,7 +30,7 @@ type Probe struct {
 	Anonymization
 }
 
-// exporterLabels are the words of tls-for.
+// exporterLabels maps the words of tls-for to the labels of capabilities.
 var exporterLabels = map[string]string{"rrd": exporter.RRD, "streaming": exporter.Streaming, "log": exporter.Log}
 
 func defaultProbe() Probe {
@@ -86,8 +86,8 @@ func (s *Probe) settings() []*Setting {
 	})...)
 }
 
-// options checks the settings and returns the options of the probe, or nil if
-// none is configured. n holds the certificates and networks of the service.
+// options checks the settings and returns the options of the probe, or nil if no
+// probe is configured. n holds the certificates and networks of the service.
 func (s *Probe) options(cfg *Config, p *Problems, n Network) *exporter.Options {
 	if s.LogFolder == "" && s.RRDFolder == "" {
 		return nil

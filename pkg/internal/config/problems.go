@@ -11,13 +11,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Problems collects all errors in the settings, so that the user sees them at
-// once.
+// Problems collects the errors in the settings, so that the user sees all of
+// them at once.
 type Problems struct {
 	settings []*Setting
 	errs     []error
 	hint     string // see package hint
-	section  string // section of the setting if it has no flag
+	section  string // section of the settings, if they have no flags
 }
 
 // add adds a problem with a setting.
@@ -53,7 +53,7 @@ func names(list []given) (names []string) {
 	return names
 }
 
-// refuse adds the settings that were given and must not be.
+// refuse adds a problem for each setting in the list that the user set.
 func (p *Problems) refuse(why string, list ...given) {
 	for _, g := range list {
 		if g.set {
@@ -68,7 +68,7 @@ type pair struct {
 	name, other   string
 }
 
-// exclude adds a problem for each pair of which both were given.
+// exclude adds a problem for each pair of settings that were both given.
 func (p *Problems) exclude(pairs []pair) {
 	for _, pair := range pairs {
 		if pair.first && pair.second {
@@ -77,8 +77,8 @@ func (p *Problems) exclude(pairs []pair) {
 	}
 }
 
-// usage adds a usage error about a setting, with its hint. Other errors recur
-// when the setting is used.
+// usage adds a usage error about a setting, with its hint. It ignores other
+// errors, because they recur when the setting is used.
 func (p *Problems) usage(name string, err error) {
 	if hint.IsUsage(err) {
 		p.hint = cmp.Or(p.hint, hint.Of(err))
@@ -86,15 +86,15 @@ func (p *Problems) usage(name string, err error) {
 	}
 }
 
-// destination adds the error in a URL.
+// destination adds a usage error about a URL, without secrets; err may be nil.
 func (p *Problems) destination(name, text string, err error) {
 	if err != nil {
 		p.usage(name, fmt.Errorf("%q: %w", dest.Redact(text), err))
 	}
 }
 
-// Err returns the problems as one usage error, or nil. advice is the hint if no
-// problem has one.
+// Err returns all problems as one usage error, or nil. advice is the hint if no
+// problem has a hint.
 func (p *Problems) Err(advice string) error {
 	if len(p.errs) == 0 {
 		return nil
@@ -112,11 +112,11 @@ func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done 
 	}
 }
 
-// withoutFlags keeps the names in backticks from becoming flags: those of a section
-// without flags.
+// withoutFlags removes backticks, because setting names in backticks become flags and
+// the section has no flags.
 func withoutFlags(text string) string { return strings.ReplaceAll(text, "`", "") }
 
-// location returns a time zone by name, the local zone for "".
+// location returns the named time zone, or the local zone for "".
 func location(p *Problems, zone string) *time.Location {
 	loc, err := time.LoadLocation(cmp.Or(zone, "Local"))
 	if err != nil {

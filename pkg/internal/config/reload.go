@@ -7,8 +7,8 @@ import (
 )
 
 // reloadable lists, by section, the keys that a running serve can change; "*"
-// stands for all keys except those that begin with "-". Files of certificates
-// are reread whenever they change, without a signal.
+// stands for all keys except those that begin with "-". Certificate files are
+// reread when they change, without a signal.
 var reloadable = map[string][]string{
 	"":             {"log-level"},
 	"serve":        {"role", "authorize"},

@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 )
 
-// Rows holds the settings that say which rows and columns of logs are stored.
+// Rows holds the settings that select rows and columns of logs.
 type Rows struct {
 	Where, Select, Sample string
 }
@@ -23,7 +23,8 @@ func (r *Rows) settings() []*Setting {
 	}
 }
 
-// check returns what is selected; nil if that is everything.
+// check checks the settings and returns the selection, or nil if it selects
+// everything.
 func (r *Rows) check(p *Problems, to []string) *filter.Selection {
 	var s filter.Selection
 	var err error
@@ -51,7 +52,7 @@ func (r *Rows) check(p *Problems, to []string) *filter.Selection {
 	return &s
 }
 
-// given are the settings that were given.
+// given returns the settings, and whether the user set them.
 func (r *Rows) given() []given {
 	return []given{{r.Where != "", "where"}, {r.Sample != "", "sample"}, {r.Select != "", "select"}}
 }

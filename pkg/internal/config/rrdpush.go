@@ -35,7 +35,7 @@ func defaultPoints() Points {
 	}
 }
 
-// retry are the settings for an unavailable destination.
+// retry returns the settings for an unavailable destination.
 func (r *Points) retry() []*Setting {
 	return []*Setting{
 		{Name: "retry-timeout", Group: groupDestination, Value: &r.RetryTimeout,
@@ -45,7 +45,7 @@ func (r *Points) retry() []*Setting {
 	}
 }
 
-// naming are the settings of the part of a metric's name behind the probe.
+// naming returns the settings for the part of a metric's name after the probe.
 func (r *Points) naming() []*Setting {
 	const names = "Names"
 	return []*Setting{
@@ -125,7 +125,7 @@ func defaultRRDPush() RRDPush {
 	return r
 }
 
-// settings is the table of flags and keys, in the order of the help.
+// settings returns the table of settings, in the order of the help.
 func (r *RRDPush) settings() []*Setting {
 	return slices.Concat([]*Setting{
 		{Name: "sources", Group: groupSource, Value: &r.Sources,

@@ -50,7 +50,8 @@ func defaultServe() Serve {
 	return s
 }
 
-// sections are [serve], which has flags, and those for the file only.
+// sections returns [serve], whose settings have flags, and the sections that only the
+// config file has.
 func (s *Serve) sections() []Section {
 	return []Section{
 		{Name: "serve", Settings: s.settings()},
@@ -68,7 +69,7 @@ func (s *Serve) sections() []Section {
 // endpointWords are the endpoints that tls-for may name.
 var endpointWords = []string{"rrd", "streaming", "log"}
 
-// settings is the table of flags and keys, in the order of the help.
+// settings returns the table of settings, in the order of the help.
 func (s *Serve) settings() []*Setting {
 	const run = "Running"
 	return slices.Concat([]*Setting{
@@ -109,8 +110,8 @@ func (s *Serve) logSettings() []*Setting {
 	}), b.Rows.settings(), b.limits(), []*Setting{b.adopt()}, always(b.retention()...))
 }
 
-// always removes from the texts of settings which flags they need: serve always
-// follows.
+// always removes "with --follow: " and the like from the usage of settings, because
+// serve always follows.
 func always(list ...*Setting) []*Setting {
 	for _, s := range list {
 		if _, usage, ok := strings.Cut(s.Usage, ": "); ok && strings.HasPrefix(s.Usage, "with ") {

@@ -82,7 +82,7 @@ func (c *Config) Service(p *Problems, shared *service.Shared) service.Options {
 	return opt
 }
 
-// check checks the settings that are words or numbers.
+// check checks the settings with words or numbers as values.
 func (s *Serve) check(p *Problems) {
 	if s.Accept != "always" && s.Accept != "scheduled" {
 		p.add("accept", "%q is not always or scheduled", s.Accept)
@@ -110,10 +110,10 @@ func (s *Serve) checkRoles(p *Problems) *mplane.Roles {
 	return allowed
 }
 
-// ownIdentity returns the name of a service without a certificate. Repository
-// and probe on one machine need different names: our supervisor has a queue of
-// specifications for each name. Supervisors of the reference implementation
-// ignore the name and have one queue for all.
+// ownIdentity returns the name of a service without a certificate. A repository
+// and a probe on one machine need different names, because our supervisor has a
+// queue of specifications for each name. The supervisor of the reference
+// implementation ignores names and has one queue.
 func (s *Serve) ownIdentity() string {
 	if len(s.CollectLog.Listen)+len(s.CollectStreaming.Listen)+len(s.CollectRRD.Listen) == 0 {
 		return hostProbe() + ".probe"
@@ -121,8 +121,8 @@ func (s *Serve) ownIdentity() string {
 	return hostProbe() + "." + s.SystemID
 }
 
-// host returns the host under which probes reach the endpoints, or "" if the
-// addresses of the endpoints show it.
+// host returns the host name under which probes reach the endpoints, or "" if
+// the addresses of the endpoints contain it.
 func (s *Serve) host() string {
 	if s.Address != "" {
 		return s.Address
@@ -138,8 +138,8 @@ func (s *Serve) host() string {
 	return ""
 }
 
-// join gives an endpoint the networks of all, and the certificates if tls-for
-// names it.
+// join copies the networks of the service to an endpoint, and the certificates
+// if tls-for names the endpoint.
 func (s *Serve) join(n *Network, endpoint string) {
 	n.Allow = s.Allow
 	if slices.Contains(s.TLSFor, endpoint) {
@@ -150,7 +150,7 @@ func (s *Serve) join(n *Network, endpoint string) {
 // collectLog returns the options of repository-collect_log, nil if it is off.
 func (c *Config) collectLog(p *Problems, shared *service.Shared) *repository.LogsOptions {
 	b := &c.Serve.CollectLog
-	if len(b.To) == 0 { // before the return, so that Changes finds no change in it
+	if len(b.To) == 0 { // set even if the endpoint is off, so that Changes sees no change
 		b.To = []string{"parquet:" + filepath.Join(c.StateDir, "logs")}
 	}
 	if len(b.Listen) == 0 {

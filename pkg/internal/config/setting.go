@@ -7,9 +7,8 @@ import (
 	"strings"
 )
 
-// Setting is one row of a table from which everything about a setting is
-// generated: its flag, environment variable, key in the config file, help and
-// completion.
+// Setting describes a setting. Its flag, environment variable, key in the config
+// file, help and completion are generated from it.
 type Setting struct {
 	Name  string // of the flag and of the key
 	Group string // in help
@@ -23,7 +22,7 @@ type Setting struct {
 	// Complete is the completion of the value, see package completion.
 	Complete string
 
-	From string // where the value came from, for messages
+	From string // source of the value, for messages
 }
 
 // IsArgument reports whether the setting is given by arguments instead of a
@@ -42,8 +41,8 @@ func (s *Setting) Texts() []string {
 	return nil
 }
 
-// label returns the name of the setting in messages: the source of its value,
-// else its key in a section without flags, else its flag.
+// label returns the name of the setting for messages: the source of its value,
+// or its key if its section has no flags, or else its flag.
 func (s *Setting) label(section string) string {
 	switch {
 	case s.From != "":
@@ -102,7 +101,7 @@ func (s *Setting) set(text string) error {
 	return nil
 }
 
-// put stores v, or returns a formatted error if err is set.
+// put stores v in dst, or returns a formatted error if err is not nil.
 func put[T any](dst *T, v T, err error, format, text string) error {
 	if err != nil {
 		return fmt.Errorf(format, text)

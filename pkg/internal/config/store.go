@@ -37,7 +37,7 @@ func defaultStore() Store {
 	}
 }
 
-// storeActions are the actions of store, each with the settings that only it
+// storeActions lists the actions of store with the settings that only the action
 // accepts.
 var storeActions = []struct {
 	name     string
@@ -59,7 +59,7 @@ func StoreActions() []string {
 	return names
 }
 
-// settings is the table of flags and keys, in the order of the help.
+// settings returns the table of settings, in the order of the help.
 func (s *Store) settings() []*Setting {
 	const (
 		verify  = "Verify"
@@ -118,16 +118,16 @@ func (s *Store) settings() []*Setting {
 	}
 }
 
-// Options checks the settings for an action (which may be ""), and returns the
-// options of the import with which verify compares. isSet reports whether a
-// flag was given.
+// Options checks the settings for an action, which may be "". It returns import
+// options for the sources with which verify compares. isSet reports whether a flag
+// was given.
 func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bulk.Options {
 	if slices.Contains(s.Against, "-") {
 		p.add("against", "cannot be standard input")
 	}
 	opt := s.Selection.check(p)
 	opt.Sources, opt.MaxRejects, opt.Poll, opt.RetryTimeout = s.Against, bulk.DefaultMaxRejects, bulk.DefaultPoll, time.Duration(s.RetryTimeout)
-	opt.Jobs = cmp.Or(s.Jobs, min(runtime.GOMAXPROCS(0), 4)) // compaction needs memory for each
+	opt.Jobs = cmp.Or(s.Jobs, min(runtime.GOMAXPROCS(0), 4)) // compaction needs memory for each job
 	s.checkTransform(p, &opt, action, isSet)
 	s.checkProbe(p, &opt)
 	if slices.Contains(s.Against, "") {
@@ -147,7 +147,8 @@ func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bul
 	return opt
 }
 
-// checkTransform sets what import-bulk did to the logs that verify compares.
+// checkTransform sets the transform that import-bulk applied to the logs that verify
+// compares.
 func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, isSet func(string) bool) {
 	switch {
 	case len(s.Against) > 0 && (action == "verify" || action == ""):

@@ -52,7 +52,7 @@ func defaultStream() Stream {
 	return s
 }
 
-// settings is the table of flags and keys, in the order of the help.
+// settings returns the table of settings, in the order of the help.
 func (s *Stream) settings() []*Setting {
 	const (
 		brokers = "Brokers"
@@ -152,7 +152,7 @@ func (s *Stream) Options(p *Problems) stream.Options {
 	return opt
 }
 
-// root returns the folder that a value of follow names.
+// root parses a value of follow, [PROBE=]DIR.
 func (s *Stream) root(text string) stream.Root {
 	if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
 		return stream.Root{Probe: probe, Dir: dir}
@@ -160,7 +160,7 @@ func (s *Stream) root(text string) stream.Root {
 	return stream.Root{Probe: s.Probe, Dir: text}
 }
 
-// peerProbes returns the probes without certificates.
+// peerProbes returns the probes that are identified by their addresses.
 func (s *Stream) peerProbes(p *Problems) (known []peer.Probe) {
 	for _, text := range s.PeerProbes {
 		addr, name, _ := strings.Cut(text, "=")
@@ -189,9 +189,9 @@ func (s *Stream) checkSources(p *Problems) {
 	}
 }
 
-// CheckFollow returns a usage error if every source of lines is a folder and
-// none of the folders exists. If there are other sources, a missing folder may
-// appear later, like a client of a listener or a broker.
+// CheckFollow returns a usage error if all sources of lines are folders and no
+// folder exists. It accepts missing folders if there are other sources, because
+// the folders may be created later.
 func (s *Stream) CheckFollow(follow []stream.Root) error {
 	if len(s.Listen)+len(s.From) > 0 {
 		return nil

@@ -18,7 +18,7 @@ type Supervisor struct {
 
 func defaultSupervisor() Supervisor { return Supervisor{Components: ":8889", Clients: ":8890"} }
 
-// settings is the table of flags and keys, in the order of the help.
+// settings returns the table of settings, in the order of the help.
 func (s *Supervisor) settings() []*Setting {
 	return slices.Concat([]*Setting{
 		{Name: "components", Group: GroupNetwork, Value: &s.Components,
@@ -30,7 +30,7 @@ func (s *Supervisor) settings() []*Setting {
 	}, s.Authorization.settings("everybody with a certificate may use everything"))
 }
 
-// Options checks the settings and turns them into options.
+// Options checks the settings and returns them as options.
 func (s *Supervisor) Options(p *Problems) supervisor.Options {
 	networks, err := peer.ParseNetworks(s.Allow)
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 // Duration is a time.Duration that prints as 2h, not 2h0m0s.
 type Duration time.Duration
 
-// parseDuration reads what time.ParseDuration does, and whole days before it.
+// parseDuration parses a time.Duration with an optional number of whole days
+// before it, like 7d or 1d12h.
 func parseDuration(text string) (Duration, error) {
 	days, rest, ok := strings.Cut(text, "d")
 	if !ok {
@@ -50,7 +51,7 @@ func (d Duration) String() string {
 	return s
 }
 
-// Size is a count of bytes.
+// Size is a number of bytes.
 type Size int64
 
 func parseSize(text string) (Size, error) {
@@ -77,17 +78,17 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
-// timeLayouts are the ways to write a time of since and until. Those without
-// a zone are in the zone of the setting timezone.
+// timeLayouts are the layouts of since and until, for time.Parse. Times without a
+// zone are in the zone of the setting timezone.
 var timeLayouts = []string{
 	time.RFC3339, "2006-01-02", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05",
 }
 
-// timeForms describes the texts that parseTime reads, for the usage of settings.
+// timeForms describes the texts that parseTime accepts, for the usage of settings.
 const timeForms = "2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"
 
-// parseTime reads a time: in one of timeLayouts, as a day, or as the duration from
-// then to now.
+// parseTime parses a time in one of timeLayouts, today, yesterday, or a duration
+// before now.
 func parseTime(text string, loc *time.Location, now time.Time) (time.Time, error) {
 	for _, layout := range timeLayouts {
 		if t, err := time.ParseInLocation(layout, text, loc); err == nil {

@@ -12,9 +12,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
 )
 
-// write writes sections as a config file that can be read again, with
-// passwords masked. The commented form documents the defaults: "# text"
-// explains, "#key = value" can be uncommented.
+// write writes sections as a valid config file with masked passwords. If
+// commented is true, each setting is documented and commented out; see
+// WriteDefaults.
 func write(w io.Writer, sections []Section, commented bool) error {
 	var b bytes.Buffer
 	for i, s := range sections {
@@ -51,13 +51,13 @@ func write(w io.Writer, sections []Section, commented bool) error {
 	return err
 }
 
-// commentWidth is the length of lines of explanations, in bytes.
+// commentWidth is the maximum length of a comment line, in bytes.
 const commentWidth = 80
 
 var flagInText = regexp.MustCompile(`--([a-z-]+)`)
 
-// Comment returns the usage and the default as sentences for the config file,
-// which has keys in place of flags.
+// Comment returns the usage and the default of s as sentences for the config
+// file, with keys instead of flags.
 func (s *Setting) Comment() string {
 	text := console.UpperFirst(strings.ReplaceAll(s.Usage, "`", "")) + "."
 	if s.Empty != "" {
@@ -83,7 +83,7 @@ func (s *Setting) TOML() string {
 	return s.Text()
 }
 
-// quoteTOML quotes like strconv.Quote, but without the escapes that TOML lacks.
+// quoteTOML quotes s like strconv.Quote, with escapes that TOML supports.
 func quoteTOML(s string) string {
 	q := strconv.Quote(strings.ToValidUTF8(s, "\uFFFD"))
 	return tomlEscapes.ReplaceAllStringFunc(q, func(e string) string {
