@@ -1,9 +1,9 @@
-// Package store defines the Store interface to which the import engine writes,
-// and the records that identify the stored files.
+// Package store defines the interface Store, through which the import engine
+// writes, and the records that identify the stored files.
 //
-// A store keeps rows and the record of their source file together: both appear
-// in one step or neither does. So every file is stored exactly once, despite
-// crashes, repeated runs and concurrent importers.
+// A store keeps rows and the record of their source file together: both become
+// visible in one step, or neither does. So every file is stored exactly once,
+// despite crashes, repeated runs and concurrent importers.
 package store
 
 import (
@@ -18,20 +18,20 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// ErrUnavailable marks a transient error of a store: a full disk, a server that
-// is down. Commands map it to exit status 75.
+// ErrUnavailable marks a transient error from a store, such as a full disk or a
+// server that is down. Commands map it to exit status 75.
 var ErrUnavailable = errors.New("store unavailable")
 
 // ErrTransient marks an error after which an immediate retry of the same file
-// may succeed: a broken connection, a deadlock, a server that restarts. Such an
-// error is ErrUnavailable too, for callers that do not retry.
+// may succeed, such as a broken connection, a deadlock or a server restart. For
+// callers that do not retry, such an error is also marked as ErrUnavailable.
 var ErrTransient = errors.New("try again")
 
 // IsTransient reports whether an error is marked as ErrTransient.
 func IsTransient(err error) bool { return errors.Is(err, ErrTransient) }
 
-// Unavailable marks an error of a file system that may recover as
-// ErrUnavailable, see durable.IsTransient.
+// Unavailable marks err as ErrUnavailable if it comes from a file system that
+// may recover, see durable.IsTransient.
 func Unavailable(err error) error {
 	if durable.IsTransient(err) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -56,22 +56,23 @@ type Fingerprint struct {
 	Length int64  `json:"length"` // bytes of text
 }
 
-// Record describes one stored source file. It is kept in the store. Key, SHA256
-// and Place identify it, see Same.
+// Record describes one stored source file. Records are kept in the store. Key,
+// SHA256 and Place identify a record, see Same.
 type Record struct {
 	Key
 	Fingerprint
 	// Place is the path of the log folder's parent below the source, "."
 	// for the source itself. It distinguishes the logs of several Tstat
 	// processes that write folders of the same name. It is "" (unknown) for
-	// standard input and in records of versions without places.
+	// standard input and in records from versions without places.
 	Place string `json:"place,omitempty"`
 	// Head describes how the text starts, see tstat.Reader.Head. It is ""
-	// in records of versions without heads.
+	// in records from versions without heads.
 	Head string `json:"head,omitempty"`
 
-	// The state of the source file when it was read. A file of the same
-	// key, size and mtime is not read again; a zero ModTime matches any.
+	// The state of the source file when it was read. A file with the same
+	// key, size and mtime is not read again; a zero ModTime matches any
+	// mtime.
 	Size    int64     `json:"size"` // bytes on disk
 	ModTime time.Time `json:"mtime"`
 	Path    string    `json:"path"`
@@ -82,19 +83,19 @@ type Record struct {
 	Rows    int64     `json:"rows"`
 	Rejects int64     `json:"rejects,omitempty"`
 	Cut     int64     `json:"cut,omitempty"` // 1 if the end of the file was unfinished
-	// Damaged means that the compressed file was damaged, and that only its
+	// Damaged means that the compressed file was damaged and that only its
 	// intact part was stored.
 	Damaged bool `json:"damaged,omitempty"`
 	// Transform describes how the text was transformed before it was
-	// stored, for example anonymized; "" if it was not. Fingerprint and
-	// Head describe the result.
+	// stored, for example anonymized. It is "" if the text was not
+	// transformed. Fingerprint and Head describe the transformed text.
 	Transform string `json:"transform,omitempty"`
 
 	Imported time.Time `json:"imported"`
 	// Pruned is when the rows were removed, see Manager; zero if they are
 	// stored.
 	Pruned time.Time `json:"pruned,omitzero"`
-	// Location is private to the store: where the rows are.
+	// Location says where the rows are. Only the store interprets it.
 	Location string `json:"location,omitempty"`
 }
 
@@ -135,17 +136,17 @@ type FileInfo struct {
 	Type    *tstat.LogType
 	Time    time.Time      // the folder's time, UTC
 	Columns []tstat.Column // columns of the typed batches, see tstat.Reader.Columns
-	// Present reports for each column whether the file has it, according to
-	// its first rows; nil: all of them.
+	// Present says for each column whether the file has it, judging by the
+	// file's first rows; nil means all.
 	Present []bool
-	// Kept reports for each column whether to store it; nil: all. A column
-	// that is not kept is missing in the batches.
+	// Kept says for each column whether to store it; nil means all. A
+	// column that is not kept is missing in the batches.
 	Kept []bool
-	// Name is the file's path in a tree of copies, with slashes: the probe
-	// or the stream, and the path below the source.
+	// Name is the file's slash-separated path in a tree of copies: the
+	// probe or the stream, then the path below the source.
 	Name string
-	// ModTime and Mode are those of the source file; copy: stores preserve
-	// them.
+	// ModTime and Mode are the source file's mtime and mode, which copy:
+	// stores preserve.
 	ModTime time.Time
 	Mode    fs.FileMode
 	// ReadOnce is set if the file cannot be read again. The store then does not
@@ -163,8 +164,8 @@ type FileInfo struct {
 	// the file cannot be read twice.
 	Prefix      *Record
 	PrefixLines int64
-	// Next is the time of the next log folder, or zero if it does not
-	// exist. Rows of this folder cannot be much later than Next.
+	// Next is the time of the next log folder, or zero if there is none.
+	// Rows in this file's folder cannot be much later than Next.
 	Next time.Time
 }
 
@@ -177,11 +178,11 @@ type Store interface {
 	// Lookup returns all records of the keys, in any order. A key may have
 	// several records: Tstat may recreate a folder with the same name.
 	Lookup(ctx context.Context, keys []Key) ([]Record, error)
-	// OtherProbes returns the records that have the folder and file of one
-	// of the keys, but another probe.
+	// OtherProbes returns the records that have the same folder and file as
+	// one of the keys, but another probe.
 	OtherProbes(ctx context.Context, keys []Key) ([]Record, error)
-	// Plan announces all files that are about to be imported, before the
-	// first Begin. Only Key, Type, Time and Next of each file are set. Each
+	// Plan announces, before the first Begin, all files that are about to
+	// be imported. Only Key, Type, Time and Next of each file are set. Each
 	// call replaces the previous plan.
 	Plan(files []FileInfo)
 	// Done reports that a planned file was stored, skipped or abandoned.
@@ -191,7 +192,7 @@ type Store interface {
 	// Refresh replaces Size, ModTime and Path of the record that is the same as
 	// r, so that an unchanged file is not read again.
 	Refresh(ctx context.Context, r Record) error
-	// Properties describes the kind of store.
+	// Properties returns the properties of this kind of store.
 	Properties() Properties
 	// Close releases the store and makes the last commits durable.
 	Close() error
@@ -201,8 +202,8 @@ type Store interface {
 
 // Properties describes a kind of store.
 type Properties struct {
-	// AppendOnly means that rows do not name their file, so they can be
-	// neither replaced nor counted by file.
+	// AppendOnly means that rows do not say which file they come from, so
+	// they can be neither replaced nor counted by file.
 	AppendOnly bool
 	// Compacts means that rows are in files that Manager.Compact and
 	// Manager.Repair can change.
@@ -245,7 +246,7 @@ func (Defaults) Compact(context.Context, CompactOptions) (CompactResult, error) 
 	return CompactResult{}, errors.ErrUnsupported
 }
 
-// FileTx stores the rows of one file. It ends with Commit or Abort. A later
+// FileTx stores the rows of one file. It ends with Commit or Abort; after that,
 // Abort does nothing.
 type FileTx interface {
 	// Write adds the rows of b, which is only valid during the call.
@@ -255,27 +256,27 @@ type FileTx interface {
 	// them.
 	Flush(ctx context.Context) (rejected int64, err error)
 	// Commit flushes, and makes the rows and the record r visible together.
-	// known lists the records of r's key that the caller has seen; replace
-	// lists those of them that Commit removes in the same step, with their
-	// rows. If the store has other records of the key, Commit stores
-	// nothing. It then returns ErrDuplicate if r clashes with one of them,
-	// else ErrConflict. It also returns ErrDuplicate if a known record that
-	// is the same as r is not replaced.
+	// known lists the records with r's key that the caller has seen;
+	// replace lists those of them that Commit removes in the same step,
+	// with their rows. If the store has other records with this key, Commit
+	// stores nothing. It then returns ErrDuplicate if r clashes with one of
+	// them, or else ErrConflict. It also returns ErrDuplicate if a known
+	// record that is the same as r is not replaced.
 	Commit(ctx context.Context, r Record, known, replace []Record) error
 	// Abort discards the rows.
 	Abort() error
 }
 
-// Adoption describes a stream of DBStream's importer math_repo, as of the time
-// when math_repo stopped. A store adopts the rows that math_repo stored, so that
-// they are not stored twice.
+// Adoption describes a stream that DBStream's importer math_repo filled, as of the time
+// when math_repo stopped. A store adopts the rows that math_repo stored, so that they are
+// not stored twice.
 type Adoption struct {
 	Stream   string // name of the stream
 	Probe    string // Key.Probe of its files
 	Type     string // log type of its rows
 	Location *time.Location
-	// Copied is the time of the last log folder whose file was copied, and
-	// Stored the time up to which DBStream has rows; zero: unknown.
+	// Copied is the time of the last log folder whose file was copied.
+	// Stored is the time up to which DBStream has rows. Zero means unknown.
 	Copied, Stored time.Time
 }
 
@@ -292,12 +293,13 @@ type RawTx interface {
 	WriteRaw(ctx context.Context, p []byte) error
 }
 
-// ErrDuplicate is returned by Commit if another import has stored the same
-// content meanwhile. The file counts as skipped.
+// ErrDuplicate is returned by Commit if another import has meanwhile stored the
+// same content. The file counts as skipped.
 var ErrDuplicate = errors.New("already stored")
 
-// ErrConflict is returned by Commit if another import has stored other content
-// of the same file meanwhile. The caller must look up the records again.
+// ErrConflict is returned by Commit if another import has meanwhile stored
+// different content for the same file. The caller must look up the records
+// again.
 var ErrConflict = errors.New("another import stored the same file meanwhile")
 
 // ErrReread is returned by the methods of a FileTx if the caller must write the

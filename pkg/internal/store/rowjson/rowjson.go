@@ -29,7 +29,7 @@ type Store struct {
 	out io.Writer
 }
 
-// New returns a store that prints to out.
+// New returns a Store that prints to out.
 func New(out io.Writer) *Store { return &Store{out: out} }
 
 // String returns the destination's name.
@@ -128,7 +128,7 @@ func (t *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return err
 }
 
-// print prints the value of a row; null for NULL, NaN and infinity.
+// print prints the column's value in a row. NULL, NaN and infinity become null.
 func (c *column) print(text *bytes.Buffer, row int) error {
 	if !c.has || c.values.Def[row] == 0 {
 		text.WriteString("null")

@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Columns selects what to do with columns of a file that a table lacks.
+// Columns selects what to do with a file's columns that the table lacks.
 type Columns string
 
 // The values of Columns.
@@ -21,7 +21,7 @@ const (
 	Refuse Columns = "refuse" // do not store the file
 )
 
-// ParseColumns parses the setting columns of a URL.
+// ParseColumns parses the value of a URL's columns setting.
 func ParseColumns(text string) (Columns, error) {
 	switch c := Columns(text); c {
 	case "":
@@ -35,15 +35,15 @@ func ParseColumns(text string) (Columns, error) {
 // Widens reports whether missing columns are added to tables.
 func (c Columns) Widens() bool { return c == Widen }
 
-// MaxUnknown is the maximum number of columns of a table that no known Tstat
-// writes. A PostgreSQL table can have 1,600 columns, including dropped ones;
-// crafted headers must not use them up.
+// MaxUnknown is the maximum number of columns in a table that no known Tstat
+// version writes. A PostgreSQL table can have 1,600 columns, including dropped
+// ones; crafted headers must not use them up.
 const MaxUnknown = 64
 
 // Missing returns the indexes of the file's columns that must be added to the
-// table. names are the names of these columns in the table; own are the columns
-// that the store itself adds to every table. Missing returns an error if the
-// file has too many unknown columns to be stored.
+// table. names are the names of all the file's columns in the table; own are
+// the columns that the store itself adds to every table. Missing returns an
+// error if the table would get more than MaxUnknown unknown columns.
 func (c Columns) Missing(f store.FileInfo, names []string, table map[string]string, own []string) ([]int, error) {
 	var m []int
 	var unknown []string
@@ -63,8 +63,8 @@ func (c Columns) Missing(f store.FileInfo, names []string, table map[string]stri
 	known := names[:len(f.Type.Columns)]
 	has := 0
 	for n, typ := range table {
-		// Unknown columns are added as texts. The operator added columns
-		// of other types.
+		// Unknown columns are added with a text type, so columns of other types
+		// were added by the operator.
 		if isText(typ) && !slices.Contains(known, n) && !slices.Contains(own, n) {
 			has++
 		}
@@ -77,21 +77,22 @@ func (c Columns) Missing(f store.FileInfo, names []string, table map[string]stri
 	return m, nil
 }
 
-// isText reports whether typ is a server's name of a text type.
+// isText reports whether typ is a server's name for a text type.
 func isText(typ string) bool { return typ == "text" || strings.Contains(typ, "String") }
 
 // present reports whether the file has a column.
 func present(f store.FileInfo, i int) bool { return f.Present == nil || f.Present[i] }
 
-// Target is a column of a table, and the source of its values.
+// Target is a table's column and the source of its values.
 type Target struct {
 	Name   string // in the table
 	Type   string // on the server
 	Source int    // index into store.FileInfo.Columns
 }
 
-// Targets returns the columns of a file that the table has. names are the names
-// of the file's columns in the table, "" for a column that is not stored.
+// Targets returns those of a file's columns that the table has. names are the
+// names of the file's columns in the table, or "" for columns that are not
+// stored.
 func (c Columns) Targets(f store.FileInfo, names []string, table map[string]string) ([]Target, error) {
 	var ts []Target
 	for i, n := range names {
@@ -107,7 +108,7 @@ func (c Columns) Targets(f store.FileInfo, names []string, table map[string]stri
 }
 
 // CheckLater returns an error if a later header in the file has added a column
-// that is not stored. stored reports whether the column with an index into
+// that is not stored. stored reports whether the column at an index in
 // FileInfo.Columns is stored.
 func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column int) bool) error {
 	if c == Drop {
@@ -125,8 +126,8 @@ func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column
 	return nil
 }
 
-// maxName is the length of the longest name that PostgreSQL does not truncate,
-// in bytes.
+// maxName is the length, in bytes, of the longest name that PostgreSQL does not
+// truncate.
 const maxName = 63
 
 // systemColumns are PostgreSQL's own columns. Other columns cannot have these

@@ -1,4 +1,4 @@
-// Package sqlstore holds the common parts of the stores in databases.
+// Package sqlstore holds the common parts of the database stores.
 package sqlstore
 
 import (
@@ -8,8 +8,8 @@ import (
 	"io"
 )
 
-// Pipe passes batches of rows to an upload, which runs in a separate goroutine:
-// rows are prepared while the server processes earlier ones.
+// Pipe passes batches of rows to an upload, which runs in a separate goroutine,
+// so that rows are prepared while the server processes earlier ones.
 type Pipe[B any] struct {
 	ctx  context.Context
 	feed chan B
@@ -19,7 +19,7 @@ type Pipe[B any] struct {
 }
 
 // Start runs upload in a goroutine, with a queue for the given number of
-// batches. upload must return soon after ctx ends.
+// batches. upload must return soon after ctx is done.
 func Start[B any](ctx context.Context, queue int, upload func(*Pipe[B]) error) *Pipe[B] {
 	p := &Pipe[B]{ctx: ctx, feed: make(chan B, queue), stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {

@@ -8,19 +8,19 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Names of the tables that do not hold rows of logs.
+// Names of the tables that do not hold log rows.
 const (
 	FilesTable  = "tstatrepo_files"  // records
 	ClaimsTable = "tstatrepo_claims" // see store.Claimer
 )
 
-// ValidKey reports whether a key is valid in a table of records.
+// ValidKey reports whether k can be stored in a table of records.
 func ValidKey(k store.Key) bool {
 	s := k.String()
 	return utf8.ValidString(s) && !strings.Contains(s, "\x00")
 }
 
-// CheckKey returns an error if a key is not valid in a table of records.
+// CheckKey returns an error unless k can be stored in a table of records.
 func CheckKey(k store.Key) error {
 	if !ValidKey(k) {
 		return fmt.Errorf("%q: the name is not valid UTF-8", k.String())
@@ -28,8 +28,8 @@ func CheckKey(k store.Key) error {
 	return store.ValidProbe(k.Probe)
 }
 
-// Clean replaces NUL and invalid UTF-8 in a text. Use it for columns that only
-// people read.
+// Clean replaces NUL and invalid UTF-8 in s. Use it only for columns that no
+// program parses.
 func Clean(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

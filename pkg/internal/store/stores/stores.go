@@ -1,4 +1,4 @@
-// Package stores opens a store by its URL.
+// Package stores opens the store that a URL names.
 package stores
 
 import (
@@ -25,15 +25,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/rowjson"
 )
 
-// Options holds the options of all kinds of stores.
+// Options holds the options for all kinds of stores.
 type Options struct {
-	// Memory limits the buffers of one open file, in bytes; 0 is the
+	// Memory limits the buffers of one open file, in bytes; 0 means the
 	// store's default.
 	Memory int64
-	// Files is how many files will be open at once; 0 if unknown.
+	// Files is the number of files expected to be open at once; 0 means
+	// unknown.
 	Files int
-	// Cores limits the cores that a store uses; 0: all that this process
-	// may use.
+	// Cores limits the number of cores that a store uses; 0 means all that
+	// this process may use.
 	Cores int
 	// ReadOnly makes Open neither create nor change anything.
 	ReadOnly bool
@@ -42,8 +43,8 @@ type Options struct {
 	RetryTimeout time.Duration
 	// Stdout is where "-" prints rows; nil disables that destination.
 	Stdout io.Writer
-	// Stream names DBStream's tables; {probe} and {type} are replaced by
-	// those of each file. "" is {probe}_{type}.
+	// Stream is the name of DBStream's tables; {probe} and {type} are
+	// replaced by each file's probe and log type. "" means {probe}_{type}.
 	Stream string
 	// StreamType, if set, is the log type whose rows go to Stream; rows of
 	// another type go to Stream_<type>.
@@ -55,7 +56,7 @@ type kind struct {
 	form string // see dest.Schemes
 	// open opens the store with the URL text, SCHEME:REST.
 	open func(ctx context.Context, text, rest string, opt Options) (store.Manager, error)
-	// check returns an error if a URL is invalid; nil for stores in
+	// check returns an error if a URL is invalid. It is nil for stores in
 	// folders.
 	check func(text string) error
 }
@@ -72,7 +73,7 @@ var kinds = []kind{
 	{"clickhouse://user@host/database", openClickHouse, clickhouse.Check},
 }
 
-// Schemes returns the forms of all destinations that store rows or files.
+// Schemes returns the URL forms of all destinations that store rows or files.
 func Schemes() dest.Schemes {
 	var s dest.Schemes
 	for _, k := range kinds {
@@ -179,8 +180,8 @@ func (d *Destination) Close() error {
 	return d.st.Close()
 }
 
-// Adopt makes a store adopt the data that math_repo stored for a stream. It does
-// nothing unless s is a copy or DBStream store, since math_repo filled no others.
+// Adopt makes a store adopt the data that math_repo stored for a stream. It does nothing
+// unless s is a copy or DBStream store, since math_repo filled only such stores.
 func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
 	switch s := s.(type) {
 	case *rawcopy.Store:
@@ -194,7 +195,8 @@ func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
 // HasStreams reports whether Options.Stream names a destination's tables.
 func HasStreams(text string) bool { return strings.HasPrefix(text, "dbstream:") }
 
-// KeepsFiles reports whether a destination stores whole logs instead of rows.
+// KeepsFiles reports whether a destination stores whole log files instead of
+// rows.
 func KeepsFiles(text string) bool {
 	scheme, _ := dest.Split(text)
 	return scheme == "copy"
@@ -207,7 +209,7 @@ func InFolder(text string) bool {
 }
 
 // CheckStream returns an error if stream is not a valid Options.Stream for logs
-// of the given probe and types.
+// of the given types from the given probe.
 func CheckStream(stream, probe string, types []string) error {
 	if stream == "" {
 		stream = dbstream.DefaultStream

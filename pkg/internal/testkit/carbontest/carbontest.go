@@ -1,5 +1,6 @@
-// Package carbontest runs private Graphite servers for tests, from the programs
-// that Debian installs, and reads back the points that they stored.
+// Package carbontest runs private Graphite servers for tests, using the
+// programs from Debian's packages, and reads back the points that the servers
+// stored.
 package carbontest
 
 import (
@@ -19,8 +20,9 @@ import (
 	"time"
 )
 
-// Need skips the test if the command check fails, because a program or Python
-// module is missing; on CI the test fails. pkg is Debian's package for it.
+// Need skips the test if the command check fails, which means that a program or
+// Python module is missing; on CI the test fails instead. pkg is the Debian
+// package with that program or module.
 func Need(t testing.TB, pkg string, check ...string) {
 	t.Helper()
 	if exec.Command(check[0], check[1:]...).Run() == nil {
@@ -32,11 +34,11 @@ func Need(t testing.TB, pkg string, check ...string) {
 	t.Skipf("not installed: apt-get install %s", pkg)
 }
 
-// Python is Debian's Python, which has Debian's modules. The Python in the PATH may
-// be another one.
+// Python is the path of Debian's Python, which finds Debian's modules. A different Python
+// may come first in the PATH.
 const Python = "/usr/bin/python3"
 
-// Port returns a free port of the loopback address.
+// Port returns a free port on the loopback address.
 func Port(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -57,15 +59,15 @@ type Server struct {
 	cmd  *exec.Cmd
 }
 
-// YearsOf300 and YearsOf60 are storage schemas that keep 15 years of points with a
-// step of 300 s or 60 s.
+// YearsOf300 and YearsOf60 are storage schemas that keep points for 15 years, with a step
+// of 300 s or 60 s.
 const (
 	YearsOf300 = "[all]\npattern = .*\nretentions = 300s:15y\n"
 	YearsOf60  = "[all]\npattern = .*\nretentions = 60s:15y\n"
 )
 
-// Start starts carbon-cache with storage schemas. settings replace default settings
-// or add to them; each is a line "KEY = VALUE".
+// Start starts carbon-cache with the given storage schemas. settings, each a line "KEY =
+// VALUE", add to the default settings or replace them.
 func Start(t testing.TB, schemas string, settings ...string) *Server {
 	t.Helper()
 	Need(t, "graphite-carbon", "sh", "-c", "command -v carbon-cache")
@@ -103,8 +105,8 @@ WHISPER_SPARSE_CREATE = True
 WHISPER_FALLOCATE_CREATE = False
 ENABLE_TAGS = False
 `, s.Dir, conf, s.Line, s.Pickle, Port(t))
-	// Replace settings in place, because carbon refuses duplicates. The last
-	// of several settings counts.
+	// Replace settings in place, because carbon refuses duplicates. If settings has
+	// the same key several times, the last one counts.
 	for _, set := range settings {
 		key, _, _ := strings.Cut(set, " ")
 		lines := strings.Split(text, "\n")
@@ -196,7 +198,7 @@ func WaitFor(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// Points has values by metric and time, in seconds since the epoch.
+// Points maps metrics to values by time, in seconds since the epoch.
 type Points map[string]map[int64]float64
 
 // Count returns the number of points.
@@ -207,8 +209,8 @@ func (p Points) Count() (n int) {
 	return n
 }
 
-// readAll prints the points that whisper.fetch finds in all files below a folder,
-// as JSON. The program whisper-fetch prints the same points.
+// readAll is a Python program that prints, as JSON, the points that whisper.fetch finds
+// in all files below a folder. The program whisper-fetch prints the same points.
 const readAll = `
 import json, os, struct, sys, whisper
 root, begin, end = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -307,7 +309,7 @@ DATABASES = {'default': {'NAME': %[3]q, 'ENGINE': 'django.db.backends.sqlite3'}}
 	return w
 }
 
-// Get returns the response of /render to a query.
+// Get returns the response to a query of /render.
 func (w *Web) Get(query url.Values) []byte {
 	w.t.Helper()
 	resp, err := http.PostForm(w.url+"/render", query)
@@ -322,7 +324,7 @@ func (w *Web) Get(query url.Values) []byte {
 	return body
 }
 
-// Points returns the points of metrics in [begin, end] from /render.
+// Points returns the metrics' points in [begin, end], as /render returns them.
 func (w *Web) Points(metrics []string, begin, end int64) Points {
 	w.t.Helper()
 	body := w.Get(url.Values{"format": {"json"}, "from": {fmt.Sprint(begin)}, "until": {fmt.Sprint(end)}, "target": metrics, "noCache": {"1"}})
@@ -346,7 +348,7 @@ func (w *Web) Points(metrics []string, begin, end int64) Points {
 	return points
 }
 
-// Victoria is a VictoriaMetrics. It stops with its test.
+// Victoria is a VictoriaMetrics server. It stops with its test.
 type Victoria struct {
 	Addr string // of the plaintext protocol
 	Web  string // host:port of HTTP
@@ -355,8 +357,8 @@ type Victoria struct {
 	url string
 }
 
-// StartVictoria starts a VictoriaMetrics with the given arguments. Without
-// arguments it keeps the points of 100 years.
+// StartVictoria starts VictoriaMetrics with the given arguments. Without
+// arguments it keeps points for 100 years.
 func StartVictoria(t testing.TB, args ...string) *Victoria {
 	t.Helper()
 	Need(t, "victoria-metrics", "sh", "-c", "command -v victoria-metrics")

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// StartGo starts go-carbon with storage schemas and without a limit on new metrics.
-// Only make matrix downloads go-carbon.
+// StartGo starts go-carbon with the given storage schemas and without a limit on new
+// metrics. Only make matrix downloads go-carbon.
 func StartGo(t testing.TB, schemas string) *Server {
 	t.Helper()
 	if _, err := exec.LookPath("go-carbon"); err != nil {

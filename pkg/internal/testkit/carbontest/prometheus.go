@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// Prometheus is a Prometheus that accepts remote writes. It stops with its
-// test.
+// Prometheus is a Prometheus server that accepts remote writes. It stops with
+// its test.
 type Prometheus struct {
 	Addr string // host:port
 
@@ -25,8 +25,8 @@ type Prometheus struct {
 	cmd *exec.Cmd
 }
 
-// StartPrometheus starts a Prometheus that keeps points of 30 years. window is its
-// out-of-order window, like 20y; "" disables it.
+// StartPrometheus starts a Prometheus server that keeps points for 30 years. window is
+// its out-of-order window, such as 20y; "" disables it.
 func StartPrometheus(t testing.TB, window string, args ...string) *Prometheus {
 	t.Helper()
 	Need(t, "prometheus", "sh", "-c", "command -v prometheus")
@@ -64,8 +64,8 @@ func StartPrometheus(t testing.TB, window string, args ...string) *Prometheus {
 	return p
 }
 
-// Points returns all points of a selector like {probe="p"}, by series, see
-// seriesText.
+// Points returns all points that a selector such as {probe="p"} matches. The
+// keys are seriesText's names of the series.
 func (p *Prometheus) Points(selector string) Points {
 	p.t.Helper()
 	resp, err := http.PostForm("http://"+p.Addr+"/api/v1/query", url.Values{"query": {selector + "[30y]"}})

@@ -1,7 +1,7 @@
 //go:build unix
 
-// Package clickhousetest runs private ClickHouse servers for tests, alone or
-// as a cluster with ZooKeeper, from the programs that a distribution installs.
+// Package clickhousetest runs private ClickHouse servers for tests, alone or as
+// a cluster with ZooKeeper, using the distribution's programs.
 package clickhousetest
 
 import (
@@ -38,10 +38,10 @@ type Server struct {
 // Password is the password of the user tstat.
 const Password = "pass'word %"
 
-// Cluster is the name of the cluster of StartCluster.
+// Cluster is the name of the cluster that StartCluster starts.
 const Cluster = "tstat"
 
-// layout configures the macros and remote servers of a server.
+// layout configures a server's macros and remote servers.
 type layout struct {
 	name    string
 	macros  string
@@ -49,10 +49,10 @@ type layout struct {
 	keeper  int    // port of ZooKeeper; 0 for a single server
 }
 
-// ports are the ports of one server.
+// ports holds the ports of one server.
 type ports struct{ http, https, tcp, interserver int }
 
-// Start starts a server on free ports of the loopback address. If no server is
+// Start starts a server on free ports on the loopback address. If no server is
 // installed, the test is skipped, or fails on CI.
 func Start(t testing.TB) *Server {
 	t.Helper()
@@ -60,7 +60,7 @@ func Start(t testing.TB) *Server {
 	return start(t, freePorts(t), layout{name: "server"})
 }
 
-// StartCluster starts ZooKeeper and two servers that form the cluster Cluster: two
+// StartCluster starts ZooKeeper and two servers that form the cluster named Cluster: two
 // replicas, or two shards if shards is set.
 func StartCluster(t testing.TB, shards bool) []*Server {
 	t.Helper()
@@ -119,8 +119,8 @@ func tempDir(t testing.TB, name string) string {
 	return dir
 }
 
-// freePorts returns free ports. They are below the range of outgoing connections, so
-// that no connection gets the port of a server while it restarts.
+// freePorts returns free ports. They are below the range for outgoing connections, so
+// that no connection takes a server's port while the server restarts.
 func freePorts(t testing.TB) ports {
 	t.Helper()
 	var free []int
@@ -187,7 +187,7 @@ func start(t testing.TB, p ports, l layout) *Server {
 	return s
 }
 
-// StartAgain starts the server after Stop.
+// StartAgain restarts the server after Stop.
 func (s *Server) StartAgain(t testing.TB) {
 	t.Helper()
 	s.cmd = exec.Command("clickhouse-server", "--config-file="+filepath.Join(s.dir, "config.xml"))
@@ -247,7 +247,7 @@ func (s *Server) Crash(t testing.TB) {
 	s.StartAgain(t)
 }
 
-// Log returns the server's output and its log of errors.
+// Log returns the server's output and its error log.
 func (s *Server) Log(t testing.TB) string {
 	var b strings.Builder
 	for _, name := range []string{"out", "err"} {

@@ -15,9 +15,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 )
 
-// Disk records what is durable below a folder: the names in the folders, and the
-// content of the files. Everything that existed when the recording began counts as
-// durable.
+// Disk records what is durable below a folder: the names in each folder and the content
+// of each file. Everything that existed when the recording began counts as durable.
 type Disk struct {
 	root string
 
@@ -69,7 +68,7 @@ func (d *Disk) syncPath(path string) error {
 	return d.sync(f)
 }
 
-// sync records the content of a file, or the names in a folder, as durable.
+// sync records a file's content, or the names in a folder, as durable.
 func (d *Disk) sync(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -110,8 +109,8 @@ func inodeOf(info fs.FileInfo) inode {
 	return inode{uint64(st.Dev), st.Ino, info.IsDir()}
 }
 
-// Cut returns a new folder with the files that a power cut would leave. A file that
-// was never synced is empty if its name is durable, or else missing.
+// Cut returns a new folder with the files that a power cut would leave. A file that was
+// never synced is empty if its name is durable; otherwise it is missing.
 func (d *Disk) Cut(t testing.TB) string {
 	t.Helper()
 	d.mu.Lock()

@@ -1,6 +1,5 @@
-// Package exchange has HTTP exchanges that were captured between the programs of
-// the reference implementation (RI). Tests replay them against tstatrepo's
-// programs.
+// Package exchange provides HTTP exchanges captured between the programs of the reference
+// implementation (RI). Tests replay them against tstatrepo's programs.
 package exchange
 
 import (
@@ -23,7 +22,7 @@ import (
 //go:embed testdata/*.jsonl
 var captured embed.FS
 
-// Exchange is a request with its response. Name is SCENARIO/NUMBER.
+// Exchange is a request with its response. Its Name is SCENARIO/NUMBER.
 type Exchange struct {
 	Name string
 	// Link names the two sides: comp-sup is component to supervisor, cli-sup
@@ -70,7 +69,7 @@ func (m Message) Line() (first, second string) {
 	return f[0], f[1]
 }
 
-// Text returns the body as it was sent, except for white space.
+// Text returns the body as it was sent, except for whitespace.
 func (m Message) Text() []byte {
 	if s, ok := m.Body.(string); ok {
 		return []byte(s)
@@ -82,8 +81,8 @@ func (m Message) Text() []byte {
 	return text
 }
 
-// Kind returns the key that names the kind of an mPlane message, or "" for other
-// messages.
+// Kind returns the key that names the kind of an mPlane message, or "" if the message is
+// not an mPlane message.
 func (m Message) Kind() string {
 	o, _ := m.Body.(map[string]any)
 	for _, k := range []string{"capability", "specification", "result", "receipt", "redemption", "withdrawal", "interrupt", "exception", "envelope"} {
@@ -94,12 +93,11 @@ func (m Message) Kind() string {
 	return ""
 }
 
-// Tokens maps the tokens of the capture to the tokens of a replay. The tokens
-// differ, but messages that share a token in the capture must share one in the
-// replay.
+// Tokens maps tokens in the capture to tokens in a replay. The tokens differ,
+// but messages that share a token in the capture must share one in the replay.
 type Tokens map[string]string
 
-// Rewrite returns a body with the tokens of the replay.
+// Rewrite returns body with the replay's tokens.
 func (t Tokens) Rewrite(body []byte) []byte {
 	s := string(body)
 	for _, old := range slices.Sorted(maps.Keys(t)) {
@@ -110,8 +108,8 @@ func (t Tokens) Rewrite(body []byte) []byte {
 
 var times = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}( \.\.\. \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})?`)
 
-// Compare returns how a body differs from the captured one, or "" if they differ
-// only in tokens and times. It adds new tokens to t.
+// Compare describes how a body differs from the captured one. It returns "" if they
+// differ only in tokens and times. It adds new tokens to t.
 func (t Tokens) Compare(got []byte, want Message) string {
 	if _, text := want.Body.(string); text {
 		g, w := html.UnescapeString(string(got)), string(t.Rewrite(want.Text()))
@@ -184,8 +182,8 @@ func (t Tokens) differ(path string, got, want any) string {
 	return ""
 }
 
-// Do sends the captured request to a server at url, with the tokens of the replay.
-// It returns the status, media type and body of the response.
+// Do sends the captured request to a server at url, with the replay's tokens. It returns
+// the status, media type and body of the response.
 func (t Tokens) Do(tb testing.TB, url string, m Message) (status, contentType string, body []byte) {
 	tb.Helper()
 	method, path := m.Line()

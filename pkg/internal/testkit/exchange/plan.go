@@ -13,14 +13,14 @@ import (
 // Side is the side of an exchange that tstatrepo plays in a replay.
 type Side string
 
-// Sides of an exchange.
+// The sides of an exchange.
 const (
 	Asking    Side = "asking"    // tstatrepo sends the request
 	Answering Side = "answering" // tstatrepo responds
 )
 
-// plan lists, for each side of each exchange, the test that replays it, or the
-// reason why no test does.
+// plan lists the test that replays each side of each exchange, or the reason
+// why no test does.
 var plan = []struct {
 	side        Side
 	link        string // side that sends the request: comp, cli or sup; "" for all
@@ -82,8 +82,8 @@ func covers(e *Exchange, side, planned Side, link, first, last string) bool {
 	return side == planned && strings.HasPrefix(e.Link, link) && e.Name >= first && e.Name <= last
 }
 
-// Assigned returns the exchanges whose side the plan assigns to test t of package
-// pkg. The test fails unless Played was called for each of them before its end.
+// Assigned returns the exchanges whose given side the plan assigns to test t in package
+// pkg. The test fails if it ends before Played was called for each of them.
 func Assigned(t *testing.T, pkg string, side Side) []*Exchange {
 	t.Helper()
 	var list []*Exchange
@@ -110,7 +110,8 @@ func Assigned(t *testing.T, pkg string, side Side) []*Exchange {
 	return list
 }
 
-// Between returns the exchanges with names from first to last.
+// Between returns the exchanges in list with names from first to last,
+// inclusive.
 func Between(list []*Exchange, first, last string) []*Exchange {
 	var part []*Exchange
 	for _, e := range list {

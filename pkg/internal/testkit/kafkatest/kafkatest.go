@@ -1,6 +1,6 @@
-// Package kafkatest runs a Kafka broker for tests: one process in KRaft mode that is
+// Package kafkatest runs a Kafka broker for tests: one process in KRaft mode that is both
 // broker and controller. The environment variable KAFKA_JARS names the folder with
-// its JAR files; make matrix sets the variable.
+// Kafka's JAR files; make matrix sets the variable.
 package kafkatest
 
 import (
@@ -41,8 +41,8 @@ type Broker struct {
 
 // Options configures Start.
 type Options struct {
-	// PEM is a file with the private key (PKCS #8) and the certificate of the
-	// broker. If it is set, the broker also accepts TLS connections of Users.
+	// PEM is a file with the broker's private key (PKCS #8) and certificate. If it is
+	// set, the broker also accepts TLS connections from Users.
 	PEM   string
 	Users map[string]string // passwords by name
 }

@@ -1,4 +1,4 @@
-// Package peertest has servers and certificates for tests.
+// Package peertest provides servers and certificates for tests.
 package peertest
 
 import (
@@ -41,8 +41,8 @@ func Serve(t testing.TB, handle func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-// Authority is a certificate authority. Its files and issued certificates are in a
-// temporary folder.
+// Authority is a certificate authority. Its own files and the certificates that it issues
+// are in a temporary folder.
 type Authority struct {
 	t    testing.TB
 	dir  string
@@ -58,9 +58,9 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// Issue creates or replaces the files of a certificate for a subject on this
-// machine, valid for a day. It returns their paths and the path of the authority's
-// certificate.
+// Issue creates or replaces the files of a certificate that is valid for a day, for a
+// subject on this machine. It returns the paths of the certificate, its key and the
+// authority's certificate.
 func (a *Authority) Issue(name string, subject pkix.Name) (cert, key, ca string) {
 	a.t.Helper()
 	a.issue(name, &x509.Certificate{

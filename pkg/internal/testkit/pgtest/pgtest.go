@@ -1,7 +1,7 @@
 //go:build unix
 
-// Package pgtest runs a private PostgreSQL server for tests, from the
-// binaries that a distribution installs.
+// Package pgtest runs a private PostgreSQL server for tests, using the
+// distribution's programs.
 package pgtest
 
 import (
@@ -40,7 +40,7 @@ type Server struct {
 }
 
 // bin returns the folder of the server in the PATH, or else of the newest server
-// installed by Debian; "" if there is no server.
+// installed by Debian, or "" if no server is installed.
 func bin() string {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
@@ -62,9 +62,9 @@ func version(bin string) int {
 	return n
 }
 
-// Start starts a server on a free port of the loopback address, with a superuser
-// postgres without a password. Clients may use TLS. If no server is installed, the
-// test is skipped, or fails on CI.
+// Start starts a server on a free port on the loopback address, with a superuser postgres
+// that has no password. Clients may use TLS. If no server is installed, the test is
+// skipped, or fails on CI.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{bin: bin()}
@@ -148,14 +148,13 @@ func (s *Server) Stop(t testing.TB) {
 	s.ctl(t, "stop", "-m", "immediate")
 }
 
-// StartAgain starts the server after Stop.
+// StartAgain restarts the server after Stop.
 func (s *Server) StartAgain(t testing.TB) {
 	t.Helper()
 	s.ctl(t, "start")
 }
 
-// Bind makes the server run on the CPU with a number. It applies to later
-// connections.
+// Bind makes the server's later connections run on the given CPU.
 func (s *Server) Bind(t testing.TB, cpu string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
@@ -257,7 +256,7 @@ func (s *Server) Host(database string) string {
 	return fmt.Sprintf("postgres@127.0.0.1:%d/%s", s.Port, database)
 }
 
-// Connect connects to a database, until the test ends.
+// Connect connects to a database. The connection is closed when the test ends.
 func (s *Server) Connect(t testing.TB, database string) *pgx.Conn {
 	t.Helper()
 	c, err := pgx.Connect(context.Background(), "postgres://"+s.Host(database)+"?sslmode=disable&timezone=UTC")
@@ -281,8 +280,8 @@ func (s *Server) Exec(t testing.TB, database, sql string) {
 	}
 }
 
-// OlderFiles returns SQL that changes the table of records in a schema to that of
-// the last version without places.
+// OlderFiles returns SQL that changes the table of records in a schema to the form of the
+// last version without places.
 func OlderFiles(schema string) string {
 	table := schema + ".tstatrepo_files"
 	return "alter table " + table + " drop column place, drop column head, drop column damaged;" +

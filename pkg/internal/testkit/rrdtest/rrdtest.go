@@ -1,5 +1,5 @@
-// Package rrdtest provides tests with real RRDs of Tstat, and with rrdtool to create
-// other RRDs and to read them.
+// Package rrdtest provides tests with real RRDs from Tstat, and with rrdtool to create
+// and read other RRDs.
 package rrdtest
 
 import (
@@ -29,7 +29,8 @@ import (
 //go:embed testdata/rrds.tar.gz
 var samples []byte
 
-// Samples writes the real RRDs into a folder of the test and returns it.
+// Samples writes the real RRDs into a temporary folder of the test and returns
+// the folder.
 func Samples(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -185,10 +186,10 @@ func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row 
 	return rows
 }
 
-// Points returns the points that a reader of the file must return for each data
-// source, after a Unix time. Each point is from the finest archive that reaches back
-// to its time. Unfinished steps and NaN are left out. The archives are those of
-// the best consolidation function in the file.
+// Points returns, for each data source, the points after a Unix time that a reader of the
+// file must return. Each point is from the finest archive that reaches back to its time.
+// Unfinished steps and NaN are left out. Only the archives of the best consolidation
+// function in the file are used.
 func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	r.t.Helper()
 	info := r.Info(file)

@@ -44,7 +44,8 @@ func (s *suite) claims() {
 	others := []store.Key{{Probe: "p2", Folder: k.Folder, File: k.File}, {Probe: k.Probe, Folder: k.Folder, File: "log_tcp_complete"}}
 	s.claim(other, "b", longClaim, others, others)
 
-	// A renewed claim does not expire at its first time; other claims do.
+	// A renewed claim does not expire at its original time; other claims
+	// do.
 	start := time.Now()
 	s.claim(first, "a", shortClaim, keys[5:7], keys[5:7])
 	s.claim(first, "a", longClaim, keys[5:6], keys[5:6])
@@ -57,7 +58,7 @@ func (s *suite) claims() {
 	s.release(first, "a", keys[6]) // a no longer has the claim
 	s.claim(first, "a", longClaim, keys[6:7], nil)
 
-	// The claims of a process remain when it ends.
+	// A process's claims outlive the process.
 	first = s.reopen().(store.Claimer)
 	s.claim(first, "c", longClaim, keys, keys[7:])
 	s.claimAtOnce()

@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// hashes checks that a log in which some addresses are texts, like an anonymized
-// log, is stored completely or not at all.
+// hashes checks that a log in which some addresses were replaced by other text, such as
+// an anonymized log, is stored completely or not at all.
 func (s *suite) hashes() {
 	text := rows(30, "a")
 	hashed := strings.Replace(text, "\n10.0.0.1 12 ", "\nIPv4:f55ff16f66f43360266b95db6f8fec01 12 ", 1)
@@ -118,7 +118,7 @@ func (s *suite) grown() {
 	}
 	s.want(s.store, a, 20, b.text)
 	s.want(s.reopen(), a, 20, b.text)
-	// All texts of a key are replaced, also by a text that is already stored.
+	// All texts with a key are replaced, even by a text that is already stored.
 	c := s.file(rows(7, "c"))
 	recs := []store.Record{rec, s.put(s.store, c)}
 	s.put(s.store, c, recs...)
@@ -160,7 +160,8 @@ func (s *suite) concurrent() {
 		wg.Go(func() {
 			defer st.Close()
 			for i := range files {
-				// Each writer stores its own file and a file that all store.
+				// Each writer stores a file of its own and a file that
+				// all writers store.
 				for _, fqdn := range []string{fmt.Sprintf("own%d", w), "shared"} {
 					f := s.file(rows(100, fqdn))
 					f.folder = fmt.Sprintf("2016_03_%02d_21_37.out", i+1)
@@ -181,7 +182,8 @@ func (s *suite) concurrent() {
 	}
 }
 
-// insist stores f beside any other texts of its key. It retries conflicts.
+// insist stores f beside any other texts with its key. It retries after
+// conflicts.
 func (s *suite) insist(st store.Store, f logFile) error {
 	for {
 		tx, rec, err := write(s.ctx, st, f)
@@ -212,7 +214,7 @@ func (s *suite) conflict() {
 	s.want(s.reopen(), a, 10, a.text)
 }
 
-// cancelled checks that an interrupted commit stores all rows or none.
+// cancelled checks that an interrupted commit stores either all rows or none.
 func (s *suite) cancelled() {
 	f := s.file(rows(5000, "a"))
 	ctx, cancel := context.WithCancel(s.ctx)

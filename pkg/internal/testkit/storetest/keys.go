@@ -26,7 +26,8 @@ func (s *suite) lookup() {
 	}
 }
 
-// probes checks that the same text of two probes is two files, and OtherProbes.
+// probes checks OtherProbes, and that the same text from two probes counts as
+// two files.
 func (s *suite) probes() {
 	a, b := s.file(rows(10, "a")), s.file(rows(10, "a"))
 	b.probe = "p2"
@@ -62,8 +63,8 @@ func (s *suite) probes() {
 	}
 }
 
-// versions checks that a table can hold files of several Tstat versions, and files
-// with unknown columns.
+// versions checks that a table can hold files from several Tstat versions and files with
+// unknown columns.
 func (s *suite) versions() {
 	total := 0
 	for i, text := range []string{
@@ -78,7 +79,7 @@ func (s *suite) versions() {
 	}
 }
 
-// names checks that the store refuses invalid names of probes and files.
+// names checks that the store refuses invalid probe and file names.
 func (s *suite) names() {
 	for _, probe := range []string{"", "..", "a/b", "a b", "p';drop table x", strings.Repeat("x", 65), "é"} {
 		f := s.file(rows(1, "a"))
@@ -110,8 +111,8 @@ func (s *suite) notFinite() {
 	s.want(s.reopen(), f, 5, f.text)
 }
 
-// places checks that the same text of a log at two places is two files. A file
-// without a place may be either of them.
+// places checks that the same log text at two places counts as two files. A
+// file without a place could be either of them.
 func (s *suite) places() {
 	at := func(place, text string) logFile {
 		f := s.file(text)
@@ -171,8 +172,8 @@ func (s *suite) places() {
 	}
 }
 
-// older checks that a store of an older version can be read unchanged, and that a
-// writer upgrades it.
+// older checks that a store from an older version can be read without being changed, and
+// that a writer upgrades the store.
 func (s *suite) older() {
 	if s.Older == nil {
 		s.Skip("its tables have all columns")

@@ -9,8 +9,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// manager returns the store as a store.Manager. It skips the test if the store does
-// not implement it.
+// manager returns the store as a store.Manager. It skips the test if the store is not a
+// Manager.
 func (s *suite) manager() store.Manager {
 	s.Helper()
 	m, ok := s.store.(store.Manager)
@@ -20,7 +20,8 @@ func (s *suite) manager() store.Manager {
 	return m
 }
 
-// at returns a file with n rows in a probe's folder, with the time of the folder.
+// at returns a file in the given probe's folder. Its n rows have a time just after the
+// folder's.
 func at(probe, folder string, n int, fqdn string) logFile {
 	t, err := time.Parse("2006_01_02_15_04", folder)
 	if err != nil {
@@ -29,7 +30,8 @@ func at(probe, folder string, n int, fqdn string) logFile {
 	return logFile{probe: probe, folder: folder + ".out", text: rowsAt(t.Add(time.Minute), n, fqdn)}
 }
 
-// byKey returns all records of the store. Each key must have one record.
+// byKey returns all records of the store by key. Each key must have only one
+// record.
 func (s *suite) byKey() map[store.Key]store.Record {
 	s.Helper()
 	m := map[store.Key]store.Record{}
@@ -212,8 +214,8 @@ func (s *suite) prune() {
 	if n := s.Count(s.T, logType, "p1"); n != 210 {
 		s.Errorf("a dry run left %d rows of 210", n)
 	}
-	// If rows do not name their file, the store cannot know yet that all rows
-	// of the last file are gone.
+	// If rows do not say which file they come from, the store cannot know yet that
+	// all rows of the last file are gone.
 	certain, rows := 4, int64(100)
 	if s.NoReplace {
 		certain, rows = 3, 60
@@ -281,8 +283,8 @@ func (s *suite) prune() {
 	}
 }
 
-// pruneAll checks that a store accepts rows after everything was pruned, also from
-// an importer that was connected all along.
+// pruneAll checks that a store accepts rows after everything was pruned, even from an
+// importer that was connected all along.
 func (s *suite) pruneAll() {
 	m := s.manager()
 	other := s.Open(s.T)

@@ -1,5 +1,5 @@
-// Package storetest is the conformance suite of all stores. It checks what the
-// import engine relies on, with a real store.
+// Package storetest is the conformance suite for all stores. It checks the
+// behavior that the import engine relies on, with a real store.
 package storetest
 
 import (
@@ -23,18 +23,18 @@ type Harness struct {
 	// Open opens the store as another process would. All calls within one
 	// subtest open the same store.
 	Open func(t *testing.T) store.Store
-	// Count returns the number of rows of a log type and probe that readers of
-	// the store see.
+	// Count returns the number of rows that readers of the store see for a log type
+	// and probe.
 	Count func(t *testing.T, logType, probe string) int
 	// NoReplace means that the store refuses to replace rows.
 	NoReplace bool
-	// Older, if not nil, changes the store to the last version without places,
-	// which lacks columns, and opens it with ReadOnly.
+	// Older, if not nil, changes the store to the form of the last version without
+	// places, which lacks some columns, and opens the store with ReadOnly.
 	Older func(t *testing.T) store.Store
 }
 
-// Run tests a store. It calls newHarness for each subtest, which must return a
-// separate empty store.
+// Run tests a store. For each subtest it calls newHarness, which must return a
+// separate, empty store.
 func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 	for name, test := range map[string]func(*suite){
 		"commit":     (*suite).commit,
@@ -108,7 +108,7 @@ func rows(n int, fqdn string) string {
 	return rowsAt(time.UnixMilli(1458855462170), n, fqdn)
 }
 
-// rowsAt returns the text of a log with n rows that have a time.
+// rowsAt returns the text of a log with n rows that have the time at.
 func rowsAt(at time.Time, n int, fqdn string) string {
 	var b strings.Builder
 	b.WriteString("#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_isint:5 fqdn:6\n")
@@ -172,7 +172,7 @@ func write(ctx context.Context, st store.Store, f logFile) (store.FileTx, store.
 	return tx, rec, err
 }
 
-// records returns the store's records of r's key.
+// records returns the store's records with r's key.
 func (s *suite) records(st store.Store, r store.Record) []store.Record {
 	s.Helper()
 	rs, err := st.Lookup(s.ctx, []store.Key{r.Key})
@@ -195,8 +195,8 @@ func (s *suite) put(st store.Store, f logFile, replace ...store.Record) store.Re
 	return rec
 }
 
-// want checks that readers see the given number of rows of f's probe, and that f's
-// key has records of the given texts.
+// want checks that readers see the given number of rows from f's probe, and that the
+// given texts are those that have records with f's key.
 func (s *suite) want(st store.Store, f logFile, rows int, texts ...string) {
 	s.Helper()
 	if got := s.Count(s.T, logType, f.probe); got != rows {

@@ -24,8 +24,8 @@ const memoryTarget = 300 * mib
 // out returns the output folder of measured commands. It is empty before each run.
 func (b *bench) out() string { return filepath.Join(b.dir, "out") }
 
-// fresh removes the output of the last run and waits until the disk is idle, so that
-// runs do not affect each other.
+// fresh removes the previous run's output and waits until the disk is idle, so that runs
+// do not affect each other.
 func (b *bench) fresh(ctx context.Context) error {
 	if err := os.RemoveAll(b.out()); err != nil {
 		return err
@@ -40,7 +40,7 @@ func (b *bench) fresh(ctx context.Context) error {
 type side func(context.Context) (usage, error)
 
 // imports returns a side that imports a tree into a store below out. It checks the
-// reported number of rows, except for copies.
+// reported number of files and, except for copies, of rows.
 func (b *bench) imports(t tree, store string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -102,8 +102,8 @@ func (b *bench) duckdb(t tree, kind string, flags ...string) side {
 	}
 }
 
-// cp returns a side that runs `cp -r` of a tree and sync, so that the copy is durable
-// like an import.
+// cp returns a side that copies a tree with `cp -r` and then runs sync, so that the copy
+// is as durable as an import.
 func (b *bench) cp(t tree) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -158,15 +158,16 @@ func quantile(v []float64, q float64) float64 {
 	return v[i] + (x-float64(i))*(v[i+1]-v[i])
 }
 
-// baseTarget is the minimum ratio of the speed to the speed of an older tstatrepo.
+// baseTarget is the minimum ratio of our speed to the speed of an older tstatrepo.
 const baseTarget = 0.97
 
-// peerName matches the name of the other program in the name of a case.
+// peerName matches the other program's name in the name of a case.
 var peerName = regexp.MustCompile(` / [^,]*`)
 
-// compare runs both sides alternately and appends a result. units is the work of a run
-// (rows, MiB). target is the minimum ratio of speeds; 0 means no target. If b.base is
-// set, the peer is the older tstatrepo; a case that it cannot run is left out.
+// compare runs both sides alternately and appends a result. units is the amount of work
+// in one run, in rows or MiB, for example. target is the minimum ratio of speeds; 0 means
+// no target. If b.base is set, the peer is the older tstatrepo; a case that it cannot run
+// is left out.
 func (b *bench) compare(ctx context.Context, name string, units, target float64, ours, peer side) error {
 	if b.base != nil {
 		peer, target = b.asBase(ours), baseTarget
@@ -216,7 +217,7 @@ func (b *bench) compare(ctx context.Context, name string, units, target float64,
 	return nil
 }
 
-// load returns the tree that most cases use.
+// load returns the log tree that most cases use.
 func (b *bench) load(ctx context.Context) (tree, error) { return b.generate(ctx, b.rows, 8, time.Hour) }
 
 func (b *bench) caseTable(ctx context.Context) error {
@@ -290,7 +291,7 @@ func (b *bench) caseCores(ctx context.Context) error {
 	return b.compare(ctx, "parquet, one file, two CPUs / one, rows/s", float64(t.rows), 1.6, two, one)
 }
 
-// caseCopy copies 2 GiB. With less data, startup and the last sync would dominate.
+// caseCopy copies 2 GiB. With less data, startup and the final sync would dominate.
 func (b *bench) caseCopy(ctx context.Context) error {
 	t, err := b.load(ctx)
 	if err != nil {
@@ -303,8 +304,8 @@ func (b *bench) caseCopy(ctx context.Context) error {
 	return b.compare(ctx, name, float64(t.bytes)/mib, 0.9, b.imports(t, "copy"), b.cp(t))
 }
 
-// caseSmall imports many small files. It shows the cost per file, above all of syncing
-// the file and its folder.
+// caseSmall imports many small files. It shows the cost per file, which is mainly the
+// cost of syncing the file and its folder.
 func (b *bench) caseSmall(ctx context.Context) error {
 	t, err := b.generate(ctx, 10*int64(b.files), b.files, time.Minute)
 	if err != nil {
@@ -319,8 +320,8 @@ func (b *bench) caseSmall(ctx context.Context) error {
 	return nil
 }
 
-// caseScale checks that time grows linearly with the number of rows, and that memory
-// does not grow.
+// caseScale checks that the time grows linearly with the number of rows and that memory
+// use does not grow.
 func (b *bench) caseScale(ctx context.Context) error {
 	base, err := b.load(ctx)
 	if err != nil {
@@ -366,7 +367,8 @@ func (b *bench) caseScale(ctx context.Context) error {
 		if n == 1 {
 			one = s
 		} else {
-			// Time per row at n times the rows, relative to 1 times.
+			// The time per row with n times the rows, relative to the time
+			// with the original rows.
 			slower := quantile(one.rates, 0.5) / quantile(s.rates, 0.5)
 			list = append(list, result{
 				name: name + "time, rows/s", ours: s.String(), peer: "-", ratio: fmt.Sprintf("%.2f", 1/slower),
@@ -384,7 +386,7 @@ func (b *bench) caseScale(ctx context.Context) error {
 	return nil
 }
 
-// diskFree returns the free bytes at path for an unprivileged user.
+// diskFree returns the number of free bytes at path for an unprivileged user.
 func diskFree(path string) int64 {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(path, &fs); err != nil {

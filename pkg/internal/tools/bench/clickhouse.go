@@ -41,8 +41,7 @@ func (b *bench) caseClickHouse(ctx context.Context) (err error) {
 		return b.compare(ctx, name, float64(t.rows), 0, ours, nil)
 	}
 
-	// Export the rows of an import by tstatrepo to two files, with alternating
-	// folders.
+	// Export the rows that tstatrepo imported to two files, with alternating folders.
 	base := server.Database()
 	if _, err := into(base); err != nil {
 		return err

@@ -16,9 +16,9 @@ const compactTarget = 200e6
 // compactProbes is the number of probes in the compacted store. All have the same logs.
 const compactProbes = 4
 
-// caseCompact compacts the logs of several probes, each with the rows of the load. The
-// peer copies the same bytes without parsing them. A second result measures logs so
-// short that their rows are encoded again.
+// caseCompact compacts the logs of several probes, each with the rows that load returns.
+// The peer copies the same bytes without parsing them. A second result is for logs so
+// short that their rows are reencoded.
 func (b *bench) caseCompact(ctx context.Context) error {
 	for _, c := range []struct {
 		name    string

@@ -46,9 +46,9 @@ func (b *bench) generate(ctx context.Context, rows int64, folders int, interval 
 	return b.measure(dir, rows, folders)
 }
 
-// multiply returns a tree with n times the rows of t, in the disk space of t. Its log
-// files are hard links. An import identifies a file by probe, folder and name, so it
-// imports each link as a separate file.
+// multiply returns a tree with n times the rows of t. It needs no extra disk space,
+// because its log files are hard links. An import identifies a file by probe, folder and
+// name, so it imports each link as a separate file.
 func (b *bench) multiply(t tree, n int) (tree, error) {
 	dir := fmt.Sprintf("%s-times-%d", t.dir, n)
 	if _, err := os.Stat(dir); err != nil {

@@ -13,9 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// caseDatabases imports into a private PostgreSQL server. The peer is a pair of parallel psql
-// processes that \copy the logs into a plain table with the same columns. ANALYZE, which
-// DBStream expects of an importer, is measured separately.
+// caseDatabases imports into a private PostgreSQL server. The peer is a pair of parallel
+// psql processes that \copy the logs into a plain table with the same columns. ANALYZE,
+// which DBStream expects an importer to run, is measured separately.
 func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	t, err := b.load(ctx)
 	if err != nil {
@@ -28,8 +28,8 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 	// Neither side uses TLS.
 	host := func(db string) string { return server.Host(db) + "?sslmode=disable" }
 
-	// Each run has its own database, which is dropped at the end. Otherwise one
-	// side could profit from warm caches of the server and recently freed memory.
+	// Each run has its own database, which is dropped at the end. Otherwise one side
+	// could profit from the server's warm caches and recently freed memory.
 	empty := server.Database(tb)
 	server.Exec(tb, empty, "create schema dbs_ts0")
 	fresh := func(ctx context.Context, run func(db string) (usage, error)) (usage, error) {
@@ -42,8 +42,8 @@ func (b *bench) caseDatabases(ctx context.Context) (err error) {
 		return run(db)
 	}
 
-	// \copy has options for the NULL and the separator of logs, so awk has little
-	// to convert. Times stay numbers, which the server parses faster.
+	// \copy has options for the logs' NULL and separator, so awk has little to
+	// convert. Times stay numbers, which the server parses faster.
 	var halves [2][]string
 	logs, err := filepath.Glob(filepath.Join(t.dir, "*.out", "log_tcp_complete"))
 	if err != nil {
@@ -107,7 +107,8 @@ psql=$0 url=$1; import "$2" & import "$3" && wait $!`,
 	if len(b.cpus) < 2 {
 		return nil
 	}
-	// Bind the server to a CPU that the client does not use, as on another machine.
+	// Bind the server to a CPU that the client does not use, as if it ran on another
+	// machine.
 	server.Bind(tb, b.cpus[0])
 	both := b.prefix
 	b.prefix = bind(b.cpus[1])
@@ -118,8 +119,8 @@ psql=$0 url=$1; import "$2" & import "$3" && wait $!`,
 	return b.compare(ctx, "dbstream on a separate CPU / 2 x awk | psql, rows/s", float64(t.rows), 1, toDBStream, peer)
 }
 
-// plainTable returns the SQL that creates the table plain for a log with a header. The
-// column types are the same as in tstatrepo, but times are numbers.
+// plainTable returns SQL that creates the table plain for a log with a header. The column
+// types are the same as in tstatrepo's tables, except that times are numbers.
 func plainTable(log string) (string, error) {
 	f, err := os.Open(log)
 	if err != nil {
@@ -143,8 +144,8 @@ func plainTable(log string) (string, error) {
 	return "create table plain (" + strings.Join(columns, ", ") + ")", nil
 }
 
-// postgreSQL starts a server without autovacuum. Autovacuum would analyze the tables of
-// one side while the other side is measured.
+// postgreSQL starts a server without autovacuum. Autovacuum could analyze one side's
+// tables while the other side is measured.
 func postgreSQL(tb *serverTB) *pgtest.Server {
 	server := pgtest.Start(tb)
 	server.Exec(tb, "postgres", "alter system set autovacuum = off")

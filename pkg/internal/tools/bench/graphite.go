@@ -18,7 +18,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
 
-// The load of the RRD cases: RRDs with Tstat's names and archives and a day of points.
+// The load for the RRD cases: RRDs with Tstat's names and archives, and with a day of
+// points.
 const (
 	rrdFiles  = 2000
 	rrdSteps  = 288
@@ -59,7 +60,7 @@ func (b *bench) rrds(tb *serverTB) (string, error) {
 	return dir, os.Rename(part, dir)
 }
 
-// python returns a command that runs a script with Debian's Python, which has Debian's
+// python returns a command that runs a script with Debian's Python, which finds Debian's
 // modules.
 func (b *bench) python(script string, args ...string) []string {
 	return append([]string{carbontest.Python, filepath.Join(b.root, "pkg", "bench", script)}, args...)
@@ -76,8 +77,8 @@ func (b *bench) number(want int, args []string) side {
 	}
 }
 
-// caseRRDRead reads and names RRD files. The peer only fetches points, one row more per
-// file.
+// caseRRDRead reads RRD files and names their points. The peer only fetches the points,
+// with one row more per file.
 func (b *bench) caseRRDRead(ctx context.Context) (err error) {
 	tb := &serverTB{}
 	defer tb.end(&err)

@@ -1,7 +1,7 @@
-// Command bench measures tstatrepo against other programs and against the
-// targets of the project: `make bench`. It generates load (cmd/tstatgen),
-// builds tstatrepo and DuckDB (pkg/internal/tools/duckdb), and runs both alternately
-// on the same two CPUs. With -base the peer is the tstatrepo of an older commit.
+// Command bench measures tstatrepo against other programs and against the project's
+// targets: `make bench`. It generates load (cmd/tstatgen), builds tstatrepo and DuckDB
+// (pkg/internal/tools/duckdb), and runs both alternately on the same two CPUs. With -base
+// the peer is tstatrepo built from an older commit.
 //
 // Load and programs are kept in a folder below $TMPDIR for the next run.
 package main
@@ -31,7 +31,7 @@ type bench struct {
 	rows  int64
 	pairs int
 	files int // of the cases again and small
-	// of the case mplane
+	// for the case mplane
 	components int
 	specs      int // specifications per second
 	limits
@@ -182,8 +182,8 @@ func run(ctx context.Context) (missed int, err error) {
 	return b.report(os.Stdout), err
 }
 
-// choose returns the cases in a comma-separated list, or all cases if the list is empty.
-// known is false if a name is unknown.
+// choose returns the cases named in a comma-separated list, or all cases if the list is
+// empty. known is false if any name is unknown.
 func choose(list string) (chosen []benchCase, known bool) {
 	if list == "" {
 		return cases, true
@@ -289,7 +289,7 @@ func totalMemory() string {
 	return fmt.Sprintf("%.1f GiB of memory", float64(kib)/(1<<20))
 }
 
-// procValue returns the first value of a key in a file of "key: value" lines.
+// procValue returns the first value of a key in a file with "key: value" lines.
 func procValue(path, key string) string {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// mathStream is the name of the stream in serve.
+// mathStream is the name of the stream that serve offers.
 const mathStream = "bench"
 
-// serve runs tstatrepo's MATH probe with the files of a tree, on the CPUs of both sides.
+// serve runs tstatrepo's MATH probe with a tree's files, on the same CPUs as both sides.
 // remote is the tree as a MATH source.
 func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() error, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -66,7 +66,7 @@ func served(addr string) int {
 }
 
 // caseMath copies 2 GiB from a probe. The peer fetches the same files with curl over one
-// connection, followed by sync.
+// connection, and then runs sync.
 func (b *bench) caseMath(ctx context.Context) (err error) {
 	t, err := b.load(ctx)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// The load of the supervisor, see caseMPlane.
+// The load on the supervisor, see caseMPlane.
 const (
 	mplaneCapabilities = 10 // of each component
 	mplaneClients      = 8  // a supervisor keeps at most 24 MiB per client
@@ -34,9 +34,9 @@ const (
 )
 
 // caseMPlane loads a supervisor with many polling components. Then it sends
-// specifications; components respond with a receipt and a result, and clients redeem
-// the results. There is no peer, since the reference implementation blocks for each
-// client. The load comes from this process. An older supervisor is compared by its CPU
+// specifications; components respond with a receipt and a result, and clients redeem the
+// results. There is no peer, since the reference implementation blocks for each client.
+// This process generates the load. The comparison with an older supervisor is by CPU
 // time.
 func (b *bench) caseMPlane(ctx context.Context) error {
 	if b.base != nil {
@@ -51,8 +51,8 @@ func (b *bench) caseMPlane(ctx context.Context) error {
 	return err
 }
 
-// supervised loads a supervisor. It returns the results and the usage of the supervisor,
-// with the CPU time as wall time.
+// supervised puts a supervisor under load. It returns the results and the supervisor's
+// usage, with the CPU time in place of the wall time.
 func (b *bench) supervised(ctx context.Context) (list []result, used usage, err error) {
 	if err := b.fresh(ctx); err != nil {
 		return nil, used, err
@@ -178,7 +178,7 @@ func (s *supervisorProcess) stop() error {
 	return nil
 }
 
-// cpu returns the CPU time used so far.
+// cpu returns the CPU time that the supervisor has used so far.
 func (s *supervisorProcess) cpu() (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {
@@ -197,7 +197,7 @@ func (s *supervisorProcess) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * 10 * time.Millisecond, err // USER_HZ is 100
 }
 
-// peak returns the peak memory so far in bytes.
+// peak returns the supervisor's peak memory use so far, in bytes.
 func (s *supervisorProcess) peak() (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	if err != nil {
@@ -212,7 +212,7 @@ func (s *supervisorProcess) peak() (int64, error) {
 	return kib << 10, err
 }
 
-// mplaneLoad simulates components and clients of a supervisor.
+// mplaneLoad simulates a supervisor's components and clients.
 type mplaneLoad struct {
 	s            *supervisorProcess
 	components   int
@@ -239,12 +239,13 @@ func newMPlaneLoad(s *supervisorProcess, components, rate int) (*mplaneLoad, err
 
 func (l *mplaneLoad) fail(err error) { l.failed.CompareAndSwap(nil, &err) }
 
-// do sends a request of component i and returns the response.
+// do sends a request from component i and returns the response.
 func (l *mplaneLoad) do(ctx context.Context, i int, method, path string, m mplane.Message) ([]byte, error) {
 	return l.request(ctx, fmt.Sprintf("component-%d", i), method, "http://"+l.s.components+path, m)
 }
 
-// send sends a message of the client of specification n and returns the response.
+// send sends a message from the client that handles specification n, and returns the
+// response.
 func (l *mplaneLoad) send(ctx context.Context, n int, m mplane.Message) (mplane.Message, error) {
 	text, err := l.request(ctx, fmt.Sprintf("client-%d", n%mplaneClients), http.MethodPost, "http://"+l.s.clients+"/", m)
 	if err != nil {
@@ -363,8 +364,8 @@ func (l *mplaneLoad) answer(ctx context.Context, i int, m mplane.Message) error 
 	return nil
 }
 
-// relay sends specifications at the configured rate. It returns the number of results
-// per second.
+// relay sends specifications at the configured rate. It returns the rate of results per
+// second.
 func (l *mplaneLoad) relay(ctx context.Context) float64 {
 	scope, err := mplane.ParseScope("now + 1h")
 	if err != nil {
@@ -432,8 +433,8 @@ func (l *mplaneLoad) run(ctx context.Context, n int, scope mplane.Scope) error {
 	return errors.New("no result within a minute")
 }
 
-// visible registers further components under load. It returns how long it takes until a
-// client sees each of them.
+// visible registers n more components under load. It returns how long it took until a
+// client saw each of them.
 func (l *mplaneLoad) visible(ctx context.Context, n int) ([]time.Duration, error) {
 	var list []time.Duration
 	for i := range n {

@@ -12,8 +12,8 @@ import (
 // maxNoise is the noise, in CPUs, above which a result is marked as noisy.
 const maxNoise = 0.1
 
-// ticks is the number of CPU time units of /proc per second: USER_HZ, which is 100 on
-// all platforms of Go.
+// ticks is the number of /proc's CPU time units per second, USER_HZ, which is 100 on all
+// platforms that Go supports.
 const ticks = 100
 
 // reading is the total CPU time, in seconds, that other processes and the host of this
@@ -43,9 +43,9 @@ type process struct {
 	cpu    int64 // ticks, including children that ended and were waited for
 }
 
-// readNoise returns the CPU time from the folder proc, usually /proc. It returns zeros
-// if the folder does not exist. It leaves out this process and its descendants,
-// including daemons (see adoptOrphans), and kernel threads (below process 2).
+// readNoise reads the CPU times from the folder proc, usually /proc. It returns zeros if
+// the folder does not exist. It leaves out this process and its descendants, including
+// daemons (see adoptOrphans), as well as kernel threads (below process 2).
 func readNoise(proc string) reading {
 	r := reading{at: time.Now()}
 	all := map[int]process{}
@@ -92,7 +92,8 @@ func parseProcess(text string) (pid int, p process, ok bool) {
 	return pid, p, true
 }
 
-// below reports whether process pid is ancestor or a descendant of it.
+// below reports whether process pid is the process ancestor or one of its
+// descendants.
 func below(all map[int]process, pid, ancestor int) bool {
 	for range all {
 		if pid == ancestor {
@@ -107,7 +108,8 @@ func below(all map[int]process, pid, ancestor int) bool {
 	return false
 }
 
-// stolen returns the CPU time, in seconds, that the host gave to other virtual machines.
+// stolen returns the CPU time, in seconds, that the host gave to other virtual machines
+// instead of this one.
 func stolen(path string) float64 {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -25,8 +25,8 @@ var builds = []program{
 	{"tstatduck", "pkg/internal/tools/duckdb", ".", "1", "g++"},
 }
 
-// checks are shell commands that succeed if a Debian package is installed. Other names
-// are programs in the PATH.
+// checks maps Debian packages to shell commands that succeed if the package is installed.
+// Names that are not in checks are programs in the PATH.
 var checks = map[string]string{
 	"librrd-dev":      "pkg-config --exists librrd",
 	"netcat-openbsd":  "nc -h 2>&1 | grep -q OpenBSD",
@@ -37,8 +37,8 @@ var checks = map[string]string{
 // baseNeeds are the programs that older commits need to build tstatrepo.
 var baseNeeds = []string{"gcc", "librrd-dev"}
 
-// requirements returns the programs that cases need: programs to build, and programs
-// that must be installed. If base is set, peers need no programs.
+// requirements returns which programs the cases in list need: those to build, and those
+// that must already be installed. If base is set, peers need no programs.
 func requirements(list []benchCase, base bool) (build, installed []string) {
 	build = []string{"tstatrepo", "tstatgen"}
 	if base {
@@ -82,7 +82,7 @@ func missing(ctx context.Context, names []string) error {
 	return fmt.Errorf("not installed: %s; install them, or choose other cases with -case", strings.Join(absent, ", "))
 }
 
-// build builds the programs with the given names.
+// build builds the named programs.
 func (b *bench) build(ctx context.Context, names []string) error {
 	for _, p := range builds {
 		if slices.Contains(names, p.name) {
@@ -105,14 +105,14 @@ func (b *bench) goBuild(ctx context.Context, module, pkg, cgo, out string) error
 	return nil
 }
 
-// base is the tstatrepo of an older commit.
+// base is tstatrepo built from an older commit.
 type base struct {
 	commit string
 	binary string
 	known  map[string]bool // options by binary, command and name
 }
 
-// buildBase builds the tstatrepo of a commit in a temporary worktree.
+// buildBase builds tstatrepo from a commit in a temporary worktree.
 func (b *bench) buildBase(ctx context.Context, commit string) (o *base, err error) {
 	git := func(ctx context.Context, args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", b.root}, args...)...)
@@ -144,7 +144,8 @@ func (b *bench) buildBase(ctx context.Context, commit string) (o *base, err erro
 	return o, b.goBuild(ctx, tree, "./cmd/tstatrepo", "1", o.binary)
 }
 
-// comparable returns the cases that can compare with an older tstatrepo.
+// comparable returns the cases that support a comparison with an older
+// tstatrepo.
 func (b *bench) comparable(list []benchCase) (compared []benchCase) {
 	for _, c := range list {
 		if c.alike != "" {
@@ -156,7 +157,7 @@ func (b *bench) comparable(list []benchCase) (compared []benchCase) {
 	return compared
 }
 
-// asBase returns s with the older tstatrepo.
+// asBase returns a side that runs s with the older tstatrepo.
 func (b *bench) asBase(s side) side {
 	return func(ctx context.Context) (usage, error) {
 		b.binary = b.base.binary
@@ -167,8 +168,9 @@ func (b *bench) asBase(s side) side {
 
 var optionNames = regexp.MustCompile(`--[a-z][a-z-]*`)
 
-// tstatrepo returns a command line of tstatrepo. Options must have the form
-// --name=value. Options that one of two compared binaries lacks are left out.
+// tstatrepo returns a command line for tstatrepo. Options must have the form
+// --name=value. An option is left out if either of the two compared binaries
+// lacks it.
 func (b *bench) tstatrepo(command string, args ...string) []string {
 	words := strings.Fields(command)
 	cmd := append([]string{b.binary}, words...)

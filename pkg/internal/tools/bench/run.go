@@ -80,9 +80,9 @@ func allowedCPUs() []string {
 	return cpus
 }
 
-// run runs and measures a command. The kernel counts the memory of the parent between
-// fork and exec as memory of the child. So this program must stay small; other processes
-// create the files.
+// run runs and measures a command. Between fork and exec, the kernel counts the parent's
+// memory as the child's. So this program must stay small, and other processes create the
+// files.
 func (l limits) run(ctx context.Context, args ...string) (usage, error) {
 	args = append(append([]string{}, l.prefix...), args...)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)

@@ -18,11 +18,11 @@ import (
 	"time"
 )
 
-// wireLine is the average length of sent lines in bytes.
+// wireLine is the average length, in bytes, of the lines sent.
 const wireLine = 640
 
-// wire returns a file with the load in the wire format of old exporters, and the number
-// of its lines.
+// wire writes the load to a file in the wire format of old exporters. It returns the
+// file's path and its number of lines.
 func (b *bench) wire(ctx context.Context) (path string, lines int64, err error) {
 	t, err := b.generate(ctx, b.rows, 1, 8*time.Hour)
 	if err != nil {
@@ -152,7 +152,7 @@ func sendFiles(addr string, paths []string) error {
 	return all
 }
 
-// split splits the file of wire into n files of complete lines.
+// split splits the file that wire returns into n files of complete lines.
 func (b *bench) split(ctx context.Context, path string, n int) ([]string, error) {
 	dir := filepath.Join(b.dir, fmt.Sprintf("wire-%d-%d", b.rows, n))
 	if _, err := os.Stat(dir); err != nil {
@@ -256,8 +256,8 @@ func (b *bench) caseStream(ctx context.Context) error {
 	return b.rate(ctx, "stream to stdout as JSON, lines/s", float64(lines), 250_000, b.endpoint([]string{path}, lines-1, "--format=json"))
 }
 
-// rate compares one side with an absolute target in units per second, or with the older
-// tstatrepo.
+// rate compares one side with an absolute target in units per second or, if b.base is
+// set, with the older tstatrepo.
 func (b *bench) rate(ctx context.Context, name string, units, target float64, ours side) error {
 	if b.base != nil {
 		return b.compare(ctx, name, units, 0, ours, nil)
@@ -356,8 +356,8 @@ func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) 
 	return u, err
 }
 
-// latency writes blocks like Tstat, and measures how long it takes until the last
-// complete line of each arrives. The returned wall time is the median. slow is the 99th
+// latency writes blocks as Tstat does, and measures how long it takes until each block's
+// last complete line arrives. The returned wall time is the median. slow is the 99th
 // percentile in milliseconds.
 func (b *bench) latency(ctx context.Context) (u usage, slow float64, err error) {
 	root := filepath.Join(b.dir, "live")
@@ -414,7 +414,7 @@ func (b *bench) latency(ctx context.Context) (u usage, slow float64, err error) 
 	return u, quantile(times, 0.99), err
 }
 
-// caseConnections measures the memory for a thousand connections.
+// caseConnections measures the memory used by a thousand connections.
 func (b *bench) caseConnections(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {

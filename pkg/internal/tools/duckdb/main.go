@@ -1,6 +1,6 @@
-// Command tstatduck runs DuckDB for the tests, the benchmark and the demo of
-// tstatrepo. It is a separate module, so that DuckDB (C++, 130 MB) does not become a
-// dependency of tstatrepo.
+// Command tstatduck runs DuckDB for tstatrepo's tests, benchmark and demo. It is a
+// separate module, so that DuckDB (C++, 130 MB) does not become a dependency of
+// tstatrepo.
 //
 //	tstatduck query [flags] SQL...      run SQL and print the results
 //	tstatduck readcsv [flags] TREE      read a Tstat log tree with DuckDB's read_csv
@@ -65,7 +65,8 @@ func newFlags(name, args string, stderr io.Writer) *flag.FlagSet {
 	return fs
 }
 
-// parse calls fs.Parse. It returns errUsage for errors, which fs.Parse has printed.
+// parse calls fs.Parse. It returns errUsage in place of an error that fs.Parse has
+// already printed.
 func parse(fs *flag.FlagSet, args []string) error {
 	if err := fs.Parse(args); err != nil && !errors.Is(err, flag.ErrHelp) {
 		return errUsage
@@ -74,8 +75,8 @@ func parse(fs *flag.FlagSet, args []string) error {
 	}
 }
 
-// open opens a database file, or a database in memory if path is empty. DuckDB must
-// not download extensions: all it needs is built in, and tests must not depend on
+// open opens a database file, or a database in memory if path is empty. DuckDB must not
+// download extensions, because all that it needs is built in and tests must not depend on
 // the network.
 func open(path, memory string, threads int) (*sql.DB, error) {
 	dsn := path + "?autoinstall_known_extensions=false&autoload_known_extensions=false"

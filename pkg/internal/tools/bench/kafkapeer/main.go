@@ -74,8 +74,8 @@ func serve(port, lines string) error {
 	return nil
 }
 
-// produce sends a file in records of complete lines, with the size of tstatrepo's
-// messages.
+// produce sends a file in records that consist of complete lines and have the size of
+// tstatrepo's messages.
 func produce(addr, compression, path string) error {
 	codec := kgo.ZstdCompression()
 	if compression == "none" {
