@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// The profiles are rows of real Tstat 3.3 logs. A generated row has the flags, options
-// and counters of one profile, and new endpoints, times, names, byte counts and RTTs.
+// The profiles are rows from real Tstat 3.3 logs. A generated row has the flags,
+// options and counters of one profile, and new endpoints, times, names, byte counts and
+// RTTs.
 var (
 	//go:embed data/tcp.txt
 	tcpData string

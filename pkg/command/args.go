@@ -13,8 +13,9 @@ import (
 
 // arrange puts the arguments into the order that urfave/cli requires: command, flags,
 // "--", arguments. Users may mix them, but urfave/cli silently treats a flag after the
-// first argument as an argument, and a flag before the command as a flag of the app.
-// arrange also reports unknown flags, unknown commands and missing values, with hints.
+// first argument as an argument, and a flag before the command as one of the app's own
+// flags. arrange also reports unknown flags, unknown commands and missing values, with
+// hints.
 func arrange(app *cli.App, argv []string) ([]string, error) {
 	var (
 		values = valueFlags(app.Commands)

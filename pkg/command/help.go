@@ -31,8 +31,8 @@ const (
 		"The variable of --dry-run is TSTATREPO_DRY_RUN, and so on; a list takes one value from its variable."
 )
 
-// printHelp prints help. It replaces the templates of urfave/cli, which sort groups by
-// name and repeat every environment variable.
+// printHelp prints help. It replaces urfave/cli's templates, which sort groups by name
+// and repeat every environment variable.
 func printHelp(w io.Writer, _ string, data any) {
 	switch v := data.(type) {
 	case *cli.App:

@@ -101,8 +101,8 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 		return b.runProbe(c, math, opt)
 	}
 
-	// Set the limit to 90% of --memory, because the runtime does not manage all memory.
-	// The GC runs more often to stay below the limit.
+	// Make the GC run more often to stay below --memory. The limit is 90% of it,
+	// because the runtime does not manage all of the process's memory.
 	debug.SetMemoryLimit(int64(b.Memory) / 10 * 9)
 	if b.IsRepository() {
 		return b.runRepository(c, con, math, opt)

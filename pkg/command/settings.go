@@ -12,8 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// defaults returns the defaults of all settings, for help and flags. They are
-// read-only.
+// defaults returns the default settings, for help and flags. They are read-only.
 var defaults = sync.OnceValue(config.New)
 
 // commandFlags returns the flags of a command, followed by the common flags.

@@ -130,8 +130,8 @@ func (s storeRun) transformOf(rep *upkeep.Report) string {
 	return strings.Join(options, "")
 }
 
-// mend returns the command that repairs a kind of finding, or "" if there is no general
-// command.
+// mend returns the command that repairs findings of the given kind, or "" if no single
+// command repairs them all.
 func mend(kind string, m store.Manager, transform, probe string) string {
 	_, raw := m.(store.RawStore)
 	replace := fmt.Sprintf("tstatrepo import-bulk --replace %s--probe %s --to %s LOG", transform, probe, m)

@@ -56,8 +56,9 @@ func runSupervisor(c *cli.Context, con *console.Console) error {
 	defer unlock()
 	opt.StateFile = filepath.Join(cfg.StateDir, "supervisor.state")
 	opt.Log = con.Logger()
-	// The limits on received and stored data (see registrar.MaxKept) keep the process
-	// below 300 MiB. The GC runs more often to stay below this limit.
+	// Make the GC run more often as memory approaches 250 MiB. Together with the limits
+	// on received and stored data (see registrar.MaxKept), this keeps the process below
+	// 300 MiB.
 	debug.SetMemoryLimit(250 << 20)
 	sup, err := supervisor.New(opt)
 	if err != nil {

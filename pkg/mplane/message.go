@@ -259,7 +259,7 @@ func (e *Envelope) object() (object, error) {
 	return o, nil
 }
 
-// SetParameter sets a parameter of s to a value. s must not be a capability.
+// SetParameter sets the named parameter of s to a value. s must not be a capability.
 func (s *Statement) SetParameter(name, value string) error {
 	for i, f := range s.Parameters {
 		if f.Name == name {

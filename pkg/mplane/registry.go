@@ -19,8 +19,8 @@ const (
 //go:embed registry/*.json
 var builtin embed.FS
 
-// Registries holds the elements that messages may name. It is safe for
-// concurrent readers.
+// Registries holds the elements that messages may name. Any number of goroutines may
+// read it concurrently.
 type Registries struct {
 	list []*registry
 }

@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// Roles determines which identity may use which capability, by the rules of the RI.
-// Only the last grant whose key is part of the capability's label applies: the identity
-// must have one of its roles. Without a grant or a role, access is denied. Roles is
-// safe for concurrent use and must not be copied.
+// Roles determines which identities may use which capabilities, by the RI's rules. Only
+// the last grant whose text occurs in the capability's label applies: the identity must
+// have one of that grant's roles. Without such a grant, or for an identity without
+// roles, access is denied. Roles is safe for concurrent use and must not be copied.
 type Roles struct {
 	mu         sync.RWMutex
 	allowAll   bool

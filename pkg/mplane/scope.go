@@ -215,7 +215,7 @@ func (s Scope) Times(t time.Time) (start, end time.Time) {
 }
 
 // Duration returns the length of s, with t as "now". ok is false for a range whose
-// start or end is not a definite time.
+// start or end is not a known time.
 func (s Scope) Duration(t time.Time) (length time.Duration, ok bool) {
 	if s.end.kind == absent {
 		return s.length.d, true
@@ -336,8 +336,8 @@ func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 // crontab holds the sorted values of each cron field.
 type crontab [6][]int
 
-// cronFields are the fields in order. The RI writes "*" for hours as 0 to 59, so hours
-// above 23 must be accepted.
+// cronFields describes the fields, in order. The RI writes "*" for the hours as 0 to
+// 59, so hours above 23 must be accepted.
 var cronFields = [6]struct {
 	name     string
 	min, max int

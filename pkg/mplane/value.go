@@ -35,8 +35,8 @@ func (p Primitive) valid() bool {
 	return slices.Contains([]Primitive{String, Natural, Real, Boolean, Time, Address, URL}, p)
 }
 
-// maxNumber is the maximum length of a number, in bytes, because the time to parse one
-// is not linear.
+// maxNumber is the maximum length of a number, in bytes. A limit is needed because the
+// time to parse a number grows faster than its length.
 const maxNumber = 400
 
 // Canonical returns the canonical spelling of a value, as in the RI, or an error if

@@ -9,8 +9,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// ErrNoLibrrd is returned by NewReaderOf if the program was built without
-// librrd. It is a usage error.
+// ErrNoLibrrd is the usage error that NewReaderOf returns if the program was built
+// without librrd and the mode requires it.
 var ErrNoLibrrd = hint.Usage("this program was built without librrd",
 	"install librrd-dev, pkg-config and gcc, then run make build, which builds it with the tag librrd")
 

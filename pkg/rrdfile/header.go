@@ -50,8 +50,8 @@ type header struct {
 	size     int64 // size of the header
 }
 
-// headerSize returns the number of bytes of a file that parse needs. head is the start
-// of the file.
+// headerSize returns how many bytes of a file parse needs. head is the start of the
+// file.
 func headerSize(head []byte) (int64, error) {
 	layouts, err := detect(head)
 	if err != nil {
@@ -167,7 +167,7 @@ func text(b []byte) (s []byte, ok bool) {
 	return s, terminated && len(s) > 0
 }
 
-// functions are the supported consolidation functions, in order of preference.
+// functions lists the supported consolidation functions in order of preference.
 var functions = []string{"AVERAGE", "LAST", "MAX", "MIN"}
 
 // functionOf returns the supported consolidation function with the given name, or "".

@@ -45,7 +45,7 @@ var (
 //	ip_protocol_loc.idxoth.rrd  ip_protocol{direction=local,index=other}
 //
 // The metric is the histogram. Each file has exactly one of the labels index,
-// percentile and statistic, so no two files of Tstat share a series. The label "name"
+// percentile and statistic, so no two of Tstat's files share a series. The label "name"
 // is present if the index has a name. A file name that does not follow this pattern
 // becomes rrd{file=FILE}.
 func (t *Table) LabelName(file string) string {

@@ -338,7 +338,8 @@ var (
 	}
 )
 
-// families lists the histograms whose nodes or indexes have special names, by base.
+// families maps the base of each histogram whose node or indexes have special names to
+// those names.
 var families = map[string]family{
 	"L3_bitrate":        {index: layer3, word: "index"},
 	"L3_protocol":       {index: layer3, word: "index"},
@@ -389,7 +390,7 @@ var anomalies = with(list("In_sequence", "Retr_by_RTO", "Retr_by_Fast_Retransmit
 	"Network_Duplicate", "Flow_Control_Window_Probing", "Unnecessary_Retr_by_RTO",
 	"Unnecessary_Retr_by_Fast_Retransmit"), "63", "Unclassified")
 
-// upstreamMeasures are the statistics that mPlane's importer distinguishes.
+// upstreamMeasures lists the statistics that mPlane's importer distinguishes.
 var upstreamMeasures = map[string]bool{
 	"avg": true, "min": true, "max": true, "stdev": true, "prc50": true, "prc90": true, "prc95": true, "prc99": true,
 }

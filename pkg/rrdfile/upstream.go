@@ -86,8 +86,8 @@ func (u *upstream) measure() string {
 	return "Unknown_filename"
 }
 
-// indexed lists the histograms whose names consist of a fixed name, the direction and
-// the index.
+// indexed lists the histograms to which the importer gives a fixed name, followed by
+// the direction and the index.
 var indexed = []struct {
 	word, name string
 	index      map[string]string
@@ -166,7 +166,8 @@ func (u *upstream) stream() string {
 	return name
 }
 
-// either returns the name whose position is the file's index, or else the file's name.
+// either returns the name whose position is the file's index. If there is none, it
+// returns the file's name.
 func (u *upstream) either(names []string) string {
 	for i, n := range names {
 		if u.has("idx" + string(rune('0'+i))) {
@@ -266,7 +267,7 @@ func (u *upstream) tcp() string {
 	return ""
 }
 
-// The importer's names of indexes, where they differ from the correct ones.
+// The importer's names for indexes, where they differ from the correct ones.
 var (
 	upstreamHTTP = without(httpKinds, "14", "21", "22", "23", "24", "25", "26")
 

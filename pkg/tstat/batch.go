@@ -1,7 +1,7 @@
 package tstat
 
-// batchRows is the capacity of a Batch in rows. At 130 columns the vectors and the text
-// occupy half a MiB, so they stay in the CPU's cache while a store reads them.
+// batchRows is the capacity of a Batch in rows. With 130 columns, the vectors and the
+// text occupy half a MiB, so they stay in the CPU's cache while a store reads them.
 const batchRows = 256
 
 // stride is the spare capacity of a vector, in values. Without it, vectors would lie 2
@@ -13,8 +13,8 @@ const stride = 8
 // index i belongs to the i-th row whose Def is 1.
 type Vector struct {
 	Def []int16 // per row: 1 for a value, 0 for NULL (Parquet's definition levels)
-	// One of the following slices holds the values. Its length is the number of rows
-	// minus the number of NULLs.
+	// One of the slices below holds the values. Its length is the number of rows minus
+	// the number of NULLs.
 	Ints   []int64 // Int, Time
 	Floats []float64
 	Bools  []bool
@@ -45,8 +45,7 @@ func (v *vector) init(c Column) {
 	v.active, v.nulls = false, 0
 }
 
-// activate prepares the vector for values. The slices are reused for later
-// files.
+// activate prepares the vector for values. Later files reuse its slices.
 func (v *vector) activate() {
 	v.active = true
 	if v.def == nil {

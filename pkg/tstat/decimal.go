@@ -9,8 +9,8 @@ import (
 // them exactly.
 var pow10 = [...]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19}
 
-// nearest returns the float64 nearest to x / 10^decimals. It returns false if it cannot
-// compute the result with a single division.
+// nearest returns the float64 nearest to x / 10^decimals. It returns false if a single
+// division cannot yield the result.
 func nearest(x uint64, decimals int) (y float64, ok bool) {
 	d := pow10[decimals]
 	if x < 1<<53 { // both operands are exact, so the quotient is rounded once

@@ -236,8 +236,8 @@ func (r *Reader) guess() error {
 }
 
 // fits returns the layouts with n columns. If the options name a version, fits returns
-// only layouts of that version. If any of these layouts belongs to a version that
-// writes no header, fits omits the others.
+// only layouts of that version. If any of the layouts with n columns belong to versions
+// that write no header, fits returns only those.
 func (r *Reader) fits(n int) []*layout {
 	named := slices.Contains(r.typ.Versions(), r.opt.Layout)
 	var plain, others []*layout

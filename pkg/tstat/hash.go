@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// Fingerprint returns the SHA-256, in hex, and the length in bytes of the text read so
-// far, up to its last newline.
+// Fingerprint returns the SHA-256 (in hex) and the length (in bytes) of the text read
+// so far, up to its last newline.
 func (r *Reader) Fingerprint() (sha string, length int64) {
 	r.flush(1)
 	r.joinHash()

@@ -75,11 +75,11 @@ func (r *Reader) Head() string {
 	return b.String()
 }
 
-// CompareHeads compares the heads of two texts; see Reader.Head. same reports whether
-// both have the same first data line and the same header before it. agree reports
-// whether all other hashes that both heads have are also equal. If so, the shorter text
-// is probably a prefix of the longer one. Heads do not show whether the texts differ
-// after the last hash of the shorter one.
+// CompareHeads compares the heads of two files; see Reader.Head. same reports whether
+// both files have the same first data line and the same header before it. agree reports
+// whether all other hashes that both heads contain are also equal. If so, the shorter
+// text is probably a prefix of the longer one. Heads do not show whether the two differ
+// beyond the last hash of the shorter text.
 func CompareHeads(a, b string) (same, agree bool) {
 	as, bs := strings.Split(a, ","), strings.Split(b, ",")
 	if as[0] == "" || as[0] != bs[0] {

@@ -7,7 +7,7 @@ import (
 )
 
 // LayoutError reports a file without header whose number of columns matches no known
-// version, or several versions.
+// version, or more than one.
 type LayoutError struct {
 	Type  *LogType
 	Line  int64    // number of the line, from 1

@@ -92,7 +92,7 @@ func (l *Lines) Header(line []byte) (part string, err error) {
 
 // Form returns the form of a line, which must end in its newline, and the text to parse
 // with that form. The text is the line itself, except for chat messages, whose dates
-// are rewritten. A rewritten text is valid until the next call.
+// are rewritten. Rewritten text is valid until the next call.
 func (l *Lines) Form(line []byte) (f *Form, text []byte, err error) {
 	part := "row"
 	switch l.typ.rows {

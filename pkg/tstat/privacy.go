@@ -9,8 +9,8 @@ import (
 type Privacy uint8
 
 const (
-	// Unclassified is the class of columns that are known only from a file's header,
-	// and of fields without a column. Nothing is known about their values.
+	// Unclassified columns are known only from a file's header. Fields without a column
+	// are Unclassified too. Nothing is known about their values.
 	Unclassified Privacy = iota
 	// Impersonal columns hold counters, times, ports and protocol fields.
 	Impersonal
@@ -19,7 +19,8 @@ const (
 	ResolverAddress // address of the resolver that answered the query for the flow's name
 	Answer          // DNS answer: an address, a name or other text
 	HostName        // name of a host that a person contacted or looked up
-	// Content is what a person requested or sent: paths, cookies, identifiers.
+	// Content columns hold what a person requested or sent: paths, cookies,
+	// identifiers.
 	Content
 	ClientInternal     // whether the client is in Tstat's internal networks
 	ServerInternal     // whether the server is in Tstat's internal networks

@@ -26,8 +26,8 @@ const blockSize = MaxLine
 // column costs memory.
 const maxExtra = 256
 
-// layoutLines is the number of lines examined to find the layout of a file
-// without header.
+// layoutLines is how many lines are examined to determine the layout of a file without
+// header.
 const layoutLines = 100
 
 // ReaderOptions configures how a log is read.
@@ -35,14 +35,14 @@ type ReaderOptions struct {
 	// Location is the probe's time zone, which is needed for the local dates in
 	// log_chat_messages of Tstat up to 3.0. nil means UTC.
 	Location *time.Location
-	// Layout is one of LogType.Versions. It is used for files without header whose
-	// number of columns fits several versions.
+	// Layout is one of LogType.Versions. For a file without header, the Reader
+	// considers only the layouts of that version.
 	Layout string
 	// Extra lists the unknown columns in later headers of the file; see
 	// NewColumnsError.
 	Extra []string
-	// Use returns how each column is used; nil keeps all columns. Values
-	// that are not decoded are not checked.
+	// Use determines how each column is used; nil keeps all columns. Values that are
+	// not decoded are not checked either.
 	Use func(Column) Use
 	// Marks lists the lengths of text, in bytes, at which the fingerprint is recorded;
 	// see Reader.Mark.
@@ -115,8 +115,8 @@ type Reader struct {
 	rewritten []byte // rewritten text that is not hashed yet
 	hashed    []byte // the rewritten text that was hashed before
 
-	// A goroutine hashes the text while it is parsed. It owns the fields from hashPanic
-	// to head until joinHash returns.
+	// A goroutine hashes the text while the text is parsed. The goroutine owns the
+	// fields from hashPanic to head until joinHash returns.
 	hashing       chan struct{} // closed when the goroutine ends; nil if it is not running
 	hashPanic     any           // the value that the goroutine panicked with
 	sum           hash.Hash

@@ -75,8 +75,9 @@ func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, true
 }
 
-// parseUsualTime is a fast path of parseTime for the times of current Tstat versions: 9
-// to 15 digits (9 to 12 for seconds) and 6 decimals. It returns false for other times.
+// parseUsualTime is parseTime's fast path for times as current Tstat versions write
+// them: 9 to 15 digits (9 to 12 for seconds) and 6 decimals. It returns false for other
+// times.
 func (v *vector) parseUsualTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if p+24 > len(line) {
 		return p, false

@@ -41,7 +41,8 @@ type Column struct {
 	seconds bool // a Time that Tstat writes in seconds, not ms
 }
 
-// Dashes reports whether "--" is NULL in a text column, as in YouTube's.
+// Dashes reports whether "--" means NULL in text column c, as it does in YouTube's
+// columns.
 func (c Column) Dashes() bool { return strings.HasPrefix(c.Name, "yt_") }
 
 // LogType is a kind of log, with one schema for all Tstat versions.
@@ -50,8 +51,8 @@ type LogType struct {
 	// Columns is the union of all versions' columns. The columns of the newest version
 	// come first, in its order. A version may lack some of them.
 	Columns []Column
-	// Optional are columns that only a Tstat compiled with an option like
-	// PACKET_STATS writes. In a log they follow Columns.
+	// Optional lists the columns that Tstat only writes if it was compiled with an
+	// option like PACKET_STATS. In a log they follow Columns.
 	Optional []Column
 
 	sep     byte
@@ -102,9 +103,9 @@ var synonyms = map[string]string{
 	"c_tls_sesid": "tls_session_stat", // until 05/2018
 }
 
-// reserved are names that stores and formats use for their own fields. If a column had
-// such a name, a reader of Hive-style folders would see the folder's value instead of
-// the column's, and a JSON object would contain the name twice.
+// reserved lists the names that stores and formats use for their own fields. If a
+// column had such a name, a reader of Hive-style folders would see the folder's value
+// instead of the column's, and a JSON object would contain the name twice.
 var reserved = []string{"type", "probe", "date", "folder", "folder_time", "source"}
 
 // layoutsTSV lists the log types, their columns, and the layouts of all versions. The

@@ -211,12 +211,12 @@ var secrets = []struct {
 	// For NATS, a user name without a password is a token.
 	{regexp.MustCompile(`(?is)^((?:kafka|nats)(?:\+tls)?://).*@`), "${1}xxxxx@"},
 	{regexp.MustCompile(`(?s)(://[^:]*:).*@`), "${1}xxxxx@"},
-	// The text after a name and a colon is a port, or a password if the
-	// host is missing.
+	// The text after a name and a colon is either a port or, if the host is missing, a
+	// password.
 	{regexp.MustCompile(`(?s)^([^:]*://[^:/?#\[\]]*:)(?:[^0-9,/?@]|[0-9]+[^0-9,/?@])[^@]*$`), "${1}xxxxx"},
 	{regexp.MustCompile(`(?is)([?&][^=&]*(?:password|passwd|secret|token)=)[^&]*`), "${1}xxxxx"},
-	// Settings of libpq and arguments of commands. The URL options key and
-	// sslkey are not secret: they name files.
+	// libpq settings and command arguments. The URL options key and sslkey are not
+	// secret, because they name files.
 	{regexp.MustCompile(`(?is)((?:password|passwd|secret|token|[-_]key|(?:^|[^\w?&])[\w-]*key)\s*=\s*)` +
 		`(?:'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?|[^\s&'"])+`), "${1}xxxxx"},
 }

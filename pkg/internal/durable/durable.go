@@ -159,9 +159,9 @@ func OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// WriteFile creates or replaces the file at name. After a power cut the file
-// has either its old or its new bytes, and the new bytes if WriteFile has
-// returned nil. Only the user may read the file.
+// WriteFile creates or replaces the file at name. After a power cut the file has either
+// its old or its new bytes; if WriteFile had returned nil, it has the new ones. Only
+// the user may read the file.
 func WriteFile(name string, text []byte) error {
 	dir, base := filepath.Split(name)
 	f, err := os.CreateTemp(filepath.Clean(dir), "."+base+".*")
@@ -261,8 +261,8 @@ func IsTransient(err error) bool {
 
 var observer atomic.Pointer[func(*os.File)]
 
-// Observe makes Sync and SyncDir call f after each sync, until stop is called.
-// It is for tests; see package durabletest.
+// Observe makes Sync and SyncDir call f after each sync until stop is called. It is
+// meant for tests; see package durabletest.
 func Observe(f func(*os.File)) (stop func()) {
 	observer.Store(&f)
 	return func() { observer.Store(nil) }

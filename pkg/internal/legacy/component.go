@@ -22,7 +22,7 @@ const (
 	carbon      = "graphite://127.0.0.1:2003" // hard-coded in the old importer
 )
 
-// builtin lists the URLs of the registries that are built into tstatrepo.
+// builtin lists the URLs of tstatrepo's built-in registries.
 var builtin = []string{
 	"https://raw.githubusercontent.com/fp7mplane/components/master/tstat/tstat-registry.json",
 	"http://ict-mplane.eu/registry/core",

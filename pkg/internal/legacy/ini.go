@@ -150,7 +150,8 @@ func (t *iniTable) find(key string) *iniEntry {
 // key returns a key's name with its section, for messages.
 func (t *iniTable) key(key string) string { return "[" + t.name + "] " + key }
 
-// get returns the entry of a key in a section or in the defaults, or nil.
+// get returns the entry for a key, from the section or else from the defaults. It
+// returns nil if there is none.
 func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 	if e := t.find(key); e != nil {
 		return e

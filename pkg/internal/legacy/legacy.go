@@ -62,8 +62,8 @@ type Setting struct {
 	Key   string
 	Value any    // string or []string
 	From  string // place of the old setting, or the reason for the value
-	// Printed replaces Value in output for people. It is nil if Value
-	// contains no secret.
+	// Printed replaces Value in output meant for people. It is nil if Value contains no
+	// secret.
 	Printed any
 }
 
@@ -236,8 +236,7 @@ func (c *converter) has(section string) bool {
 	return slices.ContainsFunc(c.cfg.Sections, func(s *Section) bool { return s.Name == section })
 }
 
-// turnOffMissing turns off the endpoints of serve that the old programs did not
-// have.
+// turnOffMissing turns off those endpoints of serve that the old programs did not have.
 func (c *converter) turnOffMissing() {
 	for _, name := range []string{"collect-log", "collect-streaming", "collect-rrd"} {
 		if !c.has(name) {
@@ -276,8 +275,8 @@ func checkPort(port string) error {
 }
 
 // WriteTOML writes the configuration as a file for tstatrepo. A comment above each
-// value names its origin; the notes follow as comments at the end. Passwords are
-// included only if secrets is true.
+// value names the value's origin; the notes follow as comments at the end. Passwords
+// are included only if secrets is true.
 func (c *Config) WriteTOML(w io.Writer, secrets bool) error {
 	var b bytes.Buffer
 	for i, s := range c.Sections {

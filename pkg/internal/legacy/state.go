@@ -33,8 +33,8 @@ type State struct {
 // Stream is a stream of math_repo.
 type Stream struct {
 	Name string
-	// Registered is the probe's registration; nil if the stream is not in
-	// math_repo's list.
+	// Registered is the registration that the probe sent, or nil if the stream is not
+	// in math_repo's list.
 	Registered *mathproto.Registration
 	// Copied is the time of the last log folder from which a file was copied, or zero
 	// if unknown.

@@ -57,9 +57,9 @@ func (c *client) clock() (ahead time.Duration, at time.Time) {
 	return 0, time.Time{}
 }
 
-// newClient returns a client that connects only to addresses for which allowed
-// returns nil. If allowed is nil, all addresses are allowed. The client follows
-// no redirects and uses no proxy.
+// newClient returns a client that connects only to addresses for which allowed returns
+// nil. If allowed is nil, all addresses are allowed. The client does not follow
+// redirects or use a proxy.
 func newClient(useTLS bool, files peer.TLS, allowed func(netip.Addr) error, t timing) *client {
 	d := &peer.Dialer{TLS: files, Timeout: t.dial, ReadStall: t.stall, WriteStall: t.stall, Control: func(_, address string, _ syscall.RawConn) error {
 		if allowed == nil {
@@ -207,8 +207,8 @@ func (c *client) head(ctx context.Context, addr, path string) (v version, now ti
 
 var errLength = errors.New("the peer does not say how long the file is")
 
-// content reads a file over HTTP. After a broken connection it resumes at the
-// same position if the file is unchanged.
+// content reads a file over HTTP. If the connection breaks and the file is unchanged,
+// it resumes at the same position.
 type content struct {
 	ctx    context.Context
 	c      *client

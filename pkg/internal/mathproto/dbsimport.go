@@ -150,8 +150,8 @@ func fromThisMachine(req *http.Request, from netip.Addr) bool {
 	return ok && local.AddrPort().Addr().Unmap() == from.Unmap()
 }
 
-// logRefusal counts a refused request, and logs it within the limits of
-// r.refusals.
+// logRefusal counts a refused request, and logs it if r.refusals allows another log
+// line.
 func (r *Repository) logRefusal(what string, req *http.Request, reg Registration, err error) {
 	refusedRegistrations.Add(1)
 	r.refusals.Do(func() {
@@ -184,8 +184,8 @@ func (r *Repository) register(req *http.Request) (code int, text string) {
 	return http.StatusOK, "new entry created"
 }
 
-// check returns the entry for a registration, or a status and the reason for
-// the refusal.
+// check returns the entry for a registration, or the status and the reason for refusing
+// it.
 func (r *Repository) check(req *http.Request, reg Registration) (e entry, code int, err error) {
 	from, err := netip.ParseAddrPort(req.RemoteAddr)
 	if err != nil {

@@ -35,9 +35,8 @@ type ExporterOptions struct {
 	// the port of the first listener.
 	Advertise string
 
-	// Stream is the pattern of the stream names. {probe} stands for Probe,
-	// and {type} for the log type; with {type}, each type is a separate
-	// stream.
+	// Stream is the pattern for stream names. {probe} stands for Probe, and {type} for
+	// the log type; with {type}, each type is a separate stream.
 	Stream string
 	Probe  string
 
@@ -47,9 +46,9 @@ type ExporterOptions struct {
 	Settle   time.Duration // see bulk.Options
 	Poll     time.Duration // interval between searches for new types; 0: 10s
 
-	// Anonymize rewrites logs before they are served; nil serves them
-	// unchanged. SourceIs has the meaning of bulk.Options.SourceIs. Spool
-	// is a folder for unlinked temporary files.
+	// Anonymize rewrites logs before they are served; nil serves them unchanged.
+	// SourceIs has the same meaning as in bulk.Options. Spool is a folder for unlinked
+	// temporary files.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
 	Spool     string
@@ -93,7 +92,7 @@ type Exporter struct {
 	rewrites *rewrites // nil if logs are served as they are
 }
 
-// scan is the result of a scan of the folder.
+// scan is the result of scanning the folder.
 type scan struct {
 	streams map[string]*servedStream
 	files   map[string]string // maps listed names to paths below the root
@@ -337,7 +336,7 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	}
 }
 
-// serveRewritten serves the anonymized form of a log and returns its size in
+// serveRewritten serves a log in anonymized form and returns the size of that form in
 // bytes.
 func (p *Exporter) serveRewritten(w http.ResponseWriter, r *http.Request, rel string, info fs.FileInfo, f *os.File) (size int64, err error) {
 	k := rewriteKey{rel, info.Size(), info.ModTime()}
@@ -364,5 +363,5 @@ func (p *Exporter) serveRewritten(w http.ResponseWriter, r *http.Request, rel st
 	return size, nil
 }
 
-// minRate is the speed of the slowest supported transfer in bytes per second.
+// minRate is the minimum supported transfer rate in bytes per second.
 const minRate = 16 << 10

@@ -25,7 +25,7 @@ type figures struct {
 
 func newFigures() *figures { return &figures{rows: metrics.NewCounts(time.Hour, 24)} }
 
-// clearStores forgets the state of the stores, because a restart may have
+// clearStores discards the recorded state of the stores, because a restart may have
 // changed them.
 func (f *figures) clearStores() {
 	f.mu.Lock()
@@ -77,7 +77,7 @@ func (f *figures) recordFailure(err error) {
 // setError records err as the last error. The caller holds the lock.
 func (f *figures) setError(err error) { f.err, f.last.err = err, time.Now() }
 
-// endRun adds the counts of the current import run to those of earlier runs.
+// endRun adds the current import run's counts to those of earlier runs.
 func (f *figures) endRun() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

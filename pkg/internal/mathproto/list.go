@@ -24,8 +24,7 @@ import (
 // oldest of the remaining names, up to the limit shared by all streams; later passes
 // handle the rest.
 
-// listLimits limits the memory that the lists of all streams of a repository
-// use together.
+// listLimits limits the total memory that the lists of a repository's streams use.
 type listLimits struct {
 	reading int // bytes of all lists being read
 	pending int // names selected by the current passes of all streams
@@ -154,7 +153,7 @@ type reading struct {
 	cancel context.CancelCauseFunc
 }
 
-// errListsTooLarge is the cause with which grow cancels the reading of a list.
+// errListsTooLarge is the cause with which grow cancels reading a list.
 var errListsTooLarge = errors.New("the lists of all streams take too much memory, and this is the largest")
 
 func newLists(limits listLimits) *lists {

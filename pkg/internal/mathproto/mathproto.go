@@ -51,11 +51,10 @@ const (
 	maxFiles  = 1 << 20  // names in a list
 	maxName   = 1 << 10  // bytes of a name
 	maxReason = 200      // bytes of a response that an error quotes
-	// MaxStreams is the maximum number of streams of a repository.
+	// MaxStreams is the maximum number of streams that a repository accepts.
 	MaxStreams = 1000
-	// maxPeerStreams is the maximum number of streams of one peer. Streams
-	// remain registered until they are removed, because old probes register
-	// only once.
+	// maxPeerStreams is the maximum number of streams that one peer may have. Streams
+	// remain registered until they are removed, because old probes register only once.
 	maxPeerStreams = MaxStreams / 4
 	// maxTime is the largest absolute value of a StartTime. It lies in the year 36812.
 	maxTime = 1 << 40
@@ -84,8 +83,8 @@ func LogType(streamType string) *tstat.LogType {
 	return tstat.TypeByName(streamType)
 }
 
-// StreamType returns the StreamType of a log type: DBStream's name if it has
-// one.
+// StreamType returns the StreamType for a log type: DBStream's name for it if there is
+// one, and otherwise the log type's own name.
 func StreamType(logType string) string {
 	if logType == "log_tcp_complete" {
 		return tcpV15
@@ -93,8 +92,8 @@ func StreamType(logType string) string {
 	return logType
 }
 
-// URL is the MATH address of a repository (math://HOST:PORT) or of a probe's
-// stream (math://HOST:PORT/STREAM). With TLS, the scheme is math+tls.
+// URL is the MATH address of a repository (math://HOST:PORT) or of a stream on a probe
+// (math://HOST:PORT/STREAM). With TLS, the scheme is math+tls.
 type URL struct {
 	Addr   string // host:port
 	Stream string
@@ -106,8 +105,8 @@ func IsURL(text string) bool {
 	return strings.HasPrefix(text, "math://") || strings.HasPrefix(text, "math+tls://")
 }
 
-// ParseURL parses the MATH address of a probe's stream or, without a stream, of
-// a repository.
+// ParseURL parses a MATH address: that of a stream on a probe if stream is true,
+// otherwise that of a repository.
 func ParseURL(text string, stream bool) (u URL, err error) {
 	form := "math://repository:3000"
 	if stream {

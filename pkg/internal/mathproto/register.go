@@ -55,8 +55,8 @@ func (p *Exporter) register(ctx context.Context) {
 	}
 }
 
-// recordRegistration records the registered streams and the result of a check.
-// It ignores err if stopped is true, because the stop may have caused err.
+// recordRegistration records which streams are registered, and the result of a check.
+// If stopped is true, it ignores err, because the stop may have caused the error.
 func (p *Exporter) recordRegistration(streams []string, stopped bool, err error) {
 	slices.Sort(streams)
 	p.statsMu.Lock()

@@ -28,7 +28,7 @@ type Stream struct {
 	Probe string // probe's name in the keys of the stream's files
 }
 
-// Stores opens the stores of streams.
+// Stores opens the stores for streams.
 type Stores interface {
 	// Check returns an error if the stores cannot accept a stream.
 	Check(Stream) error
@@ -198,7 +198,7 @@ func (r *Repository) save() error {
 	return state.Save(r.opt.State, stateFormat, reg)
 }
 
-// saveOrLog saves the registry, and logs an error. The caller holds the lock.
+// saveOrLog saves the registry, and only logs an error. The caller holds the lock.
 func (r *Repository) saveOrLog() {
 	if err := r.save(); err != nil {
 		r.log.Error("list of streams not saved", "err", err)
@@ -240,8 +240,8 @@ func (r *Repository) recordResponse(s *stream, ok bool) {
 	r.saveOrLog()
 }
 
-// ownerSilence is how long the probe of a stream registered without TLS must be
-// silent before another peer may take over the stream.
+// ownerSilence is how long a probe must be silent before another peer may take over a
+// stream that the probe registered without TLS.
 const ownerSilence = time.Hour
 
 // mayChange returns nil if the peer may change or remove the stream, or else the reason

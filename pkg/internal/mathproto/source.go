@@ -73,7 +73,7 @@ type source struct {
 	url URL
 
 	files  map[string]*fileState // files of the last pass by listed path
-	warned map[string]bool       // texts of warnings already logged
+	warned map[string]bool       // warnings that were already logged
 
 	// stored maps the hash of each stored file's name to the number of the
 	// latest list that contained the name.
@@ -236,7 +236,7 @@ func (s *source) isStored(name string) bool {
 	return known
 }
 
-// settler returns the bulk.File.Settled function of a listed file.
+// settler returns the bulk.File.Settled function for a listed file.
 func (s *source) settler(l listedFile) func() {
 	if s.opt.lists == nil || s.manyParents {
 		return nil
@@ -278,7 +278,7 @@ func (s *source) warnOnce(message string, attrs ...any) {
 	}
 }
 
-// requestVersions requests the versions of the files that may have changed. It
+// requestVersions requests the versions of those files that may have changed, and
 // returns the probe's time.
 func (s *source) requestVersions(ctx context.Context, logs []listedFile) (now time.Time, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -336,7 +336,7 @@ func (s *source) requestVersions(ctx context.Context, logs []listedFile) (now ti
 	return now, context.Cause(ctx)
 }
 
-// opener returns the bulk.File.Open function of a listed file.
+// opener returns the bulk.File.Open function for a listed file.
 func (s *source) opener(l listedFile) func(context.Context) (*bulk.Content, error) {
 	return func(ctx context.Context) (*bulk.Content, error) {
 		f, err := s.c.open(ctx, s.addr, "/"+l.path)

@@ -34,8 +34,8 @@ type StreamStats struct {
 	// RejectFile is the path of the file with the lines that this import run rejected,
 	// or "" if it rejected none.
 	RejectFile string `json:"-"`
-	// LastFolder is the time of the newest folder with a stored file. LagSeconds is
-	// that folder's age in seconds.
+	// LastFolder is the time of the newest folder from which a file was stored.
+	// LagSeconds is that folder's age in seconds.
 	LastFolder time.Time `json:"last_folder,omitzero"`
 	LagSeconds float64   `json:"lag_seconds,omitempty"`
 	// Stores describes the stores after the last pass.
@@ -59,12 +59,12 @@ type StreamStats struct {
 	To         []string      `json:"-"` // URLs of the stores, or of the repository, without secrets
 }
 
-// archiveAge is the age above which logs count as archived rather than written
-// by a running Tstat.
+// archiveAge is the age above which logs are assumed to come from an archive, not from
+// a running Tstat.
 const archiveAge = 30 * 24 * time.Hour
 
-// Lag returns the age of the newest folder with a stored file. It returns false
-// if no file was stored.
+// Lag returns the age of the newest folder from which a file was stored. It returns
+// false if no file was stored.
 func (s *StreamStats) Lag() (time.Duration, bool) {
 	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
 }
@@ -120,8 +120,8 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Flag("failing", "1 if the last pass over the stream did not store everything.", func(s *StreamStats) bool { return s.Err() != "" }),
 )
 
-// RefusedRegistrations counts the requests to register or remove streams that
-// the repositories of this process refused.
+// RefusedRegistrations counts the requests to register or remove streams that this
+// process's repositories have refused.
 var RefusedRegistrations = prometheus.NewCounterFunc(prometheus.CounterOpts{
 	Name: "tstatrepo_import_registrations_refused_total", Help: "Registrations of streams refused.",
 }, func() float64 { return float64(refusedRegistrations.Load()) })

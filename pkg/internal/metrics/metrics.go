@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// MaxSets is the maximum number of label sets of a metric. A limit is needed
-// because peers choose some of the labels.
+// MaxSets is the maximum number of label sets per metric. A limit is needed because
+// peers choose some of the labels.
 const MaxSets = 2000
 
 // maxLabel is the maximum length of a label value in bytes.
@@ -63,7 +63,7 @@ func Earliest[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	return m
 }
 
-// Table defines the metrics of items of type T. Labels distinguish the items.
+// Table defines the metrics for items of type T. Labels distinguish the items.
 type Table[T any] struct {
 	labels  func(*T) []string
 	metrics []Metric[T]

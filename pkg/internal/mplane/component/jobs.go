@@ -255,7 +255,7 @@ func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (fo
 	return found, refusal
 }
 
-// run runs a job to its end.
+// run runs a job until it ends.
 func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	if b.spec.When.Repeated() {
 		return j.repeat(ctx, b, s, b.accepted)

@@ -1,4 +1,4 @@
-// Package supervisor is a small mPlane supervisor for one site: components
+// Package supervisor implements a small mPlane supervisor for one site. Components
 // register on one port, and clients use the capabilities on another.
 package supervisor
 
@@ -107,7 +107,7 @@ func New(opt Options) (*Supervisor, error) {
 	return s, nil
 }
 
-// load returns a supervisor with the state of its last run, without listeners.
+// load returns a supervisor that has the state of its last run, but no listeners yet.
 func load(opt Options) (*Supervisor, error) {
 	opt.Immediate = cmp.Or(opt.Immediate, time.Second)
 	opt.Keep = cmp.Or(opt.Keep, time.Hour)
@@ -465,7 +465,7 @@ func (s *Supervisor) tidy(now time.Time) {
 	}
 }
 
-// checkJob ends a job if its component is absent, or its result is overdue. It resends
+// checkJob ends a job if its component is absent or its result is overdue. It resends
 // messages that got no response.
 func (s *Supervisor) checkJob(b *job, now time.Time) {
 	present, seen := s.registrar.Present(b.component)

@@ -365,7 +365,8 @@ type Response struct {
 	Date     time.Time // the peer's time, in whole seconds; zero if the response has none
 }
 
-// Do sends a request for an escaped path. If m is not nil, it is the body.
+// Do sends a request for path, which must be escaped. If m is not nil, it is the
+// request's body.
 func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*Response, error) {
 	var body io.Reader
 	if m != nil {
