@@ -53,9 +53,9 @@ func (s steady) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestReader reads files that the formats' own tools wrote: whole,
+// TestReaderDecompressesAllFormats reads files that the formats' own tools wrote: whole,
 // concatenated, and followed by other bytes.
-func TestReader(t *testing.T) {
+func TestReaderDecompressesAllFormats(t *testing.T) {
 	plain := string(load(t, "text"))
 	r := new(Reader) // reused for all files, as in an import
 	check := func(name, want string, wantErr error, data ...[]byte) {
@@ -100,9 +100,9 @@ func TestReader(t *testing.T) {
 // files.
 const pzstdFrame = 12
 
-// TestTruncated checks that a truncated file is distinguished from a damaged
+// TestTruncatedFileIsReported checks that a truncated file is distinguished from a damaged
 // one, wherever it was cut.
-func TestTruncated(t *testing.T) {
+func TestTruncatedFileIsReported(t *testing.T) {
 	plain := string(load(t, "text"))
 	for _, name := range []string{"text.gz", "text.zst", "text.xz", "text.bz2", "text.lz4", "pzstd.zst", "blocks.xz", "linked.lz4"} {
 		data := load(t, name)
@@ -128,8 +128,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestDamaged checks that no flipped bit changes the text without an error.
-func TestDamaged(t *testing.T) {
+// TestDamagedFileIsReported checks that no flipped bit changes the text without an error.
+func TestDamagedFileIsReported(t *testing.T) {
 	plain := string(load(t, "text"))
 	for _, name := range []string{"text.gz", "text.zst", "text.xz", "text.bz2", "text.lz4"} {
 		data := load(t, name)
@@ -152,9 +152,9 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestMemory checks that a file that needs too much memory is refused with a
+// TestMemoryIsLimited checks that a file that needs too much memory is refused with a
 // hint before the memory is allocated, wherever in the file this occurs.
-func TestMemory(t *testing.T) {
+func TestMemoryIsLimited(t *testing.T) {
 	for name, want := range map[string]string{"long28.zst": "zstd -19", "dict65.xz": "xz -9"} {
 		data := load(t, name)
 		first := load(t, "text"+filepath.Ext(name))

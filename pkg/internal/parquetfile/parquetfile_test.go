@@ -194,9 +194,9 @@ func repeat[T any](n int, f func(i int) T) []T {
 	return v
 }
 
-// TestRoundTrip writes values with each encoding, and checks values, NULLs and
+// TestWrittenRowsAreReadBack writes values with each encoding, and checks values, NULLs and
 // statistics as arrow-go reads them.
-func TestRoundTrip(t *testing.T) {
+func TestWrittenRowsAreReadBack(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	const many = pageRows*3/2 + 77
 	byDictionary := []parquet.Encoding{parquet.Encodings.Plain, parquet.Encodings.RLEDict}
@@ -545,8 +545,8 @@ func randomGroup(random *rand.Rand, rows int, alphabet []byte) *RowGroup {
 	return g
 }
 
-// TestReuse checks that a row group can be reused for rows of other columns.
-func TestReuse(t *testing.T) {
+// TestRowGroupCanBeReused checks that a row group can be reused for rows of other columns.
+func TestRowGroupCanBeReused(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	g := new(RowGroup)
 	for range 5 {
@@ -565,9 +565,9 @@ func TestReuse(t *testing.T) {
 	}
 }
 
-// TestPanicIsError checks that a panic while encoding a column becomes an
+// TestPanicBecomesError checks that a panic while encoding a column becomes an
 // error.
-func TestPanicIsError(t *testing.T) {
+func TestPanicBecomesError(t *testing.T) {
 	for _, inBackground := range []bool{false, true} {
 		g := new(RowGroup)
 		g.Reset(5)
@@ -586,9 +586,9 @@ func TestPanicIsError(t *testing.T) {
 	}
 }
 
-// TestAbortWaits checks with the race detector that no goroutine uses the row
+// TestAbortWaitsForEncoders checks with the race detector that no goroutine uses the row
 // groups that Abort returned.
-func TestAbortWaits(t *testing.T) {
+func TestAbortWaitsForEncoders(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	before := runtime.NumGoroutine()
 	for range 20 {
@@ -626,7 +626,7 @@ func (w *failing) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestWriteError(t *testing.T) {
+func TestWriteErrorIsReturned(t *testing.T) {
 	for _, left := range []int{0, 10, 400} {
 		g := new(RowGroup)
 		g.Reset(5)
