@@ -17,7 +17,7 @@ import (
 type Options struct {
 	// State returns a snapshot for a request. It may be called concurrently.
 	State func() *State
-	// Gatherer provides /metrics, see NewCollector.
+	// Gatherer provides /metrics; see NewCollector.
 	Gatherer prometheus.Gatherer
 	// Ready returns an error if the service is not ready. If Ready is nil, the
 	// service is always ready. The page and /-/ready show the error to all clients.

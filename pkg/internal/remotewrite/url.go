@@ -29,7 +29,7 @@ type Server struct {
 	HeadersFile  string // one line NAME: VALUE for each header
 }
 
-// defaultTimeout is the default of Server.Timeout.
+// defaultTimeout is the default for Server.Timeout.
 const defaultTimeout = time.Minute
 
 // schemePrefix precedes the scheme http or https in the URLs of ParseURL.

@@ -114,7 +114,7 @@ func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	return &a
 }
 
-// adopting is a destination that adopts math_repo's data of a stream when it is
+// adopting is a destination that adopts math_repo's data for a stream when it is
 // opened.
 type adopting struct {
 	*stores.Destination

@@ -243,9 +243,10 @@ func (e *Endpoint) flush(ctx context.Context) {
 	e.record(err)
 }
 
-// ServeHTTP handles a POST. Like the old repository, it responds with status 200 and
-// no body to a list of points, and with 400 to anything else. If it currently cannot
-// store the points, it responds with 503.
+// ServeHTTP handles a POST. Like the old repository, it responds with status 200
+// and no body to a list of points, and with 400 to a body that is not one. It
+// responds with 413 if the body is too large, and with 503 if it currently cannot
+// store the points.
 func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	probe, err := e.probe(r)
 	if err != nil {

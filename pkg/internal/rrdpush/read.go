@@ -15,7 +15,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// reader is a rrdfile.Reader.
+// reader is the part of an rrdfile.Reader that a Pusher uses.
 type reader interface {
 	Read(path string, after int64) (*rrdfile.File, error)
 	Close() error

@@ -45,7 +45,8 @@ type SinkStats struct {
 }
 
 // Continue adds the counts of a former stream that has ended; nil is ignored. s
-// must not have started. Sinks match if their position and name are the same.
+// must not have started. A sink continues the counts of the former sink with the
+// same position and name.
 func (s *Stream) Continue(former *Stream) {
 	if former == nil {
 		return

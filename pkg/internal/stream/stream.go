@@ -175,8 +175,8 @@ func CheckSource(text string) error {
 	return err
 }
 
-// SameTopic reports whether the source reads the topic that the sink writes.
-// Lines would then circulate forever.
+// SameTopic reports whether the source reads the topic that the sink writes to. If
+// so, lines would circulate forever.
 func SameTopic(from, to string) bool {
 	b, err := source.Parse(from)
 	if err != nil {
@@ -350,7 +350,8 @@ func (s *Stream) Run(ctx context.Context) error {
 
 var errDrain = errors.New("sinks did not acknowledge everything in time")
 
-// drainSilence is how long an ending stream waits for sinks before it logs that.
+// drainSilence is how long an ending stream waits for its sinks before it logs that
+// it is waiting.
 const drainSilence = time.Second
 
 // logDrain logs the sinks that have not acked everything.

@@ -331,8 +331,8 @@ func isOlder(id bulk.Identity, r store.Record) bool {
 	return agree && id.Length < r.Length && !r.Damaged
 }
 
-// countBatch is the number of records per call of Count. Records are sorted by
-// day, because databases read whole days.
+// countBatch is the number of records per call to Count. Records are sorted by day,
+// because databases read whole days.
 const countBatch = 1000
 
 // countRows compares the number of rows in each record with the number of

@@ -17,7 +17,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// ackLink is a connection in acknowledged mode, see tstatrepo-ack(7).
+// ackLink is a connection in acknowledged mode; see tstatrepo-ack(7).
 type ackLink struct {
 	*link
 	in    *bufio.Reader

@@ -25,7 +25,7 @@ const saveEvery = time.Second
 
 // saved is the content of the state file.
 type saved struct {
-	// Session identifies this exporter to endpoints, see tstatrepo-ack(7).
+	// Session identifies this exporter to endpoints; see tstatrepo-ack(7).
 	Session string `json:"session"`
 	// Roots holds the positions by root ("PROBE PATH") and log name.
 	Roots map[string]map[string]position `json:"roots"`

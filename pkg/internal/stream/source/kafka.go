@@ -159,7 +159,7 @@ func (s *kafkaSource) record(ctx context.Context, p *part, r *kgo.Record) error 
 	return err
 }
 
-// checkGap warns if messages before r were deleted before they were read.
+// checkGap warns if messages that precede r were deleted before they were read.
 func (s *kafkaSource) checkGap(client *kgo.Client, p *part, f kgo.FetchTopicPartition, r *kgo.Record) {
 	if p.next == 0 {
 		p.next = client.CommittedOffsets()[s.broker.Name][f.Partition].Offset

@@ -35,9 +35,9 @@ const (
 	// natsIdleFetches is the number of empty fetches after which checkIdle checks the
 	// state of the consumer.
 	natsIdleFetches = 10
-	// natsNewStream is the delay between the creation of a stream and of its
-	// consumer. If both are created at the same moment, nats-server 2.9.10
-	// may count messages as delivered that never arrive.
+	// natsNewStream is the delay between creating a stream and creating its
+	// consumer. If both are created at the same moment, nats-server 2.9.10 may
+	// count messages as delivered that never arrive.
 	natsNewStream = time.Second
 	// natsRemembered is the number of acknowledged messages to remember,
 	// since the server may have redelivered them before the ack arrived.
@@ -95,7 +95,7 @@ func (s *natsSource) Run(ctx, reading context.Context) error {
 	return nil
 }
 
-// consume consumes messages until reading or the connection ends. It calls
+// consume consumes messages until reading is done or the connection ends. It calls
 // opened when the consumer is ready.
 func (s *natsSource) consume(ctx, reading context.Context, opened func()) error {
 	lost, fail := context.WithCancelCause(reading)
@@ -301,8 +301,8 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 	return err
 }
 
-// isRedelivered reports whether a message was delivered before. The server redelivers
-// messages after a lost connection or when sinks are slow.
+// isRedelivered reports whether a message has already been delivered. The server
+// redelivers messages after a lost connection or when sinks are slow.
 func (s *natsSource) isRedelivered(pos natsPosition, msg jetstream.Msg) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
