@@ -47,8 +47,8 @@ func (c *Counts) Values(now time.Time) []int64 {
 	return c.values(now)
 }
 
-// Rate returns the events per second in the last two complete intervals, or in
-// the current interval if none is complete yet.
+// Rate returns the number of events per second in the last two complete intervals, or
+// in the current interval if no interval is complete yet.
 func (c *Counts) Rate(now time.Time) float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -33,8 +33,8 @@ func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 // instead, as in the RI.
 const resultTimeout = 5 * time.Second
 
-// Answer handles a message of the client-initiated workflow. It makes Jobs the backend
-// of a wire.Server.
+// Answer handles a message of the client-initiated workflow. Together with Capabilities
+// and Capability, it makes Jobs a wire.Backend.
 func (j *Jobs) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
 	s, ok := m.(*mplane.Statement)
 	if !ok {

@@ -171,7 +171,7 @@ func (j *Jobs) isDone(b *job, spec *mplane.Statement, at time.Time) bool {
 	return slices.ContainsFunc(b.results, func(m mplane.Message) bool { return m.ID() == spec.ID() })
 }
 
-// MarkDelivered records that the owner of a job has received the reply m.
+// MarkDelivered records that a job's owner has received the job's reply m.
 func (j *Jobs) MarkDelivered(m mplane.Message) {
 	j.mu.Lock()
 	b, ok := j.jobs[m.ID()]

@@ -35,7 +35,7 @@ const callbackLabel = "callback"
 // must then register again.
 const expire = 10 * time.Second
 
-// Receiver receives the messages of components from a Registrar.
+// Receiver receives messages from components through a Registrar.
 type Receiver interface {
 	// Receive is called for each reply from a component: receipt, result, envelope or
 	// exception.
@@ -45,9 +45,9 @@ type Receiver interface {
 	Registered(identity string)
 }
 
-// Registrar is the server of the component-initiated workflow: components
-// register their capabilities, poll for specifications and deliver results. It
-// is an http.Handler, safe for concurrent use.
+// Registrar is the server in the component-initiated workflow: components register
+// their capabilities with it, poll it for specifications and deliver results to it. It
+// is an http.Handler and safe for concurrent use.
 type Registrar struct {
 	registries *mplane.Registries // elements that components may use
 	receiver   Receiver

@@ -170,7 +170,8 @@ func (m *Memory) Jobs(supervisor string) ([]Job, error) {
 		if r.Supervisor != supervisor {
 			continue
 		}
-		// Skip messages with elements of an unknown registry, which cannot be shown.
+		// Skip messages with elements from an unknown registry, because they cannot be
+		// shown.
 		msg, err := m.Registries.Parse(r.Message)
 		if err != nil {
 			continue

@@ -100,7 +100,7 @@ func (s *Session) Capability(name string) (*mplane.Statement, error) {
 	return nil, &UnknownError{"capability for token or label", name}
 }
 
-// numbered matches labels with a number at the end, which RI supervisors require.
+// numbered matches labels that end in a number, as RI supervisors require.
 var numbered = regexp.MustCompile(`-\d+$`)
 
 // Specify returns a specification for c, built from the set values and the user's
@@ -255,8 +255,8 @@ func (s *Session) remember(j Job) error {
 	return s.Memory.Put(s.Client.Root(), j)
 }
 
-// Redeem requests and returns the state of a job: the result if available, otherwise
-// the receipt or an exception.
+// Redeem requests a job's state and returns it: the result if it is available,
+// otherwise the receipt or an exception.
 func (s *Session) Redeem(ctx context.Context, name string) (mplane.Message, error) {
 	m, _, err := s.notify(ctx, name, mplane.Redemption)
 	return m, err

@@ -295,8 +295,9 @@ func (s *Shell) runcap(ctx context.Context, args []string) error {
 	return nil
 }
 
-// showRefusals prints the specifications that the component has refused since they were
-// sent. 'ok' only means that the supervisor has accepted them.
+// showRefusals prints each sent specification that its component has refused in the
+// meantime. The response 'ok' only means that the supervisor has accepted the
+// specification.
 func (s *Shell) showRefusals(ctx context.Context) {
 	s.sent = slices.DeleteFunc(s.sent, func(j sent) bool {
 		if time.Since(j.at) > refusalWindow {
@@ -403,7 +404,7 @@ func (s *Shell) seturl(_ context.Context, args []string) error {
 	return err
 }
 
-// connect connects to the URL in args. It returns false for an invalid URL.
+// connect connects to the URL in args. ok is false if the URL is invalid.
 func (s *Shell) connect(args []string) (ok bool, err error) {
 	if len(args) > 1 {
 		return false, errUsage
