@@ -35,9 +35,9 @@ const (
 
 // Limits on dictionaries. Larger dictionaries hardly save space.
 const (
-	maxNumbers  = 4 << 10 // entries of a dictionary of numbers
-	maxTexts    = 1 << 16 // entries of a dictionary of texts: indexes have 16 bits
-	maxTextSize = 1 << 20 // bytes of a dictionary of texts
+	maxNumbers  = 4 << 10 // entries in a dictionary of numbers
+	maxTexts    = 1 << 16 // entries in a dictionary of strings; indexes have 16 bits
+	maxTextSize = 1 << 20 // bytes in a dictionary of strings
 )
 
 // minCompressed is the smallest page size, in bytes, that is worth compressing.
@@ -50,7 +50,7 @@ const maxBound = 4 << 10
 type chunk struct {
 	data       []byte // encoded pages
 	raw        int64  // bytes before compression
-	dictionary int    // size of the dictionary page in bytes, which comes first; 0: no dictionary
+	dictionary int    // size in bytes of the dictionary page, which comes first; 0 if there is no dictionary
 	pages      int    // number of data pages
 	encoding   int    // encoding of the data pages
 	nulls      int
@@ -259,7 +259,7 @@ func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (
 	e.compressed = e.compressed[:0]
 	if compress && len(e.page) >= minCompressed {
 		e.compressed = e.zstd.EncodeAll(e.page, e.compressed)
-		compressed = len(e.compressed) < len(e.page)/20*19 // smaller savings are not worth the time of readers
+		compressed = len(e.compressed) < len(e.page)/20*19 // smaller savings are not worth the readers' time
 	}
 	if !compressed {
 		e.compressed = appendStored(e.compressed[:0], e.page)
@@ -438,10 +438,10 @@ func (c *chunk) limitBounds() {
 
 // textTable collects the distinct strings of a column chunk.
 type textTable struct {
-	plain  []byte   // texts in encoding PLAIN: 4 bytes of length precede each text
-	ends   []uint32 // end of each text in plain
-	slots  []uint32 // hash table: index of a text plus 1; 0: none
-	hashes []uint32 // upper bits of the hash of the text in each slot
+	plain  []byte   // strings in PLAIN encoding: each string follows its length in 4 bytes
+	ends   []uint32 // end of each string in plain
+	slots  []uint32 // hash table: index of a string plus 1; 0: none
+	hashes []uint32 // upper bits of the hash of each slot's string
 }
 
 var seed = maphash.MakeSeed()

@@ -63,7 +63,7 @@ const (
 	Unrecorded = "unrecorded" // rows or files without a record
 	Doubled    = "doubled"    // the same rows are stored twice
 	Unreadable = "unreadable" // no reader can open it
-	Foreign    = "foreign"    // a file of another program among the store's files
+	Foreign    = "foreign"    // a file from another program among the store's files
 	Damaged    = "damaged"    // cannot be read to the end, or its text differs from its record
 	CR         = "cr"         // values end in CR, from logs whose lines ended in CR LF
 )
@@ -105,7 +105,7 @@ type CompactOptions struct {
 	// was stored, less than this long ago.
 	ClosedAfter time.Duration
 	DryRun      bool
-	Jobs        int // concurrent days; 0: 1
+	Jobs        int // number of days compacted at once; 0 means 1
 	// Total receives the number of files and bytes to read. Done receives
 	// the progress. Both may be nil.
 	Total func(files int, bytes int64)
@@ -120,7 +120,7 @@ const (
 
 // CompactResult is the result of Compact or, with DryRun, the expected result.
 type CompactResult struct {
-	Days  int64 `json:"days"`  // folders of a log type, probe and day
+	Days  int64 `json:"days"`  // folders, each for a log type, probe and day
 	Files int64 `json:"files"` // files read from them
 	Into  int64 `json:"into"`  // files written; an estimate with DryRun
 	Rows  int64 `json:"rows"`

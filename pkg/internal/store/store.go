@@ -44,7 +44,7 @@ func Unavailable(err error) error {
 type Key struct {
 	Probe  string `json:"probe"`  // see ValidProbe
 	Folder string `json:"folder"` // name of the log folder, with ".out"
-	File   string `json:"file"`   // name of the log file, without the suffix of a compression
+	File   string `json:"file"`   // name of the log file, without a compression suffix
 }
 
 func (k Key) String() string { return k.Probe + ":" + k.Folder + "/" + k.File }

@@ -39,9 +39,9 @@ type Store struct {
 	cluster   bool
 	empty     bool          // opened with ReadOnly, and the table of records does not exist
 	absent    []string      // addedColumns that the table of records lacks: without ReadOnly, at most colTransform
-	offset    time.Duration // of the server's clock to this machine's
+	offset    time.Duration // of the server's clock relative to this machine's
 	dateTime  string        // type of times: DateTime or DateTime64
-	shortText string        // type of texts with few different values
+	shortText string        // type for strings with few distinct values
 
 	mu     sync.Mutex
 	tables map[string]map[string]string // per log type: column -> type

@@ -88,7 +88,7 @@ const (
 
 // transientCodes are the codes of transient exceptions.
 var transientCodes = map[int]bool{
-	3:   true, // UNEXPECTED_END_OF_FILE, of a node that disconnected
+	3:   true, // UNEXPECTED_END_OF_FILE, from a node that disconnected
 	32:  true, // ATTEMPT_TO_READ_AFTER_EOF
 	74:  true, // CANNOT_READ_FROM_FILE_DESCRIPTOR
 	75:  true, // CANNOT_WRITE_TO_FILE_DESCRIPTOR, like a full disk

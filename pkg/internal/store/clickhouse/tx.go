@@ -28,7 +28,7 @@ type tx struct {
 	id      uint64
 	started time.Time
 	block   block
-	idle    []target // of columns that occurred in no batch so far
+	idle    []target // of columns that have had no values so far
 	insert  *insert  // nil if none is running
 	rows    bool     // at least one row was written
 	ended   bool

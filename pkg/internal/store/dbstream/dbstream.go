@@ -43,7 +43,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	streams map[string]*stream
-	adopted map[string]int64 // content of adoptedTable
+	adopted map[string]int64 // contents of adoptedTable
 
 	sched *scheduler // nil without a scheduler
 }

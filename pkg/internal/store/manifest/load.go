@@ -60,7 +60,7 @@ func (m *Manifest) addCount(location string, n int) {
 func (m *Manifest) reopenIfReplaced() (bool, error) {
 	now, err := os.Stat(m.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // somebody removed it
+		return false, nil // someone removed it
 	}
 	if err != nil {
 		return false, err
@@ -125,7 +125,7 @@ func (m *Manifest) load() error {
 				m.read = 0
 				return err
 			}
-		case len(text) == 0: // end of a line that was cut off
+		case len(text) == 0: // end of a truncated line
 		default:
 			m.lines++
 			if !m.parse(text) {

@@ -94,10 +94,10 @@ type Manifest struct {
 	path string
 	kind string
 
-	flags   int // for opening the file
+	flags   int // flags for opening the file
 	mu      sync.Mutex
 	f       *os.File // nil if the file does not exist yet and the manifest is read-only
-	read    int64    // bytes of f that were read
+	read    int64    // number of bytes of f that were read
 	torn    bool     // f does not end in a newline
 	format  int      // of f
 	lines   int      // of f

@@ -15,7 +15,7 @@ type buffers struct {
 
 	mu    sync.Mutex
 	open  int // files being written
-	extra int // row groups besides one for each file
+	extra int // row groups beyond one per file
 	idle  []*parquetfile.RowGroup
 }
 

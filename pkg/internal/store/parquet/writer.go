@@ -17,7 +17,7 @@ import (
 type writer struct {
 	buffers *buffers
 	columns []tstat.Column
-	source  []int // indexes of columns in batches; nil: as in columns
+	source  []int // indexes of columns in batches; nil means as in columns
 	file    *parquetfile.Writer
 	group   *parquetfile.RowGroup // being filled; nil after an error
 	extra   int                   // row groups besides the first

@@ -54,7 +54,7 @@ type Options struct {
 	// retries.
 	RetryTimeout time.Duration
 	Log          *slog.Logger // warnings; may be nil
-	Form         Form         // of COPY; "": Auto
+	Form         Form         // of COPY; "" means Auto
 }
 
 // SplitURL removes the settings named in own from the query of a database URL,

@@ -24,9 +24,9 @@ import (
 // once.
 type encoder struct {
 	cells   []cell   // in the order of the fields
-	idle    []cell   // of columns that occurred in no batch so far
+	idle    []cell   // of columns that have had no values so far
 	sources []bool   // per column of the file: whether it has a target
-	inet    []string // the table's columns of addresses
+	inet    []string // the table's address columns
 	sep     byte
 	batch   *tstat.Batch
 
@@ -260,7 +260,7 @@ type rowError struct {
 	column string
 	value  []byte
 	reason string
-	text   bool // the value is a text instead of an address, see isText
+	text   bool // the value is other text instead of an address, see isText
 }
 
 func (e *rowError) Error() string {

@@ -23,14 +23,14 @@ type Rows struct {
 	opt      RowOptions
 	rejected int64
 	rows     int64 // passed to Start
-	texts    int   // rows with a text instead of an address
+	texts    int   // rows with other text instead of an address
 	textErr  error // the error of the first such row
 }
 
 // RowOptions configures Rows.
 type RowOptions struct {
 	Table   Ident             // the table's name for hints
-	Own     []sqlstore.Target // columns beside those of the log; Source is ignored
+	Own     []sqlstore.Target // columns besides those of the log; Source is ignored
 	Targets []sqlstore.Target
 	Columns sqlstore.Columns
 	// Skip is the number of lines of the file that the table already has.

@@ -114,14 +114,14 @@ func (t *Tx) check(err error) error {
 	err = Classify(err)
 	if code := CodeOf(err); strings.HasPrefix(code, "42") || code == "23514" || errors.Is(err, ErrChanged) {
 		t.opt.Forget()
-		if code == "42P01" || NoPartition(err) { // pruned meanwhile: the next attempt recreates it
+		if code == "42P01" || NoPartition(err) { // pruned meanwhile; the next attempt recreates it
 			return sqlstore.Transient(&lineError{err})
 		}
 	}
 	return err
 }
 
-const wrongLength = "22P03" // SQLSTATE of a value in binary form with the wrong length for its type
+const wrongLength = "22P03" // SQLSTATE for a binary value whose length is wrong for its type
 
 // Commit makes the rows visible together with the record, see store.FileTx.
 // remove must remove the rows of the replaced records.
@@ -147,7 +147,7 @@ func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 		err = t.db.record(ctx, t.tx, t.ID, r)
 	}
 	if err == nil {
-		err = t.tx.Commit(ctx) // after an error, only the record shows whether it succeeded
+		err = t.tx.Commit(ctx) // after an error, only the record shows whether the commit succeeded
 	}
 	return t.check(err)
 }

@@ -91,7 +91,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context, readOnly bool) error {
-	if s.schema == "" { // the first of the search path
+	if s.schema == "" { // the first in the search path
 		var name *string
 		if err := s.Pool.QueryRow(ctx, "select current_schema()::text").Scan(&name); err != nil {
 			return err

@@ -221,7 +221,7 @@ func CheckStream(stream, probe string, types []string) error {
 	for _, t := range types {
 		_, err := dbstream.StreamName(stream, probe, t)
 		if err == nil {
-			return nil // another type's name may be too long, but may never occur
+			return nil // another type's name may be too long, but that type may never occur
 		}
 		if first == nil {
 			first = err
@@ -278,9 +278,9 @@ func parse(text string) (k kind, rest string, err error) {
 	return k, rest, err
 }
 
-// SplitTransform cuts the option anonymize out of a destination and returns its value,
-// unescaped. given reports whether the destination has the option, with any value. A
-// store knows nothing of the option: the importer anonymizes.
+// SplitTransform removes the option anonymize from a destination and returns its value,
+// unescaped. given reports whether the destination has the option, with any value. Stores
+// do not know the option, because the importer anonymizes.
 func SplitTransform(text string) (destination, anonymize string, given bool) {
 	destination, query, _ := strings.Cut(text, "?")
 	var modes, others []string
@@ -301,7 +301,7 @@ func SplitTransform(text string) (destination, anonymize string, given bool) {
 	case len(others) > 0:
 		destination += "?" + strings.Join(others, "&")
 	}
-	return destination, strings.Join(modes, ","), true // two values are no value
+	return destination, strings.Join(modes, ","), true // several values are joined, which makes them invalid
 }
 
 // withoutTransform returns a destination without the option anonymize.

@@ -29,7 +29,7 @@ import (
 type Server struct {
 	Port  int // HTTP; users default without a password, and tstat with Password
 	HTTPS int
-	CA    string // authority of its certificate, a file
+	CA    string // file with the CA certificate for HTTPS
 
 	dir string
 	cmd *exec.Cmd
@@ -45,7 +45,7 @@ const Cluster = "tstat"
 type layout struct {
 	name    string
 	macros  string
-	cluster string // the content of remote_servers
+	cluster string // the contents of remote_servers
 	keeper  int    // port of ZooKeeper; 0 for a single server
 }
 

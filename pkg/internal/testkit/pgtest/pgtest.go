@@ -33,7 +33,7 @@ import (
 // Server is a running server. It stops with its test.
 type Server struct {
 	Port int
-	Root string // CA certificate of its TLS, a file
+	Root string // file with the CA certificate for TLS
 
 	bin, dir string
 	attr     *syscall.SysProcAttr

@@ -100,7 +100,7 @@ func (s *suite) names() {
 	}
 }
 
-// notFinite checks that rows with nan and inf are stored. Tstat writes nan for 0/0.
+// notFinite checks that rows with nan or inf are stored. Tstat writes nan for 0/0.
 func (s *suite) notFinite() {
 	text := strings.SplitAfter(rows(1, "a"), "\n")[0]
 	for _, v := range []string{"nan", "-nan", "inf", "-inf", "1e308"} {

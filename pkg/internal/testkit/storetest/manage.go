@@ -160,7 +160,7 @@ func (s *suite) verify() {
 	s.put(s.store, at("p1", "2016_03_11_10_00", 0, "a"))
 	s.put(s.store, at("p2", "2016_03_10_10_00", 3, "a"))
 	odd := at("p2", "2016_03_10_11_00", 6, "a")
-	odd.place = "caf\xe9" // a name is bytes
+	odd.place = "caf\xe9" // names need not be UTF-8
 	r := s.put(s.store, odd)
 	if rs := s.records(s.store, r); len(rs) != 1 || rs[0].Place != odd.place {
 		s.Errorf("records %+v", rs)

@@ -327,7 +327,7 @@ func (b *bench) caseScale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.base != nil { // the case parquet measures 1 times the rows
+	if b.base != nil { // the case parquet measures the load itself
 		t, err := b.multiply(base, 4)
 		if err != nil {
 			return err

@@ -30,19 +30,19 @@ type bench struct {
 	dir   string // load, programs and output
 	rows  int64
 	pairs int
-	files int // of the cases again and small
+	files int // for the cases again and small
 	// for the case mplane
 	components int
 	specs      int // specifications per second
 	limits
-	ours   string // tstatrepo of this tree
+	ours   string // tstatrepo built from this tree
 	binary string // tstatrepo that the next command runs
 	base   *base  // nil: the peers are other programs
 	log    io.Writer
 
 	results []result
 	ran     []benchCase
-	last    reading // noise when the last result was added
+	last    reading // noise reading when the last result was added
 	leftOut []string
 	median  float64 // speed of tstatrepo in the last comparison
 }

@@ -216,7 +216,7 @@ func (s *supervisorProcess) peak() (int64, error) {
 type mplaneLoad struct {
 	s            *supervisorProcess
 	components   int
-	rate         int // specifications a second
+	rate         int // specifications per second
 	registries   *mplane.Registries
 	http         *http.Client
 	failed       atomic.Pointer[error] // the first error

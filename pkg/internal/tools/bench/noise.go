@@ -16,8 +16,8 @@ const maxNoise = 0.1
 // platforms that Go supports.
 const ticks = 100
 
-// reading is the total CPU time, in seconds, that other processes and the host of this
-// virtual machine have used so far.
+// reading is the total CPU time, in seconds, that other processes and this virtual
+// machine's host have used so far.
 type reading struct {
 	at             time.Time
 	others, stolen float64
@@ -53,7 +53,7 @@ func readNoise(proc string) reading {
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			continue // ended: its parent's time includes its time
+			continue // the process has ended, so its parent's time includes its time
 		}
 		if pid, p, ok := parseProcess(string(text)); ok {
 			all[pid] = p
@@ -70,7 +70,7 @@ func readNoise(proc string) reading {
 
 // parseProcess parses /proc/PID/stat (proc_pid_stat(5)).
 func parseProcess(text string) (pid int, p process, ok bool) {
-	i := strings.LastIndexByte(text, ')') // the name may have spaces and brackets
+	i := strings.LastIndexByte(text, ')') // the name may contain spaces and parentheses
 	if i < 0 {
 		return 0, p, false
 	}

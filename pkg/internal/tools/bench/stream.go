@@ -337,7 +337,7 @@ func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) 
 	}
 	defer l.Close()
 	args := slices.Concat(b.prefix, b.tstatrepo("stream", append([]string{"--follow=bench=" + dir, "--to=tcp://" + l.Addr().String(),
-		"--state-dir=" + filepath.Join(b.out(), "state"), "--timezone=UTC", "--drain-timeout=1ms", "--quiet"}, flags...)...)) // the peer has all
+		"--state-dir=" + filepath.Join(b.out(), "state"), "--timezone=UTC", "--drain-timeout=1ms", "--quiet"}, flags...)...)) // the peer has received everything
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), b.env...)
 	start := time.Now()
@@ -356,9 +356,9 @@ func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) 
 	return u, err
 }
 
-// latency writes blocks as Tstat does, and measures how long it takes until each block's
-// last complete line arrives. The returned wall time is the median. slow is the 99th
-// percentile in milliseconds.
+// latency writes blocks as Tstat does, and measures how long each block's last complete
+// line takes to arrive. The returned wall time is the median. slow is the 99th percentile
+// in milliseconds.
 func (b *bench) latency(ctx context.Context) (u usage, slow float64, err error) {
 	root := filepath.Join(b.dir, "live")
 	folder := filepath.Join(root, "2016_03_24_21_37.out")
