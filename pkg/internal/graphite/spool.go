@@ -63,9 +63,9 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 	return s.Beside(dir)
 }
 
-// Beside returns a spool that stores its batches in another folder. It shares the
-// sink, the size limit and the state of the sink with s. Only one goroutine may use
-// these spools. Closing one of them closes the shared sink.
+// Beside returns a spool that stores its batches in another folder. It uses the
+// same sink, sink state and size limit as s. Only one goroutine may use these
+// spools. Closing one of them closes the shared sink.
 func (s *Spool) Beside(dir string) (*Spool, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)

@@ -21,9 +21,9 @@ type Dialer struct {
 	// Networks.Control. nil allows all addresses.
 	Control func(network, address string, c syscall.RawConn) error
 	Timeout time.Duration // of a connection and its handshake; 0: none
-	// ReadStall and WriteStall are the timeouts of a single read or write; 0
-	// means none. Without them, neither http.Transport nor the kernel gives up
-	// on a peer that is alive but inactive.
+	// ReadStall and WriteStall are the timeouts for a single read or write; 0 means
+	// none. Without them, neither http.Transport nor the kernel gives up on a peer
+	// that is alive but inactive.
 	ReadStall, WriteStall time.Duration
 }
 

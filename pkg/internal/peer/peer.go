@@ -1,5 +1,5 @@
-// Package peer contains what all listeners and connections share: allowed
-// networks, TLS, the names of probes, and the limits of HTTP servers and clients.
+// Package peer contains what all listeners and connections share: allowed networks,
+// TLS, probe names, and the limits of HTTP servers and clients.
 package peer
 
 import (

@@ -140,7 +140,7 @@ func (s *Shares) grant() {
 	}
 }
 
-// finish ends the wait of w with err. The caller must hold the lock.
+// finish ends w's wait with err. The caller must hold the lock.
 func (s *Shares) finish(w *waiter, err error) {
 	i := slices.Index(s.waiting, w)
 	s.waiting = slices.Delete(s.waiting, i, i+1)

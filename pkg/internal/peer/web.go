@@ -57,7 +57,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// listenerKey is the key of the Listener in the context of a request.
+// listenerKey is the key of the Listener in a request's context.
 type listenerKey struct{}
 
 // textAddr is a net.Addr that holds the value of http.Request.RemoteAddr.

@@ -7,7 +7,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// notifier notifies systemd of the state of the service. It does nothing if
+// notifier notifies systemd of the service's state. It does nothing if
 // NOTIFY_SOCKET is not set.
 type notifier struct{ log *slog.Logger }
 
@@ -31,7 +31,7 @@ func (n notifier) stopping() { n.notify(daemon.SdNotifyStopping) }
 // watchdog.
 func (n notifier) alive() { n.notify(daemon.SdNotifyWatchdog) }
 
-// watchdog returns a channel that ticks twice per WatchdogSec of systemd. It returns
+// watchdog returns a channel that ticks twice per systemd's WatchdogSec. It returns
 // nil if the watchdog is disabled.
 func (n notifier) watchdog() <-chan time.Time {
 	every, err := daemon.SdWatchdogEnabled(false)
