@@ -35,7 +35,7 @@ var exitTexts = []struct{ status, text string }{
 	{"130, 143", "interrupted by SIGINT or SIGTERM, after a clean stop"},
 }
 
-// rejectsError reports that a run imported everything except rejected lines.
+// rejectsError reports that a run stored everything except the lines that it rejected.
 type rejectsError struct {
 	lines int64
 	file  string

@@ -50,8 +50,8 @@ type header struct {
 	size     int64 // size of the header
 }
 
-// headerSize returns how many bytes of a file parse needs. head is the start of the
-// file.
+// headerSize returns the number of bytes that parse needs of a file that starts with
+// head.
 func headerSize(head []byte) (int64, error) {
 	layouts, err := detect(head)
 	if err != nil {

@@ -19,7 +19,8 @@ const hasLibrrd = true
 // newLibrrd returns a decoder that uses librrd. librrd must not open Tstat's files,
 // because it would lock them (see Reader) and because some headers crash it (division
 // by zero, writes past the heap). The decoder therefore creates a database in memory,
-// which has this machine's layout, only validated numbers, and a single archive.
+// which has this machine's layout and a single archive, and contains only validated
+// numbers.
 //
 // librrd is slow when several readers run concurrently.
 func newLibrrd() (decoder, error) {

@@ -231,8 +231,8 @@ var statistics = map[string]string{
 	"avg": "Average", "min": "Minimum", "max": "Maximum", "var": "Variance", "stdev": "Stdev",
 }
 
-// cleanPath replaces every character in a path's nodes that is not a letter, digit, _
-// or - with _, and removes empty nodes.
+// cleanPath writes _ for every character in a path's nodes that is not a letter, digit,
+// _ or -, and removes empty nodes.
 func cleanPath(path string) string {
 	if isClean(path) {
 		return path

@@ -96,7 +96,7 @@ func (r *Reader) CutIsText() bool {
 type CompressionError = compression.Error
 
 // RewriteError reports that the reader returned by ReaderOptions.Rewrite failed to
-// rewrite the file. It ends reading of the file.
+// rewrite the file. It ends the reading of the file.
 type RewriteError struct{ Err error }
 
 func (e *RewriteError) Error() string { return e.Err.Error() }
@@ -150,7 +150,7 @@ func (r *Reader) read(p []byte) (int, error) {
 	return r.src.Read(p)
 }
 
-// Stop waits until no goroutine of r reads the file or hashes its text any more.
+// Stop waits until no goroutine of r is reading the file or hashing its text.
 func (r *Reader) Stop() {
 	r.ahead.join()
 	r.joinHash()

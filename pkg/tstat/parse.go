@@ -118,8 +118,8 @@ func skipFields(line []byte, p int, sep byte, ends Fields) (n int) {
 	seps := ones * uint64(sep)
 	for p+8 <= len(line) {
 		w := binary.LittleEndian.Uint64(line[p:])
-		// In found, the highest bit of each byte that is the separator or a newline is
-		// set.
+		// found has the highest bit set in each byte that is the separator or a
+		// newline.
 		x, y := w^seps, w^ones*'\n'
 		found := ^((x&low + low | x | low) & (y&low + low | y | low))
 		for found != 0 {
