@@ -1,4 +1,4 @@
-// Package store defines the interface Store, through which the import engine
+// Package store defines the Store interface, through which the import engine
 // writes, and the records that identify the stored files.
 //
 // A store keeps rows and the record of their source file together: both become
@@ -82,7 +82,7 @@ type Record struct {
 	Time    time.Time `json:"time"`             // the folder's time, UTC
 	Rows    int64     `json:"rows"`
 	Rejects int64     `json:"rejects,omitempty"`
-	Cut     int64     `json:"cut,omitempty"` // 1 if the end of the file was unfinished
+	Cut     int64     `json:"cut,omitempty"` // 1 if the last line was unfinished, or compressed data was truncated or damaged
 	// Damaged means that the compressed file was damaged and that only its
 	// intact part was stored.
 	Damaged bool `json:"damaged,omitempty"`
@@ -100,7 +100,7 @@ type Record struct {
 }
 
 // Text returns an identifier of the record's text that is unique among the
-// records of its key: the SHA-256 and the place, if known.
+// records with the same key: the SHA-256 and the place, if known.
 func (r *Record) Text() string {
 	if r.Place == "" {
 		return r.SHA256
@@ -118,14 +118,15 @@ func Texts(records []Record) map[string]bool {
 	return texts
 }
 
-// Same reports whether r and o describe the same source file: their key,
-// SHA-256 and place are equal.
+// Same reports whether r and o describe the same source file, that is, whether
+// their keys, SHA-256 and places are equal.
 func (r *Record) Same(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && r.Place == o.Place
 }
 
-// Clashes reports whether r and o may describe the same source file: their key
-// and SHA-256 are equal, and their places are equal or one of them is unknown.
+// Clashes reports whether r and o may describe the same source file. Their keys
+// and SHA-256 must be equal, and their places must be equal or one of them
+// unknown.
 func (r *Record) Clashes(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && (r.Place == o.Place || r.Place == "" || o.Place == "")
 }
@@ -233,7 +234,7 @@ func (Defaults) Done(FileInfo) {}
 // Properties returns the zero value.
 func (Defaults) Properties() Properties { return Properties{} }
 
-// Size returns 0: the store has no files.
+// Size returns 0, because the store has no files.
 func (Defaults) Size(string) (int64, error) { return 0, nil }
 
 // Repair is not supported.

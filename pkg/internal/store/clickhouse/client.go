@@ -285,7 +285,7 @@ func wholeLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
 
 var unescape = strings.NewReplacer(`\\`, `\`, `\t`, "\t", `\n`, "\n", `\r`, "\r", `\0`, "\x00", `\'`, "'", `\b`, "\b", `\f`, "\f")
 
-// splitRow splits a line in the format TabSeparated into unescaped fields.
+// splitRow splits a line in TabSeparated format into unescaped fields.
 func splitRow(line []byte) []string {
 	row := strings.Split(string(line), "\t")
 	for i, f := range row {

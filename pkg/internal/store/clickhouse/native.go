@@ -81,7 +81,7 @@ type column struct {
 // block has about 10 MiB.
 const blockRows = 8192
 
-// block collects rows by column in ClickHouse's format Native: the number of
+// block collects rows by column in ClickHouse's Native format: the number of
 // columns and rows, and for each column its name, type and values. The values
 // of a Nullable column follow one byte per row that marks NULL.
 type block struct {

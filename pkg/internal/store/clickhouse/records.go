@@ -463,9 +463,9 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 	}
 }
 
-// judge returns the outcome of the commit of attempt id with record r: nil,
-// store.ErrDuplicate or store.ErrConflict. wait means that the outcome may still
-// become nil. allowed lists the Text identifiers of records that may exist.
+// judge returns the outcome of committing attempt id with record r: nil,
+// store.ErrDuplicate or store.ErrConflict. wait means that the outcome may still become
+// nil. allowed lists the Text identifiers of records that may exist.
 func (h history) judge(id uint64, r *store.Record, allowed []string) (outcome error, wait bool) {
 	live := h.live()
 	own := h[id] // nil if the server inserted no commit

@@ -389,7 +389,7 @@ func (s *Store) orderedNames(columns map[string]string) []string {
 }
 
 // targets returns the columns of a table for which a file has values. A block
-// must use exactly the types of the table: old servers crash on others.
+// must use exactly the table's types, because old servers crash on others.
 func (s *Store) targets(f store.FileInfo, cols []string, table map[string]string) ([]target, error) {
 	found, err := s.cfg.columns.Targets(f, cols, table)
 	if err != nil {

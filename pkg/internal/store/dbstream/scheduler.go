@@ -20,8 +20,8 @@ import (
 // DBStream's scheduler starts jobs when the windows of their input are
 // announced. A stream registers as a series of jobs without inputs. Then, for
 // each window in ascending order, it requests permission and reports that the
-// job is done. After that, other jobs expect no more rows from before the start
-// of the window.
+// job is done. After that, other jobs expect no more rows older than the
+// window.
 //
 // The import itself never waits for the scheduler: windows are announced in the
 // background, after their rows are stored.

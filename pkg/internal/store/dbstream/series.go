@@ -39,8 +39,8 @@ type series struct {
 	refused bool // the refusal was logged; guarded by c.mu
 
 	mu sync.Mutex
-	// Files that are not stored yet: the importer has announced those in
-	// expected, and is importing those in begun.
+	// Files that are not stored yet. The importer has announced those in
+	// expected and is importing those in begun.
 	expected map[store.Key]*expectedFiles
 	begun    map[store.Key]time.Time
 	order    []store.Key    // keys of expected by time, and some of stored files

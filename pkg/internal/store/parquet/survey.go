@@ -156,7 +156,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 	return v, nil
 }
 
-// logText identifies a log's text.
+// logText identifies the text of a log with a given key.
 type logText struct {
 	store.Key
 	text string // see store.Record.Text

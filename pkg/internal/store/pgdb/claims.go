@@ -12,7 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// The table is unlogged, because claims may be lost: if the server crashes, two
+// The table is unlogged. If the server crashes and loses the claims, two
 // importers may do the same work, but no data is lost.
 const createClaims = ` (
 	location text,

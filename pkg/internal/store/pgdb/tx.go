@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// Tx is the transaction of one file: rows by COPY, and the record.
+// Tx is the transaction that stores one file: its rows by COPY, and its record.
 type Tx struct {
 	*Rows
 	// ID is the id of the record that Commit writes.
@@ -165,9 +165,9 @@ func (changedError) Is(err error) bool {
 	return err == store.ErrTransient || err == store.ErrUnavailable
 }
 
-// checkTypes returns ErrChanged if the server may have decoded binary values
-// with another type: eight bytes can be an integer or a float. The COPY holds a
-// lock that prevents later changes to the table.
+// checkTypes returns ErrChanged if the server may have decoded binary values as
+// another type, since eight bytes can be an integer or a float. The COPY holds
+// a lock that prevents later changes to the table.
 func (t *Tx) checkTypes(ctx context.Context) error {
 	for _, d := range t.copied {
 		found, err := FindTable(ctx, t.tx, d.table)

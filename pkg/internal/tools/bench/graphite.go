@@ -143,7 +143,7 @@ func (s *lineSink) counted(f side) side {
 	}
 }
 
-// push returns a side that pushes all points of dir to a server, with new state.
+// push returns a side that pushes all points in dir to a server, with new state.
 func (b *bench) push(dir, addr string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {

@@ -2,5 +2,5 @@
 
 package main
 
-// adoptOrphans does nothing: only Linux has /proc.
+// adoptOrphans does nothing, because only Linux has /proc.
 func adoptOrphans() {}

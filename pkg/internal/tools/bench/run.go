@@ -87,7 +87,7 @@ func (l limits) run(ctx context.Context, args ...string) (usage, error) {
 	args = append(append([]string{}, l.prefix...), args...)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), l.env...)
-	// Stop cleanly first: an interrupted import removes its temporary files.
+	// Interrupt first, because an interrupted import removes its temporary files.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	var out, errs bytes.Buffer
