@@ -74,7 +74,7 @@ type RowGroup struct {
 	done    chan struct{} // closed when the goroutine that Add started has ended; nil if none is running
 }
 
-// Reset empties g for rows of the given number of columns.
+// Reset empties g for rows with the given number of columns.
 func (g *RowGroup) Reset(columns int) {
 	g.Rows = 0
 	for len(g.Values) < columns {

@@ -218,7 +218,7 @@ type TransformChecker interface {
 	CheckTransform() error
 }
 
-// Defaults has default implementations of some methods of Store and Manager.
+// Defaults has default implementations of some Store and Manager methods.
 // Stores embed it.
 type Defaults struct{}
 

@@ -223,7 +223,7 @@ func (c *client) exec(ctx context.Context, host string, p params, sql string) er
 	return c.query(ctx, host, p, sql, func([]string) error { return errors.New("unexpected answer") })
 }
 
-// query runs a statement and calls f with the unescaped fields of each row of the
+// query runs a statement and calls f with the unescaped fields of each row in the
 // response. host is "" for any available host.
 func (c *client) query(ctx context.Context, host string, p params, sql string, f func(row []string) error) error {
 	if host == "" {

@@ -91,7 +91,7 @@ func timeOf(us int64) time.Time {
 	return time.UnixMicro(us).UTC()
 }
 
-// event is one row of the table of records.
+// event is one row in the table of records.
 type event struct {
 	id       uint64
 	kind     string
@@ -105,7 +105,7 @@ type event struct {
 const eventFields = "file_id, event, version, arrayStringConcat(arrayMap(x -> toString(x), replaces), ','), probe, folder, file, sha256, length, size, " +
 	"mtime_ns, path, type, layout, toUnixTimestamp(time), rows, rejects, cut, imported_us, pruned_us"
 
-// readEvent parses a row of the table of records.
+// readEvent parses a row from the table of records.
 func readEvent(row []string) (e event, err error) {
 	if len(row) != len(fileColumns) {
 		return e, fmt.Errorf("%d fields, not %d", len(row), len(fileColumns))

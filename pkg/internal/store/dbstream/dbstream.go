@@ -197,9 +197,9 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// analyzeStreams updates the statistics of the parent tables of written streams,
-// but not of their partitions. That needs ONLY since PostgreSQL 18; older
-// servers do not support ONLY here.
+// analyzeStreams updates the statistics of the written streams' parent tables, but not of
+// their partitions. Since PostgreSQL 18 this requires ONLY, which older servers do not
+// support here.
 func (s *Store) analyzeStreams(ctx context.Context) {
 	option := ""
 	for _, st := range s.streams {

@@ -120,7 +120,7 @@ func StreamName(pattern, probe, logType string) (string, error) {
 	return name, nil
 }
 
-// streamName returns the name of the stream of a probe and log type.
+// streamName returns the name of the stream for a probe and log type.
 func (s *Store) streamName(probe, logType string) (string, error) {
 	pattern := s.stream
 	if s.streamType != "" && logType != s.streamType {

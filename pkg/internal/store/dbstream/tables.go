@@ -212,7 +212,7 @@ func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error
 	return nil
 }
 
-// part returns the name of the partition of a window.
+// part returns the name of a window's partition.
 func (s *Store) part(st *stream, start int64) pgdb.Ident {
 	return pgdb.Ident{s.cfg.schema, st.name + "_" + strconv.FormatInt(start, 10)}
 }

@@ -106,7 +106,7 @@ type Manifest struct {
 	countAt map[string]int // number of entries by location
 }
 
-// Open opens the manifest of a store of the given kind in root. With readOnly
+// Open opens the manifest in root for a store of the given kind. With readOnly
 // it creates nothing, and Update must not be called.
 func Open(ctx context.Context, root, kind string, readOnly bool) (*Manifest, error) {
 	m := &Manifest{path: filepath.Join(root, Dir, name), kind: kind, flags: os.O_RDWR | os.O_CREATE | os.O_APPEND, entries: map[store.Key][]Entry{}, countAt: map[string]int{}}

@@ -1,7 +1,7 @@
-// Package parquet stores rows as Parquet files in a folder: one file per log,
-// below type=<log type>/probe=<probe>/date=<YYYY-MM-DD, UTC>/. All files of a
-// log type have the same schema, regardless of the version of Tstat, so that the
-// folder is one dataset for every tool that reads Hive style partitions.
+// Package parquet stores rows as Parquet files in a folder: one file per log, below
+// type=<log type>/probe=<probe>/date=<YYYY-MM-DD, UTC>/. All files of a log type have the
+// same schema, regardless of the Tstat version, so that the folder is one dataset for
+// every tool that reads Hive style partitions.
 //
 // A rename makes a whole file visible, with the record of its source in its
 // footer. The manifest beside the files is an index; see package manifest.

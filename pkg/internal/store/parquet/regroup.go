@@ -13,8 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// addGroup adds the rows keep of a row group. Columns that the file lacks become
-// NULL.
+// addGroup adds the rows keep from a row group. Columns that the file lacks become NULL.
 func (w *writer) addGroup(s *stored, index int, keep span) error {
 	n := int(keep.to - keep.from)
 	if w.group.Rows > 0 && w.group.Rows+n > w.max {
@@ -80,7 +79,7 @@ func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values in
 	return 0, 0, fmt.Errorf("cannot read a column of %T", cr)
 }
 
-// addColumn adds the values of the rows keep of a column chunk.
+// addColumn adds the values that a column chunk has for the rows keep.
 func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, keep span) error {
 	in := &w.in
 	if in.def == nil {

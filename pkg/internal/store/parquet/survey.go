@@ -165,7 +165,7 @@ type logText struct {
 // textOf returns the logText of a record.
 func textOf(r store.Record) logText { return logText{r.Key, r.Text()} }
 
-// levels are the prefixes of the path elements of a location.
+// levels are the prefixes of a location's path elements.
 var levels = []string{"type=", "probe=", "date=", ""}
 
 // inDataset reports whether a location has the form that entryLocation returns.

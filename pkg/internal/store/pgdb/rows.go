@@ -33,7 +33,8 @@ type RowOptions struct {
 	Own     []sqlstore.Target // columns besides those of the log; Source is ignored
 	Targets []sqlstore.Target
 	Columns sqlstore.Columns
-	// Skip is the number of lines of the file that the table already has.
+	// Skip is the number of lines at the start of the file that the table
+	// already has.
 	Skip int64
 	// AsWritten stores times as the numbers that Tstat wrote, and all text
 	// except "-" as it is, as in DBStream's own tables.

@@ -184,7 +184,8 @@ func (b *bench) tstatrepo(command string, args ...string) []string {
 	return cmd
 }
 
-// knows reports whether the help of a command of binary mentions an option.
+// knows reports whether the help that binary prints for a command mentions an
+// option.
 func (o *base) knows(binary string, command []string, name string) bool {
 	prefix := binary + " " + strings.Join(command, " ") + " "
 	if !o.known[prefix] {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// usage is the time and memory of one run of a command.
+// usage is the time and memory that one run of a command used.
 type usage struct {
 	wall time.Duration
 	cpu  time.Duration // user + system
