@@ -83,7 +83,7 @@ type Statement struct {
 	Verb     string
 	Label    string
 	Registry string // URI of the registry that defines the names
-	// Link is the URL for the next message, or nil if there is none. "" means the peer
+	// Link is the URL for the next message, or nil if it is missing. "" means the peer
 	// that sent this message.
 	Link *string
 	// Token identifies a job or a capability. If it is "", ID derives a token from the

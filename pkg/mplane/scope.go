@@ -231,7 +231,7 @@ func (s Scope) Duration(t time.Time) (length time.Duration, ok bool) {
 // has passed; the scope's length, if any, then counts from now.
 type Delays struct {
 	Start, End time.Duration
-	Endless    bool // there is no end; End is 0
+	Endless    bool // the scope has no end; End is 0
 	Never      bool // the scope is over or never starts
 }
 

@@ -270,7 +270,7 @@ func (s *State) nameProbes() {
 }
 
 // clockOf returns how far a probe's clock is ahead according to the newest reading.
-// known is false if there are no readings.
+// known is false without readings.
 func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool) {
 	var last time.Time
 	for _, l := range streams {

@@ -20,7 +20,7 @@ const (
 	settleIn     = 30 * time.Second    // after the start; registration and the first log folder may take this long
 	expiresSoon  = 30 * 24 * time.Hour // before a certificate expires
 	expiresNow   = 7 * 24 * time.Hour  // before a certificate expires
-	recentErrors = time.Hour           // older errors in the log are no longer a problem
+	recentErrors = time.Hour           // the log's older errors do not count as a problem
 	clockError   = 2 * time.Minute     // clocks further apart give wrong times
 	tstatSilent  = 2 * time.Hour       // Tstat writes a log folder each hour
 	tstatArchive = 30 * 24 * time.Hour // folders unchanged for longer are an archive, not the output of a running Tstat

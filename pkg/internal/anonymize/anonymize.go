@@ -296,7 +296,7 @@ func (a *Anonymizer) covers(addr address, side internal) bool {
 	return side != isExternal && !has(a.except)
 }
 
-// internal tells whether an address belongs to the network that Tstat monitors.
+// internal says if an address belongs to the network that Tstat monitors.
 type internal uint8
 
 const (

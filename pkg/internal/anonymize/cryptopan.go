@@ -76,7 +76,7 @@ func newCryptopan(key *[keySize]byte) *cryptopan {
 	return c
 }
 
-// blocks anonymizes addresses with a cryptopan and buffers of its own. It is not safe for
+// blocks anonymizes addresses with a cryptopan and its own buffers. It is not safe for
 // concurrent use.
 type blocks struct {
 	*cryptopan

@@ -12,7 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Source tells whether the addresses of a log are anonymized already.
+// Source is the state of a log's addresses.
 type Source uint8
 
 const (
@@ -32,7 +32,7 @@ var ErrSource = errors.New("the log does not say whether its addresses are anony
 type RewriterOptions struct {
 	Layout   string         // see tstat.ReaderOptions
 	Location *time.Location // see tstat.ReaderOptions
-	// Source tells whether lines without an anonymization flag are anonymized. It is
+	// Source returns the state of lines without an anonymization flag. It is
 	// called at most once, at the first such line or the first name to encrypt. Nil
 	// means Unknown.
 	Source func() (Source, error)
@@ -334,7 +334,7 @@ func (w *Rewriter) field(row []byte, place int) []byte {
 	return row[s.begin:s.end]
 }
 
-// decision tells whether to replace an address, and the address.
+// decision holds an address and whether to replace it.
 type decision struct {
 	replace bool
 	addr    address

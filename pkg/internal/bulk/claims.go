@@ -267,7 +267,7 @@ func (c *claims) claimNext(ctx context.Context) error {
 func claimable(g []*task) bool { return g[0].key.Folder != "" && !g[0].stdin }
 
 // claim claims keys in all available shared stores. It returns the keys that
-// all these stores granted, or all keys if there is no such store. The caller
+// all these stores granted, or all keys without such a store. The caller
 // must hold c.mu.
 func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]bool, error) {
 	for _, k := range keys { // a failed call may have claimed keys too
@@ -348,7 +348,7 @@ func (c *claims) release(ctx context.Context) {
 
 // renew renews all claims. A claim is lost if a server or this process was
 // suspended for too long. Files with lost claims are left to their new owners
-// if their import has not started. Otherwise Commit guarantees that they are
+// before their import starts. Otherwise Commit guarantees that they are
 // stored once.
 func (c *claims) renew(ctx context.Context) {
 	c.mu.Lock()

@@ -151,7 +151,7 @@ func (t *iniTable) find(key string) *iniEntry {
 func (t *iniTable) key(key string) string { return "[" + t.name + "] " + key }
 
 // get returns the entry for a key, from the section or else from the defaults. It
-// returns nil if there is none.
+// returns nil if it is missing.
 func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 	if e := t.find(key); e != nil {
 		return e

@@ -39,7 +39,7 @@ type client struct {
 	http    *http.Client
 	tls     bool
 	timing  timing
-	reading atomic.Pointer[clockReading] // the latest reading; nil if the peer has not sent its time
+	reading atomic.Pointer[clockReading] // the latest reading; nil before the peer sends its time
 }
 
 // clockReading is a reading of a peer's clock.
@@ -49,7 +49,7 @@ type clockReading struct {
 }
 
 // clock returns how far the peer's clock is ahead of the local clock, and the local
-// time at which it was read. at is zero if the peer has not sent its time.
+// time at which it was read. at is zero before the peer sends its time.
 func (c *client) clock() (ahead time.Duration, at time.Time) {
 	if r := c.reading.Load(); r != nil {
 		return r.ahead, r.at
@@ -133,7 +133,7 @@ func responseError(resp *http.Response) error {
 }
 
 // responseTime returns the peer's time from the Date header, or the local time
-// if there is no valid Date.
+// without a valid Date.
 func responseTime(resp *http.Response) time.Time {
 	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		return t

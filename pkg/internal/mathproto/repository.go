@@ -108,7 +108,7 @@ type Repository struct {
 	wg        sync.WaitGroup
 
 	mu      sync.Mutex
-	ended   bool // Run is ending, so no more streams are accepted
+	ended   bool // Run is ending and accepts no streams
 	next    int
 	streams []*stream // ordered by ID
 	adopted []string  // names of adopted streams
@@ -205,7 +205,7 @@ func (r *Repository) saveOrLog() {
 	}
 }
 
-// newStream returns a stream whose import has not started.
+// newStream returns a stream without starting its import.
 func (r *Repository) newStream(e entry, f *figures) *stream {
 	probe := r.probe(e)
 	s := &stream{entry: e, probe: probe.Name, zone: probe.Location, wake: make(chan struct{}, 1), done: make(chan struct{}), figures: f}

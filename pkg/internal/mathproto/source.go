@@ -331,7 +331,7 @@ func (s *source) requestVersions(ctx context.Context, logs []listedFile) (now ti
 	close(queue)
 	wg.Wait()
 	s.mu.Lock()
-	s.files = files // forget names that are no longer listed
+	s.files = files // forget names that left the list
 	s.mu.Unlock()
 	return now, context.Cause(ctx)
 }

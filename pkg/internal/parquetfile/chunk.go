@@ -50,7 +50,7 @@ const maxBound = 4 << 10
 type chunk struct {
 	data       []byte // encoded pages
 	raw        int64  // bytes before compression
-	dictionary int    // size in bytes of the dictionary page, which comes first; 0 if there is no dictionary
+	dictionary int    // size in bytes of the dictionary page, which comes first; 0 without a dictionary
 	pages      int    // number of data pages
 	encoding   int    // encoding of the data pages
 	nulls      int

@@ -181,7 +181,7 @@ func (w *Writer) Add(g *RowGroup, inBackground bool) {
 func (w *Writer) Pending() int { return len(w.pending) }
 
 // Finish writes the oldest pending row group and returns it for reuse. It
-// panics if there is none.
+// panics if it is missing.
 func (w *Writer) Finish() (*RowGroup, error) {
 	g := w.pending[0]
 	g.encode()

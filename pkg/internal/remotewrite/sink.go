@@ -344,7 +344,7 @@ const brokenText = "500 Internal Server Error"
 // checkBroken finds out whether the server refuses only the points in d.broken or
 // currently stores nothing. It resends a point that the server has stored. If that
 // succeeds, checkBroken leaves out d.broken and returns nil; otherwise it returns
-// an error. If the server has not stored any point yet, checkBroken returns err, or
+// an error. Before the server stores its first point, checkBroken returns err, or
 // a general error if err is nil.
 func (d *delivery) checkBroken(err error) error {
 	if d.accepted == nil {

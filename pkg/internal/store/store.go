@@ -165,7 +165,7 @@ type FileInfo struct {
 	// the file cannot be read twice.
 	Prefix      *Record
 	PrefixLines int64
-	// Next is the time of the next log folder, or zero if there is none.
+	// Next is the time of the next log folder, or zero if none exists.
 	// Rows in this file's folder cannot be much later than Next.
 	Next time.Time
 }

@@ -30,7 +30,7 @@ func (f File) Write(reg *prometheus.Registry) error {
 }
 
 // formerSuccess returns the value that f has for a probe's last-success metric, in
-// Unix seconds. It returns 0 if there is none.
+// Unix seconds. It returns 0 if it is missing.
 func (f File) formerSuccess(metric, probe string) float64 {
 	text, err := os.ReadFile(f.Path)
 	if err != nil {

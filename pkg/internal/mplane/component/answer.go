@@ -18,7 +18,7 @@ func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
 	return list
 }
 
-// Capability returns the capability with the given token, or nil if there is none that
+// Capability returns the capability with the given token, or nil without one that
 // identity may use.
 func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	for _, c := range j.Capabilities(identity) {

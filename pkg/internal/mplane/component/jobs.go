@@ -400,7 +400,7 @@ func (b *job) envelope() *mplane.Envelope {
 }
 
 // State returns the response to a redemption: the job's reply, the results so far, or
-// the receipt if there are no results yet.
+// the receipt while the job has no results.
 func (j *Jobs) State(token, identity string) mplane.Message {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -452,7 +452,7 @@ func (j *Jobs) Wait(ctx context.Context, token string) {
 }
 
 // prune removes jobs that ended more than Limits.Keep ago, and the oldest ended jobs
-// beyond Limits.Finished. It keeps jobs whose reply has not been delivered yet. The
+// beyond Limits.Finished. It keeps jobs whose reply is still undelivered. The
 // caller holds j.mu.
 func (j *Jobs) prune() {
 	var finished []string

@@ -57,7 +57,7 @@ type resumedKey struct{}
 func Resumed(ctx context.Context) bool { return ctx.Value(resumedKey{}) != nil }
 
 // Restore restores the jobs from a state file, and makes j save all jobs there from now
-// on. Jobs whose scope has not ended run again, with the same tokens and owners.
+// on. Jobs whose scope is not over run again, with the same tokens and owners.
 // notify, which may be nil, replaces the notify function of Submit: it is called with
 // the receipts of resumed jobs, and with replies that are not marked as delivered.
 // Restore must be called before any other method.

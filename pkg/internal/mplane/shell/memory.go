@@ -35,7 +35,7 @@ type Job struct {
 	// Receipt is the receipt for requesting the results that the envelope in Message
 	// still lacks. It is nil if no results are missing.
 	Receipt *mplane.Statement
-	// Until is the deadline for the missing results, or zero if there is none.
+	// Until is the deadline for the missing results, or zero without a deadline.
 	Until time.Time
 }
 

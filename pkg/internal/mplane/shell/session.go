@@ -41,7 +41,7 @@ type Session struct {
 	runs         int // number of the next label
 }
 
-// missingValues returns the error for missing values if there is no user to ask.
+// missingValues returns the error for missing values without a user to ask.
 func missingValues(names []string) error {
 	var options []string
 	for _, name := range names {

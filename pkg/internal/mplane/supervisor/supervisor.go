@@ -279,7 +279,7 @@ func (s *Supervisor) insert(b *job) {
 	s.dirty = true
 }
 
-// state returns a job's reply, or its receipt if the job has not ended.
+// state returns a job's reply, or its receipt while the job runs.
 func (s *Supervisor) state(identity, token string) mplane.Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()

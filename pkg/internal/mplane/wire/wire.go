@@ -177,7 +177,7 @@ type Server struct {
 }
 
 // pagePath is the path prefix of further pages of links. The index of the first
-// capability on the page follows it. There is no query, because the RI follows all
+// capability on the page follows it. The URL has no query, because the RI follows all
 // links on a page but may lose the part after a "?".
 const pagePath = "/capability-page/"
 
@@ -296,7 +296,7 @@ func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
 type Dialer struct {
 	URL      string   // the peer's root: http or https
 	TLS      peer.TLS // files are reread for each connection
-	Identity string   // identity sent if there is no certificate
+	Identity string   // identity sent without a certificate
 	// Timeout limits the time for a request and its response; 0 means 30s.
 	Timeout time.Duration
 }
@@ -362,7 +362,7 @@ type Response struct {
 	Body     []byte
 	Cut      bool      // the page exceeds the maximum message size, and the rest of it was not read
 	Identity string    // identity in the peer's certificate, or ""
-	Date     time.Time // the peer's time, in whole seconds; zero if the response has none
+	Date     time.Time // the peer's time, in whole seconds; zero if the response lacks it
 }
 
 // Do sends a request for path, which must be escaped. If m is not nil, it is the

@@ -163,7 +163,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 func (s *Store) pruneType(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) error {
 	for {
 		// An import of an old log may finish while partitions are
-		// dropped, so repeat until no more records are marked.
+		// dropped, so repeat until no records are marked.
 		marked, err := s.markPruned(ctx, logType, before, dryRun, res)
 		if err != nil || dryRun {
 			return err
@@ -184,7 +184,7 @@ func (s *Store) pruneType(ctx context.Context, logType string, before time.Time,
 // markPruned marks a log type's records from before the given time as pruned,
 // and adds them to res. It reports whether it marked any.
 func (s *Store) markPruned(ctx context.Context, logType string, before time.Time, dryRun bool, res *store.PruneResult) (bool, error) {
-	// A folder's name is its time in some time zone, so allow two days. Folder names
+	// A folder's name is its time in an unknown zone, so allow two days. Folder names
 	// of old Tstat versions begin with the hour.
 	old := "file = " + text(logType) + " and (folder < " + text(before.UTC().AddDate(0, 0, 2).Format("2006_01_02")) + " or not match(folder, '^[0-9]{4}_'))"
 	var body strings.Builder

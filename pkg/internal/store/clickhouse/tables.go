@@ -271,7 +271,7 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 	return existing, changed, err
 }
 
-// ensureDerived creates a view, or a table without rows of its own, or replaces
+// ensureDerived creates a view, or a table that stores no rows, or replaces
 // one that lacks some of the columns. It reports whether it changed anything.
 func (s *Store) ensureDerived(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
 	existing, err := s.columns(ctx, host, table)

@@ -43,7 +43,7 @@ func readAdopted(ctx context.Context, q pgdb.Querier) (map[string]int64, error) 
 // up to the end of the last window. If a file has earlier and later rows, tstatrepo
 // stores only the later ones.
 //
-// The end of the last window is taken from math_repo's state or from the
+// The end of the last window comes from math_repo's state or from the
 // database, whichever is later: math_repo may have been stopped before it wrote
 // its state.
 func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {

@@ -110,7 +110,7 @@ type scheduler struct {
 	window int64
 	ctx    context.Context
 	cancel context.CancelFunc
-	closed chan struct{} // closed once no more windows can be finished
+	closed chan struct{} // closed once no window can be finished
 
 	mu     sync.Mutex
 	series map[string]*series

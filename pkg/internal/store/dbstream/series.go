@@ -61,7 +61,7 @@ type series struct {
 type expectedFiles struct {
 	time   time.Time // of their folder
 	left   int       // not stored yet
-	undone int       // stored, but fileDone has not been called yet
+	undone int       // stored, without a call of fileDone so far
 }
 
 // start registers the stream. last is the last announced window, or -1 if

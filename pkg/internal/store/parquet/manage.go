@@ -77,7 +77,7 @@ func compareDays(a, b string) int {
 	return cmp.Or(strings.Compare(filepath.Base(a), filepath.Base(b)), strings.Compare(a, b))
 }
 
-// pruneFiles prunes the given entries, except those that are no longer in the manifest.
+// pruneFiles prunes the given entries, except those that have left the manifest meanwhile.
 // It returns the pruned entries.
 func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before time.Time) ([]manifest.Entry, error) {
 	var gone []manifest.Entry

@@ -21,7 +21,7 @@ const minCost = 1 << 10
 // is logged.
 const stallAfter = 30 * time.Second
 
-// Queue holds the batches that a sink has not yet acked, including batches that
+// Queue holds the batches that a sink still has to ack, including batches that
 // it has already received.
 type Queue struct {
 	Name     string // of the sink, without secrets

@@ -15,7 +15,7 @@ func unread(rc syscall.RawConn) (n int, err error) {
 }
 
 // unsent returns the number of written bytes of a TCP connection that the peer's
-// kernel has not acknowledged. ok is false if the number is unknown.
+// kernel did not acknowledge. ok is false if the number is unknown.
 func unsent(rc syscall.RawConn) (n int, ok bool) {
 	var err error
 	cerr := rc.Control(func(fd uintptr) {

@@ -100,7 +100,7 @@ func (p *Prometheus) Points(selector string) Points {
 	return points
 }
 
-// seriesText returns NAME{LABEL="VALUE",...}, or NAME if there are no labels.
+// seriesText returns NAME{LABEL="VALUE",...}, or NAME without labels.
 func seriesText(metric map[string]string) string {
 	var labels []string
 	for _, name := range slices.Sorted(maps.Keys(metric)) {

@@ -160,7 +160,7 @@ func (s *suite) concurrent() {
 		wg.Go(func() {
 			defer st.Close()
 			for i := range files {
-				// Each writer stores a file of its own and a file that
+				// Each writer stores its own file and a file that
 				// all writers store.
 				for _, fqdn := range []string{fmt.Sprintf("own%d", w), "shared"} {
 					f := s.file(rows(100, fqdn))

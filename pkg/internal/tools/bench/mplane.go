@@ -35,7 +35,7 @@ const (
 
 // caseMPlane loads a supervisor with many polling components. Then it sends
 // specifications; components respond with a receipt and a result, and clients redeem the
-// results. There is no peer, since the reference implementation blocks for each client.
+// results. It has no peer, since the reference implementation blocks for each client.
 // This process generates the load. The comparison with an older supervisor is by CPU
 // time.
 func (b *bench) caseMPlane(ctx context.Context) error {
