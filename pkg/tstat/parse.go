@@ -305,6 +305,7 @@ func (v *vector) parseFloat(line []byte, p int, sep byte, row int) (int, bool) {
 func (v *vector) slowFloat(line []byte, p int, sep byte, row int) (int, bool) {
 	q := fieldEnd(line, p, sep)
 	f := line[p:q]
+	v.recordOdd(f)
 	if IsNull(f) {
 		v.setNull(row)
 		return q, true

@@ -234,9 +234,11 @@ func testOddValues(t *testing.T, server *pgtest.Server, db string) {
 		"fe80::1  1e308 -9223372036854775808 a\vb\bc\f - - 1\n"
 	// A later header may have another order, and fewer columns.
 	text += "#c_durat:1 fqdn:2 s_port:3 c_port:4 c_ip:5\n-5.25 a\\b - 007 ::7\n. . . 5 ::8\n7 - 1 - -\n"
+	// Rows whose only odd value is a number with a fraction.
+	text += "--- a 1 2 ::9\n1e-310 a 1 2 ::9\n-nan a 1 2 ::9\n"
 	want, columns := put(t, s, "p1", "2016_03_24_21_37.out", "log_udp_complete", text)
 	got := stored(t, server.Connect(t, db), "p1", "log_udp_complete", columns)
-	if len(want) != 6 || len(got) != 6 {
+	if len(want) != 9 || len(got) != 9 {
 		t.Fatalf("%d and %d rows", len(want), len(got))
 	}
 	for r := range want {

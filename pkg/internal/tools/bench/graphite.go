@@ -63,7 +63,7 @@ func (b *bench) rrds(tb *serverTB) (string, error) {
 // python returns a command that runs a script with Debian's Python, which finds Debian's
 // modules.
 func (b *bench) python(script string, args ...string) []string {
-	return append([]string{carbontest.Python, filepath.Join(b.root, "pkg", "bench", script)}, args...)
+	return append([]string{carbontest.Python, filepath.Join(b.root, "pkg", "internal", "tools", "bench", script)}, args...)
 }
 
 // number returns a side that runs a command, which must print the number want.
