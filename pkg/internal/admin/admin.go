@@ -59,9 +59,9 @@ func Handler(opt Options) http.Handler {
 	return secured(mux)
 }
 
-// policy is the Content-Security-Policy of the page. It forbids scripts, frames and
-// loading anything. The style and the icon are embedded, and the form may only be
-// submitted to the page.
+// policy is the Content-Security-Policy of the page. It forbids scripts, frames and all
+// external resources. The style and the icon are embedded, and the form may only be
+// submitted to the same server.
 var policy = "default-src 'none'; style-src '" + styleHash + "'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 // secured adds security headers to all responses.

@@ -51,7 +51,7 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 	}
 }
 
-// scale describes the maximum and the period of a bar chart.
+// scale returns the maximum and the period of a bar chart as text.
 func scale(most int64, interval time.Duration, n int) string {
 	if interval == time.Hour {
 		return "at most " + number(most)
@@ -68,8 +68,8 @@ type line struct {
 	Title  string // description for screen readers
 }
 
-// newLine returns a plot of points over time. Points more than twice the usual step
-// apart are not connected.
+// newLine returns a plot of points over time, or nil without finite values. Points more
+// than twice the usual step apart are not connected.
 func newLine(points []graphite.Point, unit string) *line {
 	var p []graphite.Point
 	for _, q := range points {

@@ -172,7 +172,7 @@ func (r *RRD) addTo(get func(string) *probeView) {
 	}
 }
 
-// finish sorts the streams and computes the totals of the probe.
+// finish sorts the streams and sets the fields that depend on all streams and sources.
 func (p *probeView) finish() {
 	slices.SortFunc(p.All, func(a, b *mathproto.StreamStats) int {
 		return cmp.Or(cmp.Compare(severity(streamLevel(a)), severity(streamLevel(b))), strings.Compare(a.StreamName, b.StreamName), strings.Compare(a.Type(), b.Type()))
@@ -182,7 +182,7 @@ func (p *probeView) finish() {
 	p.Clock, p.HasTime = clockOf(p.All)
 }
 
-// Has describes how many streams, sources and metrics the probe has.
+// Has returns text on how many streams, sources and metrics the probe has.
 func (p *probeView) Has() string {
 	var list []string
 	if len(p.All) > 0 {
@@ -269,8 +269,8 @@ func (s *State) nameProbes() {
 	}
 }
 
-// clockOf returns how far a probe's clock is ahead according to the newest reading.
-// known is false without readings.
+// clockOf returns how far a probe's clock is ahead of this machine's clock according to
+// the newest reading. known is false without readings.
 func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool) {
 	var last time.Time
 	for _, l := range streams {
@@ -281,7 +281,7 @@ func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool)
 	return ahead, !last.IsZero()
 }
 
-// aheadText describes how far a clock is ahead.
+// aheadText returns "right", or how far a clock is ahead or behind.
 func aheadText(d time.Duration) string {
 	switch {
 	case d.Abs() <= 2*time.Second: // within the precision of readings

@@ -300,7 +300,8 @@ func titleOf(streams []*mathproto.StreamStats) string {
 	return count(int64(len(streams)), "stream")
 }
 
-// tooMany reports whether more than 1% of the lines were rejected.
+// tooMany reports whether more than 1% of the lines were rejected. good is the number
+// of the others.
 func tooMany(rejects, good int64) bool { return rejects > 0 && rejects*100 > rejects+good }
 
 func (n *Notice) level() string { return levelIf(n.Error) }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// maxNotice is the maximum length of a notice's text in bytes.
+// maxNotice is the maximum length in bytes of Notice.Text.
 const maxNotice = 2 << 10
 
 // Recent is a slog.Handler that keeps the most recent warnings and errors and
@@ -122,8 +122,8 @@ func appendAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	fmt.Fprintf(b, " %s%s=%s", prefix, a.Key, v)
 }
 
-// cut returns at most the first n bytes of text, without an incomplete character at
-// the end.
+// cut returns text unchanged if it has at most n bytes. Otherwise it returns the valid
+// UTF-8 in the first n bytes, and an ellipsis.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text

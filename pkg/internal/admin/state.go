@@ -32,7 +32,8 @@ type State struct {
 	Recent       []Notice // errors and warnings, newest first, see Recent
 }
 
-// Supervisor describes where the service offers its capabilities.
+// Supervisor describes the supervisor or the clients to which the service offers its
+// capabilities.
 type Supervisor struct {
 	URL     string
 	Clients []string // addresses that clients and supervisors connect to, in the client-initiated workflow

@@ -257,7 +257,7 @@ func lagSeconds(d time.Duration, known bool) *float64 {
 	return finite(d.Seconds())
 }
 
-// newStatus returns the status of a view.
+// newStatus returns v as the status JSON.
 func newStatus(v *view) *status {
 	s := &status{
 		Name: cut(v.Name, maxText), Version: v.Version, Started: stamp{v.Started}, Time: stamp{v.Now}, Status: v.Level(),
@@ -378,8 +378,8 @@ func keysOf(prefix string, t reflect.Type) (list []Key) {
 	return list
 }
 
-// wantsJSON reports whether an Accept header accepts application/json with at least
-// the quality of text/html.
+// wantsJSON reports whether an Accept header gives application/json at least the
+// quality of text/html.
 func wantsJSON(accept []string) bool {
 	quality := map[string]float64{}
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {

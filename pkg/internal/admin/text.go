@@ -12,8 +12,8 @@ import (
 // labels.
 const maxText = 200
 
-// number formats an integer with thin spaces between groups of three digits, like 1
-// 234 567. A screen reader still reads it as one number.
+// number formats an integer of five or more digits with thin spaces as thousands
+// separators, as in 12 345. A screen reader still reads the result as one number.
 func number(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	sign := ""
@@ -89,8 +89,8 @@ func value(v float64) string {
 	return short(v) + "\u00a0" + prefixes[0]
 }
 
-// short formats a value with three significant digits, or with all digits before the
-// decimal point if there are more.
+// short formats a value with at most three significant digits, but with all digits
+// before the decimal point.
 func short(v float64) string {
 	a := math.Abs(v)
 	digits := 0
@@ -104,7 +104,7 @@ func short(v float64) string {
 	return strconv.FormatFloat(v, 'f', digits, 64)
 }
 
-// span formats a duration in its largest units.
+// span formats a duration in one or two of its largest units.
 func span(d time.Duration) string {
 	s := int64(d.Abs() / time.Second)
 	switch {

@@ -24,7 +24,8 @@ var mainMetrics = [][]string{
 	{"profile.Active_or_Missed_TCP_or_UDP_flows.Missed_TCP_Flows"},
 }
 
-// related lists the prefixes of metrics that the page plots after mainMetrics.
+// related lists the prefixes of the metrics that the page plots after mainMetrics, in
+// this order.
 var related = []string{"ip.bitrate.", "L3.bitrate.", "profile.", "tcp.rtt.", "tcp.anomalies.", "number_of_tracked_tcp_flows.", "number_of_tracked_udp_flows."}
 
 // interest returns the rank of a metric's plot on the page; lower ranks come first.

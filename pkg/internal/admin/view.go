@@ -288,9 +288,9 @@ func (v *view) Title() string {
 // Hidden returns the number of probes that the page omits.
 func (v *view) Hidden() int64 { return v.Front.More + v.Folded.More }
 
-// Open reports whether a section is open. It is open if the query names it, if it
-// has problems, or if it contains matches for the query. With few probes, the plots
-// are also open.
+// Open reports whether a section of the page is open rather than folded. It is open if
+// the query names it, if it has problems, or if it contains matches for the query. With
+// few probes, the plots are also open.
 func (v *view) Open(section string) bool {
 	switch section {
 	case v.Opened:
@@ -307,12 +307,13 @@ func (v *view) Open(section string) bool {
 	return false
 }
 
-// Shows reports whether the page shows a section. The filter hides sections that are
-// not open.
+// Shows reports whether the page shows a section. The filter for unhealthy parts hides
+// sections that are not open.
 func (v *view) Shows(section string) bool { return !v.Unhealthy || v.Open(section) }
 
-// OpenProbe reports whether the details of a probe are open. They are open if the
-// probe has problems, is named in the query, or is on this machine.
+// OpenProbe reports whether the details of a probe are open rather than folded. They
+// are open if the probe has problems, is named in the query or, without the filter for
+// unhealthy parts, is on this machine.
 func (v *view) OpenProbe(p *probeView) bool {
 	return p.Level != fine || p.Name == v.Chosen || p.Tstat != nil && !v.Unhealthy
 }
@@ -332,7 +333,7 @@ func (v *view) Level() string {
 	return fine
 }
 
-// Verdict describes how many errors and warnings there are.
+// Verdict returns the number of errors and warnings as text.
 func (v *view) Verdict() string {
 	switch {
 	case v.Errors > 0 && v.Warnings > 0:
@@ -391,8 +392,8 @@ func (v *view) link(changes ...string) string {
 	return "/?" + q.Encode()
 }
 
-// Reload returns the URL at which this page reloads at the given interval in
-// seconds; 0 disables reloads.
+// Reload returns the URL of this page that reloads it every given number of seconds; 0
+// disables reloads.
 func (v *view) Reload(seconds int) string {
 	if seconds == 0 {
 		return v.link(queryRefresh, "")
@@ -464,7 +465,7 @@ func (v *view) Up() string { return span(v.Now.Sub(v.Started)) }
 // Span returns the time since t as text.
 func (v *view) Span(t time.Time) string { return span(v.Now.Sub(t)) }
 
-// probeOf is the data of the templates "probe" and "streams".
+// probeOf holds the data for the templates "probe" and "streams".
 type probeOf struct {
 	P *probeView
 	V *view
@@ -473,7 +474,7 @@ type probeOf struct {
 // ProbeData returns the data of the templates "probe" and "streams".
 func (v *view) ProbeData(p *probeView) probeOf { return probeOf{p, v} }
 
-// timed is the data of the template "time".
+// timed holds the data for the template "time".
 type timed struct {
 	T time.Time
 	V *view
@@ -482,7 +483,7 @@ type timed struct {
 // TimeData returns the data of the template "time".
 func (v *view) TimeData(t time.Time) timed { return timed{t, v} }
 
-// parts splits a metric's name at the points where a line may break.
+// parts splits a metric's name where a line may break: after each dot and underscore.
 func parts(metric string) (list []string) {
 	for node := range strings.SplitAfterSeq(cut(metric, maxText), ".") {
 		list = append(list, strings.SplitAfter(node, "_")...)

@@ -17,13 +17,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Modes are the values of Options.Mode.
+// Modes lists the valid values of Options.Mode.
 var Modes = []string{"tstat", "cryptopan", "truncate", "drop"}
 
-// NameModes are the values of Options.Names.
+// NameModes lists the valid values of Options.Names.
 var NameModes = []string{"keep", "drop", "encrypt"}
 
-// Options configure what is replaced, and how.
+// Options selects what is replaced and how.
 type Options struct {
 	// Mode is how addresses are replaced: tstat (Crypto-PAn, with Tstat's own variant
 	// for IPv6), cryptopan (all 128 bits of IPv6), truncate or drop.
@@ -186,8 +186,8 @@ func New(opt Options) (*Anonymizer, error) {
 	return a, nil
 }
 
-// String describes the anonymizer without revealing its key. The descriptions of two
-// anonymizers are equal only if both replace every text alike.
+// String describes the anonymizer without revealing its key. Two anonymizers have equal
+// descriptions only if they make the same replacements.
 func (a *Anonymizer) String() string { return a.id }
 
 // Blind returns a keyed hash of text. Without the key, text cannot be guessed from the
@@ -201,7 +201,8 @@ func (a *Anonymizer) Blind(text string) string {
 	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
-// worker replaces single values. It is not safe for concurrent use.
+// worker adds buffers to an Anonymizer, to replace single values. It is not safe for
+// concurrent use.
 type worker struct {
 	*Anonymizer
 	blocks *blocks // nil without a key
@@ -256,7 +257,7 @@ func parse4(text []byte) (a uint32, ok bool) {
 	return a<<8 | part, dots == 3 && n > 0 && part <= 255 && !(n > 1 && text[begin] == '0')
 }
 
-// octets holds the text of each octet of an IPv4 address, with a dot at its end.
+// octets holds the decimal digits of each octet of an IPv4 address, followed by a dot.
 var octets = func() (list [256]struct {
 	text [4]byte
 	n    int
@@ -268,7 +269,7 @@ var octets = func() (list [256]struct {
 	return list
 }()
 
-// append4 appends an IPv4 address.
+// append4 appends an IPv4 address in dotted notation.
 func append4(dst []byte, a uint32) []byte {
 	dst = slices.Grow(dst, 16)
 	n := len(dst)
@@ -281,8 +282,8 @@ func append4(dst []byte, a uint32) []byte {
 	return dst[:n-1]
 }
 
-// covers reports whether an address must be anonymized. side is what the log says about
-// the address; it matters only if the options name no networks.
+// covers reports whether addr must be anonymized. side says whether the log marks addr
+// as internal; it matters only if the options name no networks.
 func (a *Anonymizer) covers(addr address, side internal) bool {
 	has := func(n *networks) bool {
 		if addr.v6.IsValid() {
@@ -296,7 +297,7 @@ func (a *Anonymizer) covers(addr address, side internal) bool {
 	return side != isExternal && !has(a.except)
 }
 
-// internal says if an address belongs to the network that Tstat monitors.
+// internal says whether an address belongs to the network that Tstat monitors.
 type internal uint8
 
 const (

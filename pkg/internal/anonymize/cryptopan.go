@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Bounds of the caches of a cryptopan. They take at most 11 MiB, and only what is used
-// of them.
+// Sizes of the caches of a cryptopan, as powers of 2. Together the caches need at most
+// 11 MiB, and unused parts need no memory.
 const (
 	net24Bits  = 16 // 64 Ki IPv4 networks of 24 bits, 1 MiB
 	net28Bits  = 18 // 256 Ki IPv4 networks of 28 bits, 2 MiB
@@ -43,7 +43,7 @@ type cryptopan struct {
 	longer []atomic.Pointer[cachedFlips] // of the next 56
 }
 
-// net24 is what is known of IPv4 addresses with the same first 24 bits.
+// net24 caches the flips of IPv4 addresses with the same first 24 bits.
 type net24 struct {
 	flips atomic.Uint64 // 1 << 48 | the 24 bits << 24 | their flips
 	next  atomic.Uint64 // see flips4
@@ -51,11 +51,11 @@ type net24 struct {
 
 type cached6 struct{ addr, result [16]byte }
 
-// cachedFlips are the flips of the bits at the end of a prefix.
+// cachedFlips caches the flips of all or the last bits of the prefix hi, lo.
 type cachedFlips struct{ hi, lo, flips uint64 }
 
-// newCryptopan returns a cryptopan. The first 16 bytes of the key are the AES key; the
-// others, encrypted, are the pad.
+// newCryptopan returns a cryptopan. The first 16 bytes of the key are the AES key. The
+// other 16, encrypted, are the pad.
 func newCryptopan(key *[keySize]byte) *cryptopan {
 	block, err := aes.NewCipher(key[:16])
 	if err != nil {
@@ -124,10 +124,11 @@ func (b *blocks) flips24(a uint32) uint64 {
 	return uint64(flips)&0xffff<<8 | b.run(uint64(a)<<32, 0, 16, 24)
 }
 
-// flips4 returns the flips of 4 bits of an IPv4 address from bit n on. The cache holds
-// the n bits before them, and below that two bits for each node of the tree of the 4
-// bits: whether its flip is known, and the flip. Node 0 is the first bit, nodes 1 and
-// 2 are the second bit behind 0 and 1, and so on.
+// flips4 returns the flips of the 4 bits of a from bit n on. The upper bits of cache
+// hold the n bits of a before them. Its lower 30 bits describe the binary tree of the 4
+// bits. Each node has two bits: whether its flip is known, and the flip. Node 0 stands
+// for the first bit, nodes 1 and 2 for the second bit after a first bit of 0 or 1, and
+// so on.
 func (b *blocks) flips4(cache *atomic.Uint64, a uint32, n int) (flips uint64) {
 	before, value := uint64(a>>(32-n)), a>>(28-n)&15
 	e := cache.Load()
@@ -149,7 +150,7 @@ func (b *blocks) flips4(cache *atomic.Uint64, a uint32, n int) (flips uint64) {
 	return flips
 }
 
-// run returns the flips of the bits from one to before another.
+// run returns the flips of the bits of the address hi, lo in the range [from, to).
 func (b *blocks) run(hi, lo uint64, from, to int) (flips uint64) {
 	for n := from; n < to; n++ {
 		flips = flips<<1 | b.flips(hi, lo, n)
@@ -177,8 +178,8 @@ func (b *blocks) addr6(a [16]byte) [16]byte {
 	return e.result
 }
 
-// cached returns the flips at the end of a prefix, which compute finds if the cache has
-// none.
+// cached returns the flips for the prefix hi, lo from cache. If they are missing, it
+// calls compute and caches the result.
 func cached(cache []atomic.Pointer[cachedFlips], hi, lo uint64, compute func() uint64) uint64 {
 	slot := &cache[hash6(hi, lo)>>(64-prefixBits)]
 	if e := slot.Load(); e != nil && e.hi == hi && e.lo == lo {

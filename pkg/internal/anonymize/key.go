@@ -23,8 +23,8 @@ const (
 )
 
 // readKey reads the key from the first line of a file, like Tstat's --keyfile or, if
-// encoded is true, --keybase64. Longer keys are cut. If pad is true, keys of 16 to 31
-// bytes are padded with zeros; otherwise they are an error.
+// encoded is true, --keybase64. It truncates keys longer than 32 bytes. If pad is true,
+// keys of 16 to 31 bytes are padded with zeros; otherwise they are an error.
 func readKey(path string, encoded, pad bool) (*[keySize]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -53,7 +53,8 @@ func readKey(path string, encoded, pad bool) (*[keySize]byte, error) {
 	return key, nil
 }
 
-// parseKey returns the key in a line. Its errors reveal no part of the key.
+// parseKey returns the key in a line; see readKey. Its errors reveal no part of the
+// key.
 func parseKey(line []byte, encoded, pad bool) (*[keySize]byte, error) {
 	text := bytes.TrimSuffix(line, []byte{'\n'})
 	if encoded {

@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// appendLiterals appends text, with each covered address in it replaced. It finds addresses
-// in texts like http://10.0.0.1/ and 1.0.0.10.in-addr.arpa.
+// appendLiterals appends text, and replaces each covered address in it. It finds
+// addresses in strings like http://10.0.0.1/ and 1.0.0.10.in-addr.arpa.
 func (w *worker) appendLiterals(dst, text []byte) []byte {
 	if !mayHaveAddress(text) {
 		return append(dst, text...)
@@ -38,8 +38,9 @@ func (w *worker) appendLiterals(dst, text []byte) []byte {
 	return append(dst, text...)
 }
 
-// mayHaveAddress reports whether a text may contain an address: a dot between digits, two
-// colons, or a name as long as an IPv6 address in a reverse zone. It is a fast pre-check.
+// mayHaveAddress is a fast pre-check that reports whether text may contain an address:
+// a dot between digits, two colons, or a name as long as an IPv6 address in a reverse
+// zone.
 func mayHaveAddress(text []byte) bool {
 	if len(text) < 8 {
 		return mayHaveShort(text)
@@ -60,7 +61,7 @@ func mayHaveAddress(text []byte) bool {
 	}
 }
 
-// mayHaveShort is mayHaveAddress for a text of less than 8 bytes.
+// mayHaveShort is mayHaveAddress for fewer than 8 bytes.
 func mayHaveShort(text []byte) bool {
 	colons := 0
 	for i, c := range text {
@@ -80,7 +81,8 @@ func mayHaveShort(text []byte) bool {
 
 const ones = 0x0101010101010101
 
-// digits returns a word with the highest bit of each byte set that is a digit.
+// digits sets the highest bit of each byte of word that is a digit, and clears all
+// other bits.
 func digits(word uint64) uint64 {
 	const high = ones << 7
 	x := word &^ high
@@ -95,9 +97,10 @@ func isWordByte(c byte) bool {
 	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_'
 }
 
-// appendWord appends a word of letters, digits, dots and colons, with a leading address
-// replaced. escaped is true if a percent sign precedes the word. The address may then
-// follow an escape, as in %2F10.0.0.1 or, escaped twice, %252F10.0.0.1.
+// appendWord appends a word of letters, digits, dots and colons, and replaces a covered
+// address at its start. If escaped is true, a percent sign precedes the word. The
+// address may then follow an escape, as in %2F10.0.0.1 or, escaped twice,
+// %252F10.0.0.1.
 func (w *worker) appendWord(dst, word []byte, escaped bool) []byte {
 	for n := 2; escaped && n < len(word); n += 2 {
 		if addr, length, ok := leadingAddress(word[n:]); ok {
@@ -112,8 +115,8 @@ func (w *worker) appendWord(dst, word []byte, escaped bool) []byte {
 	return append(dst, word...)
 }
 
-// leadingAddress returns the address at the start of a word, and the length of its text.
-// Only a port or punctuation may follow the address.
+// leadingAddress returns the address at the start of a word, and its length in the
+// word. Only a port or punctuation may follow the address.
 func leadingAddress(word []byte) (addr address, length int, ok bool) {
 	length = len(bytes.TrimRight(word, ".:"))
 	if i := bytes.IndexByte(word[:length], ':'); i > 0 && bytes.LastIndexByte(word[:length], ':') == i { // a port
@@ -128,7 +131,7 @@ func leadingAddress(word []byte) (addr address, length int, ok bool) {
 	return addr, length, ok
 }
 
-// appendCovered appends an address, or its replacement if the address is covered.
+// appendCovered appends text, which holds addr, or the replacement if addr is covered.
 func (w *worker) appendCovered(dst []byte, addr address, text []byte) []byte {
 	if w.covers(addr, unknownSide) {
 		return w.appendAddress(dst, addr)
@@ -142,8 +145,8 @@ var (
 	arpa6 = []byte(".ip6.arpa")
 )
 
-// appendReverse appends the name of an address in a reverse zone, with the address
-// replaced. ok is false for other texts.
+// appendReverse appends text if it is the name of an address in a reverse zone, and
+// replaces the address if it is covered. For any other text, ok is false.
 func (w *worker) appendReverse(dst, text []byte) (out []byte, ok bool) {
 	name := bytes.TrimSuffix(text, []byte{'.'})
 	var addr address

@@ -25,7 +25,7 @@ type networks struct {
 
 type network4 struct{ addr, mask uint32 }
 
-// Limits of a file of networks.
+// Limits of a file that lists networks.
 const (
 	maxNetworks     = 10_000
 	maxNetworksFile = 1 << 20 // bytes
@@ -115,9 +115,9 @@ func (n *networks) add(addr, length string) error {
 	return nil
 }
 
-// nameText describes a part of a line for an error: noun and the quoted text. It omits the
-// text if the line is long enough for a key, because a user may name the key file here by
-// mistake.
+// nameText returns noun and the quoted text, to name part of a line in an error. It
+// omits text if the line is long enough for a key, because the user may have named the
+// key file by mistake.
 func nameText(noun, text string, lineLength int) string {
 	if lineLength >= minKey {
 		return cmp.Or(noun, "the text")

@@ -11,7 +11,7 @@ import (
 // readSize is the size of a read from src, in bytes.
 const readSize = 256 << 10
 
-// reader reads the rewritten text of a log.
+// reader implements Rewriter.Reader.
 type reader struct {
 	w        *Rewriter
 	src      io.Reader
@@ -23,8 +23,9 @@ type reader struct {
 	err      error
 }
 
-// Reader returns a reader of the rewritten text of a log. It masks the fields of an
-// unfinished last line. It returns an error of src after the text read before the error.
+// Reader returns a reader that reads a log from src and rewrites its lines. It masks
+// the fields of an unfinished last line. If src fails, it first returns the text read
+// before the error.
 func (w *Rewriter) Reader(src io.Reader) io.Reader { return &reader{w: w, src: src} }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -53,7 +54,8 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill reads up to size bytes from src, and appends the rewritten lines to out.
+// fill reads up to size bytes from src. It appends the lines that are now complete to
+// out, rewritten.
 func (r *reader) fill(out []byte, size int) []byte {
 	have := len(r.in)
 	if cap(r.in)-have < size {
@@ -94,8 +96,9 @@ func (r *reader) fill(out []byte, size int) []byte {
 	return out
 }
 
-// appendMasked appends an unfinished line, with each value replaced by "-". It keeps the
-// number of fields, and control characters as NUL, which mark a line that is not text.
+// appendMasked appends an unfinished line, with each value replaced by "-". It keeps
+// the number of fields. Control characters become NUL, because they show that the line
+// is binary.
 func appendMasked(dst, line []byte, sep byte) []byte {
 	if len(line) > 0 && line[0] == '#' {
 		return append(dst, '#')

@@ -12,7 +12,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Source is the state of a log's addresses.
+// Source says whether the addresses in a log are already anonymized.
 type Source uint8
 
 const (
@@ -24,11 +24,11 @@ const (
 	Anonymized
 )
 
-// ErrSource is the error for a log that does not say whether its addresses are anonymized
-// already, if the source is Unknown.
+// ErrSource is returned for a log that does not record whether its addresses are
+// already anonymized, if its Source is Unknown.
 var ErrSource = errors.New("the log does not say whether its addresses are anonymized already")
 
-// RewriterOptions configures how the lines of a log are read.
+// RewriterOptions describes the logs that a Rewriter reads.
 type RewriterOptions struct {
 	Layout   string         // see tstat.ReaderOptions
 	Location *time.Location // see tstat.ReaderOptions
@@ -59,7 +59,8 @@ type Rewriter struct {
 // span is the position of a field in a line, in bytes.
 type span struct{ begin, end uint32 }
 
-// plan lists the fields to replace in lines of one form.
+// plan lists the fields to replace in lines of one tstat.Form, that is, with the same
+// columns.
 type plan struct {
 	fields                   []planned // in the order of the line
 	client, server, resolver side
@@ -80,21 +81,22 @@ func (p *planned) isNull(text []byte) bool {
 	return len(text) == 0 || len(text) == 1 && text[0] == '-' || p.dashes && string(text) == "--"
 }
 
-// side holds the indexes in plan.fields of an address and its flags; -1 if the lines do
-// not have them.
+// side holds the indexes in plan.fields of an address and its flags; -1 stands for a
+// field that the lines lack.
 type side struct{ addr, internal, anonymized int }
 
-// maxPlans bounds the number of cached plans. Each header in a log makes a new form.
+// maxPlans is the maximum number of cached plans. The number is limited because each
+// header in a log creates a new form.
 const maxPlans = 64
 
-// NewRewriter returns a Rewriter of logs of a type.
+// NewRewriter returns a Rewriter for logs of type t.
 func (a *Anonymizer) NewRewriter(t *tstat.LogType, opt RewriterOptions) *Rewriter {
 	return &Rewriter{worker: a.newWorker(), typ: t, ropt: opt, lines: tstat.NewLines(t, opt.Layout, opt.Location), plans: map[*tstat.Form]*plan{}}
 }
 
-// Line appends the rewritten line, a row or a header with its line end, to dst. It
-// replaces an invalid line by the reason; see tstat.AppendRemoved. After an error the log
-// cannot be rewritten.
+// Line rewrites line, a row or a header with its line end, and appends the result to
+// dst. It replaces an invalid line by the reason; see tstat.AppendRemoved. After an
+// error the log cannot be rewritten.
 func (w *Rewriter) Line(dst, line []byte) ([]byte, error) {
 	if line[0] == '#' {
 		if _, err := w.lines.Header(trimEnd(line)); err != nil {
@@ -134,7 +136,8 @@ func (w *Rewriter) Line(dst, line []byte) ([]byte, error) {
 	return append(dst, end...), nil
 }
 
-// Row implements tstat.RowRewriter, for rows with the columns of the last line of Line.
+// Row implements tstat.RowRewriter. The columns of the row must be those of the last
+// row passed to Line.
 func (w *Rewriter) Row(dst, row []byte, fields tstat.Fields) (out []byte, replaced []tstat.Replaced, ok bool) {
 	if w.form == nil || len(fields) != len(w.form.Fields) {
 		return dst, nil, false
@@ -156,12 +159,12 @@ func trimEnd(line []byte) []byte {
 	return bytes.TrimSuffix(bytes.TrimSuffix(line, []byte{'\n'}), []byte{'\r'})
 }
 
-// rowError tells why a row cannot be anonymized. It reveals no value.
+// rowError says why a row cannot be anonymized, without revealing a value.
 type rowError struct{ column, reason string }
 
 func (e *rowError) Error() string { return "column " + e.column + ": " + e.reason }
 
-// setForm sets the form of the following rows and its plan.
+// setForm sets the form of the rows that follow, and the plan for this form.
 func (w *Rewriter) setForm(f *tstat.Form) {
 	w.form = f
 	if w.plan = w.plans[f]; w.plan != nil {
@@ -209,8 +212,8 @@ func (w *Rewriter) setForm(f *tstat.Form) {
 	w.spans = slices.Grow(w.spans[:0], len(p.fields))
 }
 
-// split sets the spans of the planned fields of a row, which must end in a newline and
-// match the form. It searches from both ends, because the fields are often near them.
+// split sets w.spans for a row, which must end in a newline and match the form. It
+// searches from both ends, because planned fields are often near one of them.
 func (w *Rewriter) split(row []byte) {
 	w.spans = w.spans[:len(w.plan.fields)]
 	sep := w.typ.Separator()
@@ -340,7 +343,7 @@ type decision struct {
 	addr    address
 }
 
-// replace appends a row with its planned fields replaced.
+// replace appends row, without its line end, and replaces its planned fields.
 func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	p := w.plan
 	client, seen1, err := w.decide(row, p.client)
@@ -411,8 +414,8 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	return append(dst, row[done:]...), nil
 }
 
-// decide returns whether to replace an address of a row. anonymized reports whether Tstat
-// has anonymized the address already.
+// decide returns the address of side s in row and whether to replace it. anonymized
+// reports whether Tstat has already anonymized it.
 func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err error) {
 	if s.addr < 0 {
 		return decision{}, false, nil
@@ -449,7 +452,8 @@ func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err 
 	return decision{w.covers(addr, where), addr}, false, nil
 }
 
-// findSource sets the source of lines without flags, or returns an error if it is Unknown.
+// findSource sets w.source, which applies to lines without flags. It returns an error
+// if the source is Unknown.
 func (w *Rewriter) findSource() error {
 	if w.source != Unknown {
 		return nil
@@ -468,7 +472,8 @@ func (w *Rewriter) findSource() error {
 	return nil
 }
 
-// appendText appends the rewritten text of a field.
+// appendText appends the replacement of text, the value of field f. anonymized means
+// that Tstat has already anonymized the row.
 func (w *Rewriter) appendText(dst, text []byte, f *planned, anonymized bool) []byte {
 	if f.privacy == tstat.Unclassified {
 		return append(dst, '-')

@@ -20,9 +20,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// DefaultClaimTime is the default of Options.ClaimTime. A slow server must be
-// able to renew claims in this time. But if an importer dies, its files are
-// imported only after this time.
+// DefaultClaimTime is the default of Options.ClaimTime. It leaves a slow server enough
+// time to renew claims. It is not longer because the files of an importer that died can
+// only be imported after this time.
 const DefaultClaimTime = 2 * time.Minute
 
 // Limits of the files claimed at once. They are low, so that several importers
@@ -32,9 +32,9 @@ const (
 	claimBytes = 8 << 20 // on disk
 )
 
-// Files claimed by other importers are checked again after a tenth of the time
-// waited so far, within these bounds. So the wait is at most about a tenth too
-// long.
+// Bounds of the interval at which files claimed by other importers are checked. The
+// interval is about a tenth of the time waited so far, so the total wait is at most
+// about a tenth too long.
 const (
 	minClaimWait    = 20 * time.Millisecond
 	maxClaimWait    = 5 * time.Second
@@ -45,10 +45,10 @@ const (
 // that are not released expire.
 const releaseTime = 3 * time.Second
 
-// claims hands out the files of a pass to its workers. If several importers
-// share stores, it first claims each file in all shared stores, or in none. It
-// skips unavailable stores, because claims only avoid duplicate work. Commit
-// guarantees that each file is stored once.
+// claims hands out the files of a pass to its workers. If several importers share
+// stores, it first claims (reserves) each file in all shared stores, or in none. It
+// skips unavailable stores, because claims only avoid duplicate work. Commit guarantees
+// that each file is stored once.
 type claims struct {
 	*run
 	share bool // with other importers
@@ -65,7 +65,7 @@ type claims struct {
 	stop func() // ends the renewal
 }
 
-// claimer is a store that several importers share.
+// claimer is a store in which several importers can claim files.
 type claimer struct {
 	*dest
 	store.Claimer
@@ -110,7 +110,8 @@ func claimOwner(stateDir string, locks []string) (string, error) {
 	return fmt.Sprintf("%s/%s/%x", cmp.Or(host, "unknown"), importer.ID, sum[:8]), nil
 }
 
-// newClaims returns claims without files. The caller must call close.
+// newClaims returns claims without files, and starts the renewal of later claims. The
+// caller must call close.
 func (r *run) newClaims(ctx context.Context) (*claims, error) {
 	c := &claims{run: r, held: map[store.Key]bool{}, stop: func() {}}
 	if r.opt.DryRun || len(r.claimers()) == 0 {
@@ -266,9 +267,8 @@ func (c *claims) claimNext(ctx context.Context) error {
 // a later pass must be able to read them.
 func claimable(g []*task) bool { return g[0].key.Folder != "" && !g[0].stdin }
 
-// claim claims keys in all available shared stores. It returns the keys that
-// all these stores granted, or all keys without such a store. The caller
-// must hold c.mu.
+// claim claims keys in all available shared stores. It returns the keys that all these
+// stores granted. Without such a store it returns all keys. The caller must hold c.mu.
 func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]bool, error) {
 	for _, k := range keys { // a failed call may have claimed keys too
 		c.held[k] = true
@@ -346,10 +346,9 @@ func (c *claims) release(ctx context.Context) {
 	}
 }
 
-// renew renews all claims. A claim is lost if a server or this process was
-// suspended for too long. Files with lost claims are left to their new owners
-// before their import starts. Otherwise Commit guarantees that they are
-// stored once.
+// renew renews all claims. If a server or this process was suspended for too long,
+// other importers may have taken over claims. renew leaves these files to the new
+// owners unless their import has started. Commit guarantees that those are stored once.
 func (c *claims) renew(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

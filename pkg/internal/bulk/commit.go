@@ -8,7 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// commit makes the file visible in the stores, and counts it.
+// commit commits the file to every store that received it, and counts it. typed says
+// whether any of these stores accepts rows rather than whole files.
 func (im *fileImport) commit(typed bool) error {
 	t, c := im.task, im.rd.Counts()
 	if c.Lines != c.Rows+c.Rejects+c.Cuts {
@@ -78,7 +79,8 @@ type commits struct {
 	rejected         int64 // most rows that a store rejected
 }
 
-// commitTo commits the rows to a store, unless the store has them already.
+// commitTo commits the file to a store, unless the store has its text already. It adds
+// the result to sum.
 func (im *fileImport) commitTo(g *target, rec store.Record, read text, sum *commits) error {
 	t := im.task
 	rel := im.replaced(g.index, read)
@@ -115,7 +117,7 @@ func (im *fileImport) commitTo(g *target, rec store.Record, read text, sum *comm
 	return nil
 }
 
-// warn logs a warning if the commit is not of a new or grown log.
+// warn logs a warning if the committed log relates to stored logs in an unusual way.
 func (im *fileImport) warn(s store.Store, rel relation) {
 	t := im.task
 	switch {

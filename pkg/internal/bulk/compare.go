@@ -9,7 +9,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// marks returns the sorted lengths of the stored texts with the file's key.
+// marks returns the sorted lengths of the stored texts with the file's key, for
+// tstat.ReaderOptions.Marks.
 func (im *fileImport) marks() []int64 {
 	var m []int64
 	for _, rs := range im.task.records {
@@ -21,10 +22,9 @@ func (im *fileImport) marks() []int64 {
 	return slices.Compact(m)
 }
 
-// compare reads the file, marks the stores that have its text, and updates
-// their records to the current path, size and time. done reports whether no
-// store should still receive the file. compare does not read the file if it
-// relates to no record.
+// compare reads the file, marks the stores that have its text, and updates their
+// records to the current path, size and time. done reports whether no store should
+// still receive the file. compare does not read a file that cannot match a record.
 func (im *fileImport) compare() (done bool, err error) {
 	t := im.task
 	if im.opt.Replace {

@@ -8,8 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// checkDamage rejects a damaged compressed file: any of its rows may be wrong,
-// and an intact copy may exist elsewhere.
+// checkDamage rejects a damaged compressed file unless Options.AcceptDamaged is set.
+// Any of its rows may be wrong, and an intact copy may exist elsewhere.
 func (im *fileImport) checkDamage() error {
 	if err := im.rd.Damage(); err != nil && !im.opt.AcceptDamaged {
 		return hint.Add(fmt.Errorf("%w: %w", errDamaged, err), "fetch the file again; `accept-damaged` stores its good part")
@@ -19,8 +19,8 @@ func (im *fileImport) checkDamage() error {
 
 var errDamaged = errors.New("damaged, not stored")
 
-// keepIntact reports that a damaged file does not replace its complete text, which
-// is already stored. It returns an error unless damaged files are accepted.
+// keepIntact warns that a damaged file does not replace the complete log that the store
+// to already has. It returns an error unless Options.AcceptDamaged is set.
 func (im *fileImport) keepIntact(to fmt.Stringer, rec *store.Record) error {
 	if err := im.checkDamage(); err != nil {
 		return err

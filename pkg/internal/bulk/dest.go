@@ -22,7 +22,8 @@ import (
 // stores. If a store lacks a file at the end of a pass, the next pass imports
 // the file into that store.
 
-// Destination is a store that a run may have to wait for.
+// Destination is a store that a run opens itself, because it may be unavailable at
+// first.
 type Destination interface {
 	// Open returns the store, and opens it on the first call. An error that
 	// wraps store.ErrUnavailable is transient.
@@ -31,7 +32,7 @@ type Destination interface {
 	String() string
 }
 
-// Opened returns destinations for open stores.
+// Opened returns destinations for stores that are already open.
 func Opened(list ...store.Store) []Destination {
 	var to []Destination
 	for _, s := range list {
@@ -68,7 +69,7 @@ func (s *StoreSummary) Lag(now time.Time) (lag time.Duration, known bool) {
 	return max(0, now.Sub(from)), !from.IsZero()
 }
 
-// dest is a store of a run.
+// dest is a store of a run, with its state and counts.
 type dest struct {
 	Destination
 	index     int
@@ -307,7 +308,7 @@ func (r *run) probe(d *dest, atOnce bool) {
 	}
 }
 
-// wake wakes all goroutines that wait for the channel of changes.
+// wake wakes all goroutines that wait for the channel returned by changes.
 func (r *run) wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -315,7 +316,8 @@ func (r *run) wake() {
 	r.changed = make(chan struct{})
 }
 
-// probeKeys are keys without records, to test a store by looking them up.
+// probeKeys holds a key without records. To test whether a store responds, probe looks
+// it up.
 var probeKeys = []store.Key{{Probe: "none", Folder: "1970_01_01_00_00.out", File: "log_tcp_complete"}}
 
 // await waits until a store in the set is available. It returns the errors of

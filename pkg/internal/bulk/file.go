@@ -53,8 +53,9 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 // maxTries is the maximum number of times that the import of a file starts.
 const maxTries = 16
 
-// tryFile reads a file into every available store that lacks it. It turns a
-// panic into an error of the file, so that other files are still imported.
+// tryFile reads a file into every available store that lacks it. extra lists the
+// columns that only later headers have. tryFile turns a panic into an error of the
+// file, so that other files are still imported.
 func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -128,7 +129,8 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	return err
 }
 
-// importText reads the file into the targets, which all get the same text.
+// importText imports the file into the targets, which must all get the same text. extra
+// is as for tryFile.
 func (im *fileImport) importText(extra []string) error {
 	r, ctx, t := im.run, im.ctx, im.task
 	if !t.stdin {
@@ -188,8 +190,8 @@ type reject struct {
 	line  int64
 }
 
-// reject returns a function that reports each malformed line once, however
-// often the file is read.
+// reject returns a function that adds malformed lines to the reject file, each line
+// only once even if the file is read again. For index, see the type reject.
 func (im *fileImport) reject(index int) func(line int64, reason string, text []byte) {
 	return func(line int64, reason string, text []byte) {
 		t, rej := im.task, reject{index, line}
@@ -208,8 +210,8 @@ func (im *fileImport) reject(index int) func(line int64, reason string, text []b
 	}
 }
 
-// interruptible returns a reader that reads from in, and fails when ctx ends
-// even if in blocks.
+// interruptible returns a reader that reads from in. It fails when ctx ends, even while
+// a read from in blocks.
 func interruptible(ctx context.Context, in io.Reader) io.Reader {
 	pr, pw := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { pr.CloseWithError(ctx.Err()) })
@@ -251,14 +253,14 @@ type fileImport struct {
 	rejecting sync.Mutex // guards task.rejected
 }
 
-// errEmpty reports a file without text outside of log folders.
+// errEmpty reports an empty file outside of log folders.
 var errEmpty = errors.New("is empty")
 
 // errNoTime reports a file outside of log folders without a usable time.
 var errNoTime = errors.New("it lies in no log folder, and no row in it has an absolute time")
 
-// nameByRows assigns a file outside log folders to the log folder of its first
-// row with an absolute time.
+// nameByRows assigns a file outside of log folders to the log folder whose name is the
+// time of the file's first row with an absolute time.
 func (im *fileImport) nameByRows() error {
 	t := im.task
 	var head io.Reader
@@ -417,9 +419,9 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	return im.commit(typed)
 }
 
-// beginRaw begins the copies of the file. src is in, from which copies that stay byte
-// for byte are written while it is read; copies are those of the rewritten text. typed
-// reports whether other stores take rows.
+// beginRaw starts to copy the file to the stores of whole files. If the text is not
+// rewritten, reading src reads from in and writes the copies. Otherwise the caller must
+// write the rewritten text to copies. typed reports whether other stores accept rows.
 func (im *fileImport) beginRaw(in io.Reader, info store.FileInfo) (src io.Reader, copies []io.WriteCloser, typed bool) {
 	src = in
 	im.each(func(g *target) error {

@@ -96,8 +96,9 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	return tasks, nil
 }
 
-// resetOpen clears the files that the last scan left open, and those that other
-// imports have claimed since. restore restores both.
+// resetOpen clears the counts of the files that the last scan left open (not imported
+// because Tstat may still write to them) or that other importers had claimed. restore
+// undoes this.
 func (r *run) resetOpen() (restore func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -223,8 +224,8 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	return tasks, nil
 }
 
-// nextFolders maps each folder to the start of the next folder with the same
-// parent.
+// nextFolders returns the start of the next newer folder with the same parent, by the
+// path of each folder.
 func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 	sorted := slices.Clone(folders)
 	slices.SortFunc(sorted, func(a, b *tstat.Folder) int { return b.Latest.Compare(a.Latest) })
@@ -239,7 +240,7 @@ func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 	return next
 }
 
-// findFile returns the tasks for a source that is a file.
+// findFile returns the tasks for a source that is a file. For place, see places.
 func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, error) {
 	if !info.Mode().IsRegular() {
 		return nil, hint.Usage("source "+src+": neither a file nor a folder", "")
@@ -336,8 +337,8 @@ func (o *Options) wantsType(name string) bool {
 	return len(o.Types) == 0 || slices.ContainsFunc(o.Types, func(g string) bool { return matches(g, name) })
 }
 
-// excludes reports whether Exclude matches name, which is a log type or a path,
-// one of the path's parents, or the last element of any of these.
+// excludes reports whether Exclude matches name, which is a log type or a path. It also
+// tries the parents of a path, and the last element of the path and of each parent.
 func (o *Options) excludes(name string) bool {
 	for ; name != "." && name != "/" && name != ""; name = path.Dir(name) {
 		if slices.ContainsFunc(o.Exclude, func(g string) bool { return matches(g, name) || matches(g, path.Base(name)) }) {
@@ -354,8 +355,8 @@ func (o *Options) wantsTime(at time.Time) bool {
 // inTime reports whether the options select the folder time of a file.
 func (r *run) inTime(t *task) bool { return r.opt.wantsTime(t.time.Time) }
 
-// isSettled reports whether a file needs no work in this pass: it is unchanged,
-// and each store that lacks it is unavailable.
+// isSettled reports whether a file needs no work in this pass because it is unchanged
+// and no available store lacks it.
 func (r *run) isSettled(t *task) bool {
 	v, ok := r.examinedBefore[t.path]
 	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) || !v.until.IsZero() && time.Now().After(v.until) {
@@ -370,7 +371,7 @@ func (r *run) isSettled(t *task) bool {
 	return true
 }
 
-// reason returns an error's text without the operation, such as "PATH:
+// reason returns the message of err, for a file without the operation, such as "PATH:
 // permission denied".
 func reason(err error) string {
 	var pe *fs.PathError

@@ -9,10 +9,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// lookupElsewhere looks up the logs of tasks under the names of other probes if
-// the name of this probe is guessed. The host name of a container, for example,
-// changes in each run. silent are the stores that did not respond; they must not
-// receive the files. lookupElsewhere returns an error if no store responds.
+// lookupElsewhere looks up the logs of tasks under the names of other probes if the
+// name of this probe is guessed. The guess is the host name, which for a container, for
+// example, changes in each run. silent holds the stores that did not respond; they must
+// not receive the files. lookupElsewhere returns an error if no store responds.
 func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeSet, err error) {
 	if !r.opt.ProbeGuessed || len(tasks) == 0 {
 		return 0, nil
@@ -60,7 +60,7 @@ func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeS
 	return silent, nil
 }
 
-// elsewhere identifies a log of any probe in a store.
+// elsewhere identifies a log in a store by everything but its probe.
 type elsewhere struct {
 	store        int // index in Options.Stores
 	folder, file string

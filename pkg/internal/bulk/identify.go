@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Identity describes a source file as a store must have recorded it.
+// Identity describes a source file, for comparison with its record in a store.
 type Identity struct {
 	store.Key
 	store.Fingerprint

@@ -16,19 +16,18 @@ import (
 // file has a transaction in the store, with a connection and buffers.
 const OpenPerJob = 4
 
-// timeSlice is how long a file may keep its place while a peer with fewer places
-// waits.
+// timeSlice is how long a file may keep its place (see Limits) while a peer with fewer
+// places waits.
 const timeSlice = time.Second
 
 // piece is the number of bytes of a peer's file that are read at a time.
 const piece = 256 << 10
 
-// Limits limits several runs together, and divides the resources among the
-// peers whose files they import. A place stands for a CPU: a file occupies one
-// while it is processed. A peer's file releases its place while it waits for
-// the network, so that a slow connection delays only itself. Its transaction
-// stays open. One peer may have as many open files as there are jobs, and all
-// peers together OpenPerJob times as many.
+// Limits restricts several runs as a whole, and divides the resources among the peers
+// whose files they import. A place stands for a CPU: a file occupies one while it is
+// processed. A peer's file releases its place while it waits for the network, so that a
+// slow connection delays only itself. Its transaction stays open. One peer may have as
+// many open files as there are jobs, and all peers together OpenPerJob times as many.
 type Limits struct {
 	places *peer.Shares
 	open   *peer.Shares
@@ -46,8 +45,8 @@ func NewLimits(jobs int, mib float64) *Limits {
 	return l
 }
 
-// place is the place of a file that is being imported. It is not safe for
-// concurrent use.
+// place is a file that is being imported, as counted by Limits. Between Acquire and
+// Release it occupies one of the places. It is not safe for concurrent use.
 type place struct {
 	*Limits
 	peerName string
@@ -57,7 +56,8 @@ type place struct {
 	since    time.Time // when acquired became true
 }
 
-// enter waits until the named peer may open another file, and counts this file.
+// enter waits until the named peer may open another file. It counts the file as open
+// until the returned place is closed.
 func (l *Limits) enter(ctx context.Context, peerName string) (*place, error) {
 	if err := l.open.Acquire(ctx, peerName); err != nil {
 		return nil, err
@@ -89,7 +89,8 @@ func (p *place) Release() {
 	}
 }
 
-// close releases the place for good: the rest of the work needs none.
+// close releases the place for good, because the rest of the work needs no CPU, and no
+// longer counts the file as open.
 func (p *place) close() {
 	p.Release()
 	if !p.closed {

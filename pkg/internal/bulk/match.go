@@ -47,7 +47,7 @@ func (m Match) check() error {
 	return nil
 }
 
-// typeOf returns the log type of a matching file, or nil.
+// typeOf returns the log type of the file at rel, or nil if the file does not match.
 func (m Match) typeOf(rel string) *tstat.LogType {
 	plain, _ := compression.CutSuffix(rel)
 	if !m.matches(rel) && !m.matches(plain) {
@@ -71,7 +71,8 @@ func (m Match) matches(rel string) bool {
 	return n <= len(parts) && matches(m.Glob, strings.Join(parts[len(parts)-n:], "/"))
 }
 
-// match returns the log type of a file by its path below the source, or nil.
+// match returns the log type that Options.Match assigns to the file at rel, its path
+// below the source, or nil.
 func (o *Options) match(rel string) *tstat.LogType {
 	for _, m := range o.Match {
 		if t := m.typeOf(rel); t != nil {

@@ -128,8 +128,8 @@ func (r *run) copiesState() string {
 	return r.stateFile("copies", names...)
 }
 
-// stateFile returns the name of a state file for runs with the same sources,
-// types and further names; "" without a state folder.
+// stateFile returns the path of a state file that runs share if they have the same
+// probe, sources, types, exclusions and names; "" without a state folder.
 func (r *run) stateFile(kind string, names ...string) string {
 	if r.opt.StateDir == "" {
 		return ""

@@ -98,7 +98,8 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 	return groups, stored, nil
 }
 
-// setRecords sets the records of a task's key, see lookup.
+// setRecords sets the records of a task's key from found, a result of lookup, and the
+// stores that may lack the file.
 func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
 	t.lacks, t.records = 0, make([][]store.Record, len(r.dests))
 	for i, d := range r.dests {

@@ -94,9 +94,8 @@ func (r *rejectFile) open() {
 	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
 }
 
-// failure makes the lines durable. It returns the error because of which lines
-// are missing, but only on the first call after the error. Other goroutines can
-// add lines meanwhile.
+// failure makes the lines durable. If lines are missing because of an error, it returns
+// the error, but only once. Other goroutines can add lines meanwhile.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

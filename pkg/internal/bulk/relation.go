@@ -76,8 +76,8 @@ func findTask(tasks []*task, is func(*task) bool) *task {
 	return nil
 }
 
-// owner returns the file that a record of its key belongs to, or nil if the
-// record is free.
+// owner returns the file of the scan that a record of its key belongs to, or nil if the
+// record is free, that is, if no file of the scan has its path or place.
 func (s *sameKey) owner(rec *store.Record) *task {
 	// The path takes precedence over the place, because the sources of this
 	// run may differ from those of the record.
@@ -108,7 +108,7 @@ func (r *run) forgetScan() {
 	clear(r.addresses)
 }
 
-// freeRecord identifies a free record in a store.
+// freeRecord identifies a free record in a store; see sameKey.owner.
 type freeRecord struct {
 	store int // index in Options.Stores
 	key   store.Key
@@ -188,8 +188,8 @@ func (r *run) storedAsIs(t *task, since time.Time) bool {
 }
 
 // hasTwin reports whether another file of the scan has the same key, size and
-// modification time as t. Only their text then shows to which of the files a
-// free record belongs.
+// modification time as t. Then only the content shows which of the files a free record
+// belongs to.
 func (r *run) hasTwin(t *task) bool {
 	r.mu.Lock()
 	files := r.scanned[t.key].all()
@@ -197,7 +197,7 @@ func (r *run) hasTwin(t *task) bool {
 	return slices.ContainsFunc(files, func(o *task) bool { return o != t && o.size == t.size && o.mtime.Equal(t.mtime) })
 }
 
-// text describes the text that was read from a file.
+// text describes the content that was read from a file.
 type text struct {
 	store.Fingerprint
 	head string
@@ -255,8 +255,8 @@ func (im *fileImport) relate(index int, t text) relation {
 	return rel
 }
 
-// relateTo is relate for records that may belong to the file. moved means that
-// the records have another place.
+// relateTo is relate for records that may belong to the file. If moved is true, they
+// are free records, of which the file may have another place.
 func (im *fileImport) relateTo(records []store.Record, t text, moved bool) (rel relation) {
 	var same, alike []store.Record
 	for _, rec := range records {
@@ -298,16 +298,17 @@ func (im *fileImport) relateTo(records []store.Record, t text, moved bool) (rel 
 	return rel
 }
 
-// startsWith reports whether the file's text continues that of a record.
+// startsWith reports whether the file's text is longer than that of rec, and starts
+// with it.
 func (im *fileImport) startsWith(rec *store.Record, t text) bool {
 	return rec.Length < t.Length && im.rd.Mark(rec.Length) == rec.SHA256
 }
 
-// relateToOthers is relate for records of other files of the scan, which are
-// kept. If t is a prefix of a stored text, t is an older state of that log, for
-// example in a backup. Conversely, a prefix of t that this pass has stored is
-// replaced. A record without a place matches its text at any place, because the
-// version that wrote the record did not store second copies.
+// relateToOthers is relate for records of other files of the scan, which are kept. If t
+// is a prefix of a stored text, t is an older state of that log, for example in a
+// backup. Conversely, a prefix of t that this pass has stored is replaced. A record
+// without a place matches its text at any place, because the version of tstatrepo that
+// wrote it did not store second copies.
 func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relation) {
 	for _, rec := range records {
 		_, agree := tstat.CompareHeads(rec.Head, t.head)

@@ -61,7 +61,8 @@ type run struct {
 	elsewhere map[elsewhere][]store.Record // logs of other probes, with Options.ProbeGuessed
 }
 
-// version shows whether a file changed since it was examined.
+// version is the state of a file when it was examined, to tell whether the file has
+// changed since.
 type version struct {
 	size    int64
 	mtime   time.Time
@@ -75,9 +76,10 @@ type version struct {
 	rejected map[reject]bool
 }
 
-// Run imports the files that opt selects. It always returns a summary, even
-// with an error. One failure does not stop the import of other files: ErrFailed
-// then reports that something is missing. With Follow it returns when ctx ends.
+// Run imports the files that opt selects. Once the run has started, it returns a
+// summary even with an error. One failure does not stop the import of other files:
+// ErrFailed then reports that something is missing. With Follow it returns when ctx
+// ends.
 func Run(ctx context.Context, opt Options) (*Summary, error) {
 	r, err := newRun(ctx, opt)
 	if err != nil {
@@ -136,7 +138,7 @@ func (r *run) passes(ctx context.Context) error {
 	}
 }
 
-// failedError is ErrFailed with a count.
+// failedError is ErrFailed with the number of files.
 type failedError struct{ n int }
 
 func (e *failedError) Error() string {
@@ -278,8 +280,8 @@ const (
 	retryAfter = 10 * time.Minute
 )
 
-// pass imports the present files, except those of unavailable sources, see
-// awayError.
+// pass imports the present files, except those of unavailable sources; see
+// unavailableError.
 func (r *run) pass(ctx context.Context) error {
 	r.began = time.Now()
 	defer r.forgetScan()
@@ -399,8 +401,8 @@ func isGuess(err error) bool {
 	return errors.As(err, &ge)
 }
 
-// retry calls f until it returns an error other than store.ErrUnavailable or
-// nil. It waits for an available store before each further call.
+// retry calls f until it returns nil or an error other than store.ErrUnavailable. It
+// waits for an available store before each further call.
 func (r *run) retry(ctx context.Context, f func() error) error {
 	for {
 		err := f()
@@ -427,8 +429,8 @@ func (r *run) problem(path string, err error) {
 	r.log.Error("file not imported", append([]any{"file", path, "err", text}, hint.Attrs(err)...)...)
 }
 
-// markExamined records that a file need not be examined again until it changes,
-// or until a time; zero: only if it changes.
+// markExamined records that a file need not be examined again until it changes or,
+// unless until is zero, until that time.
 func (r *run) markExamined(t *task, until time.Time) {
 	for _, d := range r.dests {
 		if t.lacks.has(d) {

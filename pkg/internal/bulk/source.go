@@ -122,8 +122,8 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 	return tasks, nil
 }
 
-// markSourceUnavailable records that a source is unavailable or invalid. The next
-// pass handles its remaining files; the known copies of its files are kept.
+// markSourceUnavailable records that a source is unavailable or invalid. The next pass
+// imports its remaining files. The known copies of its files are kept; see copies.
 func (r *run) markSourceUnavailable(src string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Summary is the result of Run. Its JSON form is a contract: fields are
-// added, never renamed.
+// Summary is the result of Run. Its JSON form is stable: fields may be added but are
+// never renamed.
 type Summary struct {
 	Probe string         `json:"probe"`
 	Types []*TypeSummary `json:"types"` // sorted by name
@@ -158,7 +158,7 @@ func (s *Summary) addStore(add StoreSummary) {
 	a.Error = cmp.Or(a.Error, add.Error)
 }
 
-// sumUp fills in the fields that follow from the sums of the types.
+// sumUp sets the fields that are computed from types, the sums of each log type.
 func (s *Summary) sumUp(types map[string]*TypeSummary) {
 	s.Types, s.Total = nil, TypeSummary{}
 	for _, t := range types {

@@ -23,9 +23,9 @@ type target struct {
 	rejected int64        // rows, known once they are flushed
 }
 
-// findTargets looks up the records of the file's key in the available stores,
-// except those in leaveOut. Another file of the same key may have been stored
-// since the scan.
+// findTargets sets the targets: the available stores that may receive the file, except
+// those in leaveOut. Another file of the same key may have been stored since the scan,
+// so it looks up the records of the key again unless they are fresh.
 func (im *fileImport) findTargets(leaveOut storeSet) error {
 	t := im.task
 	if !t.fresh || t.lacks != 0 {
@@ -78,7 +78,7 @@ func (im *fileImport) each(f func(g *target) error) {
 	}
 }
 
-// drop excludes a store because of an error.
+// drop aborts the import of the file into a store because of an error.
 func (im *fileImport) drop(g *target, err error) {
 	g.abort()
 	g.err = fmt.Errorf("%s: %w", g.dest, err)

@@ -28,7 +28,7 @@ import (
 // select from it, in the form of store.Record.Transform.
 func (o *Options) Transform() string { return o.transform(o.Anonymize) }
 
-// transform is Transform with an anonymizer in place of Anonymize.
+// transform is Transform with by instead of o.Anonymize.
 func (o *Options) transform(by *anonymize.Anonymizer) string {
 	var parts []string
 	if by != nil {
@@ -40,7 +40,7 @@ func (o *Options) transform(by *anonymize.Anonymizer) string {
 	return strings.Join(parts, "; ")
 }
 
-// Anonymizes reports whether any store gets an anonymized text.
+// Anonymizes reports whether any store gets anonymized logs.
 func (o *Options) Anonymizes() bool {
 	return o.Anonymize != nil || slices.ContainsFunc(o.Anonymizers, func(a *anonymize.Anonymizer) bool { return a != nil })
 }
@@ -53,7 +53,7 @@ func (o *Options) anonymizer(index int) *anonymize.Anonymizer {
 	return o.Anonymize
 }
 
-// byTransform divides the targets into those that get the same text.
+// byTransform groups the targets that get the same text.
 func (im *fileImport) byTransform() (groups [][]*target) {
 	for _, g := range im.targets {
 		same := func(group []*target) bool { return group[0].transform == g.transform }
@@ -66,7 +66,8 @@ func (im *fileImport) byTransform() (groups [][]*target) {
 	return groups
 }
 
-// readerOptions adds the options of the run to those for reading a task's file.
+// readerOptions returns opt, the options for reading a task's file, with the options of
+// the run added.
 func (im *fileImport) readerOptions(t *task, opt tstat.ReaderOptions) tstat.ReaderOptions {
 	r := im.run
 	opt.Location, opt.Layout = r.opt.Location, r.opt.Layout
@@ -167,9 +168,9 @@ func addressesIn(dir string, loc *time.Location, layout string) (anonymize.Sourc
 	}
 }
 
-// countFlags reports whether the rows contain unencrypted internal addresses,
-// and whether they contain anonymized addresses. A Tstat without these flags
-// cannot anonymize.
+// countFlags reports whether the rows contain internal addresses that are not
+// anonymized, and whether they contain anonymized addresses. A version of Tstat whose
+// logs lack the flags for this cannot anonymize.
 func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 	value := func(v tstat.Vector, has bool) func(row int) bool {
 		next := 0
