@@ -100,7 +100,7 @@ func (g *gen) tick() {
 	g.now += int64(step * 2 * g.f() * 0.999)
 }
 
-// factor returns a roughly log-normal factor around 1, between 0.1 and 20.
+// factor returns a roughly log-normal factor around 1, between 0.05 and 20.
 func (g *gen) factor() float64 {
 	z := g.f() + g.f() + g.f() - 1.5 // about normal, sd 0.5
 	return expTab(z * 2)

@@ -20,7 +20,7 @@ type httpReq struct {
 
 func (g *gen) tab() { g.b = append(g.b, '\t') }
 
-// orDash appends a tab and text, or "-" if known is false.
+// orDash appends a tab, and then text or, if known is false, "-".
 func (g *gen) orDash(known bool, text string) {
 	g.tab()
 	if known {
@@ -30,7 +30,7 @@ func (g *gen) orDash(known bool, text string) {
 	}
 }
 
-// httpRow writes a request (method in column 6) or a response ("HTTP" in column 6).
+// httpRow appends a request (method in column 6) or a response ("HTTP" in column 6).
 // Most requests are followed by their response.
 func (g *gen) httpRow() {
 	if p := g.pending; p != nil && g.chance(0.9) {

@@ -140,7 +140,8 @@ func (g *gen) tcpRow() {
 	g.b = append(g.b, '\n')
 }
 
-// names appends the layer 7 and DNS columns of a flow that began at first, in µs.
+// names appends the layer 7 and DNS columns of a flow. first is the time of its first
+// packet, in µs.
 func (g *gen) names(p *tcpProfile, srv *server, first int64) {
 	g.sp()
 	if p.tls {

@@ -71,8 +71,8 @@ type flagWord struct {
 	err   error // reason why the value is invalid, or nil
 }
 
-// assemble checks that the command has the given flags, and returns the arguments in
-// the order that urfave/cli requires.
+// assemble checks that the command accepts the given flags, and returns the arguments
+// in the order that urfave/cli requires.
 func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, args []string, values map[string]bool) ([]string, error) {
 	known := map[string]bool{"help": true, "h": true, "version": true}
 	if cmd != nil {
@@ -109,8 +109,8 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, a
 	return out, nil
 }
 
-// valueFlags returns the flags of the given commands. A flag maps to true if any of the
-// commands defines it with a value.
+// valueFlags returns the names of the flags of cmds and their subcommands. The value of
+// a name is true if the flag takes a value in any of them.
 func valueFlags(cmds []*cli.Command) map[string]bool {
 	m := map[string]bool{}
 	var walk func([]*cli.Command)

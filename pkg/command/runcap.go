@@ -211,7 +211,7 @@ func (r runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name s
 	return r.printReply(out, reply, r.Wait)
 }
 
-// report calls ask to request a job's state, and prints the reply.
+// report calls ask with a job's token, to query or stop the job, and prints the reply.
 func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Context, string) (mplane.Message, error)) error {
 	m, err := ask(ctx, r.Token)
 	if err != nil {

@@ -39,7 +39,7 @@ func commandFlags(command string) []cli.Flag {
 // shortFlags holds the one-letter names of flags, which are the same for every command.
 var shortFlags = map[string][]string{"dry-run": {"n"}, "quiet": {"q"}, "verbose": {"v"}}
 
-// flagOf returns the flag of a setting. config.Load parses the flag's text, so that
+// flagOf returns the flag of a setting. config.Load parses the flag's value, so that
 // flags, environment variables and files follow the same rules and cause the same
 // errors.
 func flagOf(s *config.Setting) cli.Flag {
@@ -110,8 +110,8 @@ func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (boo
 	return false, nil
 }
 
-// printOld performs --print-config if the config file belongs to one of the old tools;
-// see config.PrintOld. It reports whether that is so.
+// printOld performs --print-config if it was given and the config file belongs to one
+// of the old tools; see config.PrintOld. It reports whether the command is then done.
 func printOld(c *cli.Context) (bool, error) {
 	file := configFile(c)
 	if file == "" || !c.Bool("print-config") {

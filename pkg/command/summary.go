@@ -67,7 +67,8 @@ func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	return err
 }
 
-// writeSpan prints the totals of the run.
+// writeSpan prints the probe, the first and last folder, the duration and the speed of
+// the run.
 func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-9s %s\n", name, console.Printable(fmt.Sprintf(format, args...)))
@@ -87,11 +88,12 @@ func writeSpan(w io.Writer, sum *bulk.Summary, loc *time.Location) {
 	line("duration", "%s, %s/s, %s rows/s", d.Round(time.Millisecond), console.Bytes(int64(sum.BytesPerSecond)), console.Count(int64(sum.RowsPerSecond)))
 }
 
-// fewOpen is the maximum number of open folders that are printed on separate lines.
+// fewOpen is the maximum number of folders that writeOpen prints on separate lines.
 const fewOpen = 3
 
-// writeOpen prints the folders that were left open, in a single line if there are more
-// than fewOpen.
+// writeOpen prints the folders with files that were left open, that is, not imported
+// because Tstat may still write to them. It prints a single line if there are more than
+// fewOpen folders.
 func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 	if len(open) <= fewOpen {
 		for _, o := range open {
@@ -107,10 +109,11 @@ func writeOpen(w io.Writer, open []bulk.OpenFolder) {
 		console.Printable(open[0].Path), console.Printable(open[len(open)-1].Path))
 }
 
-// warnOpen warns if most files were left open. The usual reason is a new installation,
-// or an archive whose files were given new times when they were copied. The newest
-// folder of a running Tstat does not cause the warning on its own. Failed and
-// unfinished files do not count as left open.
+// warnOpen warns if most files were left open, that is, not imported because Tstat may
+// still write to them. The usual reason is a new installation, or an archive whose
+// files were given new times when they were copied. The newest folder of a running
+// Tstat does not cause the warning on its own. Failed and unfinished files do not count
+// as left open.
 func warnOpen(log *slog.Logger, sum *bulk.Summary) {
 	if t := &sum.Total; sum.Planned && t.LeftOpen > t.Files+t.Skipped+t.Failed+sum.Left {
 		log.Warn("more files left open than stored: Tstat may still write to them", "left_open", t.LeftOpen, "stored", t.Files+t.Skipped,
@@ -132,8 +135,8 @@ func writePassed(w io.Writer, p bulk.PassedOver) {
 	}
 }
 
-// columns are the columns of the table. A column that contains only zeros is omitted,
-// unless it is one of the first two.
+// columns lists the columns of the summary's table. A column that contains only zeros
+// is omitted, unless it is one of the first two.
 var columns = []struct {
 	title string
 	value func(*bulk.TypeSummary) int64

@@ -24,7 +24,8 @@ func metricsFile(path string) textfile.File {
 }
 
 // describeVersion returns release if it is not "", or else the version or commit that
-// go build records from a git checkout. With -buildvcs=false, go build records neither.
+// go build records from a git checkout. If go build recorded neither, as with
+// -buildvcs=false, it returns "(development build)".
 func describeVersion(release string, info *debug.BuildInfo) string {
 	if release != "" {
 		return release

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// bashFiles completes a file name. Only file names use compopt -o filenames, which
-// appends a slash to folders.
+// bashFiles is the shell command that completes a file name. Only file names use
+// compopt -o filenames, which appends a slash to folders.
 const bashFiles = `mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames 2>/dev/null`
 
 // Bash returns the completion script for bash.

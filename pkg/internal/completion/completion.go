@@ -32,9 +32,9 @@ type Flag struct {
 // repeated.
 type Argument struct{ Name, Complete string }
 
-// Kinds of completion. Any other string is a list of possible words, except that ""
-// stands for free text. "dir " precedes a list of prefixes, such as URL schemes, of
-// a value that may also be a folder.
+// Values of Complete, which says how a value is completed. Any other string lists
+// possible words; "" means free text. "dir " and a list of prefixes, such as URL
+// schemes, mean that the value is a folder or starts with a prefix.
 const (
 	File         = "file"
 	Dir          = "dir"
@@ -78,8 +78,8 @@ func (p *Program) ask() []string {
 	return flags
 }
 
-// urls returns the prefixes of a value that may also be a folder. ok is false for other
-// kinds of completion.
+// urls returns the prefixes after "dir " in a value of Complete. ok is false for other
+// values.
 func urls(complete string) (words string, ok bool) { return strings.CutPrefix(complete, Dir+" ") }
 
 func dashed(name string) string {
@@ -92,7 +92,8 @@ func dashed(name string) string {
 // Shells lists the shells that Generator supports.
 var Shells = []string{"bash", "fish", "zsh"}
 
-// Generator returns the generator for a shell, or nil if the shell is unknown.
+// Generator returns the function that generates the completion script for a shell, or
+// nil if the shell is unknown.
 func Generator(shell string) func(*Program) []byte {
 	switch shell {
 	case "bash":

@@ -14,10 +14,10 @@ import (
 	"github.com/therootcompany/xz"
 )
 
-// The compressor determines how much memory decompression needs. Files that
-// need more than the strongest presets and the tools' own limits are refused;
-// otherwise a few bytes from a peer could require gigabytes. The other formats
-// need at most 8 MiB.
+// Limits on the memory for decompression. The compressor determines how much is needed,
+// so without limits a few bytes from a peer could require gigabytes. The strongest
+// presets and what the tools accept by default are allowed. The other formats need at
+// most 8 MiB.
 const (
 	maxZstdWindow = 128 << 20 // bytes; the limit of the zstd tool, --ultra -22 and --long
 	maxXZDict     = 64 << 20  // bytes; xz -9
@@ -29,10 +29,9 @@ const bufferSize = 64 << 10
 // ErrGarbage reports that uncompressed bytes follow the compressed text.
 var ErrGarbage = errors.New("what follows the compressed text is not compressed")
 
-// Reader reads the text of a compressed file: the concatenated contents of all
-// its members, frames or streams. Zeros may follow them, because tapes pad
-// their blocks. Reset keeps the decoders for reuse. A Reader starts no
-// goroutines.
+// Reader reads the content of a compressed file: the concatenated contents of all its
+// members, frames or streams. Zeros may follow them, because tapes pad their blocks.
+// Reset keeps the decoders for reuse. A Reader starts no goroutines.
 type Reader struct {
 	format *Format
 	in     input
@@ -177,9 +176,9 @@ func (r *Reader) reason(err error) error {
 	return fmt.Errorf("%s: %w", r.format.Name, err)
 }
 
-// garbage returns io.EOF if only zeros follow the compressed text, and
-// ErrGarbage otherwise. read is the number of bytes after the text that the
-// decoder has already read.
+// garbage returns io.EOF if only zeros follow the compressed content, and ErrGarbage
+// otherwise. read is the number of bytes after the content that the decoder has already
+// read.
 func (r *Reader) garbage(read int) error {
 	if r.in.zeros < read {
 		return ErrGarbage

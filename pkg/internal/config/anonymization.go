@@ -19,7 +19,8 @@ type Anonymization struct {
 	SourceIs  string // clear, anonymized or ""
 }
 
-// anonymizationTexts describe the settings of one section.
+// anonymizationTexts holds the parts of the settings' help texts that differ between
+// sections.
 type anonymizationTexts struct {
 	where   string // where addresses and names are replaced, like " in followed logs"
 	off     string // what happens without anonymize
@@ -35,9 +36,9 @@ func (a *Anonymization) settings(t anonymizationTexts) []*Setting {
 	}
 }
 
-// check checks the settings and returns them. The anonymizer is nil only if anonymize
-// is not set or a problem was added. The destinations in to may set the option
-// anonymize, so that source-is is accepted without the setting anonymize.
+// check checks the settings and returns them. by is nil only if anonymize is not set or
+// a problem was added. Without the setting anonymize, source-is is accepted only if one
+// of the destinations in to has the option anonymize.
 func (a *Anonymization) check(p *Problems, to ...string) (by *anonymize.Anonymizer, source anonymize.Source) {
 	switch a.SourceIs {
 	case "":
@@ -72,8 +73,9 @@ func newAnonymizer(mode string) (*anonymize.Anonymizer, error) {
 	return by, nil
 }
 
-// checkStores checks the option anonymize of destinations. It returns the anonymizer
-// of each destination (the default is all), or nil if no destination has the option.
+// checkStores checks the destinations' anonymize options. It returns one anonymizer per
+// destination (all for those without the option), or nil if no destination has the
+// option.
 func checkStores(p *Problems, to []string, all *anonymize.Anonymizer) (list []*anonymize.Anonymizer) {
 	found := false
 	for _, text := range to {
@@ -98,14 +100,15 @@ func checkStores(p *Problems, to []string, all *anonymize.Anonymizer) (list []*a
 }
 
 // needSource adds a problem if anonymize is set without source-is. A growing log does
-// not tell whether its addresses are anonymized already.
+// not show whether its addresses are anonymized already.
 func (a *Anonymization) needSource(p *Problems) {
 	if a.Anonymize != "" && a.SourceIs == "" {
 		p.add("source-is", "must be given with `anonymize`")
 	}
 }
 
-// relativeKey returns a relative path in the value of anonymize, or "".
+// relativeKey returns the first relative path among the files that the value of
+// anonymize names, or "".
 func relativeKey(mode string) string {
 	opt, err := anonymize.Parse(mode)
 	if err != nil {

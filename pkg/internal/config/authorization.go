@@ -17,8 +17,8 @@ func registries(group string, files *[]string) *Setting {
 // Authorization holds the settings that control who may use which capability.
 type Authorization struct{ Roles, Grants []string }
 
-// settings returns the settings for the table of a command. everything describes
-// the authorization if no roles are set.
+// settings returns the settings for the table of a command. everything says what is
+// allowed if authorize is not set.
 func (a *Authorization) settings(everything string) []*Setting {
 	return []*Setting{
 		{Name: "role", Group: groupMPlane, Value: &a.Roles,
@@ -42,7 +42,8 @@ func (a *Authorization) check(p *Problems) *mplane.Roles {
 	return r
 }
 
-// pairs parses texts of the form NAME=ROLE,ROLE. A name may contain "=".
+// pairs calls add with the two parts of each value of the setting name. A value has the
+// form NAME=ROLE,ROLE, where NAME may contain "=".
 func pairs(p *Problems, name string, texts []string, add func(name, roles string)) {
 	for _, text := range texts {
 		i := strings.LastIndexByte(text, '=')

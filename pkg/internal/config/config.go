@@ -93,7 +93,7 @@ func New() *Config {
 	return c
 }
 
-// Flags are the flags that a user set; *cli.Context has these methods.
+// Flags provides the flags that a user set; *cli.Context implements it.
 type Flags interface {
 	IsSet(name string) bool
 	Bool(name string) bool

@@ -16,7 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// EnvName returns the environment variable of a setting.
+// EnvName returns the name of a setting's environment variable.
 func EnvName(name string) string {
 	return "TSTATREPO_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
@@ -26,7 +26,7 @@ func EnvName(name string) string {
 // like TSTATREPO_PORT_9001_TCP for a service named tstatrepo.
 var otherVariables = regexp.MustCompile("^(CONFIG|KAFKA_PASSWORD|SERVICE_.*|PORT|PORT_.*)$")
 
-// warnVariables warns of environment variables that no command reads.
+// warnVariables adds a warning for each variable TSTATREPO_* that no command reads.
 func (c *Config) warnVariables() {
 	var known []string
 	for _, s := range c.Sections {
@@ -63,10 +63,10 @@ func File(command, named string) string {
 	return file
 }
 
-// readsByDefault reports whether a command reads a config file that the user
-// did not name. serve reads it if it exists. The other services read it if they
-// have permission and it has a section for them. So a file that configures only
-// serve does not affect an import by hand.
+// readsByDefault reports whether a command reads a config file that the user did not
+// name. serve reads it if it exists. The other services read it if they have permission
+// and it has a section for them. So a file that configures only serve does not affect
+// an import that is started by hand.
 func readsByDefault(command, file string) bool {
 	text, err := os.ReadFile(file)
 	switch command {

@@ -104,8 +104,8 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 	return errs
 }
 
-// tables iterates over the tables of an array in the file. Keys arrive in the
-// order of the file. So a key belongs to the next table if the current table
+// tables finds the table to which each key in an array of tables belongs. Keys arrive
+// in the order of the file. So a key belongs to the next table if the current table
 // does not have the key, or if the key was already read.
 type tables struct {
 	in   *Section
@@ -125,7 +125,8 @@ func newTables(in *Section, list []any) *tables {
 	return t
 }
 
-// tableOf returns the table of a key, and its settings.
+// tableOf returns the settings and the values of the table to which the next key
+// belongs.
 func (t *tables) tableOf(name string) (*Section, map[string]any) {
 	for _, inNow := t.now[name]; (!inNow || t.seen[name]) && t.next < len(t.list); _, inNow = t.now[name] {
 		t.now, _ = t.list[t.next].(map[string]any)
@@ -139,7 +140,7 @@ func (t *tables) tableOf(name string) (*Section, map[string]any) {
 	return t.at, t.now
 }
 
-// unquoted matches go-toml's errors about text without quotes.
+// unquoted matches go-toml's errors about strings without quotes.
 var unquoted = regexp.MustCompile(`strings must be quoted|expected keyword|unexpected character U\+[0-9A-F]+ '[\pL/.~*:-]' at start of value`)
 
 // isSection reports whether a value of a config file is a table, or an array of

@@ -196,14 +196,15 @@ func (b *Import) files(fetched bool) int {
 	return cmp.Or(b.Jobs, cpus)
 }
 
-// Math holds the options common to the three uses of MATH.
+// Math holds the options common to the three uses of MATH: as a repository, as a probe,
+// and to fetch logs from a probe.
 type Math struct {
 	Listeners []peer.Options
 	Callback  peer.Networks
 	To        mathproto.URL // where the probe registers
 }
 
-// checkMath checks the settings of MATH.
+// checkMath checks the settings for MATH and returns those that all its uses share.
 func (b *Import) checkMath(p *Problems) (m Math) {
 	m.Listeners = b.Network.listeners(p)
 	var err error
@@ -238,8 +239,8 @@ func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.L
 	}, one.Validate()
 }
 
-// Adopted adds the streams of math_repo and their state to the options of
-// Repository, if Adopt names the folder of math_repo.
+// Adopted adds the streams of the old tool math_repo and their state to logs, the
+// result of Repository, if Adopt names the folder of math_repo.
 func (b *Import) Adopted(logs *repository.LogsOptions) error {
 	if b.Adopt == "" {
 		return nil

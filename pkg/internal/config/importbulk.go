@@ -153,7 +153,7 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	return opt
 }
 
-// checkStream checks the name of DBStream's tables.
+// checkStream checks the setting stream, which names DBStream's tables.
 func (b *ImportBulk) checkStream(p *Problems) {
 	if b.IsProbe() || b.IsRepository() {
 		return // checked by Math
@@ -285,7 +285,8 @@ func (b *ImportBulk) checkRepository(p *Problems) {
 	}
 }
 
-// Split sets the sources of opt: files and folders, and sources at MATH probes.
+// Split divides the sources between opt.Sources (files and folders) and opt.Remote
+// (MATH probes).
 func (b *ImportBulk) Split(opt *bulk.Options) error {
 	opt.Sources = nil
 	for _, src := range b.Sources {

@@ -72,9 +72,9 @@ func (c *Config) readOld(command, file string) (bool, error) {
 	return true, nil
 }
 
-// PrintOld writes the config file that replaces a file of the old tools, even
-// if a setting is invalid on this machine. It reports whether file belongs to
-// the old tools.
+// PrintOld writes the config file that replaces a file of the old tools, even if a
+// setting is invalid on this machine. It returns false if file does not belong to the
+// old tools.
 func PrintOld(command, file string, w io.Writer) (bool, error) {
 	c := New()
 	if old, err := c.readOld(command, file); err != nil || !old {

@@ -11,7 +11,7 @@ type Network struct {
 	Cert, Key, CA string // files
 }
 
-// onAddress ends the usage of each setting with an address to listen on.
+// onAddress is the end of the help text of each setting that takes a listen address.
 const onAddress = " on `ADDRESS`; an address without a host is on the loopback interface"
 
 // peers returns the settings that restrict which peers may connect.

@@ -25,14 +25,14 @@ import (
 // openTimeout is how long CheckPlaces waits for a store to open.
 const openTimeout = 10 * time.Second
 
-// places lists what the settings of a command read and write.
+// places lists the files, folders and URLs that a command reads from and writes to.
 type places struct {
 	sources []string // files and folders to read
 	stores  []string // destinations of import-bulk
 	sinks   []string // destinations of stream and rrd-push
 }
 
-// places returns what the command of c reads and writes.
+// places returns the places that the command of c uses.
 func (c *Config) places() (p places) {
 	switch c.Command {
 	case "import-bulk":
@@ -151,7 +151,7 @@ func absolute(p *Problems, sec Section) {
 	p.errs = append(p.errs, sub.errs...)
 }
 
-// relativeFile returns a relative path in the options of a destination, or "".
+// relativeFile returns the first relative path in the options of a destination, or "".
 func relativeFile(text string) string {
 	scheme, rest := dest.Split(text)
 	_, options, err := dest.ParsePath(rest)
@@ -166,7 +166,8 @@ func relativeFile(text string) string {
 	return ""
 }
 
-// folderOf returns the folder of a destination, or "" for other destinations.
+// folderOf returns the folder that a destination writes to, or "" if it is not a
+// folder.
 func folderOf(text string) string {
 	text, _, _ = stores.SplitTransform(text)
 	scheme, rest := dest.Split(text)

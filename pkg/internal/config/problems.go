@@ -40,7 +40,7 @@ func (p *Problems) Add(format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf(format, args...))
 }
 
-// given is a setting, and whether the user set it.
+// given names a setting and says whether the user set it.
 type given struct {
 	set  bool
 	name string
@@ -53,7 +53,7 @@ func names(list []given) (names []string) {
 	return names
 }
 
-// refuse adds a problem for each setting in the list that the user set.
+// refuse adds the problem why for each setting in the list that the user set.
 func (p *Problems) refuse(why string, list ...given) {
 	for _, g := range list {
 		if g.set {
@@ -62,13 +62,13 @@ func (p *Problems) refuse(why string, list ...given) {
 	}
 }
 
-// pair is two settings that cannot be combined, and whether the user set them.
+// pair names two settings that cannot be combined and says which of them the user set.
 type pair struct {
 	first, second bool
 	name, other   string
 }
 
-// exclude adds a problem for each pair of settings that were both given.
+// exclude adds a problem for each pair of settings that the user set together.
 func (p *Problems) exclude(pairs []pair) {
 	for _, pair := range pairs {
 		if pair.first && pair.second {
@@ -77,7 +77,7 @@ func (p *Problems) exclude(pairs []pair) {
 	}
 }
 
-// usage adds a usage error about a setting, with its hint. It ignores other
+// usage adds err and its hint if it is a usage error about a setting. It ignores other
 // errors, because they recur when the setting is used.
 func (p *Problems) usage(name string, err error) {
 	if hint.IsUsage(err) {
@@ -86,7 +86,8 @@ func (p *Problems) usage(name string, err error) {
 	}
 }
 
-// destination adds a usage error about a URL, without secrets; err may be nil.
+// destination adds err if it is a usage error about a destination. The problem shows
+// text, the destination, without secrets. err may be nil.
 func (p *Problems) destination(name, text string, err error) {
 	if err != nil {
 		p.usage(name, fmt.Errorf("%q: %w", dest.Redact(text), err))
@@ -102,8 +103,8 @@ func (p *Problems) Err(advice string) error {
 	return hint.Add(hint.AsUsage(errors.Join(p.errs...)), cmp.Or(p.hint, advice))
 }
 
-// in returns problems of settings in another section, which have no flags. done
-// adds them to p.
+// in returns an empty list of problems for another section, whose settings have no
+// flags. done adds its problems to p.
 func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done func()) {
 	sub = &Problems{section: section, settings: settings}
 	return sub, func() {
@@ -112,11 +113,12 @@ func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done 
 	}
 }
 
-// withoutFlags removes backticks, because setting names in backticks become flags and
-// the section has no flags.
+// withoutFlags removes backticks. Setting names in backticks would be printed as flags,
+// which the section does not have.
 func withoutFlags(text string) string { return strings.ReplaceAll(text, "`", "") }
 
-// location returns the named time zone, or the local zone for "".
+// location returns the named time zone, or the local zone for "". It adds a problem if
+// the zone is unknown.
 func location(p *Problems, zone string) *time.Location {
 	loc, err := time.LoadLocation(cmp.Or(zone, "Local"))
 	if err != nil {
@@ -126,7 +128,7 @@ func location(p *Problems, zone string) *time.Location {
 	return loc
 }
 
-// timeSetting returns the time of a setting; "" is the zero time.
+// timeSetting parses text, the value of the named setting; "" is the zero time.
 func timeSetting(p *Problems, name, text string, loc *time.Location) time.Time {
 	if text == "" {
 		return time.Time{}

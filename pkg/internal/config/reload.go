@@ -17,8 +17,8 @@ var reloadable = map[string][]string{
 	"remote-probe": {"*"},
 }
 
-// Changes returns the keys of serve that differ in another configuration: those
-// that reload applies, and those that need a restart.
+// Changes returns the keys of serve whose values differ in next: taken can change
+// without a restart, left cannot.
 func (c *Config) Changes(next *Config) (taken, left []string) {
 	for i, sec := range c.Sections {
 		if !sec.isReadBy("serve") {
@@ -53,7 +53,7 @@ func sameTables(a, b [][]*Setting) bool {
 	})
 }
 
-// Take copies the values of keys from another configuration.
+// Take copies the values of keys from next.
 func (c *Config) Take(next *Config, keys []string) {
 	for i := range c.Sections {
 		sec := &c.Sections[i]

@@ -45,7 +45,7 @@ func (r *Points) retry() []*Setting {
 	}
 }
 
-// naming returns the settings for the part of a metric's name after the probe.
+// naming returns the settings for the names of metrics.
 func (r *Points) naming() []*Setting {
 	const names = "Names"
 	return []*Setting{
@@ -162,9 +162,9 @@ func (r *RRDPush) settings() []*Setting {
 	})
 }
 
-// Options checks the settings and returns the options of a pusher. If it
-// returns listeners, they belong to an endpoint with the target of these
-// options. args replace the sources of the settings.
+// Options checks the settings and returns the options of a pusher. If it returns
+// listeners, rrd-push runs an endpoint with opt.Target instead. args replace the
+// sources of the settings.
 func (r *RRDPush) Options(p *Problems, args []string) (opt rrdpush.Options, listeners []peer.Options) {
 	if len(args) > 0 {
 		r.Sources = args

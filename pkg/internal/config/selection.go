@@ -66,8 +66,8 @@ func (s *Selection) check(p *Problems) bulk.Options {
 // Location returns the time zone of the settings, which must have been checked.
 func (s *Selection) Location() *time.Location { return location(&Problems{}, s.Timezone) }
 
-// pulled returns the one stream of MATH to fetch, or "" if there are other
-// sources.
+// pulled returns the stream to fetch if the only source is a stream at a MATH probe, or
+// else "".
 func pulled(sources []string) string {
 	if len(sources) != 1 || !mathproto.IsURL(sources[0]) {
 		return ""
