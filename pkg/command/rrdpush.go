@@ -137,8 +137,8 @@ func (r rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
 	return t.Flush()
 }
 
-// report prints the summary as JSON to stdout, or as text to either the terminal or the
-// log.
+// report prints the summary: with --json as JSON to stdout, and with --verbose, or on a
+// terminal without --json, as text to the console. --quiet suppresses the text.
 func (r rrdPush) report(stdout io.Writer, con *console.Console, sum *rrdpush.Summary) error {
 	if r.JSON {
 		if err := console.WriteJSON(stdout, sum); err != nil {

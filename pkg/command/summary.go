@@ -135,8 +135,8 @@ func writePassed(w io.Writer, p bulk.PassedOver) {
 	}
 }
 
-// columns lists the columns of the summary's table. A column that contains only zeros
-// is omitted, unless it is one of the first two.
+// columns lists the columns of the table that writeSummary prints. A column that
+// contains only zeros is omitted, unless it is one of the first two.
 var columns = []struct {
 	title string
 	value func(*bulk.TypeSummary) int64

@@ -182,7 +182,7 @@ func (p *probeView) finish() {
 	p.Clock, p.HasTime = clockOf(p.All)
 }
 
-// Has returns text on how many streams, sources and metrics the probe has.
+// Has returns the numbers of streams, sources and metrics of the probe as text.
 func (p *probeView) Has() string {
 	var list []string
 	if len(p.All) > 0 {

@@ -208,8 +208,8 @@ type jsonNotice struct {
 	Text  string `json:"text" doc:"message with its attributes"`
 }
 
-// stamp is a time that JSON shows as RFC 3339 in UTC, or as null if it is zero
-// or outside the years 0 to 9999.
+// stamp is a time that JSON encodes as RFC 3339 in UTC, or as null if it is zero or
+// outside the years 0 to 9999.
 type stamp struct{ time.Time }
 
 func (t stamp) MarshalJSON() ([]byte, error) {
@@ -257,7 +257,7 @@ func lagSeconds(d time.Duration, known bool) *float64 {
 	return finite(d.Seconds())
 }
 
-// newStatus returns v as the status JSON.
+// newStatus returns the status of v, for marshal.
 func newStatus(v *view) *status {
 	s := &status{
 		Name: cut(v.Name, maxText), Version: v.Version, Started: stamp{v.Started}, Time: stamp{v.Now}, Status: v.Level(),

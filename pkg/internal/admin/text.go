@@ -42,7 +42,7 @@ func count(n int64, noun string) string {
 	return number(n) + " " + noun
 }
 
-// rate formats events per second with a fixed number of decimals.
+// rate formats events per second, with one decimal if there are fewer than 10.
 func rate(v float64) string {
 	switch {
 	case math.IsNaN(v) || math.Abs(v) >= 1e18:

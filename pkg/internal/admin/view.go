@@ -89,7 +89,7 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"unix":     func(seconds int64) time.Time { return time.Unix(seconds, 0) },
 }).Parse(pageText))
 
-// storeLags describes the lag of every store of a stream. It returns nil if the
+// storeLags returns the lag of every store of a stream as text. It returns nil if the
 // stream has only one store.
 func storeLags(l *mathproto.StreamStats) (list []string) {
 	if len(l.Stores) < 2 {
@@ -392,8 +392,8 @@ func (v *view) link(changes ...string) string {
 	return "/?" + q.Encode()
 }
 
-// Reload returns the URL of this page that reloads it every given number of seconds; 0
-// disables reloads.
+// Reload returns the URL of this page with the given number of seconds between reloads;
+// 0 disables reloads.
 func (v *view) Reload(seconds int) string {
 	if seconds == 0 {
 		return v.link(queryRefresh, "")

@@ -88,7 +88,7 @@ func (o *Options) setMode(mode, value string, given bool) error {
 	return nil
 }
 
-// parseBits parses /BITS, a prefix length less than most.
+// parseBits parses /BITS, where BITS is a prefix length less than most.
 func parseBits(text string, most int) (int, error) {
 	digits, ok := strings.CutPrefix(text, "/")
 	bits, err := strconv.Atoi(digits)

@@ -51,7 +51,7 @@ type net24 struct {
 
 type cached6 struct{ addr, result [16]byte }
 
-// cachedFlips caches the flips of all or the last bits of the prefix hi, lo.
+// cachedFlips holds the flips of some or all bits of the prefix hi, lo.
 type cachedFlips struct{ hi, lo, flips uint64 }
 
 // newCryptopan returns a cryptopan. The first 16 bytes of the key are the AES key. The

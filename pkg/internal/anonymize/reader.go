@@ -97,8 +97,8 @@ func (r *reader) fill(out []byte, size int) []byte {
 }
 
 // appendMasked appends an unfinished line, with each value replaced by "-". It keeps
-// the number of fields. Control characters become NUL, because they show that the line
-// is binary.
+// the number of fields. Control characters except tabs become NUL, because they show
+// that the line is binary.
 func appendMasked(dst, line []byte, sep byte) []byte {
 	if len(line) > 0 && line[0] == '#' {
 		return append(dst, '#')

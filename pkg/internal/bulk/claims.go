@@ -25,8 +25,8 @@ import (
 // only be imported after this time.
 const DefaultClaimTime = 2 * time.Minute
 
-// Limits of the files claimed at once. They are low, so that several importers
-// share the work evenly to the end, but allow more than one tiny file.
+// Limits on how many files are claimed at once. They are low so that several importers
+// share the work evenly to the end, but high enough for several small files.
 const (
 	claimFiles = 32
 	claimBytes = 8 << 20 // on disk
@@ -347,8 +347,9 @@ func (c *claims) release(ctx context.Context) {
 }
 
 // renew renews all claims. If a server or this process was suspended for too long,
-// other importers may have taken over claims. renew leaves these files to the new
-// owners unless their import has started. Commit guarantees that those are stored once.
+// other importers may hold some of the claims now. renew leaves their files to the new
+// owners unless the import has started, in which case Commit guarantees that each file
+// is stored once.
 func (c *claims) renew(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -421,8 +422,8 @@ func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*ta
 	return c.removeOthers(), context.Cause(ctx)
 }
 
-// workAll imports files. Without Follow it also waits until files claimed by
-// other importers are stored. If the claims expire, it imports the files.
+// workAll imports files. Without Follow it also waits until files claimed by other
+// importers are stored. If the claims expire, it imports the files itself.
 func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 	c, err := r.newClaims(ctx)
 	if err != nil {

@@ -19,8 +19,8 @@ func (im *fileImport) checkDamage() error {
 
 var errDamaged = errors.New("damaged, not stored")
 
-// keepIntact warns that a damaged file does not replace the complete log that the store
-// to already has. It returns an error unless Options.AcceptDamaged is set.
+// keepIntact warns that a damaged file does not replace the complete log of rec, which
+// is already stored. It returns an error unless Options.AcceptDamaged is set.
 func (im *fileImport) keepIntact(to fmt.Stringer, rec *store.Record) error {
 	if err := im.checkDamage(); err != nil {
 		return err
@@ -34,7 +34,7 @@ func (im *fileImport) keepIntact(to fmt.Stringer, rec *store.Record) error {
 // it is.
 func isAboutContent(err error) bool { return errors.Is(err, errDamaged) }
 
-// checkRows rejects a file with too many rejects, or with text but no rows.
+// checkRows rejects a file with too many rejected lines, or with content but no rows.
 func (im *fileImport) checkRows() error {
 	c := im.rd.Counts()
 	rejected := int64(0) // rejects in the store with the most rejects
@@ -54,7 +54,7 @@ func (im *fileImport) checkRows() error {
 	return nil
 }
 
-// noRows returns the error for a file with text but no rows.
+// noRows returns the error for a file with content but no rows.
 func noRows(rejects, lines int64) error {
 	const remove = "remove the file, or leave it out with `exclude`"
 	if rejects == 0 {

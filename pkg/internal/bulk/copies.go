@@ -32,8 +32,9 @@ type copies struct {
 	seen  map[string]bool // in this run
 }
 
-// loadCopies loads the state of the last run. If the state is missing or damaged, the
-// files are only read again. part means that this run sees only some of the files.
+// loadCopies loads the state of the last run. A missing or damaged state only means
+// that the files are read again. part says whether this run sees only some of the
+// files.
 func loadCopies(path string, part bool) (*copies, error) {
 	c := &copies{path: path, part: part, known: map[string]bool{}, seen: map[string]bool{}}
 	if path == "" {

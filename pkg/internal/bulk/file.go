@@ -191,7 +191,8 @@ type reject struct {
 }
 
 // reject returns a function that adds malformed lines to the reject file, each line
-// only once even if the file is read again. For index, see the type reject.
+// only once even if the file is read again. index is the index of the store, or -1 for
+// the reader.
 func (im *fileImport) reject(index int) func(line int64, reason string, text []byte) {
 	return func(line int64, reason string, text []byte) {
 		t, rej := im.task, reject{index, line}

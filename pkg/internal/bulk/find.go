@@ -224,8 +224,8 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	return tasks, nil
 }
 
-// nextFolders returns the start of the next newer folder with the same parent, by the
-// path of each folder.
+// nextFolders returns, for the path of each folder, the start of the next newer folder
+// with the same parent. The newest folder is not in the map.
 func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 	sorted := slices.Clone(folders)
 	slices.SortFunc(sorted, func(a, b *tstat.Folder) int { return b.Latest.Compare(a.Latest) })
@@ -371,8 +371,8 @@ func (r *run) isSettled(t *task) bool {
 	return true
 }
 
-// reason returns the message of err, for a file without the operation, such as "PATH:
-// permission denied".
+// reason returns the message of err. It omits the operation of a file error, as in
+// "PATH: permission denied".
 func reason(err error) string {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {

@@ -22,9 +22,8 @@ const (
 	keptRejectRuns = 20       // files
 )
 
-// rejectFile writes the rejected lines of a run in the form
-// FILE:LINE: reason: "text". A nil text is omitted. The first line creates the
-// file.
+// rejectFile writes the rejected lines of a run in the form FILE:LINE: reason: "text".
+// A nil text is omitted. The first rejected line creates the file.
 type rejectFile struct {
 	dir string
 

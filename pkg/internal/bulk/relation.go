@@ -256,7 +256,7 @@ func (im *fileImport) relate(index int, t text) relation {
 }
 
 // relateTo is relate for records that may belong to the file. If moved is true, they
-// are free records, of which the file may have another place.
+// are free records: the file may have been moved to another place.
 func (im *fileImport) relateTo(records []store.Record, t text, moved bool) (rel relation) {
 	var same, alike []store.Record
 	for _, rec := range records {
@@ -327,8 +327,8 @@ func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relati
 	return rel
 }
 
-// fileStartsWith reports whether the file of a record starts with a text. The
-// file must be unchanged since it was stored.
+// fileStartsWith reports whether the file of a record starts with a text, and is
+// unchanged since it was stored.
 func (im *fileImport) fileStartsWith(rec *store.Record, t text) bool {
 	info, err := os.Stat(rec.Path)
 	if err != nil || info.Size() != rec.Size || !info.ModTime().Equal(rec.ModTime) {

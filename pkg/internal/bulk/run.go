@@ -116,7 +116,7 @@ func (r *run) close() {
 	r.rejects.close()
 }
 
-// passes imports the present files. Files that a store lacks because it was
+// passes imports the files that exist now. Files that a store lacks because it was
 // unavailable are imported once it is available again.
 func (r *run) passes(ctx context.Context) error {
 	for {
@@ -280,7 +280,7 @@ const (
 	retryAfter = 10 * time.Minute
 )
 
-// pass imports the present files, except those of unavailable sources; see
+// pass imports the files that exist now, except those of unavailable sources; see
 // unavailableError.
 func (r *run) pass(ctx context.Context) error {
 	r.began = time.Now()

@@ -115,8 +115,8 @@ const flagsSize = 16 << 20
 const flagsType = "log_tcp_complete"
 
 // AddressesIn reports whether the addresses in the logs of a folder are already
-// anonymized, according to the flags in its log of TCP flows. loc and layout
-// have the meaning of tstat.ReaderOptions. Errors wrap anonymize.ErrSource.
+// anonymized, according to the flags in its log of TCP flows. For loc and layout, see
+// tstat.ReaderOptions. Errors wrap anonymize.ErrSource.
 func AddressesIn(dir string, loc *time.Location, layout string) (anonymize.Source, error) {
 	source, err := addressesIn(dir, loc, layout)
 	if err != nil {
@@ -229,8 +229,7 @@ func (r *run) skipOther(t *task, d *dest, rec *store.Record) {
 	}
 }
 
-// textWriter writes rewritten text in the compression that the file's suffix
-// names.
+// textWriter is the writer that NewTextWriter returns.
 type textWriter struct {
 	io.WriteCloser
 }

@@ -33,9 +33,9 @@ const (
 	zoneRows = 20
 )
 
-// add checks a file, and warns once enough files differ from their folders by the same
-// hours. ends are the end times of the file's first rows, in microseconds since the
-// epoch; 0 if unknown.
+// add compares a file with its folder, and logs a warning once enough files differ by
+// the same time. ends are the end times of the file's first rows, in microseconds since
+// the epoch; 0 if unknown.
 func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Location, ends []int64) {
 	if z.done || len(ends) < zoneRows {
 		return

@@ -29,8 +29,8 @@ var (
 	formats = []*Format{gzipFormat, zstdFormat, xzFormat, bzip2Format, lz4Format}
 )
 
-// skippable returns the magic numbers of zstd's skippable frames, which contain
-// no text. Files of pzstd start with such a frame.
+// skippable returns the magic numbers of zstd's skippable frames, which hold no
+// content. Files of pzstd start with such a frame.
 func skippable() (magics []string) {
 	for c := byte(0x50); c < 0x60; c++ {
 		magics = append(magics, string([]byte{c, 0x2a, 0x4d, 0x18}))

@@ -42,8 +42,8 @@ func (a *Authorization) check(p *Problems) *mplane.Roles {
 	return r
 }
 
-// pairs calls add with the two parts of each value of the setting name. A value has the
-// form NAME=ROLE,ROLE, where NAME may contain "=".
+// pairs splits texts, the values of the named setting, into NAME and ROLE,ROLE at the
+// last "=" and passes both to add. It adds a problem for each invalid value.
 func pairs(p *Problems, name string, texts []string, add func(name, roles string)) {
 	for _, text := range texts {
 		i := strings.LastIndexByte(text, '=')

@@ -99,7 +99,7 @@ func (b *Import) poll() *Setting {
 		Usage: "with --follow: look for new folders every `DURATION`; a MATH repository asks its probes as often"}
 }
 
-// retention returns the settings for removing and compacting old rows.
+// retention returns the settings for removing old rows and compacting stores.
 func (b *Import) retention() []*Setting {
 	return []*Setting{
 		{Name: "keep", Group: groupDestination, Value: &b.Keep, Empty: "rows are kept",
@@ -215,7 +215,7 @@ func (b *Import) checkMath(p *Problems) (m Math) {
 	return m
 }
 
-// Upkeep returns the options for removing and compacting old rows.
+// Upkeep returns the options for removing old rows and compacting stores.
 func (b *Import) Upkeep(log *slog.Logger) upkeep.Options {
 	return upkeep.Options{To: b.To, Keep: time.Duration(b.Keep), Compact: b.Compact, RetryTimeout: time.Duration(b.RetryTimeout), Log: log}
 }

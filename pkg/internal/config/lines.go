@@ -43,7 +43,7 @@ func defaultLines() Lines {
 
 const groupSinks = "Sinks"
 
-// format returns the settings for the format of lines in sinks.
+// format returns the settings for optional sinks and for the format of lines.
 func (s *Lines) format() []*Setting {
 	return []*Setting{
 		{Name: "to-optional", Group: groupSinks, Value: &s.ToOptional, Complete: strings.Join(stream.Sinks.Prefixes(), " "),
@@ -57,7 +57,7 @@ func (s *Lines) format() []*Setting {
 	}
 }
 
-// connections returns the settings that limit the number of exporters.
+// connections returns the settings that limit the connections of exporters.
 func (s *Lines) connections() []*Setting {
 	return []*Setting{
 		{Name: "max-connections", Group: GroupNetwork, Value: &s.MaxConnections,

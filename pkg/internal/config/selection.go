@@ -89,8 +89,8 @@ func fitProbe(host string) string {
 	return name[:min(len(name), 64)]
 }
 
-// hostProbe returns the name of a probe on this machine, or "" if the host name has no
-// usable character.
+// hostProbe returns the default probe name on this machine, or "" if the host name has
+// no usable character.
 func hostProbe() string {
 	host, _ := os.Hostname()
 	return fitProbe(host)
