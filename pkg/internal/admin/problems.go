@@ -282,7 +282,7 @@ func (s *State) tstatProblems(now time.Time) (list []Problem) {
 	return list
 }
 
-// probesOf returns the probes of streams.
+// probesOf returns the names of the probes of streams, each once.
 func probesOf(streams []*mathproto.StreamStats) (names []string) {
 	for _, l := range streams {
 		if !slices.Contains(names, l.Probe) {

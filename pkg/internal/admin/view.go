@@ -135,7 +135,7 @@ const (
 	queryOpen    = "open"    // section to open
 )
 
-// view holds the data of the page template and of the status JSON.
+// view holds the data for the page template and for the status JSON.
 type view struct {
 	*State
 	Now       time.Time

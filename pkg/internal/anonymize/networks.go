@@ -25,7 +25,7 @@ type networks struct {
 
 type network4 struct{ addr, mask uint32 }
 
-// Limits of a file that lists networks.
+// Limits on a file that lists networks.
 const (
 	maxNetworks     = 10_000
 	maxNetworksFile = 1 << 20 // bytes

@@ -73,7 +73,7 @@ func (im *fileImport) commit(typed bool) error {
 	return nil
 }
 
-// commits counts the commits of one log.
+// commits counts the commits of one log in all stores.
 type commits struct {
 	stores, replaced int
 	rejected         int64 // most rows that a store rejected

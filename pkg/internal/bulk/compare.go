@@ -92,7 +92,8 @@ func (im *fileImport) isOfOther(rec *store.Record) bool {
 // other Tstat processes.
 const headSize = 64 << 10
 
-// readHead returns the head of the file's text, up to headSize.
+// readHead returns the head of the text in the first headSize bytes of the file; see
+// tstat.Reader.Head.
 func (im *fileImport) readHead() (string, error) {
 	im.rd.Reset(io.LimitReader(im.file, headSize), im.typ(), im.readerOptions(im.task, tstat.ReaderOptions{}))
 	if err := im.rd.Drain(); err != nil {

@@ -48,9 +48,8 @@ type task struct {
 	other    bool             // a store has the file under another transform
 }
 
-// find returns the files of the sources that the options select, ordered by
-// folder time. If it fails, r.leftOpen keeps its value from the last complete
-// scan.
+// find returns the files of the sources that the options select, ordered by folder
+// time. If it fails, the summary keeps the counts that resetOpen clears.
 func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	restore := r.resetOpen()
 	defer func() {

@@ -44,7 +44,7 @@ func (r *run) prepare(ctx context.Context, groups [][]*task) error {
 	return nil
 }
 
-// info describes a task's file as known before it is read.
+// info returns what is known about a task's file before it is read.
 func (t *task) info() store.FileInfo {
 	return store.FileInfo{Key: t.key, Type: t.typ, Time: t.time.Time, Next: t.next}
 }
@@ -110,7 +110,7 @@ func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
 	}
 }
 
-// textSize estimates the length of the text of a task's file, in bytes.
+// textSize estimates the uncompressed size of a task's file in bytes.
 func (t *task) textSize() int64 {
 	if _, suffix := compression.CutSuffix(t.path); suffix != "" {
 		return 8 * t.size

@@ -15,7 +15,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
 )
 
-// Limits of the rejected lines that are kept.
+// Limits on the rejected lines that are kept.
 const (
 	maxRejectFile  = 16 << 20 // bytes, of one run
 	maxRejectText  = 1 << 10  // bytes, of one line

@@ -53,7 +53,7 @@ func (s *sameKey) all() []*task {
 	return s.files
 }
 
-// withPath returns the file with a path, or nil.
+// withPath returns the file with the given path, or nil.
 func (s *sameKey) withPath(path string) *task {
 	if s != nil && s.paths != nil {
 		return s.paths[path]
@@ -61,7 +61,7 @@ func (s *sameKey) withPath(path string) *task {
 	return findTask(s.all(), func(t *task) bool { return t.path == path })
 }
 
-// withPlace returns the first file with a place, or nil.
+// withPlace returns the first file with the given place, or nil.
 func (s *sameKey) withPlace(place string) *task {
 	if s != nil && s.places != nil {
 		return s.places[place]

@@ -258,8 +258,8 @@ func (r *run) summary() *Summary {
 	return s
 }
 
-// unstored describes the files that failed and will be retried, or returns nil.
-// The caller must hold r.mu.
+// unstored returns the count of files that failed and will be retried, or nil if there
+// are none. The caller must hold r.mu.
 func (r *run) unstored() *Unstored {
 	var u Unstored
 	for path, v := range r.examined {
