@@ -50,8 +50,8 @@ func defaultServe() Serve {
 	return s
 }
 
-// sections returns [serve], whose settings have flags, and the sections that only the
-// config file has.
+// sections returns [serve], whose settings also have flags, and the sections that exist
+// only in the config file.
 func (s *Serve) sections() []Section {
 	return []Section{
 		{Name: "serve", Settings: s.settings()},
@@ -66,7 +66,8 @@ func (s *Serve) sections() []Section {
 	}
 }
 
-// endpointWords are the endpoints that tls-for may name.
+// endpointWords lists the values of tls-for that name endpoints. The only other value is
+// admin.
 var endpointWords = []string{"rrd", "streaming", "log"}
 
 // settings returns the table of settings, in the order of the help.
@@ -110,8 +111,8 @@ func (s *Serve) logSettings() []*Setting {
 	}), b.Rows.settings(), b.limits(), []*Setting{b.adopt()}, always(b.retention()...))
 }
 
-// always removes "with --follow: " and the like from the usage of settings, because
-// serve always follows.
+// always removes a condition such as "with --follow: " from the usage of each setting,
+// because serve always meets it. It changes the settings and returns them.
 func always(list ...*Setting) []*Setting {
 	for _, s := range list {
 		if _, usage, ok := strings.Cut(s.Usage, ": "); ok && strings.HasPrefix(s.Usage, "with ") {

@@ -82,7 +82,7 @@ func (c *Config) Service(p *Problems, shared *service.Shared) service.Options {
 	return opt
 }
 
-// check checks the settings with words or numbers as values.
+// check checks the settings accept, tls-for and drain-timeout.
 func (s *Serve) check(p *Problems) {
 	if s.Accept != "always" && s.Accept != "scheduled" {
 		p.add("accept", "%q is not always or scheduled", s.Accept)
@@ -110,10 +110,10 @@ func (s *Serve) checkRoles(p *Problems) *mplane.Roles {
 	return allowed
 }
 
-// ownIdentity returns the name of a service without a certificate. A repository
-// and a probe on one machine need different names, because our supervisor has a
-// queue of specifications for each name. The supervisor of the reference
-// implementation ignores names and has one queue.
+// ownIdentity returns the name that a service without a certificate uses. A repository
+// and a probe on one machine need different names, because our supervisor has a queue of
+// specifications for each name. The supervisor of the reference implementation ignores
+// names and has one queue.
 func (s *Serve) ownIdentity() string {
 	if len(s.CollectLog.Listen)+len(s.CollectStreaming.Listen)+len(s.CollectRRD.Listen) == 0 {
 		return hostProbe() + ".probe"
@@ -121,8 +121,8 @@ func (s *Serve) ownIdentity() string {
 	return hostProbe() + "." + s.SystemID
 }
 
-// host returns the host name under which probes reach the endpoints, or "" if
-// the addresses of the endpoints contain it.
+// host returns the host name under which probes reach the endpoints, or "" if each
+// endpoint listens on an address that names its host.
 func (s *Serve) host() string {
 	if s.Address != "" {
 		return s.Address
@@ -138,8 +138,8 @@ func (s *Serve) host() string {
 	return ""
 }
 
-// join copies the networks of the service to an endpoint, and the certificates
-// if tls-for names the endpoint.
+// join copies the allowed networks of s to n, the network settings of an endpoint. It
+// also copies the certificates if tls-for names the endpoint.
 func (s *Serve) join(n *Network, endpoint string) {
 	n.Allow = s.Allow
 	if slices.Contains(s.TLSFor, endpoint) {
@@ -147,7 +147,8 @@ func (s *Serve) join(n *Network, endpoint string) {
 	}
 }
 
-// collectLog returns the options of repository-collect_log, nil if it is off.
+// collectLog returns the options of repository-collect_log, or nil if this endpoint is
+// off.
 func (c *Config) collectLog(p *Problems, shared *service.Shared) *repository.LogsOptions {
 	b := &c.Serve.CollectLog
 	if len(b.To) == 0 { // set even if the endpoint is off, so that Changes sees no change
@@ -183,8 +184,8 @@ func (c *Config) collectLog(p *Problems, shared *service.Shared) *repository.Log
 	return &logs
 }
 
-// collectStreaming returns the options of repository-collect_streaming, nil if
-// it is off.
+// collectStreaming returns the options of repository-collect_streaming, or nil if this
+// endpoint is off.
 func (c *Config) collectStreaming(p *Problems, shared *service.Shared) *stream.Options {
 	l := &c.Serve.CollectStreaming
 	if len(l.To)+len(l.ToOptional) == 0 {
@@ -205,7 +206,8 @@ func (c *Config) collectStreaming(p *Problems, shared *service.Shared) *stream.O
 	return &opt
 }
 
-// collectRRD returns the options of repository-collect_rrd, nil if it is off.
+// collectRRD returns the options of repository-collect_rrd, or nil if this endpoint is
+// off.
 func (c *Config) collectRRD(p *Problems, shared *service.Shared) *rrdpush.EndpointOptions {
 	r := &c.Serve.CollectRRD
 	r.To = cmp.Or(r.To, "whisper:"+filepath.Join(c.StateDir, "whisper"))
@@ -224,7 +226,7 @@ func (c *Config) collectRRD(p *Problems, shared *service.Shared) *rrdpush.Endpoi
 	return &rrdpush.EndpointOptions{Target: target, Listen: listen, Probes: shared.Probes, MaxMetrics: r.MaxMetrics}
 }
 
-// remoteProbes returns the probes of [[remote-probe]].
+// remoteProbes returns the probes that the [[remote-probe]] tables describe.
 func (c *Config) remoteProbes(p *Problems) []peer.Probe {
 	tables := c.section("remote-probe").Added
 	var list []peer.Probe

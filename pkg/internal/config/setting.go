@@ -29,8 +29,8 @@ type Setting struct {
 // flag.
 func (s *Setting) IsArgument() bool { return s.Name == "sources" }
 
-// Texts returns the value of a setting that is a text or a list of texts, as a
-// list; nil for other settings.
+// Texts returns the value of a string or string list setting as a list, and nil for other
+// settings.
 func (s *Setting) Texts() []string {
 	switch v := s.Value.(type) {
 	case *string:
@@ -41,8 +41,8 @@ func (s *Setting) Texts() []string {
 	return nil
 }
 
-// label returns the name of the setting for messages: the source of its value,
-// or its key if its section has no flags, or else its flag.
+// label returns what messages call the setting: the source of its value if that is known.
+// Otherwise it is the key in the given section, or the flag if section is "".
 func (s *Setting) label(section string) string {
 	switch {
 	case s.From != "":
@@ -53,7 +53,7 @@ func (s *Setting) label(section string) string {
 	return "--" + s.Name
 }
 
-// Text returns the value for help.
+// Text formats the value for help and messages.
 func (s *Setting) Text() string {
 	switch v := s.Value.(type) {
 	case *[]string:
@@ -74,8 +74,8 @@ func (s *Setting) Text() string {
 	panic(fmt.Sprintf("setting %s: no text for a %T", s.Name, s.Value))
 }
 
-// set parses text as the value of s. After an error s is unchanged, so that
-// checks of its range do not report it again.
+// set parses text and stores it as the value of s. On an error it keeps the old value, so
+// that range checks do not report the setting a second time.
 func (s *Setting) set(text string) error {
 	switch v := s.Value.(type) {
 	case *string:
@@ -101,7 +101,8 @@ func (s *Setting) set(text string) error {
 	return nil
 }
 
-// put stores v in dst, or returns a formatted error if err is not nil.
+// put stores v, which was parsed from text, in dst. If parsing failed with err, it
+// returns an error built from format and text instead.
 func put[T any](dst *T, v T, err error, format, text string) error {
 	if err != nil {
 		return fmt.Errorf(format, text)
@@ -110,7 +111,7 @@ func put[T any](dst *T, v T, err error, format, text string) error {
 	return nil
 }
 
-// setTOML sets the value from a config file, as decoded by go-toml to any.
+// setTOML stores value, which go-toml decoded from the config file, as the value of s.
 func (s *Setting) setTOML(value any) error {
 	var ok bool
 	var want string
@@ -167,8 +168,8 @@ func stringList(value any) ([]string, bool) {
 	return texts, ok
 }
 
-// overlays s with its environment variable and its flag. An empty variable
-// counts as unset.
+// overlay replaces the value of s with that of its flag, or else with that of its
+// environment variable, if one of them is set. An empty variable counts as unset.
 func (s *Setting) overlay(flags Flags) error {
 	set := func(from, text string) error {
 		s.From = from

@@ -118,9 +118,9 @@ func (s *Store) settings() []*Setting {
 	}
 }
 
-// Options checks the settings for an action, which may be "". It returns import
-// options for the sources with which verify compares. isSet reports whether a flag
-// was given.
+// Options checks the settings for an action, which may be "". It returns import options;
+// verify uses them to read the sources that it compares with the stores. isSet reports
+// whether a flag was given.
 func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bulk.Options {
 	if slices.Contains(s.Against, "-") {
 		p.add("against", "cannot be standard input")
@@ -147,8 +147,8 @@ func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bul
 	return opt
 }
 
-// checkTransform sets the transform that import-bulk applied to the logs that verify
-// compares.
+// checkTransform sets in opt the anonymization and the selection with which import-bulk
+// stored the logs that verify compares.
 func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, isSet func(string) bool) {
 	switch {
 	case len(s.Against) > 0 && (action == "verify" || action == ""):
@@ -161,7 +161,8 @@ func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, is
 	}
 }
 
-// checkProbe sets the probe whose logs verify compares.
+// checkProbe sets opt.Probe to the probe whose logs verify compares. Without the setting
+// probe, this is the name of the MATH stream or of this host.
 func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	opt.Probe, opt.ProbeGuessed = s.Probe, s.Probe == "" && pulled(s.Against) == ""
 	if opt.Probe == "" {
@@ -173,7 +174,7 @@ func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	}
 }
 
-// checkAction checks that no setting of another action is given.
+// checkAction reports settings that are given but belong to another action.
 func (s *Store) checkAction(p *Problems, action string, isSet func(string) bool) {
 	if action == "" {
 		return

@@ -160,7 +160,8 @@ func (s *Stream) root(text string) stream.Root {
 	return stream.Root{Probe: s.Probe, Dir: text}
 }
 
-// peerProbes returns the probes that are identified by their addresses.
+// peerProbes returns the probes of the setting peer-probe, which the stream recognizes by
+// their addresses.
 func (s *Stream) peerProbes(p *Problems) (known []peer.Probe) {
 	for _, text := range s.PeerProbes {
 		addr, name, _ := strings.Cut(text, "=")

@@ -84,7 +84,7 @@ var timeLayouts = []string{
 	time.RFC3339, "2006-01-02", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05",
 }
 
-// timeForms describes the texts that parseTime accepts, for the usage of settings.
+// timeForms lists the formats that parseTime accepts, for the usage of settings.
 const timeForms = "2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"
 
 // parseTime parses a time in one of timeLayouts, today, yesterday, or a duration

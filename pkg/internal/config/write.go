@@ -56,8 +56,8 @@ const commentWidth = 80
 
 var flagInText = regexp.MustCompile(`--([a-z-]+)`)
 
-// Comment returns the usage and the default of s as sentences for the config
-// file, with keys instead of flags.
+// Comment returns the comment above s in the config file: its usage, with keys instead of
+// flags, and the meaning of an empty default.
 func (s *Setting) Comment() string {
 	text := console.UpperFirst(strings.ReplaceAll(s.Usage, "`", "")) + "."
 	if s.Empty != "" {

@@ -15,10 +15,10 @@ type Progress interface {
 	Add(bytes, rows int64)
 }
 
-// Progress returns a progress display for a run and a function that ends it. The
-// display is a bar if the console is a terminal and log lines are text, and
-// otherwise a log line every interval. It is nil if quiet is set, or if a bar is
-// not possible and interval is 0.
+// Progress returns a progress display for a run and a function that ends it. The display
+// is a bar if the console is a terminal and log lines are text, and otherwise a log line
+// every interval. The display is nil if quiet is true, or if there is no bar and interval
+// is 0.
 func (c *Console) Progress(interval time.Duration, quiet bool) (Progress, func()) {
 	switch {
 	case quiet:

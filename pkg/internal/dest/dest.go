@@ -6,9 +6,9 @@
 //	PATH
 //
 // User, password and options are unescaped (%XX); paths are not. Option names use
-// hyphens. Every store can have the option anonymize, which package stores cuts out;
-// parquet: has no other. Parse, ParsePath, Addrs and Check return usage errors that
-// never quote anything that could be a password.
+// hyphens. Every store accepts the option anonymize, which package stores removes from
+// the URL; parquet: accepts no other option. Parse, ParsePath, Addrs and Check return
+// usage errors that never quote anything that could be a password.
 package dest
 
 import (
@@ -41,8 +41,8 @@ type URL struct {
 // Options maps the names of a URL's options to their values.
 type Options map[string]string
 
-// Split returns the scheme of a destination and the text after the scheme's colon. A
-// plain path has the scheme "". If a path contains a colon, a slash or dot must precede
+// Split returns the scheme of a destination and the rest after the scheme's colon. The
+// scheme of a plain path is "". If a path contains a colon, a slash or dot must precede
 // the colon, as in ./a:b.
 func Split(text string) (scheme, rest string) {
 	scheme, rest, ok := strings.Cut(text, ":")
@@ -93,7 +93,7 @@ func Parse(text string) (*URL, error) {
 // an unescaped '?'.
 var passwordInQuery = regexp.MustCompile(`(?:^|&)[^=&]*[@/:]`)
 
-// errUserInfo must not quote the unreadable user and password.
+// errUserInfo reports a user and password that cannot be parsed. It must not quote them.
 var errUserInfo = hint.Usage("its user and password cannot be read", "write special characters as %XX")
 
 func parseUser(text string) (*url.Userinfo, error) {
@@ -126,9 +126,9 @@ func parseOptions(query string) (Options, error) {
 	return o, nil
 }
 
-// Check returns an error if o has an option that is not in known. The error refers to
-// such an option by noun. Check renames options that older versions spelled with '_' to
-// the current spelling with '-'.
+// Check returns an error if o has an option that is not in known. noun is the word for an
+// option in the error, such as "setting". Check renames options that older versions
+// spelled with '_' to the current spelling with '-'.
 func (o Options) Check(noun string, known ...string) error {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
 		if slices.Contains(known, name) {

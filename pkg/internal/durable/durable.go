@@ -1,5 +1,5 @@
-// Package durable creates, replaces and removes files and folders so that a
-// power cut cannot undo it.
+// Package durable creates, replaces and removes files and folders in such a way that a
+// power cut cannot undo the change.
 //
 // POSIX makes only two promises: fsync of a file makes its bytes durable, and fsync of
 // a folder makes the names in that folder durable. A new file in a new folder therefore
@@ -82,7 +82,8 @@ func Prepare(dir string, perm fs.FileMode) (*Folder, error) {
 	return f, err
 }
 
-// create creates a folder and its missing parents, and returns the folder's FileInfo.
+// create creates a folder and its missing parents, and returns the folder's FileInfo. It
+// adds each folder whose name may not be durable yet to f.names.
 func (f *Folder) create(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
@@ -159,9 +160,9 @@ func OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// WriteFile creates or replaces the file at name. After a power cut the file has either
-// its old or its new bytes; if WriteFile had returned nil, it has the new ones. Only
-// the user may read the file.
+// WriteFile creates or replaces the file at name with the content text. After a power
+// cut, the file has either its old or its new content, and always the new one if
+// WriteFile had returned nil. Only the file's owner may read it.
 func WriteFile(name string, text []byte) error {
 	dir, base := filepath.Split(name)
 	f, err := os.CreateTemp(filepath.Clean(dir), "."+base+".*")
@@ -193,8 +194,8 @@ func Rename(from, to string) error {
 }
 
 // RemoveEmpty removes the folder dir below root if it is empty, and then each parent
-// below root that has become empty. It makes these removals durable, and also the
-// removal of files from the lowest remaining folder. dir may be missing.
+// below root that has become empty. It makes these removals durable, and also earlier
+// removals of files from the lowest remaining folder. dir need not exist.
 func RemoveEmpty(root, dir string) error {
 	for dir != "." && os.Remove(filepath.Join(root, dir)) == nil {
 		dir = filepath.Dir(dir)
@@ -206,8 +207,8 @@ func RemoveEmpty(root, dir string) error {
 	return err
 }
 
-// SyncNames makes the names of the given files below root durable, and those of their
-// folders. Another process may have created the files without syncing their names.
+// SyncNames makes the names of files and of their folders durable. files are paths
+// relative to root. Another process may have created them without syncing their names.
 func SyncNames(root string, files []string) error {
 	synced := map[string]bool{}
 	for _, file := range files {
@@ -271,8 +272,8 @@ func Observe(f func(*os.File)) (stop func()) {
 // names records the files and folders whose names this process has synced.
 var names = nameSet{synced: map[string]fs.FileInfo{}}
 
-// maxNames is the maximum number of recorded names. A name that is no longer recorded
-// is synced again when needed.
+// maxNames is the maximum number of names that nameSet records. A name that is no longer
+// recorded is synced again when needed.
 const maxNames = 10_000
 
 type nameSet struct {
@@ -280,7 +281,8 @@ type nameSet struct {
 	synced map[string]fs.FileInfo
 }
 
-// known reports whether path was synced while it named the file that info describes.
+// known reports whether this process has synced path as the name of the file that info
+// describes, and not only as the name of an earlier file.
 func (s *nameSet) known(path string, info fs.FileInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

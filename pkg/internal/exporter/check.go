@@ -23,7 +23,7 @@ const lookupTimeout = 10 * time.Second
 // maxLogTime is the longest log.time: a week, in minutes.
 const maxLogTime = 7 * 24 * 60
 
-// awayError is an error that may be temporary, such as an unmounted folder.
+// awayError marks an error whose cause may be temporary, such as an unmounted folder.
 type awayError struct{ error }
 
 func (e awayError) Unwrap() error { return e.error }
@@ -70,7 +70,8 @@ func (p *Exporter) accept(ctx context.Context, label string, spec *mplane.Statem
 	return e, nil
 }
 
-// repository checks the address of a repository, HOST:PORT.
+// repository checks text, the HOST:PORT of a repository, and returns its addresses and
+// port. All addresses must be in Peers. An awayError reports a failed lookup.
 func (p *Exporter) repository(ctx context.Context, text string) (addrs []netip.Addr, port string, err error) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil || host == "" || strings.ContainsAny(text, "/@?#% \t\r\n") || len(text) > 300 {
@@ -94,8 +95,9 @@ func (p *Exporter) repository(ctx context.Context, text string) (addrs []netip.A
 	return addrs, port, nil
 }
 
-// folder checks a log.folder and returns it as a path in Folders. Links in a
-// peer's path cannot lead out of them.
+// folder checks text, a value of log.folder, and returns it as a path below one of
+// Folders. It resolves symbolic links first, so that a path from a peer cannot lead out
+// of Folders.
 func (p *Exporter) folder(text string) (string, error) {
 	if !filepath.IsAbs(text) {
 		return "", fmt.Errorf("%q is not an absolute path", text)
@@ -129,8 +131,9 @@ func (p *Exporter) folder(text string) (string, error) {
 	return dir, nil
 }
 
-// below maps path into the first of Folders that contains or equals it, and returns the
-// mapped path, or "" if no folder does. form converts a folder into the form of path.
+// below finds the first dir of Folders for which form(dir) contains or equals path. It
+// returns path with the prefix form(dir) replaced by dir, or "" if there is no such dir.
+// form converts dir to the notation of path, for example by resolving links.
 func (p *Exporter) below(path string, form func(dir string) string) string {
 	for _, dir := range p.Folders {
 		rel, err := filepath.Rel(form(dir), path)
@@ -145,8 +148,9 @@ func (p *Exporter) outside(text string) error {
 	return fmt.Errorf("%q is not in the folders that this probe exports", text)
 }
 
-// begin registers an export as running. It returns an error if the same export already
-// runs, because the repository would receive all data twice.
+// begin registers e as running, and assigns an export of logs a free address of Listen.
+// It returns an error if no address is free. It also refuses an export that already runs,
+// because the repository would receive all data twice.
 func (p *Exporter) begin(e *export) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

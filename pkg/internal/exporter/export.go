@@ -55,9 +55,10 @@ type export struct {
 	quiet   quiet
 }
 
-// run returns the Run function of a component.Service. The function checks the
-// specification, and calls do to export until ctx ends. It retries a resumed
-// specification whose error may be temporary.
+// run returns the Run function of the component.Service with the given label. This
+// function checks the specification and calls do, which exports until ctx ends. If the
+// specification was resumed after a restart, the function retries errors that may be
+// temporary.
 func (p *Exporter) run(label string, do func(context.Context, *export) error) func(context.Context, *mplane.Statement) ([][]string, error) {
 	return func(ctx context.Context, spec *mplane.Statement) ([][]string, error) {
 		log := p.log.With("specification", spec.Label, "token", spec.ID())
@@ -89,7 +90,8 @@ func (p *Exporter) run(label string, do func(context.Context, *export) error) fu
 	}
 }
 
-// transform describes how an exporter changes its data, for the log.
+// transform describes the anonymization of the exporter with the given label for log
+// lines, or returns "none".
 func (p *Exporter) transform(label string) string {
 	if p.Anonymize == nil || label == RRD { // RRDs hold no addresses
 		return "none"
@@ -145,7 +147,8 @@ func (e *export) recordPass(sum *rrdpush.Summary, err error) {
 	e.status.outcome(err)
 }
 
-// rows returns the rows of the result, one for the last point sent of each RRD.
+// rows returns the rows of the result, one for the last point sent of each RRD. Their
+// values are in the order of columns.
 func (e *export) rows(columns []string) [][]string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -208,8 +211,9 @@ func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 	return err
 }
 
-// recordLines records the statistics of a stream. It logs a warning when no lines arrive
-// for the time in log.time, and a message when lines arrive again.
+// recordLines copies the statistics of the stream, sum, to the status of e. It logs a
+// warning when neither a line nor a log folder has arrived for e.silence, and a message
+// when they arrive again.
 func (p *Exporter) recordLines(e *export, sum *stream.Stats) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -231,13 +235,14 @@ func (p *Exporter) recordLines(e *export, sum *stream.Stats) {
 	}
 }
 
-// quiet measures how long no line and no log folder has arrived.
+// quiet measures how long neither a line nor a log folder has arrived.
 type quiet struct {
 	lines, folders int64 // at the last update
 	since          time.Time
 }
 
-// update records the current totals, and returns how long both have not changed.
+// update records the current totals, and returns for how long neither of them has
+// changed.
 func (q *quiet) update(now time.Time, lines, folders int64) time.Duration {
 	if lines != q.lines || folders != q.folders {
 		q.lines, q.folders, q.since = lines, folders, now
@@ -275,7 +280,7 @@ func (p *Exporter) exportLogs(ctx context.Context, e *export) error {
 	return err
 }
 
-// stats returns what the export has done so far.
+// stats returns a copy of the status, updated by refresh if that is set.
 func (e *export) stats() Export {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -285,7 +290,7 @@ func (e *export) stats() Export {
 	return e.status
 }
 
-// wants reports whether tstat-exporter_log exports logs of a type.
+// wants reports whether the option Types lets tstat-exporter_log export logs of a type.
 func (p *Exporter) wants(logType string) bool {
 	return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
 }

@@ -40,10 +40,10 @@ const (
 	DefaultStream = "{probe}_{type}"
 )
 
-// Loopback are the networks of this machine, the default of Options.Peers.
+// Loopback contains the loopback networks, the default of Options.Peers.
 var Loopback = peer.Networks{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// Options configures what a probe exports and where to.
+// Options configures what a probe exports, and to which repositories.
 type Options struct {
 	Name string // of the probe, see store.ValidProbe
 	// SystemID is the value of the parameter System_ID. If it is empty, the
@@ -89,7 +89,7 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// Exporter runs the exporters. It is safe for concurrent use.
+// Exporter runs the three exporters of a probe. It is safe for concurrent use.
 type Exporter struct {
 	Options
 	log         *slog.Logger
@@ -105,7 +105,8 @@ type Exporter struct {
 	watch watch // of the folders of Tstat
 }
 
-// New returns an exporter for Services. The folders need not exist.
+// New returns an Exporter whose Services a component can offer. The folders need not
+// exist.
 func New(opt Options) (*Exporter, error) {
 	if len(opt.Folders) == 0 && opt.LogFolder != "" {
 		opt.Folders = []string{opt.LogFolder}
@@ -177,9 +178,9 @@ func (p *Exporter) Services() []component.Service {
 	return list
 }
 
-// capability returns a capability of this probe. Its token equals that of tstat.py because
-// the metadata is the same; without a SystemID, the token equals that of versions of
-// tstat.py before System_ID. It panics if when is invalid.
+// capability returns a capability of this probe. It has the same token as in tstat.py,
+// because its metadata is the same. Without a SystemID, the token is that of older
+// versions of tstat.py, which have no System_ID. capability panics if when is invalid.
 func (p *Exporter) capability(label, when string, parameters ...mplane.Field) *mplane.Statement {
 	scope, err := mplane.ParseScope(when)
 	if err != nil {
@@ -201,12 +202,12 @@ func (p *Exporter) capability(label, when string, parameters ...mplane.Field) *m
 	}
 }
 
-// secure reports whether an exporter uses TLS.
+// secure reports whether the exporter with the given label uses TLS.
 func (p *Exporter) secure(label string) bool {
 	return p.TLS.Enabled() && slices.Contains(p.TLSFor, label)
 }
 
-// sink returns the sink of live lines at addr.
+// sink returns the URL of the sink that receives live lines at addr.
 func (p *Exporter) sink(addr string) string {
 	scheme := "tcp"
 	switch {

@@ -39,7 +39,7 @@ type Export struct {
 	NotFinite, Recreated int64
 }
 
-// outcome records the result of an attempt.
+// outcome records the result of an attempt to export; err is nil after a success.
 func (e *Export) outcome(err error) {
 	if err != nil {
 		e.LastError = err.Error()
@@ -59,7 +59,7 @@ func (p *Exporter) Stats() []Export {
 	return list
 }
 
-// end records that an export ended.
+// end removes e from the running exports.
 func (p *Exporter) end(e *export) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -111,7 +111,8 @@ func (p *Exporter) read() (t Tstat) {
 	return t
 }
 
-// count adds the finished and the waiting logs to t.
+// count sets the fields of t that describe the log folders in logs: Newest, Changed,
+// Finished, Bytes and Waiting.
 func (p *Exporter) count(t *Tstat, logs *tstat.Tree) {
 	exported, fetched := p.fetched()
 	for _, d := range logs.Folders {
@@ -140,8 +141,8 @@ func (p *Exporter) count(t *Tstat, logs *tstat.Tree) {
 	}
 }
 
-// fetched reports whether an export of logs runs, and returns the time of the newest
-// folder from which a running export has delivered a log; zero: no log yet.
+// fetched reports whether an export of logs runs. newest is the time of the newest folder
+// from which a running export has delivered a log, or zero if none has.
 func (p *Exporter) fetched() (exported bool, newest time.Time) {
 	for _, e := range p.Stats() {
 		if e.Capability == Log {

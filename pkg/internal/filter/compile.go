@@ -38,7 +38,8 @@ func (e *Expr) Compile(t *tstat.LogType) (*Program, error) {
 // Columns returns the sorted names of the columns that the program reads.
 func (p *Program) Columns() []string { return p.names }
 
-// Names returns the sorted names of the columns in the expression, without duplicates.
+// Names returns the names of the columns in the expression, sorted and without
+// duplicates.
 func (e *Expr) Names() []string {
 	var names []string
 	var walk func(n node)
@@ -92,8 +93,8 @@ func (c *compiler) compile(n node) (evaluator, error) {
 	return c.test(n.(*test))
 }
 
-// column returns the named column and its position in batches. at is the character
-// to report in errors.
+// column returns the named column and its position in batches. at is the position of the
+// name in the expression, for errors.
 func (c *compiler) column(name string, at int) (place, tstat.Column, error) {
 	p := place{name, c.typ.Column(name)}
 	if p.index >= 0 {
@@ -110,8 +111,8 @@ func indexOf(columns []tstat.Column, name string) int {
 	return slices.IndexFunc(columns, func(c tstat.Column) bool { return c.Name == name })
 }
 
-// advice returns a hint for an unknown column name: a likely column, or a log type that
-// has the column.
+// advice returns a hint for an unknown column name: a similar column of t, or a log type
+// that has a column with that name.
 func advice(t *tstat.LogType, name string) string {
 	if a := otherName(t, name); a != "" {
 		return a
@@ -210,18 +211,19 @@ func negated(e evaluator, neg bool) evaluator {
 	return e
 }
 
-// article returns the noun for a kind, with its article.
+// article returns the noun for a kind with its indefinite article, such as "an integer".
 func article(k tstat.Kind) string {
 	return map[tstat.Kind]string{tstat.Text: "a text", tstat.Int: "an integer", tstat.Float: "a number", tstat.Bool: "a flag", tstat.Time: "a time"}[k]
 }
 
-// examples describes the literals of each kind, for hints.
+// examples describes how to write a value for a column of each kind, for hints.
 var examples = map[tstat.Kind]string{
 	tstat.Text: `a string in quotes, or an address`, tstat.Int: "a number, like 443 or 1e9", tstat.Float: "a number, like 0.5",
 	tstat.Bool: "true or false", tstat.Time: `a time, like "2024-05-01T12:00" in UTC, or with +02:00`,
 }
 
-// compare compiles COLUMN OP VALUE, except where the value is an address.
+// compare compiles COLUMN OP VALUE for a VALUE that is not a column. In a text column,
+// VALUE must be in quotes.
 func (c *compiler) compare(op string, i place, col tstat.Column, v value) (evaluator, error) {
 	wrong := &Error{v.at, fmt.Sprintf("%s is %s, and %s is not", col.Name, article(col.Kind), v.string()), "write " + examples[col.Kind]}
 	switch col.Kind {
@@ -289,7 +291,8 @@ func (c *compiler) compareColumns(t *test, i place, col tstat.Column, v value) (
 	}
 }
 
-// in compiles COLUMN in VALUES.
+// in compiles COLUMN in VALUES. In a text column, values without quotes are addresses or
+// networks.
 func (c *compiler) in(i place, col tstat.Column, values []value) (evaluator, error) {
 	if col.Kind != tstat.Text {
 		any := &joinEval{}
@@ -385,10 +388,11 @@ func parseBool(v value) (int64, bool) {
 	return 0, v.text == "false" || v.text == "0"
 }
 
-// timeForms are the layouts of times, for time.Parse. Times without a zone are in UTC.
+// timeForms lists the layouts of time values, for time.Parse. Times without a zone are in
+// UTC.
 var timeForms = []string{time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02 15:04:05.999999999", "2006-01-02 15:04", "2006-01-02"}
 
-// parseTime returns microseconds since the epoch.
+// parseTime parses a time in one of timeForms. It returns microseconds since the epoch.
 func parseTime(text string) (int64, bool) {
 	for _, form := range timeForms {
 		if t, err := time.Parse(form, text); err == nil {
@@ -398,8 +402,9 @@ func parseTime(text string) (int64, bool) {
 	return 0, false
 }
 
-// parseInt rounds a number down to an integer x, clamped to the range of int64. side is
-// 1 if the number is greater than x, -1 if it is less, and 0 if it equals x.
+// parseInt parses a number and rounds it down to an integer x, clamped to the range of
+// int64. side is 1 if the number is greater than x, -1 if it is less, and 0 if it equals
+// x.
 func parseInt(v value) (x int64, side int, ok bool) {
 	if v.quoted {
 		return 0, 0, false
@@ -420,7 +425,7 @@ func parseInt(v value) (x int64, side int, ok bool) {
 	}
 }
 
-// parseFloat reads a decimal number.
+// parseFloat parses a decimal number without quotes. It rejects NaN and infinities.
 func parseFloat(v value) (float64, bool) {
 	if v.quoted || strings.ContainsAny(v.text, "xX_pPnN") {
 		return 0, false

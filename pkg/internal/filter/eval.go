@@ -16,7 +16,8 @@ const (
 	yes
 )
 
-// evaluator evaluates an expression for all rows of a batch. out has one element per row.
+// evaluator evaluates an expression for all rows of a batch. eval sets one element of out
+// per row.
 type evaluator interface {
 	eval(b *tstat.Batch, out []truth)
 }
@@ -44,7 +45,8 @@ type place struct {
 	index int // in the columns of the log type; -1 for an optional column, which is found by name
 }
 
-// decoded returns the values of the column, and reports whether the log has the column.
+// decoded returns the values of the column in b, and reports whether the log has the
+// column.
 func (p place) decoded(b *tstat.Batch) (tstat.Vector, bool) {
 	i := p.index
 	if i < 0 {
@@ -108,16 +110,17 @@ func (e *nullEval) eval(b *tstat.Batch, out []truth) {
 	}
 }
 
-// acceptance holds the truth of an operator if its left side is less than, equal to or
-// greater than its right side.
+// acceptance holds the results of an operator for a left side that is less than, equal to
+// and greater than the right side, in this order.
 type acceptance [3]truth
 
 var accepts = map[string]acceptance{
 	"=": {no, yes, no}, "!=": {yes, no, yes}, "<": {yes, no, no}, "<=": {yes, yes, no}, ">": {no, no, yes}, ">=": {no, yes, yes},
 }
 
-// beside adapts the acceptance to a value that the column cannot represent. The column is
-// compared with the nearest representable value below (side 1) or above (side -1).
+// beside adapts a to a right side that the column cannot represent, so that the caller
+// can compare with the nearest representable value instead: the one below (side 1) or the
+// one above (side -1). If side is 0, beside returns a.
 func (a acceptance) beside(side int) acceptance {
 	switch side {
 	case 1:
@@ -128,8 +131,8 @@ func (a acceptance) beside(side int) acceptance {
 	return a
 }
 
-// reader returns the values of a column that are not NULL. It overwrites dst if it has
-// to convert them.
+// reader returns those values of a column that are not NULL. If it has to convert them,
+// it overwrites dst with the result.
 type reader[T any] func(v tstat.Vector, dst []T) []T
 
 func ints(v tstat.Vector, _ []int64) []int64       { return v.Ints }
@@ -155,8 +158,8 @@ func intFloats(v tstat.Vector, dst []float64) []float64 {
 	return dst
 }
 
-// texts returns the values as strings. They share memory with the batch and are valid
-// as long as the batch.
+// texts returns the values of a column as strings. They share memory with the batch, so
+// they are valid only as long as the batch.
 func texts(v tstat.Vector, dst []string) []string {
 	dst = dst[:0]
 	for _, x := range v.Texts {
@@ -238,7 +241,7 @@ func (e *pairEval[T]) eval(b *tstat.Batch, out []truth) {
 	}
 }
 
-// matchEval tests the texts of a column with a function.
+// matchEval tests each string in a column with match.
 type matchEval struct {
 	column place
 	match  func(text []byte) bool

@@ -41,7 +41,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("character %d: %s", e.At, e.Reason) }
 
-// Hint returns the advice for the user; it may be empty.
+// Hint returns Advice; see package hint.
 func (e *Error) Hint() string { return e.Advice }
 
 // Expr is a parsed expression.
@@ -88,7 +88,7 @@ type (
 	}
 )
 
-// value is the right side of a test.
+// value is a value on the right side of a test.
 type value struct {
 	at     int
 	text   string
@@ -138,8 +138,8 @@ func (t *test) string() string {
 	return t.column + " " + t.op + " " + t.values[0].string()
 }
 
-// signs are the operators written with punctuation, including some of other languages.
-// Operators come before their own prefixes.
+// signs lists the operators that consist of punctuation, including some from other
+// languages. An operator precedes those that are a prefix of it, as <= precedes <.
 var signs = []struct {
 	text string
 	op   string // the spelling in this language
@@ -200,12 +200,13 @@ func (p *parser) parse() (node, error) {
 
 func (p *parser) fail(t token, reason, advice string) *Error { return &Error{t.at, reason, advice} }
 
-// is reports whether the next token is a word, in any case, or punctuation.
+// is reports whether the next token is text: a word, in upper or lower case, or
+// punctuation.
 func (p *parser) is(text string) bool {
 	return p.next.kind == word && strings.EqualFold(p.next.text, text) || p.next.kind == punctuation && p.next.text == text
 }
 
-// take skips the next token if it is the text.
+// take skips the next token if it is text, and reports whether it was; see is.
 func (p *parser) take(text string) (bool, error) {
 	if !p.is(text) {
 		return false, nil
@@ -278,7 +279,7 @@ func (p *parser) not() (node, error) {
 	return p.test()
 }
 
-// keywords cannot be columns.
+// keywords lists the words that cannot be column names.
 var keywords = []string{"and", "or", "not", "in", "is", "null", "true", "false"}
 
 func isKeyword(t token) bool {
@@ -341,7 +342,7 @@ func (p *parser) test() (node, error) {
 	return t, nil
 }
 
-// list parses the values of "in".
+// list parses the values of "in" and appends them to t.
 func (p *parser) list(t *test) error {
 	open, err := p.take("(")
 	if err != nil {
@@ -433,7 +434,7 @@ func (p *parser) advance() error {
 	return &Error{at, fmt.Sprintf("unexpected %q", r), ""}
 }
 
-// quoted reads a string token that starts at character at.
+// quoted reads a string in quotes. at is the position of its first character, for errors.
 func (p *parser) quoted(at int) error {
 	rest := p.text[p.pos:]
 	var b strings.Builder

@@ -12,9 +12,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Sample selects one flow in N by a hash of its addresses and ports. The selection is the
-// same in every run, on every probe, in both directions and in all log types. If N > M,
-// the sample 1/N is a subset of the sample 1/M.
+// Sample selects about one flow in N by a hash of its addresses and ports. The selection
+// is the same in every run, on every probe, in both directions and in all log types. If N
+// > M, the 1/N sample is a subset of the 1/M sample.
 type Sample struct {
 	n uint64 // at least 1
 }
@@ -87,9 +87,10 @@ func (p *Sampler) Select(b *tstat.Batch, keep []bool) (selected int) {
 	return selected
 }
 
-// hashFlow returns the hash of the two ends of a flow, in either order. The hash must
-// never change, because it decides which flows are in the stores. It is the FNV-1a hash
-// of the lesser end, a zero byte and the greater end, mixed as in SplitMix64.
+// hashFlow returns the hash of a flow between the ends a and b, whose order does not
+// matter. The hash must never change, because it decides which flows are in the stores.
+// It is the FNV-1a hash of the lesser end, a zero byte and the greater end, mixed as in
+// SplitMix64.
 func hashFlow(a, b []byte) uint64 {
 	if bytes.Compare(a, b) > 0 {
 		a, b = b, a

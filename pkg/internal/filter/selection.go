@@ -43,12 +43,12 @@ func (s *Selection) IsAll() bool {
 // FiltersRows reports whether the selection leaves out rows.
 func (s *Selection) FiltersRows() bool { return s != nil && (s.Where != nil || s.Sample != Sample{}) }
 
-// maxString is the longest part, in bytes, that String shows in full. It replaces longer
-// parts by a hash.
+// maxString is the maximum length, in bytes, of a part that String shows in full. String
+// replaces longer parts with a hash.
 const maxString = 200
 
-// String returns the selection in canonical form, or "" if it selects everything. The form
-// depends on neither the order of the columns nor the spelling of the expression; see
+// String returns the selection in canonical form, or "" if it selects everything. Neither
+// the order of the columns nor the formatting of the expression affects the result; see
 // Expr.String.
 func (s *Selection) String() string {
 	if s.IsAll() {
@@ -94,7 +94,8 @@ func (s *Selection) Check(types []*tstat.LogType) error {
 	return nil
 }
 
-// withTypes adds to err a hint that names the log types the selection fits, if any.
+// withTypes adds a hint to err that names the log types for which the selection is valid,
+// if any.
 func (s *Selection) withTypes(err error) error {
 	var fit []string
 	for _, t := range tstat.Types() {
@@ -113,7 +114,7 @@ func hasColumn(t *tstat.LogType, name string) bool {
 	return t.Column(name) >= 0 || indexOf(t.Optional, name) >= 0
 }
 
-// nearColumn returns a hint for an unknown column, or "".
+// nearColumn returns a hint for a selected column that none of the log types has, or "".
 func nearColumn(types []*tstat.LogType, name string) string {
 	for _, t := range slices.Concat(types, tstat.Types()) {
 		if hasColumn(t, name) {
@@ -175,8 +176,8 @@ func (s *Selection) For(t *tstat.LogType) (*Rows, error) {
 	return r, nil
 }
 
-// Uses returns the function for tstat.ReaderOptions that tells how each column is used,
-// or nil if all columns are kept.
+// Uses returns a function that returns how a column is used, for tstat.ReaderOptions.Use.
+// It returns nil if all columns are kept.
 func (r *Rows) Uses() func(tstat.Column) tstat.Use {
 	if r == nil || r.all {
 		return nil
@@ -191,7 +192,8 @@ func (r *Rows) use(c tstat.Column) tstat.Use {
 	return tstat.Skipped
 }
 
-// Kept returns whether each of the columns is kept, or nil if all are.
+// Kept returns one element per column that states whether the column is kept. It returns
+// nil if all columns are kept.
 func (r *Rows) Kept(columns []tstat.Column) []bool {
 	if r == nil || r.all {
 		return nil
@@ -203,7 +205,8 @@ func (r *Rows) Kept(columns []tstat.Column) []bool {
 	return kept
 }
 
-// Apply removes the rows that are not selected from a batch, and returns their number.
+// Apply removes the rows that are not selected from a batch, and returns how many it
+// removed.
 func (r *Rows) Apply(b *tstat.Batch) (removed int) {
 	n := b.Len()
 	if r == nil || r.program == nil && r.sampler == nil {

@@ -46,12 +46,11 @@ func NewCarbon(opt CarbonOptions) *Carbon {
 	return c
 }
 
-// Close does nothing, since no connection outlives its batch.
+// Close does nothing, since Send closes its connection.
 func (c *Carbon) Close() error { return nil }
 
-// Send sends a batch over a new connection. Carbon sends no acknowledgement. A
-// batch counts as sent when the server has read all of it and closed the
-// connection.
+// Send sends a batch over a new connection. Carbon does not acknowledge points, so a
+// batch counts as sent when the server has read all of it and closed the connection.
 func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
 	if Count(metrics) == 0 {
 		return nil

@@ -16,7 +16,7 @@ import (
 // full. A later retry may succeed.
 var ErrUnavailable = errors.New("destination unavailable")
 
-// Point is a point of an RRD.
+// Point is a data point of an RRD.
 type Point = rrdfile.Point
 
 // Metric holds points of one metric, sorted by time.
@@ -43,9 +43,9 @@ func Count(metrics []Metric) (n int) {
 	return n
 }
 
-// CleanPath makes a path valid for all Graphite servers. It removes leading dots.
-// Bytes other than printable ASCII, and / \ ; ~ " ', become "_". Such a path cannot
-// end a line, add a tag or leave a folder.
+// CleanPath makes a path valid for all Graphite servers. It removes leading dots, and
+// replaces spaces, bytes other than printable ASCII, and / \ ; ~ " ' with "_". The result
+// cannot end a line, add a tag or lead out of a folder.
 func CleanPath(path string) string {
 	clean := func(c byte) bool { return c > ' ' && c < 0x7f && strings.IndexByte(`/\;~"'`, c) < 0 }
 	path = strings.TrimLeft(path, ".")

@@ -31,7 +31,7 @@ type Spool struct {
 	shared *spools
 }
 
-// spools is the state that the spools of one sink share.
+// spools is the state shared by all Spools of one sink; see Spool.Beside.
 type spools struct {
 	dirs  []string
 	max   int64     // maximum bytes of all spools
@@ -50,7 +50,7 @@ const (
 	spoolFormat = 1
 )
 
-// downTime is how long a Spool leaves its sink alone after finding it down.
+// downTime is how long a Spool sends nothing to a sink that was unavailable.
 const downTime = 30 * time.Second
 
 // NewSpool returns a spool that stores up to max bytes in dir. Only one Spool may
@@ -63,9 +63,9 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 	return s.Beside(dir)
 }
 
-// Beside returns a spool that stores its batches in another folder. It uses the
-// same sink, sink state and size limit as s. Only one goroutine may use these
-// spools. Closing one of them closes the shared sink.
+// Beside returns another spool for the sink of s, with its batches in dir. The two share
+// their size limit and the state of the sink. Only one goroutine may use such spools, and
+// closing one of them closes the sink.
 func (s *Spool) Beside(dir string) (*Spool, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
@@ -107,8 +107,8 @@ func (s *Spool) Len() (n int, size int64, err error) {
 	return len(names), size, err
 }
 
-// Flush sends the batches in the spool. For downTime after the sink has failed, it
-// sends nothing and returns the same error as Down.
+// Flush sends the batches in the spool. For downTime after the sink was unavailable, it
+// sends nothing and returns the error of that attempt.
 func (s *Spool) Flush(ctx context.Context) error {
 	if s.shared.down != nil && time.Now().Before(s.shared.until) {
 		return s.shared.down
@@ -143,8 +143,8 @@ func (s *Spool) Flush(ctx context.Context) error {
 	return nil
 }
 
-// markDown records that the sink is down if err wraps ErrUnavailable. It returns
-// err.
+// markDown records that the sink is down if err, which Send of the sink returned, wraps
+// ErrUnavailable. It returns err.
 func (s *Spool) markDown(err error) error {
 	if errors.Is(err, ErrUnavailable) {
 		s.shared.down, s.shared.until = err, time.Now().Add(downTime)
@@ -169,8 +169,8 @@ func (s *Spool) Send(ctx context.Context, metrics []Metric) error {
 	return s.put(metrics)
 }
 
-// put writes metrics to the spool as a batch. It returns ErrSpoolFull if there is
-// no room.
+// put writes metrics to the spool as a batch. If there is no room, its error wraps
+// ErrSpoolFull and ErrUnavailable.
 func (s *Spool) put(metrics []Metric) error {
 	text := AppendText(nil, metrics)
 	if len(text) == 0 {

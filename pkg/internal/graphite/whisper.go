@@ -42,7 +42,8 @@ type Whisper struct {
 	synced  map[string]bool // folders synced since their last new file
 }
 
-// minFree is the reciprocal of the fraction of the disk that is kept free.
+// minFree limits the use of the disk: Send fails if less than 1/minFree of the file
+// system is free.
 const minFree = 20
 
 // NewWhisper returns a sink for Whisper files below opt.Dir.
@@ -182,9 +183,10 @@ func (w *Whisper) store(m Metric) error {
 // that leave the archive before they are written.
 const ageMargin = 60
 
-// average averages points by slot for one archive, which holds points from begin up
-// to end. list contains the averages; rest contains the points from end on. The
-// finest archive has no end. Points before begin are counted as lost.
+// average averages points for one archive, which has slots of step seconds and covers the
+// time from begin up to end, or without an end if finest is true. list contains one
+// average per slot; rest contains the points from end on. Points before begin are counted
+// as lost.
 func (w *Whisper) average(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
 	old := 0
 	for old < len(points) && points[old].Time < begin {
@@ -233,7 +235,8 @@ func (w *Whisper) create(file string, m Metric, now int64) error {
 	return os.Rename(part, file)
 }
 
-// retentions returns the retentions of a new file for m.
+// retentions returns the retentions for the new file of m: those of the first matching
+// schema, or else DefaultRetentions.
 func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
 	for _, s := range w.schemas {
 		if s.pattern.MatchString(m.Path) {
@@ -262,10 +265,10 @@ func stepOf(m Metric) int64 {
 	return min(step, 3600)
 }
 
-// DefaultRetentions returns the archives of Tstat's RRDs: 600 slots of 1 step, 700
-// of 6 steps, 775 of 24 steps and 797 of 288 steps. With a step of 300 seconds, these
-// are 2 days, 2 weeks, 2 months and 2 years. The last archive is longer if a point
-// of the given age in seconds would not fit.
+// DefaultRetentions returns the archives of Tstat's RRDs: 600 slots of 1 step, 700 of 6
+// steps, 775 of 24 steps and 797 of 288 steps. With a step of 300 seconds, these cover 2
+// days, 2 weeks, 2 months and 2 years. If necessary, the last archive has more slots, to
+// cover a point that is age seconds old.
 func DefaultRetentions(step, age int64) whisper.Retentions {
 	day := 288 * step
 	r := func(seconds, points int64) *whisper.Retention {

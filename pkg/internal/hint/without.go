@@ -40,8 +40,8 @@ func Without(err error, targets ...error) error {
 	return nil
 }
 
-// wrapsOther reports whether err wraps joined errors that contain an error
-// other than the targets.
+// wrapsOther reports whether err wraps joined errors of which at least one is not a
+// target.
 func wrapsOther(err error, targets []error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if parts(err) != nil {
