@@ -130,8 +130,8 @@ func (p *component) readTLS(t *iniTable) {
 	}
 }
 
-// readSupervisor reads [component]: the supervisor's address, or the address on which
-// the component waits for the supervisor.
+// readSupervisor reads [component]: the address of the supervisor, or the address on
+// which the component listens for the supervisor, depending on the workflow.
 func (p *component) readSupervisor(t *iniTable) {
 	workflow, line := p.value(t, "workflow")
 	unused := func(keys ...string) {
@@ -229,8 +229,9 @@ func (p *component) readRoles() {
 	}
 }
 
-// readPairs reads a section of NAME = ROLE,ROLE entries and returns the number of valid
-// ones. It calls check, which may be nil, for each entry.
+// readPairs converts a section of NAME = ROLE,ROLE entries to the setting key, and
+// returns the number of valid entries. It calls check, which may be nil, for each of
+// them.
 func (p *component) readPairs(section, key string, check func(*iniTable, *iniEntry)) int {
 	t := p.f.table(section)
 	if t == nil {
@@ -266,7 +267,7 @@ func (p *component) readPairs(section, key string, check func(*iniTable, *iniEnt
 	return len(list)
 }
 
-// readModule reads a section [module_…].
+// readModule converts a section [module_…], depending on the Python module that it names.
 func (p *component) readModule(t *iniTable) {
 	name, line := p.value(t, "module")
 	switch name {
@@ -359,8 +360,9 @@ func (p *component) readProbe(t *iniTable) {
 	p.file = before
 }
 
-// rrdTLS reports whether the file that config_path names has certificates, which are
-// used for RRDs. ok is false if that file cannot be read.
+// rrdTLS reads the file that config_path names, whose certificates the old program uses
+// for RRDs. has reports whether the file has a section [TLS]. ok is false if the file
+// cannot be read.
 func (p *component) rrdTLS(t *iniTable) (has, ok bool) {
 	path, line := p.value(t, "config_path")
 	if path == "" {

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// iniFile is a file as read by Python's configparser with its default options, but with
-// case-sensitive keys, as in mPlane's reference implementation.
+// iniFile is a file as parsed by Python's configparser with default options, except that
+// keys are case-sensitive, as in mPlane's reference implementation.
 type iniFile struct {
 	sections []*iniTable
 	defaults *iniTable // section DEFAULT, whose keys all other sections inherit
@@ -150,8 +150,8 @@ func (t *iniTable) find(key string) *iniEntry {
 // key returns a key's name with its section, for messages.
 func (t *iniTable) key(key string) string { return "[" + t.name + "] " + key }
 
-// get returns the entry for a key, from the section or else from the defaults. It
-// returns nil if it is missing.
+// get returns the entry for a key in t, or else in the defaults. It returns nil if both
+// lack the key.
 func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 	if e := t.find(key); e != nil {
 		return e
@@ -161,7 +161,7 @@ func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 
 var reference = regexp.MustCompile(`^%\(([^)]+)\)s`)
 
-// expand replaces each %(name)s in value with the section's value for name, and %% with
+// expand returns value with each %(name)s replaced by the value of name in t, and %% by
 // %.
 func (f *iniFile) expand(t *iniTable, value string) (string, error) {
 	e := expansion{f: f, t: t}

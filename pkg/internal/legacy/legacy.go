@@ -134,9 +134,9 @@ func ReadFile(name string) ([]byte, error) {
 }
 
 // Convert converts the named files, and the files that they refer to, into one
-// configuration. The files must belong to one machine. math_repo's file should be named
-// together with tstatrepository.conf, whereas tstat.conf itself refers to math_probe's
-// file.
+// configuration. The files must belong to one machine. Name math_repo's file together
+// with tstatrepository.conf, which does not refer to it; tstat.conf refers to
+// math_probe's file.
 func Convert(names []string, opt Options) (*Config, error) {
 	c := &converter{opt: opt}
 	var math, rest []string
@@ -203,13 +203,14 @@ func (c *converter) note(line int, key, format string, args ...any) {
 	c.cfg.Notes = append(c.cfg.Notes, Note{c.file, line, key, fmt.Sprintf(format, args...)})
 }
 
-// location returns the place where a key was found, for the comment above the setting.
+// location returns FILE:LINE: KEY for a key of the current file, for the comment above
+// the setting.
 func (c *converter) location(line int, key string) string {
 	return fmt.Sprintf("%s:%d: %s", c.file, line, key)
 }
 
-// set adds a setting. If an earlier file set the same key, that setting is
-// kept.
+// set adds a setting, unless an earlier file set the same key. from is the place or the
+// reason for the comment above the setting.
 func (c *converter) set(section, key string, value any, from string) {
 	c.add(section, Setting{Key: key, Value: value, From: from})
 }
@@ -236,7 +237,7 @@ func (c *converter) has(section string) bool {
 	return slices.ContainsFunc(c.cfg.Sections, func(s *Section) bool { return s.Name == section })
 }
 
-// turnOffMissing turns off those endpoints of serve that the old programs did not have.
+// turnOffMissing turns off the endpoints of serve that the old files do not configure.
 func (c *converter) turnOffMissing() {
 	for _, name := range []string{"collect-log", "collect-streaming", "collect-rrd"} {
 		if !c.has(name) {

@@ -47,7 +47,8 @@ func hasAttr(e *element, name string) bool {
 	return false
 }
 
-// hydra finds the module math_repo among DBStream's modules.
+// hydra converts the configuration of math_repo, one of the modules in the configuration
+// of hydra. It adds notes about the other modules and settings.
 func (c *converter) hydra(root *element) error {
 	found := false
 	for _, a := range root.attrs {
@@ -105,14 +106,16 @@ func (c *converter) noteUnknown(e *element, children ...string) {
 	}
 }
 
-// fileTime adds a note if the method of determining a file's time is unknown.
+// fileTime adds a note if e has an unknown fileTimeConvMethod, the way in which the old
+// program determines the times of files.
 func (c *converter) fileTime(e *element) {
 	if m := e.attr("fileTimeConvMethod"); m != "tstat" {
 		c.note(e.line, "<"+e.name+" fileTimeConvMethod>", "%q is unknown: the old program exits; tstatrepo uses the times of Tstat's folders", m)
 	}
 }
 
-// listen returns the address on which an old program listened.
+// listen returns the address on which an old program listened. ok is false if e has no
+// valid address, which it notes.
 func (c *converter) listen(e *element) (addr string, ok bool) {
 	addr, err := address(e.attr("ip"), e.attr("port"))
 	if err != nil {
@@ -122,8 +125,8 @@ func (c *converter) listen(e *element) (addr string, ok bool) {
 	return addr, true
 }
 
-// mathProbe reads math_probe's element. dir is the folder in which the program
-// was started.
+// mathProbe converts e, the configuration of math_probe. dir is the folder in which
+// math_probe was started.
 func (c *converter) mathProbe(e *element, dir string) {
 	folder, stream, typ := e.attr("directory"), e.attr("streamName"), e.attr("streamType")
 	c.fileTime(e)
@@ -160,7 +163,7 @@ func (c *converter) mathProbe(e *element, dir string) {
 	}
 }
 
-// mathRepo reads math_repo's element.
+// mathRepo converts e, the configuration of math_repo.
 func (c *converter) mathRepo(e *element) {
 	section := "import-bulk"
 	if c.opt.Command == Serve {
@@ -213,7 +216,8 @@ func (c *converter) mathRepo(e *element) {
 	}
 }
 
-// dbstream adds the URL of a dbsHandler's database.
+// dbstream adds the URL of the database that e, a dbsHandler, describes to the given
+// section.
 func (c *converter) dbstream(section string, e *element) {
 	q := url.Values{}
 	if schema := e.attr("partSchema"); schema == "" {

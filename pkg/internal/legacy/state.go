@@ -68,7 +68,8 @@ func ReadState(dir string) (*State, error) {
 	return s, nil
 }
 
-// stateOf returns the stream to which a state file belongs.
+// stateOf returns the stream to which a state file belongs. The name of a state file
+// consists of prefix, the stream and ".xml"; ok is false for other names.
 func stateOf(file, prefix string) (stream string, ok bool) {
 	stream, ok = strings.CutPrefix(file, prefix)
 	if !ok {
@@ -81,8 +82,9 @@ func (s *State) note(file string, line int, key string, err error) {
 	s.Notes = append(s.Notes, Note{file, line, key, err.Error()})
 }
 
-// stream returns the stream with the given name, and adds it if necessary. It returns
-// nil if the name is invalid or there are too many streams.
+// stream returns the stream with the given name, which it adds to s if necessary. If the
+// name is invalid or there are too many streams, it adds a note about file and returns
+// nil.
 func (s *State) stream(file string, line int, name string) *Stream {
 	if err := store.ValidProbe(name); err != nil {
 		s.note(file, line, "stream", fmt.Errorf("%q is not the name of a stream: letters, digits, '_' and '-', at most 64", name))
@@ -168,7 +170,8 @@ func (s *State) registration(file string, e *element) {
 // maxTime is the latest valid time in a state file. It lies in the year 36812.
 const maxTime = 1 << 40
 
-// readTime reads a time from an attribute of a stream's state file.
+// readTime reads a time from the attribute attr of a stream's state file. It calls set
+// with the stream and the time, unless the time is missing, invalid or zero.
 func (s *State) readTime(file, name, attr string, set func(*Stream, time.Time)) {
 	e := s.readElement(file, "state")
 	if e == nil {

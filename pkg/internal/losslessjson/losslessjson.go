@@ -37,7 +37,7 @@ func Escape(s string) string {
 	return b.String()
 }
 
-// Unescape returns the string from which Escape made s.
+// Unescape returns the string for which Escape returned s.
 func Unescape(s string) string {
 	if !strings.Contains(s, `\x`) {
 		return s

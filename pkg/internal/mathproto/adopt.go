@@ -9,7 +9,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// adopt registers the streams that opt.Adopt takes over from math_repo.
+// adopt registers the streams in opt.Adopt, except those that are registered already or
+// were adopted before.
 func (r *Repository) adopt(ctx context.Context) {
 	for _, reg := range r.opt.Adopt {
 		name := reg.StreamName

@@ -34,7 +34,7 @@ var defaultTiming = timing{dial: 10 * time.Second, stall: 2 * time.Minute, resum
 
 const maxPause = 5 * time.Second
 
-// client speaks to one peer.
+// client sends requests to one peer.
 type client struct {
 	http    *http.Client
 	tls     bool
@@ -78,7 +78,8 @@ func newClient(useTLS bool, files peer.TLS, allowed func(netip.Addr) error, t ti
 	return &client{tls: useTLS, timing: t, http: &http.Client{Transport: transport, CheckRedirect: peer.NoRedirect}}
 }
 
-// do sends a request to the peer at addr. It does not change path.
+// do sends a request to the peer at addr. It sends path without cleaning it. header holds
+// alternating names and values of header fields.
 func (c *client) do(ctx context.Context, method, addr, path string, body []byte, header ...string) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: addr, Path: path}
 	if c.tls {
@@ -164,7 +165,7 @@ func (c *client) list(ctx context.Context, addr, stream string, begin func(time.
 	return resp.Header.Get(finishedHeader) != "", nil
 }
 
-// version identifies a version of a file by response headers.
+// version identifies a version of a file by the headers of a response.
 type version struct {
 	size     int64
 	modified string // Last-Modified as sent
@@ -207,7 +208,7 @@ func (c *client) head(ctx context.Context, addr, path string) (v version, now ti
 
 var errLength = errors.New("the peer does not say how long the file is")
 
-// content reads a file over HTTP. If the connection breaks and the file is unchanged,
+// content reads a file over HTTP. If the connection breaks and the file has not changed,
 // it resumes at the same position.
 type content struct {
 	ctx    context.Context

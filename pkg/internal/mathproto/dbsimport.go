@@ -66,7 +66,7 @@ func answerJSON(w http.ResponseWriter, contentType string, v any) {
 	w.Write(text)
 }
 
-// find returns the stream with the given ID, or the status and text of an error
+// find returns the stream with the given ID, or the status and the body of an error
 // response. The caller holds the lock.
 func (r *Repository) find(id string) (s *stream, code int, text string) {
 	n, err := strconv.Atoi(id)
@@ -142,16 +142,16 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	return http.StatusOK, "entry removed"
 }
 
-// fromThisMachine reports whether a request comes from this machine, which is the case
-// if it was sent from and to the same address. Any user of this machine may remove any
+// fromThisMachine reports whether a request comes from this machine: its source address,
+// from, is the address to which it was sent. Any user of this machine may remove any
 // stream.
 func fromThisMachine(req *http.Request, from netip.Addr) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	return ok && local.AddrPort().Addr().Unmap() == from.Unmap()
 }
 
-// logRefusal counts a refused request, and logs it if r.refusals allows another log
-// line.
+// logRefusal counts a refused request. It also logs the request, with the message what,
+// if r.refusals allows another log line.
 func (r *Repository) logRefusal(what string, req *http.Request, reg Registration, err error) {
 	refusedRegistrations.Add(1)
 	r.refusals.Do(func() {
@@ -241,7 +241,7 @@ func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err err
 	return http.StatusOK, nil
 }
 
-// countStreams returns the number of streams that the named peer has. The caller holds
+// countStreams returns the number of streams whose entry.peer is name. The caller holds
 // the lock.
 func (r *Repository) countStreams(name string) (n int) {
 	for _, s := range r.streams {

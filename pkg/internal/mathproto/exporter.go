@@ -92,7 +92,7 @@ type Exporter struct {
 	rewrites *rewrites // nil if logs are served as they are
 }
 
-// scan is the result of scanning the folder.
+// scan is the result of a scan of the exported folder.
 type scan struct {
 	streams map[string]*servedStream
 	files   map[string]string // maps listed names to paths below the root
@@ -336,8 +336,7 @@ func (p *Exporter) file(w http.ResponseWriter, r *http.Request, rel string) {
 	}
 }
 
-// serveRewritten serves a log in anonymized form and returns the size of that form in
-// bytes.
+// serveRewritten serves the anonymized form of the log f and returns its size in bytes.
 func (p *Exporter) serveRewritten(w http.ResponseWriter, r *http.Request, rel string, info fs.FileInfo, f *os.File) (size int64, err error) {
 	k := rewriteKey{rel, info.Size(), info.ModTime()}
 	w.Header().Set("Etag", p.rewrites.etag(k))

@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// figures counts what a stream's import does. The counts continue when the import
+// figures holds the statistics of a stream's import. The counts continue when the import
 // restarts, even in another Repository or after the stream was registered again.
 type figures struct {
 	mu     sync.Mutex
@@ -85,8 +85,8 @@ func (f *figures) endRun() {
 	f.total = bulk.TypeSummary{}
 }
 
-// Continue carries over the figures from former, a repository that has ended. former
-// may be nil. Continue must be called before Run.
+// Continue makes r continue the statistics of former, a repository of this process that
+// has ended. former may be nil. Continue must be called before Run.
 func (r *Repository) Continue(former *Repository) {
 	if former == nil {
 		return

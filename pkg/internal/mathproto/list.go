@@ -24,7 +24,7 @@ import (
 // oldest of the remaining names, up to the limit shared by all streams; later passes
 // handle the rest.
 
-// listLimits limits the total memory that the lists of a repository's streams use.
+// listLimits limits the memory that the lists of files of all streams use together.
 type listLimits struct {
 	reading int // bytes of all lists being read
 	pending int // names selected by the current passes of all streams
@@ -33,19 +33,20 @@ type listLimits struct {
 	maxPerStream, minPerStream int
 }
 
-// defaultListLimits allow 64 MiB for reading and about 64 MiB for pending, because a
-// pass needs about 1.3 KB per selected name.
+// defaultListLimits allows 64 MiB for reading. Its limit for pending also allows about 64
+// MiB, because a pass needs about 1.3 KB per selected name.
 var defaultListLimits = listLimits{reading: 64 << 20, pending: 50_000, maxPerStream: 10_000, minPerStream: 100}
 
 // maxParents limits how many parent folders of log folders a source distinguishes. Each
 // Tstat process has its own parent folder.
 const maxParents = 64
 
-// maxItem is how many bytes of a name are kept. Longer names are invalid anyway.
+// maxItem is the maximum number of bytes of a name in a list that are kept. Longer names
+// are invalid anyway.
 const maxItem = 8 * maxName
 
-// decodeList calls f for each name in a JSON array, and treats null as an empty array.
-// It truncates overlong names, but not enough to make them valid.
+// decodeList calls f for each name in a JSON array, and treats null as an empty array. It
+// shortens overlong names to a length that is still invalid.
 func decodeList(r io.Reader, f func(name string)) error {
 	br := bufio.NewReaderSize(r, 64<<10)
 	first, err := nextByte(br)
@@ -111,8 +112,8 @@ func nextByte(br *bufio.Reader) (byte, error) {
 	}
 }
 
-// readString appends a JSON string to text, including its closing quote. It
-// drops bytes beyond maxItem.
+// readString reads a JSON string whose opening quote was read, and appends it to text
+// with its closing quote. It drops bytes beyond maxItem.
 func readString(br *bufio.Reader, text []byte) ([]byte, error) {
 	for escaped := false; ; {
 		c, err := br.ReadByte()
@@ -147,7 +148,7 @@ type lists struct {
 	reserved int // names reserved by all streams
 }
 
-// reading is a list being read.
+// reading is a list that is being read.
 type reading struct {
 	bytes  int
 	cancel context.CancelCauseFunc
@@ -212,8 +213,8 @@ func (l *lists) grow(rd *reading, bytes int) {
 	}
 }
 
-// reserve tries to reserve a name for a stream that has already selected the given
-// number of names. It reports whether the limits allow this.
+// reserve reserves memory for one more name of a stream that has already selected the
+// given number of names. It returns false if the limits do not allow this.
 func (l *lists) reserve(selected int) bool {
 	if l == nil {
 		return true
@@ -237,7 +238,7 @@ func (l *lists) release(n int) {
 	l.reserved -= n
 }
 
-// listing is the part of a list that a pass keeps.
+// listing is the part of a probe's list that one pass imports.
 type listing struct {
 	logs     []listedFile // names selected for this pass
 	more     bool         // later passes must handle further names
@@ -280,7 +281,8 @@ func compareFolders(a, b folder) int {
 	return cmp.Or(cmp.Compare(a.parent, b.parent), cmp.Compare(a.begin, b.begin))
 }
 
-// lister selects the names that a pass keeps. It processes a list name by name.
+// lister selects the names in a list that one pass imports. It processes the list name by
+// name.
 type lister struct {
 	s         *source
 	rd        *reading
@@ -334,15 +336,15 @@ func (k *lister) add(name string) {
 	k.selected[l.name] = true
 }
 
-// postpone records that a later pass must handle l.
+// postpone records that l is left for a later pass.
 func (k *lister) postpone(l listedFile) {
 	if k.postponed == nil || compareListed(&l, k.postponed) < 0 {
 		k.postponed = &l
 	}
 }
 
-// addFolder adds a folder. It is called for each name, and names in the same folder
-// usually follow each other.
+// addFolder records that the list contains the folder f. It is called for each name, and
+// names in the same folder usually follow each other.
 func (k *lister) addFolder(f folder) {
 	n := len(k.folders)
 	if n > 0 && k.folders[n-1] == f {
@@ -418,8 +420,8 @@ func (k *lister) twins(logs []listedFile) (n int, twins []listedFile) {
 	return len(logs), twins
 }
 
-// next maps the folder of each log to the start of the next folder with the
-// same parent, or to the zero time.
+// next returns, for the folder of each log, the start of the next folder with the same
+// parent, or the zero time if there is none.
 func (k *lister) next(logs []listedFile) map[string]time.Time {
 	k.folders = compactFolders(k.folders)
 	next := make(map[string]time.Time)

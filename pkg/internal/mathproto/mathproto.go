@@ -168,7 +168,7 @@ type listedFile struct {
 	time   tstat.FolderTime
 }
 
-// errOutsideStream reports a listed name that leads out of its stream.
+// errOutsideStream reports a name in a probe's list that leads out of the stream.
 var errOutsideStream = errors.New("listed name leads out of the stream")
 
 // parseListed parses a listed name. ok is false if the file is not a log in a log
@@ -199,7 +199,7 @@ func newServer(h http.Handler, log *slog.Logger) *peer.Server {
 	return &peer.Server{Handler: h, MaxConns: 256, WriteTimeout: time.Minute, Grace: time.Second, Log: log}
 }
 
-// answer sends a response in the format of math_probe and math_repo.
+// answer sends a response with the body text, in the format of math_probe and math_repo.
 func answer(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", textPlain)
 	w.WriteHeader(code)

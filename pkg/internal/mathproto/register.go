@@ -55,8 +55,8 @@ func (p *Exporter) register(ctx context.Context) {
 	}
 }
 
-// recordRegistration records which streams are registered, and the result of a check.
-// If stopped is true, it ignores err, because the stop may have caused the error.
+// recordRegistration records which streams are registered, and err, the result of a
+// check. If stopped is true, it ignores err, because the stop may have caused the error.
 func (p *Exporter) recordRegistration(streams []string, stopped bool, err error) {
 	slices.Sort(streams)
 	p.statsMu.Lock()
@@ -71,9 +71,10 @@ func (p *Exporter) recordRegistration(streams []string, stopped bool, err error)
 	}
 }
 
-// registerOnce registers the streams that the repository lacks. It queries the
-// repository only if the streams have changed since the last check, or if that check is
-// too old. checked holds the time of the last check.
+// registerOnce registers the streams that the repository lacks. It queries the repository
+// only if the streams have changed since the last check, or if that check is too old.
+// sent holds the registrations that were sent or found, by stream name; checked holds the
+// time of the last check.
 func (p *Exporter) registerOnce(ctx context.Context, listen *net.TCPAddr, sent map[string]Registration, checked *time.Time) error {
 	s, err := p.current(ctx)
 	if err != nil {

@@ -21,14 +21,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// Stream describes a stream whose stores are to be opened.
+// Stream describes a stream to Stores.
 type Stream struct {
 	Name  string
 	Type  string // log type that StreamType names
 	Probe string // probe's name in the keys of the stream's files
 }
 
-// Stores opens the stores for streams.
+// Stores opens the stores in which the logs of each stream are stored.
 type Stores interface {
 	// Check returns an error if the stores cannot accept a stream.
 	Check(Stream) error
@@ -225,7 +225,7 @@ func (r *Repository) newStream(e entry, f *figures) *stream {
 	return s
 }
 
-// recordResponse records whether a stream's probe answered a request.
+// recordResponse records whether a stream's probe answered a request (ok).
 func (r *Repository) recordResponse(s *stream, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -303,7 +303,7 @@ func (r *Repository) allowed(a, from netip.Addr) error {
 	return fmt.Errorf("callback address %s is not allowed", a)
 }
 
-// options returns the options for the stream's import, based on opt.
+// options returns a copy of opt with the stream's own import options.
 func (s *stream) options(opt bulk.Options) *bulk.Options {
 	opt.Probe, opt.Follow, opt.Wake = s.probe, true, s.wake
 	opt.Location = cmp.Or(s.zone, opt.Location)
@@ -387,7 +387,7 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 	return err
 }
 
-// markLive records that a stream delivers new logs.
+// markLive sets entry.Live, because the stream has delivered new logs.
 func (r *Repository) markLive(s *stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -398,7 +398,7 @@ func (r *Repository) markLive(s *stream) {
 	r.saveOrLog()
 }
 
-// peerOf returns s.peer() under the lock.
+// peerOf returns s.peer(), called with the lock held.
 func (r *Repository) peerOf(s *stream) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

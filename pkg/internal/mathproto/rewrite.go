@@ -25,7 +25,7 @@ import (
 // over HTTP. The same log always yields the same bytes, so a transfer can resume after
 // a restart or from another temporary file.
 
-// Maximum numbers of entries that rewrites keeps.
+// Maximum numbers of entries that a rewrites value keeps.
 const (
 	keptFiles   = 4         // open files that no request uses
 	keptSizes   = 1_000_000 // sizes of rewritten logs; each HEAD request needs one
@@ -33,7 +33,7 @@ const (
 	keptRefused = 10_000    // logs whose refusal was logged
 )
 
-// rewrites serves anonymized logs.
+// rewrites creates anonymized copies of logs, and keeps the latest ones.
 type rewrites struct {
 	opt   *ExporterOptions
 	log   *slog.Logger
@@ -53,7 +53,7 @@ type rewriteKey struct {
 	mtime time.Time
 }
 
-// rewritten is a rewritten log.
+// rewritten is an anonymized copy of a log, in an unlinked temporary file.
 type rewritten struct {
 	key   rewriteKey
 	f     *os.File
@@ -68,14 +68,14 @@ func newRewrites(opt *ExporterOptions, log *slog.Logger) *rewrites {
 	}
 }
 
-// etag returns the entity tag of a rewritten log. It depends on the log's
-// version and on the transform.
+// etag returns the entity tag of an anonymized log. It depends on the version of the log
+// and on the anonymization.
 func (w *rewrites) etag(k rewriteKey) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", w.opt.Anonymize, k.size, k.mtime.UnixNano()))
 	return `"` + hex.EncodeToString(sum[:12]) + `"`
 }
 
-// size returns the size of a rewritten log in bytes.
+// size returns the size in bytes of the anonymized copy of the log f.
 func (w *rewrites) size(k rewriteKey, f *os.File) (int64, error) {
 	w.mu.Lock()
 	size, known := w.sizes[k]
@@ -91,7 +91,7 @@ func (w *rewrites) size(k rewriteKey, f *os.File) (int64, error) {
 	return r.size, nil
 }
 
-// open returns a rewritten log, which the caller must release.
+// open returns the anonymized copy of the log f. The caller must release it.
 func (w *rewrites) open(k rewriteKey, f *os.File) (*rewritten, error) {
 	w.slots <- struct{}{}
 	defer func() { <-w.slots }()
@@ -146,7 +146,7 @@ func (w *rewrites) close() {
 	w.files = nil
 }
 
-// rewrite rewrites a log into an unlinked temporary file.
+// rewrite writes an anonymized copy of the log f to an unlinked temporary file.
 func (w *rewrites) rewrite(k rewriteKey, f *os.File) (_ *rewritten, err error) {
 	if err := os.MkdirAll(w.opt.Spool, 0o750); err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (w *rewrites) rewrite(k rewriteKey, f *os.File) (_ *rewritten, err error) {
 	return &rewritten{key: k, f: tmp, size: info.Size(), users: 1}, nil
 }
 
-// source returns whether the addresses in a folder's logs are already anonymized.
+// source returns whether the logs in the folder dir already contain anonymized addresses.
 func (w *rewrites) source(dir string) (anonymize.Source, error) {
 	if w.opt.SourceIs != anonymize.Unknown {
 		return w.opt.SourceIs, nil
@@ -213,8 +213,8 @@ func (w *rewrites) source(dir string) (anonymize.Source, error) {
 	return source, nil
 }
 
-// reportRefused logs that a log cannot be served. It reports each path once, but may
-// repeat a path after keptRefused others.
+// reportRefused logs that a log is not served because it cannot be anonymized. It reports
+// each path once, but may repeat a path after keptRefused others.
 func (w *rewrites) reportRefused(path string, err error) {
 	w.mu.Lock()
 	first := !w.refused[path]

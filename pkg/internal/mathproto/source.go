@@ -52,7 +52,7 @@ func NewSource(u URL, opt SourceOptions) bulk.Source {
 	return newSource(u, u.String(), opt, nil)
 }
 
-// String returns the text form of u.
+// String returns u in the form that ParseURL accepts.
 func (u URL) String() string {
 	s := u.scheme() + "://" + u.Addr
 	if u.Stream != "" {
@@ -88,7 +88,7 @@ type source struct {
 	ready   time.Time   // earliest time at which to request the list again
 }
 
-// fileState is the known state of a listed file.
+// fileState holds what is known about a listed file.
 type fileState struct {
 	version
 	mtime    time.Time
@@ -111,7 +111,8 @@ func newSource(u URL, id string, opt SourceOptions, allowed func(netip.Addr) err
 		files: map[string]*fileState{}, warned: map[string]bool{}, stored: map[uint64]uint32{}, seed: maphash.MakeSeed()}
 }
 
-// String returns the ID, which stays the same when the probe moves.
+// String returns the ID of the source, which stays the same when the probe's address
+// changes.
 func (s *source) String() string { return s.id }
 
 // addr returns the probe's current address.
@@ -178,9 +179,8 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	return files, nil
 }
 
-// pauseTimes sets the pause after a list is read: pauseTimes times as long as the
-// reading took, but at most maxPause. This leaves other streams time to read long
-// lists.
+// pauseTimes is the ratio of the pause after a list to the time that reading the list
+// took. The pause is at most maxPause. It leaves other streams time to read long lists.
 const pauseTimes = 4
 
 // read fetches the list and selects the names for this pass.
@@ -236,7 +236,8 @@ func (s *source) isStored(name string) bool {
 	return known
 }
 
-// settler returns the bulk.File.Settled function for a listed file.
+// settler returns the bulk.File.Settled function for l, or nil if stored files are not
+// recorded. The function records l as stored, unless l needs further HEAD requests.
 func (s *source) settler(l listedFile) func() {
 	if s.opt.lists == nil || s.manyParents {
 		return nil
@@ -336,7 +337,7 @@ func (s *source) requestVersions(ctx context.Context, logs []listedFile) (now ti
 	return now, context.Cause(ctx)
 }
 
-// opener returns the bulk.File.Open function for a listed file.
+// opener returns the bulk.File.Open function for l.
 func (s *source) opener(l listedFile) func(context.Context) (*bulk.Content, error) {
 	return func(ctx context.Context) (*bulk.Content, error) {
 		f, err := s.c.open(ctx, s.addr, "/"+l.path)

@@ -77,7 +77,7 @@ func (s *StreamStats) Late() bool {
 	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archiveAge)
 }
 
-// Err returns the last error if the last pass did not store everything, or "".
+// Err returns the last error, or "" if a later pass stored everything.
 func (s *StreamStats) Err() string {
 	if s.ErrorTime.Before(s.LastPoll) {
 		return ""
