@@ -47,8 +47,8 @@ func (c *Counts) Values(now time.Time) []int64 {
 	return c.values(now)
 }
 
-// Rate returns the number of events per second in the last two complete intervals, or
-// in the current interval if no interval is complete yet.
+// Rate returns the number of events per second in the last two complete intervals, in the
+// only complete one, or in the current interval if none is complete yet.
 func (c *Counts) Rate(now time.Time) float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,7 +71,7 @@ func (c *Counts) Rate(now time.Time) float64 {
 
 func (c *Counts) interval(t time.Time) int64 { return t.UnixNano() / int64(c.width) }
 
-// advance adds intervals up to i, and clears the old intervals that they replace.
+// advance adds intervals up to number i, and clears the old intervals that they replace.
 func (c *Counts) advance(i int64) {
 	n := int64(len(c.bins))
 	for j := max(c.last+1, i-n+1); j <= i; j++ {

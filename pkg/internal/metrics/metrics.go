@@ -90,8 +90,8 @@ func (t *Table[T]) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Of returns items for Collect that all have the same first label. first is "" if the
-// table's labels function returns all values.
+// Of returns items for Collect and gives all of them the same first label. first is "" if
+// the table's labels function returns all values.
 func Of[T any](first string, items ...T) iter.Seq2[string, *T] {
 	return Each([]struct{}{{}}, func(*struct{}) (string, []T) { return first, items })
 }

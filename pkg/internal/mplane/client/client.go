@@ -44,7 +44,8 @@ func (c *Client) Close() { c.conn.Close() }
 // Root returns the URL of the peer.
 func (c *Client) Root() string { return c.conn.Root() }
 
-// noMessage returns the error for a response that is not a message.
+// noMessage returns the error for a response that is not an mPlane message. request is
+// the method and URL of the request.
 func noMessage(request string, resp *wire.Response) error {
 	reason := fmt.Sprintf("%s: status %d %s", request, resp.Status, http.StatusText(resp.Status))
 	if resp.Status == http.StatusOK {
@@ -106,8 +107,8 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 
 var anchor = regexp.MustCompile(`(?i)<a\s+href\s*=\s*(?:'([^']*)'|"([^"]*)")`)
 
-// links returns the escaped paths to which a page links. It omits links to other
-// servers.
+// links returns the escaped paths to which a page links. base is the path of the page. It
+// omits links to other servers.
 func links(page []byte, base string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		from, err := url.Parse(base)
@@ -130,8 +131,8 @@ func links(page []byte, base string) iter.Seq[string] {
 	}
 }
 
-// Send posts a message to the peer's root and returns the response. It ignores the
-// capability's link.
+// Send posts a message to the peer's root, even if the capability has a link, and returns
+// the response.
 func (c *Client) Send(ctx context.Context, m mplane.Message) (mplane.Message, error) {
 	resp, err := c.conn.Do(ctx, http.MethodPost, "/", m)
 	if err != nil {

@@ -18,7 +18,7 @@ func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
 	return list
 }
 
-// Capability returns the capability with the given token, or nil without one that
+// Capability returns the capability with the given token, or nil if there is none that
 // identity may use.
 func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	for _, c := range j.Capabilities(identity) {
@@ -29,12 +29,12 @@ func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	return nil
 }
 
-// resultTimeout is how long a client waits for a result before it gets a receipt
+// resultTimeout is how long Answer waits for a result before it responds with a receipt
 // instead, as in the RI.
 const resultTimeout = 5 * time.Second
 
-// Answer handles a message of the client-initiated workflow. Together with Capabilities
-// and Capability, it makes Jobs a wire.Backend.
+// Answer returns the response to a message of the client-initiated workflow. With this
+// method, Capabilities and Capability, Jobs is a wire.Backend.
 func (j *Jobs) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
 	s, ok := m.(*mplane.Statement)
 	if !ok {

@@ -69,8 +69,8 @@ type Stats struct {
 	Refused    map[string]int64 // number of refused specifications by reason
 }
 
-// reasons maps exception messages to keys of Stats.Refused. All other messages have the
-// key otherReason.
+// reasons maps the messages of exceptions to keys of Stats.Refused. Other messages have
+// the key otherReason.
 var reasons = map[string]string{NoService: "unknown capability", NoPermission: "permission"}
 
 const otherReason = "other"
@@ -266,7 +266,8 @@ func (c *Component) register(ctx context.Context) error {
 	return nil
 }
 
-// offer returns a capability in the form used for registration.
+// offer returns a copy of a capability for registration, with its token and an empty
+// link.
 func offer(capability *mplane.Statement) *mplane.Statement {
 	o, here := *capability, ""
 	o.Link, o.Token = &here, o.ID()
@@ -305,7 +306,8 @@ func (c *Component) applyRoles(ctx context.Context) error {
 // announced is a supervisor's response to one capability or withdrawal.
 type announced struct{ Registered, Reason string }
 
-// announce sends capabilities or withdrawals, and returns the responses by label.
+// announce sends the capabilities or withdrawals in e, and returns the supervisor's
+// responses by label.
 func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
 	resp, err := c.request(ctx, http.MethodPost, wire.CapabilityPath, e)
 	if err != nil {
@@ -361,7 +363,8 @@ func (c *Component) receive(m mplane.Message) {
 	}
 }
 
-// recordRefusal counts a refused specification and warns if its capability is unknown.
+// recordRefusal counts a specification that was refused for a reason, and warns if its
+// capability is unknown.
 func (c *Component) recordRefusal(spec *mplane.Statement, reason string) {
 	c.mu.Lock()
 	c.stats.Refused[cmp.Or(reasons[reason], otherReason)]++
@@ -424,8 +427,8 @@ func (c *Component) deliver(ctx context.Context) {
 }
 
 // due returns the first reply that can be sent at the time now. If there is none, it
-// returns nil and the time to wait. An envelope must wait until its end has passed by
-// the supervisor's clock, because RI supervisors drop an envelope that arrives earlier.
+// returns nil and how long to wait. An envelope must wait until its end has passed by the
+// supervisor's clock, because RI supervisors drop an envelope that arrives earlier.
 func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -445,7 +448,8 @@ func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	return nil, wait
 }
 
-// request sends a request and compares the supervisor's clock with ours.
+// request sends a request. It also determines from the response how far the supervisor's
+// clock is behind ours.
 func (c *Component) request(ctx context.Context, method, path string, m mplane.Message) (*wire.Response, error) {
 	resp, err := c.conn.Do(ctx, method, path, m)
 	if err == nil && !resp.Date.IsZero() {

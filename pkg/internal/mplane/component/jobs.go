@@ -100,8 +100,8 @@ func (j *Jobs) Specifications() []Specification {
 	return list
 }
 
-// runService runs a service for a specification, with the given start and end. end may
-// be zero.
+// runService calls the Run function of a service, and lists the specification as running
+// meanwhile. start and end are the times to list; end may be zero.
 func (j *Jobs) runService(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
 	run := &Specification{s.Capability.Label, spec.ID(), start, end}
 	j.mu.Lock()
@@ -136,7 +136,7 @@ type job struct {
 	ended       time.Time
 }
 
-// NewJobs returns a scheduler for services. roles restricts their use; nil allows all
+// NewJobs returns a Jobs that runs services. roles restricts their use; nil allows all
 // identities.
 func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Roles, limits Limits, log *slog.Logger) *Jobs {
 	limits.defaults()
@@ -165,7 +165,7 @@ func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify 
 }
 
 // accept returns the response to a specification. If a job must be started, it also
-// returns the job and its service.
+// returns the job and its service; otherwise the job is nil.
 func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplane.Message)) (*job, Service, mplane.Message) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -231,7 +231,7 @@ func (j *Jobs) start(b *job, service Service) {
 // service returns the service from whose capability spec was derived. It considers the
 // services whose capabilities spec fulfills at the time t, and prefers the best match,
 // then a service that identity may use, then the first. If no service matches, or
-// identity may not use the best match, refusal is the reason for the exception.
+// identity may not use the best match, refusal is the message of the exception.
 func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (found Service, refusal string) {
 	best := -1
 	refusal = NoService
@@ -255,7 +255,7 @@ func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (fo
 	return found, refusal
 }
 
-// run runs a job until it ends.
+// run runs a job until it ends, and returns the reply.
 func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	if b.spec.When.Repeated() {
 		return j.repeat(ctx, b, s, b.accepted)
@@ -274,8 +274,9 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	})
 }
 
-// once runs a specification once, with now as the "now" of its scope. It calls started
-// at the start of the run; started returns the start time for the result.
+// once performs one run of a specification, and returns the result or an exception. "now"
+// in its scope means the parameter now. once calls started when the run starts; started
+// returns the start time for the result.
 func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)
 	if spec.Verb == mplane.Query { // the scope is the time that the data covers
@@ -417,8 +418,8 @@ func (j *Jobs) State(token, identity string) mplane.Message {
 }
 
 // Interrupt asks a job to stop and returns its receipt, or its reply if the job has
-// ended. For a repeated specification it does not return the results so far, because
-// the client would mistake them for all results. The results follow when the job has
+// already ended. For a repeated specification, it does not return the results so far,
+// because the client would mistake them for all results. These follow when the job has
 // stopped.
 func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	j.mu.Lock()

@@ -23,7 +23,7 @@ type savedJobs struct {
 	Jobs []savedJob `json:"jobs"`
 }
 
-// savedJob is a saved job. Its messages have the same form as on the wire.
+// savedJob is a job in the state file. Its messages have the same form as on the wire.
 type savedJob struct {
 	Token         string            `json:"token"`
 	Specification json.RawMessage   `json:"specification"`
@@ -99,8 +99,8 @@ func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
 	return j.save()
 }
 
-// restoreJob fills b from a saved job. It returns the service that continues the job,
-// or the reply if the job has ended.
+// restoreJob fills b from the saved job s. It returns the service that continues the job,
+// or else end, the reply with which the job has ended.
 func (j *Jobs) restoreJob(s savedJob, b *job, now time.Time) (service Service, end mplane.Message) {
 	fail := func(text string) (Service, mplane.Message) {
 		return Service{}, &mplane.Exception{Token: s.Token, Message: text}
@@ -140,8 +140,8 @@ func (j *Jobs) restoreJob(s savedJob, b *job, now time.Time) (service Service, e
 	return service, nil
 }
 
-// hasEnded reports whether the scope of a specification that was accepted at the time
-// accepted has ended by now.
+// hasEnded reports whether the scope of a specification has ended by now. accepted is the
+// "now" of its scope.
 func hasEnded(spec *mplane.Statement, accepted, now time.Time) bool {
 	if spec.When.Repeated() {
 		_, end := spec.When.Anchored(accepted).Times(accepted)
@@ -222,7 +222,7 @@ func (j *Jobs) save() error {
 	return state.Save(j.file.path, jobsFormat, saved)
 }
 
-// saved returns the job in the form used in the state file.
+// saved returns the job in the form that the state file stores.
 func (b *job) saved() (s savedJob, err error) {
 	s = savedJob{
 		Token: b.spec.ID(), Owner: b.owner, Accepted: b.accepted, Started: b.started, Interrupted: b.interrupted,

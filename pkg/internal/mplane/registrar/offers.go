@@ -27,8 +27,9 @@ type Offer struct {
 // withdrawal. It is removed sooner if its memory is needed.
 const keepWithdrawn = time.Hour
 
-// add registers a capability of the component id at host. It returns "" or, if it
-// refuses the capability, the reason. force disables the memory limits.
+// add registers s as a capability of the component with the identity id at host. It
+// returns "" or, if it refuses the capability, the reason. force disables the memory
+// limits.
 func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {
@@ -111,8 +112,8 @@ func (reg *Registrar) unlist(o *Offer) {
 	}
 }
 
-// lists returns the maps of lists that Find searches, each with the key under which o
-// is listed.
+// lists returns the maps of lists that Find searches, each with the key under which it
+// lists o.
 func (reg *Registrar) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
 	return func(yield func(map[string][]*Offer, string) bool) {
 		_ = yield(reg.bySchema, o.schema) && yield(reg.byOrigin, o.origin)
@@ -121,7 +122,7 @@ func (reg *Registrar) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
 
 func comparePositions(a, b *Offer) int { return cmp.Compare(a.position, b.position) }
 
-// originOf returns a key for a capability, built from its schema and metadata. A
+// originOf returns a key built from the schema and metadata of a capability. A
 // specification derived from the capability has the same key.
 func originOf(schema string, metadata mplane.Fields) string {
 	var key strings.Builder
@@ -166,11 +167,11 @@ func (reg *Registrar) markWithdrawn(o *Offer) {
 	}
 }
 
-// Find returns the offer from which a specification was derived. It considers the
-// offers that the specification fulfills, and prefers the best match, then an offer
-// that use allows, then the first. If no offer matches, withdrawn is a withdrawn offer
-// that the specification fulfills, or nil. denied reports whether use rejected the best
-// match.
+// Find returns the offer from which a specification was derived. It considers the offers
+// that the specification fulfills, those with the same metadata first. It prefers the
+// best match, then an offer that use allows, then the first. denied reports whether use
+// rejected the best match. If no offer matches, withdrawn is a withdrawn offer that
+// matches and that use allows, or nil.
 func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()

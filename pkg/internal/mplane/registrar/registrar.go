@@ -31,8 +31,8 @@ const (
 // poll.
 const callbackLabel = "callback"
 
-// expire is how long a component may be silent before it is dropped, as in the RI. It
-// must then register again.
+// expire is how long a component may be silent before its capabilities are withdrawn, as
+// in the RI. It must then register again. A callback specification extends the time.
 const expire = 10 * time.Second
 
 // Receiver receives messages from components through a Registrar.
@@ -171,9 +171,9 @@ func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string
 	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
 }
 
-// answer returns one member of the JSON object with which the server responds to a
-// registration. The member states that the capability is registered, or why it is not.
-// It is text, because names in the object may repeat.
+// answer returns a member of the JSON object with which the server responds to a
+// registration: the capability label is registered or, if reason is not "", refused. The
+// result is text and not a map entry, because names in the object may repeat.
 func answer(label, reason string) string {
 	name, _ := json.Marshal(label)
 	if reason == "" {
@@ -226,7 +226,7 @@ func (reg *Registrar) poll(w http.ResponseWriter, r *http.Request, id string) {
 	wire.Write(w, http.StatusOK, e)
 }
 
-// result handles a reply.
+// result handles a reply that a component delivers.
 func (reg *Registrar) result(w http.ResponseWriter, r *http.Request, id string) {
 	m, ok := reg.read(w, r, id)
 	if !ok {
@@ -308,7 +308,7 @@ func (reg *Registrar) ReserveFor(identity string, bytes int) (Lease, bool) {
 	return reg.room.Reserve(identity, host, bytes, false)
 }
 
-// Present returns whether a component is registered and when it last connected.
+// Present reports whether a component is registered. seen is when it last connected.
 func (reg *Registrar) Present(identity string) (registered bool, seen time.Time) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -335,7 +335,7 @@ func (reg *Registrar) Counts() (components, capabilities, waiting int) {
 	return components, capabilities, waiting
 }
 
-// Snapshot is a component in the form in which it is saved across restarts.
+// Snapshot is a component as Save returns it and Restore accepts it, for a state file.
 type Snapshot struct {
 	Identity     string
 	Capabilities []json.RawMessage
@@ -368,7 +368,7 @@ func (reg *Registrar) Save() ([]Snapshot, error) {
 	return list, nil
 }
 
-// Restore restores components that Save returned. They count as connected now.
+// Restore registers the components that Save returned. They count as connected now.
 func (reg *Registrar) Restore(list []Snapshot) error {
 	for _, s := range list {
 		for _, text := range s.Capabilities {

@@ -18,8 +18,8 @@ const (
 	MaxKeptOf = 24 << 20
 )
 
-// Room accounts for the memory reserved for identities and their hosts. It is safe for
-// concurrent use.
+// Room limits and counts the memory that is reserved for the data of each identity and of
+// each host. It is safe for concurrent use.
 type Room struct {
 	max, perOwner int
 
@@ -28,21 +28,21 @@ type Room struct {
 	reserved map[owner]int
 }
 
-// owner is an identity or a host.
+// owner is an identity or a host for which memory is reserved.
 type owner struct {
 	isHost bool
 	name   string
 }
 
-// Lease is reserved memory.
+// Lease is memory reserved in a Room.
 type Lease struct {
 	identity, host string
 	bytes          int
 }
 
-// Reserve reserves memory for an identity at a host. An empty host has no limit.
-// Reserve returns false if a limit would be exceeded, unless force is set. force is
-// meant for data that was accepted before a restart.
+// Reserve reserves memory for an identity at a host. An empty host has no limit. Reserve
+// returns false if the memory would exceed a limit. force disables the limits, for data
+// that was accepted before a restart.
 func (r *Room) Reserve(identity, host string, bytes int, force bool) (Lease, bool) {
 	l := Lease{identity, host, bytes}
 	r.mu.Lock()

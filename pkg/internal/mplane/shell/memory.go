@@ -39,7 +39,7 @@ type Job struct {
 	Until time.Time
 }
 
-// grace is how long after its run a result may arrive.
+// grace is how long after the end of a run its result may still arrive.
 const grace = time.Minute
 
 // Pending reports whether more messages can arrive for a job: the result of a
@@ -49,10 +49,10 @@ func (j *Job) Pending() bool {
 	return ok && s.Kind == mplane.Receipt || j.Receipt != nil
 }
 
-// reply updates the job with m, the response to a message of kind k that was sent at
-// the time sent. Since an envelope does not show whether it lacks results, reply
-// compares it with the runs that the receipt's scope implies. An interrupt ends the
-// envelope's scope, and no later runs follow.
+// reply records m, the response to a message of kind k that was sent at the time sent. An
+// envelope does not show whether it lacks results. reply therefore counts the runs that
+// the scope of receipt implies, and sets j.Receipt if results are missing. An interrupt
+// ends the scope of the envelope, so no later runs follow.
 func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
 	j.Message, j.Receipt = m, nil
 	until := func(t time.Time) {
@@ -136,7 +136,7 @@ func (m *Memory) Put(supervisor string, j Job) error {
 	return state.Save(m.path(), memoryFormat, newest(list))
 }
 
-// newest returns as many of the newest jobs in list as the limits allow.
+// newest returns the last jobs in list, as many as maxSaved and maxSavedBytes allow.
 func newest(list []savedJob) []savedJob {
 	first, size := len(list), 0
 	for first > 0 && len(list)-first < maxSaved {

@@ -41,7 +41,8 @@ type Session struct {
 	runs         int // number of the next label
 }
 
-// missingValues returns the error for missing values without a user to ask.
+// missingValues returns the usage error for parameters without values, when there is no
+// user to ask.
 func missingValues(names []string) error {
 	var options []string
 	for _, name := range names {
@@ -74,7 +75,7 @@ func (s *Session) Retrieve(ctx context.Context) error {
 	return nil
 }
 
-// Know sets the capabilities without sending a request to the peer.
+// Know sets the capabilities of the peer without asking the peer for them.
 func (s *Session) Know(capabilities []*mplane.Statement) { s.capabilities = capabilities }
 
 // Capabilities returns the capabilities, sorted by token.
@@ -103,8 +104,8 @@ func (s *Session) Capability(name string) (*mplane.Statement, error) {
 // numbered matches labels that end in a number, as RI supervisors require.
 var numbered = regexp.MustCompile(`-\d+$`)
 
-// Specify returns a specification for c, built from the set values and the user's
-// input. If label does not end in a number, Specify appends one.
+// Specify returns a specification for c, built from When, Values and the user's input. If
+// label does not end in a number, Specify appends one.
 func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
 	spec := c.Specification()
 	var missing []string
@@ -201,8 +202,8 @@ func (s *Session) askWhen(c *mplane.Statement) error {
 }
 
 // label returns a label for a specification of the capability with the given label. It
-// appends the session's next number that makes the label differ from those of all saved
-// jobs, because labels must identify jobs.
+// appends a number for which no saved job has the same label, because labels must
+// identify jobs.
 func (s *Session) label(capability string) (string, error) {
 	var taken []string
 	if s.Memory != nil {
@@ -268,8 +269,8 @@ func (s *Session) Stop(ctx context.Context, name string) (mplane.Message, error)
 	return m, err
 }
 
-// notify turns the job's receipt into a message of kind k and sends it, unless the job
-// has ended. m is the job's state; pending reports whether more messages can arrive.
+// notify sends a message of kind k, derived from the job's receipt, unless the job has
+// ended. m is the state of the job; pending reports whether more messages can arrive.
 func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mplane.Message, pending bool, err error) {
 	j, err := s.find(name)
 	if err != nil {
@@ -305,8 +306,8 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 	return reply, j.Pending(), s.remember(j)
 }
 
-// find returns the job whose token or label is name. If name is an unknown token, the
-// job has no other fields.
+// find returns the job whose token or label is name. If name is a token and no saved job
+// has it, only the Token of the returned job is set.
 func (s *Session) find(name string) (Job, error) {
 	if s.Memory == nil {
 		return Job{Token: name}, nil
@@ -331,7 +332,7 @@ func (s *Session) find(name string) (Job, error) {
 	return Job{Token: name}, nil
 }
 
-// digest matches generated tokens.
+// digest matches tokens that are digests, as mPlane programs generate them.
 var digest = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // Wait requests the state of a job repeatedly until the job has ended.

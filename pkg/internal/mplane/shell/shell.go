@@ -295,9 +295,9 @@ func (s *Shell) runcap(ctx context.Context, args []string) error {
 	return nil
 }
 
-// showRefusals prints each sent specification that its component has refused in the
-// meantime. The response 'ok' only means that the supervisor has accepted the
-// specification.
+// showRefusals prints the recently sent specifications that were refused or have failed
+// since. The response 'ok' to a specification only means that the supervisor has accepted
+// it.
 func (s *Shell) showRefusals(ctx context.Context) {
 	s.sent = slices.DeleteFunc(s.sent, func(j sent) bool {
 		if time.Since(j.at) > refusalWindow {
@@ -323,7 +323,7 @@ func (s *Shell) printJob(name string) error {
 	return err
 }
 
-// log prints a request and its response if weblogs is ON.
+// log prints a request of the given kind and its response, if weblogs is ON.
 func (s *Shell) log(kind string, reply mplane.Message) {
 	if !s.requests {
 		return
@@ -404,7 +404,8 @@ func (s *Shell) seturl(_ context.Context, args []string) error {
 	return err
 }
 
-// connect connects to the URL in args. ok is false if the URL is invalid.
+// connect replaces the client with one for the URL in args. ok is false if the URL is
+// invalid.
 func (s *Shell) connect(args []string) (ok bool, err error) {
 	if len(args) > 1 {
 		return false, errUsage

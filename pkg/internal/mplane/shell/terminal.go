@@ -56,9 +56,9 @@ func (l *Lines) Terminal() bool { return l.terminal != nil }
 // ErrInterrupted is returned by Lines.Read after ^C.
 var ErrInterrupted = errors.New("interrupted")
 
-// keys reads the user's keystrokes. It replaces ^C with keys that erase and end the
-// line, because term.Terminal would end the line but keep its text. Like a terminal, it
-// drops unread keys before ^C.
+// keys reads the user's keystrokes. It replaces ^C with keys that erase and end the line,
+// because term.Terminal would end the line but keep its content. Like a terminal, it
+// drops keys that were typed before ^C but not read yet.
 type keys struct {
 	in          io.Reader
 	interrupted atomic.Bool
@@ -127,8 +127,9 @@ func (l *Lines) Read(prompt string) (string, error) {
 	return r.line, r.err
 }
 
-// complete handles each key. TAB extends the word before the cursor to the common
-// prefix of all candidates. If that adds nothing, complete lists the candidates.
+// complete is the AutoCompleteCallback of the terminal, which calls it for each key. TAB
+// extends the word before the cursor to the common prefix of all candidates. If that adds
+// nothing, complete lists the candidates.
 func (l *Lines) complete(line string, pos int, key rune) (string, int, bool) {
 	if key != '\t' || l.Complete == nil {
 		return "", 0, false

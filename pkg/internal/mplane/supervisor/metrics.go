@@ -9,7 +9,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// metrics holds the metrics of /metrics.
+// metrics holds the metrics that the supervisor serves under /metrics.
 type metrics struct {
 	registry       *prometheus.Registry
 	specifications prometheus.Counter

@@ -71,7 +71,7 @@ type Supervisor struct {
 	dirty   bool           // the state has changed since the last save
 }
 
-// key is a token and the identity that it belongs to.
+// key identifies a job by a token and the identity to which the token belongs.
 type key struct{ identity, token string }
 
 // job is a client's specification that the supervisor relays to a component.
@@ -211,8 +211,8 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 	}
 }
 
-// submit relays a specification. It returns the job, or nil and the refusal to send to
-// the client.
+// submit relays the specification ask of a client to a component. It returns the job, or
+// nil and the refusal to send to the client.
 func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
 	refuse := func(text string) (*job, mplane.Message) {
