@@ -37,8 +37,8 @@ func defaultStore() Store {
 	}
 }
 
-// storeActions lists the actions of store with the settings that only the action
-// accepts.
+// storeActions lists the actions of store and the settings that each of them accepts.
+// Every action accepts the settings that no list contains.
 var storeActions = []struct {
 	name     string
 	settings []string
@@ -174,7 +174,8 @@ func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	}
 }
 
-// checkAction reports settings that are given but belong to another action.
+// checkAction reports an unknown action, given settings that the action does not accept,
+// and prune without keep.
 func (s *Store) checkAction(p *Problems, action string, isSet func(string) bool) {
 	if action == "" {
 		return

@@ -152,7 +152,7 @@ func (s *Stream) Options(p *Problems) stream.Options {
 	return opt
 }
 
-// root parses a value of follow, [PROBE=]DIR.
+// root parses [PROBE=]DIR, an element of the setting follow.
 func (s *Stream) root(text string) stream.Root {
 	if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
 		return stream.Root{Probe: probe, Dir: dir}

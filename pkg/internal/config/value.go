@@ -14,8 +14,8 @@ import (
 // Duration is a time.Duration that prints as 2h, not 2h0m0s.
 type Duration time.Duration
 
-// parseDuration parses a time.Duration with an optional number of whole days
-// before it, like 7d or 1d12h.
+// parseDuration parses a duration as time.ParseDuration does, but also accepts a number
+// of whole days at the start, as in 7d or 1d12h.
 func parseDuration(text string) (Duration, error) {
 	days, rest, ok := strings.Cut(text, "d")
 	if !ok {

@@ -64,8 +64,8 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// Table formats a table. The first left columns are left-aligned, the others
-// right-aligned.
+// Table formats the rows of a table as lines. left is the number of leading columns that
+// are left-aligned; the other columns are right-aligned.
 func Table(table [][]string, left int) string {
 	width := make([]int, len(table[0]))
 	for _, row := range table {

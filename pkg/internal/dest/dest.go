@@ -52,7 +52,7 @@ func Split(text string) (scheme, rest string) {
 	return scheme, rest
 }
 
-// ParsePath parses the part of a URL without hosts that follows the scheme's colon.
+// ParsePath parses a URL without hosts. rest is the part after the scheme's colon.
 func ParsePath(rest string) (path string, options Options, err error) {
 	path, query, _ := strings.Cut(rest, "?")
 	options, err = parseOptions(query)
@@ -89,8 +89,8 @@ func Parse(text string) (*URL, error) {
 	return u, nil
 }
 
-// passwordInQuery matches a query that is actually the rest of a password that contains
-// an unescaped '?'.
+// passwordInQuery matches a query that is really the end of a password with an unescaped
+// '?'.
 var passwordInQuery = regexp.MustCompile(`(?:^|&)[^=&]*[@/:]`)
 
 // errUserInfo reports a user and password that cannot be parsed. It must not quote them.

@@ -90,8 +90,8 @@ func (p *Exporter) run(label string, do func(context.Context, *export) error) fu
 	}
 }
 
-// transform describes the anonymization of the exporter with the given label for log
-// lines, or returns "none".
+// transform returns the anonymization that the exporter with the given label applies, as
+// messages show it, or "none".
 func (p *Exporter) transform(label string) string {
 	if p.Anonymize == nil || label == RRD { // RRDs hold no addresses
 		return "none"
@@ -137,7 +137,7 @@ func (e *export) recordSent(metrics []graphite.Metric) {
 	}
 }
 
-// recordPass records the result of a pass over the RRDs.
+// recordPass adds the result of a pass over the RRDs to the status.
 func (e *export) recordPass(sum *rrdpush.Summary, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -211,7 +211,7 @@ func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 	return err
 }
 
-// recordLines copies the statistics of the stream, sum, to the status of e. It logs a
+// recordLines copies sum, the statistics of a stream, to the status of e. It logs a
 // warning when neither a line nor a log folder has arrived for e.silence, and a message
 // when they arrive again.
 func (p *Exporter) recordLines(e *export, sum *stream.Stats) {

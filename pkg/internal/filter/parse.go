@@ -200,13 +200,13 @@ func (p *parser) parse() (node, error) {
 
 func (p *parser) fail(t token, reason, advice string) *Error { return &Error{t.at, reason, advice} }
 
-// is reports whether the next token is text: a word, in upper or lower case, or
-// punctuation.
+// is reports whether the next token, a word or punctuation, equals text. The case of
+// words does not matter.
 func (p *parser) is(text string) bool {
 	return p.next.kind == word && strings.EqualFold(p.next.text, text) || p.next.kind == punctuation && p.next.text == text
 }
 
-// take skips the next token if it is text, and reports whether it was; see is.
+// take skips the next token if it equals text, and reports whether it did; see is.
 func (p *parser) take(text string) (bool, error) {
 	if !p.is(text) {
 		return false, nil

@@ -13,8 +13,8 @@ import (
 )
 
 // Sample selects about one flow in N by a hash of its addresses and ports. The selection
-// is the same in every run, on every probe, in both directions and in all log types. If N
-// > M, the 1/N sample is a subset of the 1/M sample.
+// is the same in every run, on every probe, in both directions and in all log types. A
+// sample is a subset of every sample with a smaller N.
 type Sample struct {
 	n uint64 // at least 1
 }

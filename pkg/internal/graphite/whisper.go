@@ -135,8 +135,8 @@ func (w *Whisper) sync(file string) error {
 	return nil
 }
 
-// file returns the file of a metric. The file is always inside opt.Dir, since
-// CleanPath removes slashes and dots only separate nodes.
+// file returns the path of the file of a metric. It is always inside opt.Dir, because
+// CleanPath replaces slashes and every dot becomes a slash.
 func (w *Whisper) file(path string) string {
 	return filepath.Join(w.opt.Dir, strings.ReplaceAll(CleanPath(path), ".", "/")+".wsp")
 }
@@ -247,8 +247,8 @@ func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
 	return DefaultRetentions(stepOf(m), now-m.Points[0].Time)
 }
 
-// stepOf returns the step of a metric in seconds. If it is unknown, stepOf returns
-// the smallest interval between the points, or Tstat's default.
+// stepOf returns the step of a metric in seconds. If the step is unknown, stepOf returns
+// the smallest interval between the points, but at most an hour, or else Tstat's default.
 func stepOf(m Metric) int64 {
 	if m.Step > 0 {
 		return m.Step

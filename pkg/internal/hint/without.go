@@ -19,10 +19,10 @@ func parts(err error) []error {
 	return err.(interface{ Unwrap() []error }).Unwrap()
 }
 
-// Without returns err without the targets, which it matches as errors.Is does. It
-// removes the targets from joined errors, and returns nil if nothing remains. Any other
-// error that wraps a target is dropped entirely, unless it also wraps joined errors
-// that contain another error.
+// Without returns err without the targets, which it matches as errors.Is does. From
+// joined errors it removes only the matching ones, and it returns nil if nothing remains.
+// Any other error that wraps a target is dropped entirely, unless it also wraps joined
+// errors that contain another error.
 func Without(err error, targets ...error) error {
 	if !slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) }) {
 		return err

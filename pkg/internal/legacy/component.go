@@ -86,8 +86,8 @@ func (c *converter) readINI(text []byte) error {
 	return nil
 }
 
-// value returns a key's value and line number. The value is "" if the key is missing or
-// its value cannot be used.
+// value returns the value of a key and its line number. The value is "" if the key is
+// missing, or if a note says why its value cannot be used.
 func (p *component) value(t *iniTable, key string) (value string, line int) {
 	e := p.f.get(t, key)
 	if e == nil {

@@ -209,8 +209,8 @@ func (c *converter) location(line int, key string) string {
 	return fmt.Sprintf("%s:%d: %s", c.file, line, key)
 }
 
-// set adds a setting, unless an earlier file set the same key. from is the place or the
-// reason for the comment above the setting.
+// set adds a setting, unless an earlier file set the same key. The comment above the
+// setting contains from, the origin of the value.
 func (c *converter) set(section, key string, value any, from string) {
 	c.add(section, Setting{Key: key, Value: value, From: from})
 }

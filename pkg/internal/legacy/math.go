@@ -82,8 +82,8 @@ func (c *converter) hydra(root *element) error {
 	return nil
 }
 
-// noteUnknown adds notes about unknown attributes and children, which the old programs
-// ignore. children lists the known child names.
+// noteUnknown adds notes about attributes of e that were not read, and about children
+// whose names are not in children. The old programs ignore both.
 func (c *converter) noteUnknown(e *element, children ...string) {
 	for _, a := range e.attrs {
 		if !a.used && a.name != "xmlns" {
@@ -114,8 +114,8 @@ func (c *converter) fileTime(e *element) {
 	}
 }
 
-// listen returns the address on which an old program listened. ok is false if e has no
-// valid address, which it notes.
+// listen returns the address on which an old program listened. If e has no valid address,
+// listen adds a note and ok is false.
 func (c *converter) listen(e *element) (addr string, ok bool) {
 	addr, err := address(e.attr("ip"), e.attr("port"))
 	if err != nil {

@@ -1,10 +1,10 @@
-// Package losslessjson is encoding/json for values that contain file names. JSON text
-// is UTF-8, but file names are bytes. encoding/json replaces every byte that is not
-// UTF-8, so such a file could not be found again.
+// Package losslessjson encodes values that contain file names as JSON. JSON must be
+// UTF-8, but file names may contain any bytes. encoding/json replaces bytes that are not
+// UTF-8, so that the name no longer leads to the file.
 //
-// This package writes such a byte as the text \xHH, and a backslash before an x as
-// \x5c, so that Unescape can restore every name. Otherwise it encodes strings as
-// encoding/json does.
+// This package writes each of these bytes as the four characters \xHH, and a backslash
+// before an x as \x5c, so that Unescape can restore every name. Otherwise it encodes
+// values as encoding/json does.
 package losslessjson
 
 import (
@@ -18,7 +18,7 @@ import (
 	"unicode/utf8"
 )
 
-// Escape returns s as UTF-8 text from which Unescape can restore s.
+// Escape returns a UTF-8 string from which Unescape can restore s.
 func Escape(s string) string {
 	if utf8.ValidString(s) && !strings.Contains(s, `\x`) {
 		return s

@@ -196,7 +196,7 @@ func (p *Exporter) current(ctx context.Context) (*scan, error) {
 	return s, nil
 }
 
-// scanFolder finds the finished logs that match the options.
+// scanFolder finds the finished logs that the options select, and their streams.
 func (p *Exporter) scanFolder(ctx context.Context) (*scan, error) {
 	tree, err := tstat.Scan(ctx, p.opt.Dir, p.opt.Location)
 	if err != nil {
@@ -362,5 +362,6 @@ func (p *Exporter) serveRewritten(w http.ResponseWriter, r *http.Request, rel st
 	return size, nil
 }
 
-// minRate is the minimum supported transfer rate in bytes per second.
+// minRate is the transfer rate in bytes per second that determines the write deadline of
+// a file. Slower transfers may be aborted.
 const minRate = 16 << 10

@@ -44,8 +44,7 @@ func (f *figures) recordCounts(total bulk.TypeSummary) {
 	f.total = total
 }
 
-// recordPass records the state after a pass. err is the error of a pass that did not
-// store everything, otherwise nil.
+// recordPass records the results of a pass. err is nil if the pass stored everything.
 func (f *figures) recordPass(sum *bulk.Summary, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

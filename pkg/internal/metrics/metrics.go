@@ -24,7 +24,8 @@ type Metric[T any] struct {
 	merge      func(a, b float64) float64 // combines values with the same labels
 }
 
-// Value returns a metric whose value may be unknown, in which case f returns false.
+// Value returns a metric whose value is the result of f. f returns false if the value is
+// unknown.
 func Value[T any](name, help string, f func(*T) (float64, bool)) Metric[T] {
 	return Metric[T]{name, help, f, func(a, b float64) float64 { return a + b }}
 }
@@ -96,8 +97,8 @@ func Of[T any](first string, items ...T) iter.Seq2[string, *T] {
 	return Each([]struct{}{{}}, func(*struct{}) (string, []T) { return first, items })
 }
 
-// Each returns the items of all owners for Collect. Each item has its owner's first
-// label.
+// Each returns the items of all owners for Collect. Each item gets the first label that
+// the function items returns with it.
 func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Seq2[string, *T] {
 	return func(yield func(string, *T) bool) {
 		for i := range owners {

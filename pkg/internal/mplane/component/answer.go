@@ -33,8 +33,8 @@ func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 // instead, as in the RI.
 const resultTimeout = 5 * time.Second
 
-// Answer returns the response to a message of the client-initiated workflow. With this
-// method, Capabilities and Capability, Jobs is a wire.Backend.
+// Answer returns the response to a message of the client-initiated workflow. Answer,
+// Capabilities and Capability make Jobs a wire.Backend.
 func (j *Jobs) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
 	s, ok := m.(*mplane.Statement)
 	if !ok {

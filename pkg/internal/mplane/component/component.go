@@ -363,8 +363,8 @@ func (c *Component) receive(m mplane.Message) {
 	}
 }
 
-// recordRefusal counts a specification that was refused for a reason, and warns if its
-// capability is unknown.
+// recordRefusal counts a refused specification by the reason, and warns if its capability
+// is unknown.
 func (c *Component) recordRefusal(spec *mplane.Statement, reason string) {
 	c.mu.Lock()
 	c.stats.Refused[cmp.Or(reasons[reason], otherReason)]++

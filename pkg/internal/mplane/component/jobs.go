@@ -100,8 +100,8 @@ func (j *Jobs) Specifications() []Specification {
 	return list
 }
 
-// runService calls the Run function of a service, and lists the specification as running
-// meanwhile. start and end are the times to list; end may be zero.
+// runService calls the Run function of a service. Meanwhile, Specifications lists the run
+// with start and end; end may be zero.
 func (j *Jobs) runService(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
 	run := &Specification{s.Capability.Label, spec.ID(), start, end}
 	j.mu.Lock()

@@ -172,8 +172,9 @@ func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string
 }
 
 // answer returns a member of the JSON object with which the server responds to a
-// registration: the capability label is registered or, if reason is not "", refused. The
-// result is text and not a map entry, because names in the object may repeat.
+// registration. It says that the capability with the given label is registered or, if
+// reason is not "", why it is refused. It is text, because names in the object may
+// repeat.
 func answer(label, reason string) string {
 	name, _ := json.Marshal(label)
 	if reason == "" {
@@ -318,8 +319,8 @@ func (reg *Registrar) Present(identity string) (registered bool, seen time.Time)
 	return false, time.Time{}
 }
 
-// Counts returns the numbers of registered components, offered capabilities and
-// queued messages.
+// Counts returns the numbers of registered components, offered capabilities and messages
+// that wait for a poll.
 func (reg *Registrar) Counts() (components, capabilities, waiting int) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -335,7 +336,7 @@ func (reg *Registrar) Counts() (components, capabilities, waiting int) {
 	return components, capabilities, waiting
 }
 
-// Snapshot is a component as Save returns it and Restore accepts it, for a state file.
+// Snapshot is a registered component in the form that Save returns and Restore accepts.
 type Snapshot struct {
 	Identity     string
 	Capabilities []json.RawMessage

@@ -95,8 +95,8 @@ func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	return v, nil
 }
 
-// load loads the state that the last run saved. It queues the specifications that no
-// component has accepted, and the interrupts of running jobs, again.
+// load loads the state that the last run saved. It queues again the specifications that
+// no component has accepted, and the interrupts of running jobs.
 func (s *Supervisor) load() error {
 	if s.opt.StateFile == "" {
 		return nil
