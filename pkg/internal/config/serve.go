@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Serve holds the settings of serve except those of [probe].
+// Serve holds the settings of the command serve, except those of [probe].
 type Serve struct {
 	Network
 	Supervisor string
@@ -29,7 +29,7 @@ type Serve struct {
 	RemoteProbes     []*RemoteProbe
 }
 
-// RemoteProbe is a probe that sends to this repository.
+// RemoteProbe is a table [[remote-probe]]: a probe that sends to this repository.
 type RemoteProbe struct {
 	Name      string
 	Timezone  string
@@ -70,7 +70,7 @@ func (s *Serve) sections() []Section {
 // admin.
 var endpointWords = []string{"rrd", "streaming", "log"}
 
-// settings returns the table of settings, in the order of the help.
+// settings returns the settings of [serve], in the order in which the help lists them.
 func (s *Serve) settings() []*Setting {
 	const run = "Running"
 	return slices.Concat([]*Setting{

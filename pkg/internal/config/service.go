@@ -98,7 +98,8 @@ func (s *Serve) check(p *Problems) {
 	atLeast(p, "drain-timeout", s.Drain, Duration(time.Second))
 }
 
-// checkRoles checks the roles and returns them; nil allows everything.
+// checkRoles checks the settings of Authorization and returns the roles; nil allows
+// everything.
 func (s *Serve) checkRoles(p *Problems) *mplane.Roles {
 	allowed := s.Authorization.check(p)
 	if allowed != nil && s.Supervisor != "" && !strings.HasPrefix(s.Supervisor, "https:") {

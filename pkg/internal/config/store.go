@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Store holds the settings of store.
+// Store holds the settings of the command store.
 type Store struct {
 	Selection
 	Probe   string
@@ -59,7 +59,7 @@ func StoreActions() []string {
 	return names
 }
 
-// settings returns the table of settings, in the order of the help.
+// settings returns the settings in the order in which the help lists them.
 func (s *Store) settings() []*Setting {
 	const (
 		verify  = "Verify"

@@ -18,7 +18,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
 
-// Stream holds the settings of stream.
+// Stream holds the settings of the command stream.
 type Stream struct {
 	Lines
 	PeerProbes []string
@@ -52,7 +52,7 @@ func defaultStream() Stream {
 	return s
 }
 
-// settings returns the table of settings, in the order of the help.
+// settings returns the settings in the order in which the help lists them.
 func (s *Stream) settings() []*Setting {
 	const (
 		brokers = "Brokers"

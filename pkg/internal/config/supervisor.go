@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// Supervisor holds the settings of supervisor.
+// Supervisor holds the settings of the command supervisor.
 type Supervisor struct {
 	Network
 	Components string
@@ -18,7 +18,7 @@ type Supervisor struct {
 
 func defaultSupervisor() Supervisor { return Supervisor{Components: ":8889", Clients: ":8890"} }
 
-// settings returns the table of settings, in the order of the help.
+// settings returns the settings in the order in which the help lists them.
 func (s *Supervisor) settings() []*Setting {
 	return slices.Concat([]*Setting{
 		{Name: "components", Group: GroupNetwork, Value: &s.Components,
@@ -30,7 +30,7 @@ func (s *Supervisor) settings() []*Setting {
 	}, s.Authorization.settings("everybody with a certificate may use everything"))
 }
 
-// Options checks the settings and returns them as options.
+// Options checks the settings and returns them as options of a supervisor.
 func (s *Supervisor) Options(p *Problems) supervisor.Options {
 	networks, err := peer.ParseNetworks(s.Allow)
 	if err != nil {

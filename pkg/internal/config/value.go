@@ -78,8 +78,8 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
-// timeLayouts are the layouts of since and until, for time.Parse. Times without a
-// zone are in the zone of the setting timezone.
+// timeLayouts lists the layouts of since and until, for time.Parse. Times without a zone
+// are in the zone of the setting timezone.
 var timeLayouts = []string{
 	time.RFC3339, "2006-01-02", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05",
 }

@@ -27,7 +27,7 @@ type Console struct {
 	clear func() // removes the progress line from the screen; may be nil
 }
 
-// New returns a console that writes to w. tty says whether w is a terminal.
+// New returns a console that writes to w. tty reports whether w is a terminal.
 func New(w io.Writer, tty bool) *Console { return &Console{w: w, tty: tty} }
 
 // Terminal reports whether the console is a terminal.
@@ -40,10 +40,10 @@ func (c *Console) Format(json bool, level slog.Level) {
 	c.level.Set(level)
 }
 
-// Formatted returns the current format, as set by Format.
+// Formatted returns the current format and minimum level; see Format.
 func (c *Console) Formatted() (json bool, level slog.Level) { return c.json, c.level.Level() }
 
-// Quiet suppresses log lines below warnings.
+// Quiet suppresses log lines below the level of warnings.
 func (c *Console) Quiet() { c.level.Set(max(c.level.Level(), slog.LevelWarn)) }
 
 // Write writes complete lines above the progress line.

@@ -183,9 +183,8 @@ func WriteFile(name string, text []byte) error {
 	return SyncDir(filepath.Dir(name))
 }
 
-// Rename renames a file, replaces any file at to, and makes the new name
-// durable. If the old name was in another folder, it may reappear after a power
-// cut.
+// Rename renames a file, replacing any file with the new name, and makes the new name
+// durable. If the old name was in another folder, it may reappear after a power cut.
 func Rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err

@@ -195,7 +195,7 @@ func (e *ordered[T]) eval(b *tstat.Batch, out []truth) {
 	}
 }
 
-// compare is cmp.Compare, but NaN is greater than all other numbers.
+// compare is like cmp.Compare, but treats NaN as greater than all other numbers.
 func compare[T cmp.Ordered](a, b T) int {
 	switch {
 	case a < b:

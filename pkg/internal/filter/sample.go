@@ -31,7 +31,7 @@ func ParseSample(text string) (Sample, error) {
 
 func (s Sample) String() string { return fmt.Sprintf("1/%d", s.n) }
 
-// flowColumns are the columns that identify a flow.
+// flowColumns lists the columns that identify a flow.
 var flowColumns = []string{"c_ip", "c_port", "s_ip", "s_port"}
 
 // Sampler applies a Sample to logs of one type. It is not safe for concurrent use.

@@ -178,9 +178,9 @@ func (w *Whisper) store(m Metric) error {
 	return nil
 }
 
-// ageMargin is a safety margin in seconds. A point that would leave an archive
-// within ageMargin is not written to it, since the library silently drops points
-// that leave the archive before they are written.
+// ageMargin is a safety margin in seconds. A point that will be too old for an archive
+// within ageMargin is not written to it, since the library silently drops points that
+// become too old before it writes them.
 const ageMargin = 60
 
 // average averages points for one archive, which has slots of step seconds and covers the
@@ -284,8 +284,8 @@ type schema struct {
 	retentions whisper.Retentions
 }
 
-// readSchemas reads carbon's storage-schemas.conf. Each section has a pattern and
-// retentions. The first section whose pattern matches a metric applies to it.
+// readSchemas reads carbon's storage-schemas.conf. Each section consists of a pattern and
+// retentions. The first section whose pattern matches a metric determines its retentions.
 func readSchemas(file string) ([]schema, error) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -44,7 +44,8 @@ type iniProblem struct {
 	text string
 }
 
-// parseINI parses a file. It returns an error for the first line that cannot be
+// parseINI parses text, the content of the file name. problems lists what configparser
+// rejects although the file can be read; err reports the first line that cannot be
 // parsed.
 func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err error) {
 	if !utf8.Valid(text) {

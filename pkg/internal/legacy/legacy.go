@@ -57,7 +57,7 @@ type Section struct {
 	Settings []Setting
 }
 
-// Setting is a key of a section.
+// Setting is a key of a section, with its value.
 type Setting struct {
 	Key   string
 	Value any    // string or []string

@@ -167,7 +167,8 @@ func (s *State) registration(file string, e *element) {
 	}
 }
 
-// maxTime is the latest valid time in a state file. It lies in the year 36812.
+// maxTime is the latest valid time in a state file, in Unix seconds. It is in the year
+// 36812.
 const maxTime = 1 << 40
 
 // readTime reads a time from the attribute attr of a stream's state file. It calls set

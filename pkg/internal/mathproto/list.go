@@ -189,7 +189,7 @@ func (l *lists) remove(rd *reading) {
 }
 
 // grow adds bytes to the size of a list. If all lists together exceed their limit, grow
-// cancels the largest one, so that a long list cannot displace short ones.
+// cancels reading the largest one, so that a long list cannot displace short ones.
 func (l *lists) grow(rd *reading, bytes int) {
 	if l == nil {
 		return
@@ -295,7 +295,9 @@ type lister struct {
 	newest    time.Time
 }
 
-// add processes a name from the list.
+// add records the folder of a listed name. If the file is wanted and not stored yet, add
+// also selects the name for this pass. If the limits do not allow this, it postpones the
+// newest name.
 func (k *lister) add(name string) {
 	s := k.s
 	l, ok, err := parseListed(name, s.opt.Location)

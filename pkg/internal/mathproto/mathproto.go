@@ -1,6 +1,7 @@
 // Package mathproto implements both sides of MATH (mPlane Authorized Transfer
 // via HTTP), which transfers finished log files from probes to a repository.
-// Either side works with DBStream's math_probe or math_repo as its peer.
+// Each side also works with the corresponding program of DBStream, math_probe or
+// math_repo, as its peer.
 //
 // A probe is an HTTP server that lists and serves files. It registers a stream, a named
 // sequence of files, with a repository. The repository then requests the probe's list

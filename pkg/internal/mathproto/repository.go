@@ -81,7 +81,7 @@ type registry struct {
 	Adopted []string `json:",omitempty"` // names of adopted streams
 }
 
-// entry is a registered stream.
+// entry is a registered stream as the state file records it.
 type entry struct {
 	ID int
 	Registration
@@ -245,8 +245,9 @@ func (r *Repository) recordResponse(s *stream, ok bool) {
 const ownerSilence = time.Hour
 
 // mayChange returns nil if the peer may change or remove the stream, or else the reason
-// why not. A stream belongs to the certificate that registered it or, without TLS, to
-// the address. The caller holds the repository's lock.
+// why not. A stream belongs to the certificate that registered it or, without TLS, to the
+// address until that has been silent for ownerSilence. The caller holds the repository's
+// lock.
 func (s *stream) mayChange(from netip.Addr, identity string) error {
 	host := peer.Host(from) // an IPv6 host may change its address within its /64 network
 	silent := s.unanswered && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence

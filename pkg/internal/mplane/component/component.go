@@ -323,7 +323,8 @@ func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[strin
 	return answer, nil
 }
 
-// withdraw withdraws all capabilities, so that clients notice immediately.
+// withdraw withdraws all capabilities, so that clients immediately notice that the
+// component has stopped.
 func (c *Component) withdraw(ctx context.Context) {
 	if !c.registered || len(c.offered) == 0 {
 		return

@@ -193,7 +193,7 @@ func (j *Jobs) saveOrLog() {
 	}
 }
 
-// save writes the state file, if it is enabled.
+// save writes the state file, if Restore has set one.
 func (j *Jobs) save() error {
 	if j.file == nil {
 		return nil

@@ -128,7 +128,8 @@ func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (m
 	return m, true
 }
 
-// register handles capabilities and withdrawals, sent singly or in an envelope.
+// register adds and withdraws capabilities as a component requests, singly or in an
+// envelope.
 func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string) {
 	m, ok := reg.read(w, r, id)
 	if !ok {

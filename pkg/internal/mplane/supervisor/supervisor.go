@@ -166,7 +166,7 @@ func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
 	return c
 }
 
-// Answer handles a message from a client.
+// Answer returns the response to a message from a client.
 func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
 	ask, ok := m.(*mplane.Statement)
 	if !ok {
@@ -191,7 +191,7 @@ func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Messa
 }
 
 // await waits up to Options.Immediate for a job to end. Once the component has accepted
-// the job, await waits only up to another afterAccepted.
+// the job, it waits at most afterAccepted longer.
 func (s *Supervisor) await(ctx context.Context, b *job) {
 	ctx, cancel := context.WithTimeout(ctx, s.opt.Immediate)
 	defer cancel()
