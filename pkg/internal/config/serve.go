@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Serve holds the settings of the command serve, except those of [probe].
+// Serve holds the settings of the serve command, except those of [probe].
 type Serve struct {
 	Network
 	Supervisor string
@@ -29,7 +29,7 @@ type Serve struct {
 	RemoteProbes     []*RemoteProbe
 }
 
-// RemoteProbe is a table [[remote-probe]]: a probe that sends to this repository.
+// RemoteProbe is a [[remote-probe]] table: a probe that sends to this repository.
 type RemoteProbe struct {
 	Name      string
 	Timezone  string

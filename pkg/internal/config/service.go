@@ -82,7 +82,7 @@ func (c *Config) Service(p *Problems, shared *service.Shared) service.Options {
 	return opt
 }
 
-// check checks the settings accept, tls-for and drain-timeout.
+// check checks the accept, tls-for and drain-timeout settings.
 func (s *Serve) check(p *Problems) {
 	if s.Accept != "always" && s.Accept != "scheduled" {
 		p.add("accept", "%q is not always or scheduled", s.Accept)
@@ -98,7 +98,7 @@ func (s *Serve) check(p *Problems) {
 	atLeast(p, "drain-timeout", s.Drain, Duration(time.Second))
 }
 
-// checkRoles checks the settings of Authorization and returns the roles; nil allows
+// checkRoles checks the authorization settings and returns the roles; nil allows
 // everything.
 func (s *Serve) checkRoles(p *Problems) *mplane.Roles {
 	allowed := s.Authorization.check(p)

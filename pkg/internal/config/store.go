@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Store holds the settings of the command store.
+// Store holds the settings of the store command.
 type Store struct {
 	Selection
 	Probe   string
@@ -161,8 +161,8 @@ func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, is
 	}
 }
 
-// checkProbe sets opt.Probe to the probe whose logs verify compares. Without the setting
-// probe, this is the name of the MATH stream or of this host.
+// checkProbe sets opt.Probe to the probe whose logs verify compares. If no probe is set,
+// it is named after the MATH stream or this host.
 func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	opt.Probe, opt.ProbeGuessed = s.Probe, s.Probe == "" && pulled(s.Against) == ""
 	if opt.Probe == "" {

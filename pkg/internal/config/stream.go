@@ -18,7 +18,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
 
-// Stream holds the settings of the command stream.
+// Stream holds the settings of the stream command.
 type Stream struct {
 	Lines
 	PeerProbes []string
@@ -152,7 +152,7 @@ func (s *Stream) Options(p *Problems) stream.Options {
 	return opt
 }
 
-// root parses [PROBE=]DIR, an element of the setting follow.
+// root parses [PROBE=]DIR, a value of follow.
 func (s *Stream) root(text string) stream.Root {
 	if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
 		return stream.Root{Probe: probe, Dir: dir}
@@ -160,7 +160,7 @@ func (s *Stream) root(text string) stream.Root {
 	return stream.Root{Probe: s.Probe, Dir: text}
 }
 
-// peerProbes returns the probes of the setting peer-probe, which the stream recognizes by
+// peerProbes returns the probes in the peer-probe setting, which the stream recognizes by
 // their addresses.
 func (s *Stream) peerProbes(p *Problems) (known []peer.Probe) {
 	for _, text := range s.PeerProbes {

@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// Supervisor holds the settings of the command supervisor.
+// Supervisor holds the settings of the supervisor command.
 type Supervisor struct {
 	Network
 	Components string

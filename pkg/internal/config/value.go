@@ -79,7 +79,7 @@ func (s Size) String() string {
 }
 
 // timeLayouts lists the layouts of since and until, for time.Parse. Times without a zone
-// are in the zone of the setting timezone.
+// are in the zone that the timezone setting names.
 var timeLayouts = []string{
 	time.RFC3339, "2006-01-02", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05",
 }

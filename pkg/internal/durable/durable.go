@@ -160,7 +160,7 @@ func OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// WriteFile creates or replaces the file at name with the content text. After a power
+// WriteFile creates or replaces the file at name, with text as its content. After a power
 // cut, the file has either its old or its new content, and always the new one if
 // WriteFile had returned nil. Only the file's owner may read it.
 func WriteFile(name string, text []byte) error {

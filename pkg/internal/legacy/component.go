@@ -229,7 +229,7 @@ func (p *component) readRoles() {
 	}
 }
 
-// readPairs converts a section of NAME = ROLE,ROLE entries to the setting key, and
+// readPairs converts a section of NAME = ROLE,ROLE entries to the setting named key, and
 // returns the number of valid entries. It calls check, which may be nil, for each of
 // them.
 func (p *component) readPairs(section, key string, check func(*iniTable, *iniEntry)) int {
@@ -267,7 +267,7 @@ func (p *component) readPairs(section, key string, check func(*iniTable, *iniEnt
 	return len(list)
 }
 
-// readModule converts a section [module_…], depending on the Python module that it names.
+// readModule converts a [module_…] section, depending on the Python module that it names.
 func (p *component) readModule(t *iniTable) {
 	name, line := p.value(t, "module")
 	switch name {
@@ -361,7 +361,7 @@ func (p *component) readProbe(t *iniTable) {
 }
 
 // rrdTLS reads the file that config_path names, whose certificates the old program uses
-// for RRDs. has reports whether the file has a section [TLS]. ok is false if the file
+// for RRDs. has reports whether the file has a [TLS] section. ok is false if the file
 // cannot be read.
 func (p *component) rrdTLS(t *iniTable) (has, ok bool) {
 	path, line := p.value(t, "config_path")

@@ -44,7 +44,7 @@ type iniProblem struct {
 	text string
 }
 
-// parseINI parses text, the content of the file name. problems lists what configparser
+// parseINI parses text, the content of the named file. problems lists what configparser
 // rejects although the file can be read; err reports the first line that cannot be
 // parsed.
 func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err error) {

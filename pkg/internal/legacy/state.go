@@ -171,8 +171,8 @@ func (s *State) registration(file string, e *element) {
 // 36812.
 const maxTime = 1 << 40
 
-// readTime reads a time from the attribute attr of a stream's state file. It calls set
-// with the stream and the time, unless the time is missing, invalid or zero.
+// readTime reads a time from the named attribute, attr, of a stream's state file. It
+// calls set with the stream and the time, unless the time is missing, invalid or zero.
 func (s *State) readTime(file, name, attr string, set func(*Stream, time.Time)) {
 	e := s.readElement(file, "state")
 	if e == nil {

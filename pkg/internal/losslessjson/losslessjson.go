@@ -37,7 +37,7 @@ func Escape(s string) string {
 	return b.String()
 }
 
-// Unescape returns the string for which Escape returned s.
+// Unescape reverses Escape: it returns the string that Escape converted to s.
 func Unescape(s string) string {
 	if !strings.Contains(s, `\x`) {
 		return s

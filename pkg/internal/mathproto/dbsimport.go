@@ -143,15 +143,15 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 }
 
 // fromThisMachine reports whether a request comes from this machine: its source address,
-// from, is the address to which it was sent. Any user of this machine may remove any
+// from, is also the address to which it was sent. Any user of this machine may remove any
 // stream.
 func fromThisMachine(req *http.Request, from netip.Addr) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	return ok && local.AddrPort().Addr().Unmap() == from.Unmap()
 }
 
-// logRefusal counts a refused request. It also logs the request, with the message what,
-// if r.refusals allows another log line.
+// logRefusal counts a refused request. If r.refusals allows another log line, it also
+// logs the request, with what as the message.
 func (r *Repository) logRefusal(what string, req *http.Request, reg Registration, err error) {
 	refusedRegistrations.Add(1)
 	r.refusals.Do(func() {

@@ -200,7 +200,8 @@ func newServer(h http.Handler, log *slog.Logger) *peer.Server {
 	return &peer.Server{Handler: h, MaxConns: 256, WriteTimeout: time.Minute, Grace: time.Second, Log: log}
 }
 
-// answer sends a response with the body text, in the format of math_probe and math_repo.
+// answer sends a response in the format of math_probe and math_repo, with text as its
+// body.
 func answer(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", textPlain)
 	w.WriteHeader(code)

@@ -97,8 +97,8 @@ func Of[T any](first string, items ...T) iter.Seq2[string, *T] {
 	return Each([]struct{}{{}}, func(*struct{}) (string, []T) { return first, items })
 }
 
-// Each returns the items of all owners for Collect. Each item gets the first label that
-// the function items returns with it.
+// Each returns the items of all owners for Collect. items returns the items of an owner
+// and their first label.
 func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Seq2[string, *T] {
 	return func(yield func(string, *T) bool) {
 		for i := range owners {

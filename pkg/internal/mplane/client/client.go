@@ -107,8 +107,8 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 
 var anchor = regexp.MustCompile(`(?i)<a\s+href\s*=\s*(?:'([^']*)'|"([^"]*)")`)
 
-// links returns the escaped paths to which a page with the path base links. It omits
-// links to other servers.
+// links returns the escaped paths to which a page links, except those on other servers.
+// base is the path of the page.
 func links(page []byte, base string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		from, err := url.Parse(base)

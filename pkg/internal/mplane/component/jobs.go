@@ -274,8 +274,8 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	})
 }
 
-// once performs one run of a specification, and returns the result or an exception. "now"
-// in its scope means the parameter now. once calls started when the run starts; started
+// once performs one run of a specification, and returns the result or an exception. now
+// is the meaning of "now" in its scope. once calls started when the run starts; started
 // returns the start time for the result.
 func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)

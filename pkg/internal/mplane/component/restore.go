@@ -99,8 +99,8 @@ func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
 	return j.save()
 }
 
-// restoreJob fills b from the saved job s. It returns the service that continues the job,
-// or else end, the reply with which the job has ended.
+// restoreJob fills b from s. It returns the service that continues the job, or else end,
+// the reply with which the job has ended.
 func (j *Jobs) restoreJob(s savedJob, b *job, now time.Time) (service Service, end mplane.Message) {
 	fail := func(text string) (Service, mplane.Message) {
 		return Service{}, &mplane.Exception{Token: s.Token, Message: text}

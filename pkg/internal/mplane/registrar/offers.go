@@ -27,9 +27,9 @@ type Offer struct {
 // withdrawal. It is removed sooner if its memory is needed.
 const keepWithdrawn = time.Hour
 
-// add registers s as a capability of the component with the identity id at host. It
-// returns "" or, if it refuses the capability, the reason. force disables the memory
-// limits.
+// add registers s as a capability of a component, which has the identity id and runs on
+// host. It returns "" or, if it refuses the capability, the reason. force disables the
+// memory limits.
 func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {

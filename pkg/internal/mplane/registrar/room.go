@@ -18,8 +18,8 @@ const (
 	MaxKeptOf = 24 << 20
 )
 
-// Room limits and counts the memory that is reserved for the data of each identity and of
-// each host. It is safe for concurrent use.
+// Room limits and counts the memory that is reserved for data from peers: in total, for
+// each identity and for each host. It is safe for concurrent use.
 type Room struct {
 	max, perOwner int
 

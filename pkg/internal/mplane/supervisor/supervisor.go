@@ -211,8 +211,8 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 	}
 }
 
-// submit relays the specification ask of a client to a component. It returns the job, or
-// nil and the refusal to send to the client.
+// submit relays ask, a client's specification, to a component. It returns the job, or nil
+// and the refusal to send to the client.
 func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
 	refuse := func(text string) (*job, mplane.Message) {
