@@ -6,7 +6,7 @@
 //	PATH
 //
 // User, password and options are unescaped (%XX); paths are not. Option names use
-// hyphens. Every store accepts the option anonymize, which package stores removes from
+// hyphens. Every store accepts the anonymize option, which package stores removes from
 // the URL; parquet: accepts no other option. Parse, ParsePath, Addrs and Check return
 // usage errors that never quote anything that could be a password.
 package dest
@@ -151,7 +151,7 @@ func (o Options) Check(noun string, known ...string) error {
 	return nil
 }
 
-// Password returns the first line of the file that the option password-file names.
+// Password returns the first line of the file that the password-file option names.
 // Without this option, it returns the value of the environment variable named variable.
 func (o Options) Password(variable string) (string, error) {
 	file := o["password-file"]

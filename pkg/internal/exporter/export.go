@@ -290,7 +290,7 @@ func (e *export) stats() Export {
 	return e.status
 }
 
-// wants reports whether the option Types lets tstat-exporter_log export logs of a type.
+// wants reports whether Options.Types lets tstat-exporter_log export logs of a type.
 func (p *Exporter) wants(logType string) bool {
 	return len(p.Types) == 0 || slices.ContainsFunc(p.Types, func(g string) bool { ok, _ := path.Match(g, logType); return ok })
 }
