@@ -80,7 +80,8 @@ var encoders = sync.Pool{New: func() any {
 	return &encoder{zstd: z}
 }}
 
-// encode encodes the values of a column. It appends the pages to dst.
+// encode encodes v, the values of a column of type t in a row group with the given
+// number of rows. It appends the pages to dst.
 func (e *encoder) encode(dst []byte, t Type, v *Values, rows int) chunk {
 	if n := len(v.Ints) + len(v.Floats) + len(v.Bools) + len(v.Ends); n+v.Nulls != rows {
 		panic(fmt.Sprintf("%d values and %d NULLs in %d rows", n, v.Nulls, rows))
@@ -213,9 +214,10 @@ func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dataPage, rows, rleDictionary, true)
 }
 
-// dataPages adds data pages of about pageRows rows. If size, which returns the
-// size of a value in bytes, is not nil, a page has at most pageSize bytes of
-// values. The function values appends a range of values.
+// dataPages adds data pages of about pageRows rows. If size is not nil, it returns the
+// size of a value in bytes, and a page has at most pageSize bytes unless a single
+// value is larger. The function values encodes the values with indexes from up to, but
+// not including, to, and appends them to dst.
 func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int) int, values func(dst []byte, from, to int) []byte) {
 	compress := c.encoding != deltaBinaryPacked // its pages do not compress
 	value := 0
@@ -310,8 +312,9 @@ type numberTable struct {
 // hashing.
 const maxDirect = 1 << 16
 
-// index sets dst to each number's index in entries. It returns false if there
-// are more than limit entries.
+// index collects the distinct numbers of v in entries, and sets dst[i] to the index of
+// v[i] in entries. It leaves dst undefined if there is only one entry. It returns
+// false if v has, or probably has, more than limit distinct numbers.
 func (t *numberTable) index(dst []uint16, v []int64, low, high int64, limit int) (entries []int64, ok bool) {
 	t.entries = t.entries[:0]
 	if low == high {
@@ -324,8 +327,8 @@ func (t *numberTable) index(dst []uint16, v []int64, low, high int64, limit int)
 	return t.entries, t.indexHashed(dst, v, limit)
 }
 
-// indexDirect is index for numbers from low up to, but not including, low +
-// size.
+// indexDirect is index without a hash table. All numbers must be at least low and less
+// than low+size.
 func (t *numberTable) indexDirect(dst []uint16, v []int64, low int64, size, limit int) bool {
 	t.direct = sized(t.direct, size)
 	clear(t.direct)
@@ -375,7 +378,8 @@ func (t *numberTable) indexHashed(dst []uint16, v []int64, limit int) bool {
 	return true
 }
 
-// strings encodes the strings that are concatenated in text and end at ends.
+// strings encodes strings that are stored as in Values: concatenated in text, with the
+// end of each string in ends.
 func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, rows int) {
 	begin := func(i int) uint32 {
 		if i == 0 {
@@ -446,8 +450,9 @@ type textTable struct {
 
 var seed = maphash.MakeSeed()
 
-// index sets dst to each string's index in t.ends. It returns false if the
-// distinct strings are too many or too long for a dictionary.
+// index collects the distinct strings in t, and sets each element of dst to the index
+// in t.ends of the corresponding string in text. It returns false if the distinct
+// strings are too many or too long for a dictionary.
 func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
 	size := 1 << (bits.Len(uint(len(ends))) + 1)
 	t.slots, t.hashes = sized(t.slots, size), sized(t.hashes, size)

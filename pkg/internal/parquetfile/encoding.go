@@ -48,9 +48,9 @@ func appendPlainBools(dst []byte, v []bool) []byte {
 	return dst
 }
 
-// appendLevels appends the definition levels of a data page: for each row, 1
-// for a value or 0 for NULL. They are encoded as a hybrid of width 1, preceded
-// by its length in 4 bytes. If def is nil, no row is NULL.
+// appendLevels appends the definition levels of a data page: for each row, 1 for a
+// value or 0 for NULL. They are encoded by appendHybrid with a width of 1, after the
+// length of the result in 4 bytes. If def is nil, no row is NULL.
 func appendLevels(dst []byte, def []int16, rows int) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
@@ -209,9 +209,9 @@ func appendMiniblock(dst []byte, v *[deltaMiniblock]int64, width int) []byte {
 	return dst
 }
 
-// appendStored appends src as a Zstandard frame of raw blocks (RFC 8878, 3.1.1).
-// Pages that do not compress well need such frames, because a column chunk has
-// one codec, and some readers use the codec of the first row group for all.
+// appendStored appends src, uncompressed, as a Zstandard frame of raw blocks (RFC
+// 8878, 3.1.1). Pages that do not compress well need such frames, because a column
+// chunk has one codec, and some readers use the codec of the first row group for all.
 func appendStored(dst, src []byte) []byte {
 	const (
 		maxBlock      = 128 << 10

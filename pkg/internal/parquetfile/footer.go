@@ -1,6 +1,7 @@
 package parquetfile
 
-// addGroup adds to the footer a row group that was written at offset start.
+// addGroup adds to the footer the metadata of a row group that was written at offset
+// start.
 func (w *Writer) addGroup(g *RowGroup, start int64) {
 	t := &w.groups
 	t.open() // RowGroup

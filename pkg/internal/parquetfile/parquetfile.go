@@ -38,7 +38,7 @@ type Column struct {
 	Type Type
 }
 
-// Schema describes a file.
+// Schema describes the columns of a file and names the program that writes it.
 type Schema struct {
 	Name      string // name of the schema's root
 	CreatedBy string // program that writes the file
@@ -180,8 +180,8 @@ func (w *Writer) Add(g *RowGroup, inBackground bool) {
 // Pending returns the number of row groups that were added but not written yet.
 func (w *Writer) Pending() int { return len(w.pending) }
 
-// Finish writes the oldest pending row group and returns it for reuse. It
-// panics if it is missing.
+// Finish writes the oldest pending row group and returns it for reuse. It panics if no
+// row group is pending.
 func (w *Writer) Finish() (*RowGroup, error) {
 	g := w.pending[0]
 	g.encode()

@@ -18,8 +18,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// serverCauses maps substrings of error messages to causes of failed handshakes.
-// Package tls has no error values for most of them. The first match applies.
+// serverCauses lists substrings of the error messages of failed handshakes, each with
+// the cause to report. Package tls has no error values for most of these errors. The
+// first match applies.
 var serverCauses = []struct {
 	text  string
 	cause error
@@ -41,8 +42,8 @@ var errPlain = hint.New("no TLS on a listener with TLS", "the peer has to connec
 
 var errOwnCertificate = hint.New("TLS whose certificate the peer does not accept", "the peer has to know the authority of `tls-cert`, and the name or address that it connects to must be in the certificate")
 
-// refuseTLS records a failed handshake. A peer that only disconnects, like a port
-// check, does not count as refused.
+// refuseTLS counts and logs a failed handshake, whose error message is text. A peer
+// that only disconnects, like a port check, does not count as refused.
 func (r *refuser) refuseTLS(from net.Addr, text string) {
 	for _, c := range serverCauses {
 		if strings.Contains(text, c.text) {
@@ -53,8 +54,8 @@ func (r *refuser) refuseTLS(from net.Addr, text string) {
 	r.log.Debug("TLS handshake failed", "peer", from, "address", r.listen, "err", text)
 }
 
-// Handshake performs the TLS handshake of a connection accepted by l within
-// timeout. It counts a failure as a refusal.
+// Handshake performs the TLS handshake of c, a connection that l accepted. It fails
+// after timeout. It counts a failure as a refusal.
 func (l *Listener) Handshake(c *tls.Conn, timeout time.Duration) error {
 	c.SetDeadline(time.Now().Add(timeout))
 	if err := c.Handshake(); err != nil {
@@ -113,13 +114,14 @@ func ExplainTLS(err error) error {
 	return err
 }
 
-// Transport is an http.RoundTripper for requests to peers. Its errors have hints.
+// Transport is an http.RoundTripper for requests to peers. It adds hints to TLS
+// errors; see ExplainTLS.
 type Transport struct{ *http.Transport }
 
-// RoundTrip implements http.RoundTripper. If the peer sent a TLS alert after the
-// handshake, RoundTrip returns the alert, since in TLS 1.3 the peer checks the
-// client's certificate only then. http.Transport may report only that the
-// connection was closed.
+// RoundTrip implements http.RoundTripper. In TLS 1.3 a peer that rejects the client's
+// certificate sends an alert only after the client's handshake has ended.
+// http.Transport may then report only that the connection was closed, so RoundTrip
+// returns the alert instead.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var conn net.Conn
 	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn }}
@@ -152,7 +154,8 @@ type alertConn struct {
 	ending atomic.Bool
 }
 
-// SetWriteDeadline is called by tls.Conn before its last write.
+// SetWriteDeadline implements net.Conn. tls.Conn calls it only before its last write,
+// which then does not wait.
 func (c *alertConn) SetWriteDeadline(t time.Time) error {
 	c.ending.Store(true)
 	return c.Conn.SetWriteDeadline(t)

@@ -26,9 +26,9 @@ func Identity(cert *x509.Certificate) (string, error) {
 	return strings.Join(parts, "."), nil
 }
 
-// ProbeOf returns the probe name of an identity: the part after the last "-", as in
-// the old RRD importer. Invalid characters become "_", and the name is cut to 64
-// bytes. It may be "".
+// ProbeOf returns the probe name in an identity: the part after the last "-", as in
+// the old RRD importer. It replaces invalid characters with "_", and truncates the
+// name to 64 bytes. The name may be "".
 func ProbeOf(identity string) string {
 	name := identity[strings.LastIndexByte(identity, '-')+1:]
 	name = strings.Trim(strings.Map(func(r rune) rune {

@@ -57,8 +57,8 @@ func (n Networks) Check(addr netip.Addr) error {
 	return fmt.Errorf("%s is not in the networks that may be connected to", addr)
 }
 
-// Control calls Check before a connection is made, as a net.Dialer.Control. By then
-// the host name is resolved, so a later DNS response cannot bypass Check.
+// Control is a function for net.Dialer.Control that calls Check. It gets the address
+// after the host name is resolved, so a later DNS response cannot bypass Check.
 func (n Networks) Control(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -77,9 +77,9 @@ type Options struct {
 	Log   *slog.Logger // logs refused connections; nil disables logging
 }
 
-// Check returns a usage error if anybody could connect. The options must restrict
-// access to a loopback address, to allowed networks, or to clients with a
-// certificate.
+// Check returns a usage error if the options are invalid or let anybody connect. They
+// must restrict access to a loopback address, to allowed networks, or to clients with
+// a certificate.
 func (o Options) Check() error {
 	host, err := hostOf(o.Addr)
 	if err != nil {
@@ -166,7 +166,7 @@ func (l *Listener) SyscallConn() (syscall.RawConn, error) {
 }
 
 // Listen opens a listener. With TLS, its connections are *tls.Conn. The handshake
-// takes place in the first Read or Write, which needs a deadline.
+// takes place in the first Read or Write, so the caller must set a deadline before.
 func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	if err := opt.Check(); err != nil {
 		return nil, err

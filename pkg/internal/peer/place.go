@@ -52,10 +52,11 @@ func (r *PlaceReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Reset discards data read ahead. Call it after seeking in the input.
+// Reset discards data that was read but not returned yet. Call it after seeking in the
+// input.
 func (r *PlaceReader) Reset() { r.rest, r.err = nil, nil }
 
-// fill reads the next piece.
+// fill reads the next piece into r.rest and acquires the place.
 func (r *PlaceReader) fill() {
 	released := make(chan struct{})
 	timer := time.AfterFunc(placeTimeout, func() {

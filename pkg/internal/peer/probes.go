@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Probe is a probe from the settings.
+// Probe holds the settings of a probe.
 type Probe struct {
 	Name     string
 	Location *time.Location // time zone of its log folder names; nil: the default
@@ -56,5 +56,6 @@ func (p *Probes) ByName(name string) (Probe, bool) {
 	return Probe{}, false
 }
 
-// AddressName returns the probe name of an address, such as 10_0_0_7 for 10.0.0.7.
+// AddressName returns the name for a probe that is identified only by its address,
+// such as 10_0_0_7 for 10.0.0.7.
 func AddressName(addr netip.Addr) string { return ProbeOf("-" + addr.Unmap().WithZone("").String()) }

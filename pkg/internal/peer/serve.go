@@ -19,7 +19,7 @@ import (
 const maxHeader = 64 << 10
 
 // Server is an HTTP server that limits connections and the duration of requests. It
-// refuses requests that a web page makes a browser send.
+// refuses requests forged by web pages (CSRF).
 type Server struct {
 	Handler http.Handler
 	// Linkable allows links from other web pages to this server. GET requests
@@ -105,17 +105,19 @@ func (s *Server) server(l *Listener) *http.Server {
 // addresses have no such limit; see Host.
 func PerHost(total int) int { return max(1, total/4) }
 
-// ErrTooManyOfHost is the cause for refusing a connection beyond PerHost.
+// ErrTooManyOfHost is the cause of refusal for connections from a host that already
+// has the maximum number; see PerHost.
 var ErrTooManyOfHost = errors.New("its host has as many connections as one may have")
 
-// ConnHost returns the Host of a connection's remote address.
+// ConnHost returns the host of a connection's peer; see Host.
 func ConnHost(c net.Conn) string {
 	addr, _ := netip.ParseAddrPort(c.RemoteAddr().String())
 	return Host(addr.Addr())
 }
 
-// limited is a listener whose connections wait for a free place. It does not wrap
-// the connections, so that the kernel can still use sendfile.
+// limited is a listener that limits the number of connections, in total and per host,
+// to the places in hosts. It does not wrap the connections, so that the kernel can
+// still use sendfile.
 type limited struct {
 	*Listener
 	ctx   context.Context
@@ -142,9 +144,9 @@ func (l *limited) Accept() (net.Conn, error) {
 	}
 }
 
-// A body must arrive at slowestBody bytes per second on average, after bodyGrace.
-// Even a probe's slowest uplink is that fast. An attacker must keep sending at this
-// rate to hold a connection open.
+// After bodyGrace, a request body must have arrived at slowestBody bytes per second or
+// more on average. Even a probe's slowest uplink is that fast. An attacker must keep
+// sending at this rate to hold a connection open.
 const (
 	slowestBody = 1 << 10
 	bodyGrace   = 10 * time.Second

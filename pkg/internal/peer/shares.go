@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// Shares divides a number of places among peers, so that no peer can occupy all of
-// them. A free place goes to the waiting peer with the fewest places. No peer but
-// "" may hold more places than the limit per peer; see Host. Shares is safe for
-// concurrent use.
+// Shares divides a number of places (slots for concurrent work or connections) among
+// peers, so that no peer can occupy all of them. A free place goes to the waiting peer
+// with the fewest places. The limit per peer does not apply to the peer ""; see Host.
+// Shares is safe for concurrent use.
 type Shares struct {
 	each int // maximum places of one peer
 
@@ -32,7 +32,8 @@ type waiter struct {
 // errBound is the error of acquireWithin for a peer at its limit.
 var errBound = errors.New("the peer has as many places as one may have")
 
-// NewShares returns a Shares with total free places. each is the limit per peer.
+// NewShares returns a Shares with the given total number of places, all of them free.
+// each is the maximum number of places that one peer may hold.
 func NewShares(total, each int) *Shares {
 	return &Shares{each: each, free: total, held: map[string]int{}}
 }
@@ -148,10 +149,10 @@ func (s *Shares) finish(w *waiter, err error) {
 	close(w.done)
 }
 
-// Host returns the name under which limits count an address: the IPv4 address, or
-// the /64 network of an IPv6 address, since a single host may use all of it. It
-// returns "" for a loopback address, since such a peer is trusted and may be a
-// proxy or a tunnel for many peers.
+// Host returns the key that the limits per host use for an address: the IPv4 address,
+// or the /64 network of an IPv6 address, since a single host may use all of it. For a
+// loopback address it returns "", which stands for no limit, since such a peer is
+// trusted and may be a proxy or a tunnel for many peers.
 func Host(addr netip.Addr) string {
 	addr = addr.Unmap().WithZone("")
 	switch {

@@ -69,7 +69,7 @@ func (t TLS) Client() (*tls.Config, error) {
 	return c, nil
 }
 
-// material is the parsed content of the files.
+// material holds the parsed certificates and key from the files that a TLS names.
 type material struct {
 	own         tls.Certificate
 	authorities *x509.CertPool // nil without a CA
@@ -118,7 +118,7 @@ func (t TLS) stamp() (s [3]time.Time) {
 // checkEvery is the minimum time between checks for changed files.
 const checkEvery = time.Second
 
-// cache holds the current files of a listener.
+// cache holds the parsed files of a listener. Its method get reloads changed files.
 type cache struct {
 	files TLS
 	log   *slog.Logger

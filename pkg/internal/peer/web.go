@@ -13,8 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Any web page can make a browser send requests to the user's machine and networks.
-// Such requests are recognized by headers that no peer sends.
+// Causes of refusal for requests from web pages. Any web page can make a browser send
+// requests to the user's machine and networks (CSRF). guard recognizes most of them by
+// headers that no peer sends.
 var (
 	errHost = hint.New("request under a foreign name, perhaps of a web page",
 		"call a listener on the loopback address localhost, by its number, or as the setting for its address does")
@@ -26,10 +27,9 @@ var (
 // maxShown is the maximum number of bytes to log from a header.
 const maxShown = 80
 
-// guard refuses requests that web pages make a browser send. On the loopback
-// address without TLS, it also refuses unknown host names, to prevent DNS
-// rebinding. With TLS the browser checks the name. On other addresses any name may
-// be valid.
+// guard refuses requests forged by web pages (CSRF). On the loopback address without
+// TLS, it also refuses unknown host names, to prevent DNS rebinding. With TLS the
+// browser checks the name. On other addresses any name may be valid.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l, _ := r.Context().Value(listenerKey{}).(*Listener)
@@ -60,7 +60,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 // listenerKey is the key of the Listener in a request's context.
 type listenerKey struct{}
 
-// textAddr is a net.Addr that holds the value of http.Request.RemoteAddr.
+// textAddr is a net.Addr with a textual address, such as http.Request.RemoteAddr.
 type textAddr string
 
 func (a textAddr) Network() string { return "tcp" }
@@ -92,8 +92,8 @@ func (l *Listener) isOwnName(host string) bool {
 	return err == nil
 }
 
-// httpRequest matches the start of an HTTP request: a common method, or any other
-// method in a complete request line.
+// httpRequest matches the start of an HTTP request: a common method and a space, or a
+// complete request line with any method.
 var httpRequest = regexp.MustCompile(`^(?:(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |[^/# \r\n]+ [^\n]* HTTP/[0-9.]+\r?\n)`)
 
 // IsHTTP reports whether head, the first bytes of a connection, begins an HTTP

@@ -88,6 +88,7 @@ func (s *Sink) request(ctx context.Context, body []byte) error {
 }
 
 // classify returns the error for a response, or nil if the server accepted the points.
+// answer is the start of the response's body.
 func (s *Sink) classify(status int, answer string) error {
 	quoted := fmt.Sprintf("%d %s", status, http.StatusText(status))
 	if text := strings.TrimSpace(answer); text != "" {

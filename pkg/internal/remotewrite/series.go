@@ -82,7 +82,8 @@ func (s Series) Split() (name string, labels map[string]string) {
 	return s[0].Value, labels
 }
 
-// Join is the inverse of Split.
+// Join returns the series with the given metric name and labels. It is the inverse of
+// Split.
 func Join(name string, labels map[string]string) Series {
 	s := Series{{nameLabel, name}}
 	for _, label := range slices.Sorted(maps.Keys(labels)) {

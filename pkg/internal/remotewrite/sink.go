@@ -85,8 +85,8 @@ type Sink struct {
 	examples   map[string]string // of left-out points by reason, for the next warning
 }
 
-// New returns a sink for a server. The sink connects on the first Send. New returns
-// an error if the files with secrets and certificates cannot be read.
+// New returns a sink for a server. The sink connects on the first Send. New returns an
+// error if a file with secrets or certificates cannot be read.
 func New(opt Options) (*Sink, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -190,7 +190,8 @@ type delivery struct {
 	retried500 bool     // status 500 was already retried for RetryTimeout
 }
 
-// leaveOut counts samples as left out, and keeps the first one as an example.
+// leaveOut counts samples as left out, and keeps the first one as an example of the
+// reason. answer is the server's response, if any.
 func (d *delivery) leaveOut(samples []sample, reason, answer string) {
 	if len(samples) == 0 {
 		return
@@ -215,7 +216,8 @@ func (d *delivery) leaveOut(samples []sample, reason, answer string) {
 }
 
 // prepare returns the points to send, sorted by time across all series. Servers
-// without an out-of-order window require this order.
+// without an out-of-order window require this order. It counts the points that cannot
+// be sent.
 func (d *delivery) prepare(metrics []graphite.Metric) []sample {
 	latest := time.Now().Add(maxAhead).Unix()
 	samples := make([]sample, 0, graphite.Count(metrics))

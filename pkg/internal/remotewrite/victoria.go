@@ -40,8 +40,9 @@ func newVictoria(s *Sink) *victoria {
 // VictoriaMetrics sends about 100 kB.
 const maxMetrics = 16 << 20
 
-// read returns the server's count of dropped points. ok reports whether the server
-// is VictoriaMetrics, and answered whether it answered at all.
+// read returns the server's count of dropped points. ok is true if the server is
+// VictoriaMetrics. answered is false if the server gave no usable answer, so that ok
+// is not known.
 func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, v.url, nil)
 	if err != nil || v.opt.authorize(r) != nil {
@@ -117,8 +118,8 @@ func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	return v.awaitCount(ctx)
 }
 
-// awaitCount waits until the server has updated its count, for at most countWait.
-// It returns how many points the server has dropped since begin.
+// awaitCount waits until the server has updated its count, for at most countWait. It
+// returns how many points the server has dropped since the count was last read.
 func (v *victoria) awaitCount(ctx context.Context) int64 {
 	if !v.pending {
 		return 0

@@ -14,16 +14,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// server is a listening endpoint, served by Run.
+// server is an endpoint that is listening. Run serves it.
 type server interface {
 	Addrs() []string
 	Run(context.Context) error
 }
 
-// openFunc opens an endpoint.
+// openFunc opens an endpoint, that is, starts to listen.
 type openFunc func(context.Context) (server, error)
 
-// endpoint is a server that listens only while it has users.
+// endpoint is a server that listens only while it has users: Repository.Run or active
+// specifications.
 type endpoint struct {
 	label      string
 	capability *mplane.Statement
@@ -155,8 +156,8 @@ const (
 	maxRestart = time.Minute
 )
 
-// run serves the endpoint until the session ends. If the endpoint fails after it
-// was opened once, run reopens it, because the process also serves other endpoints.
+// run serves the endpoint until the session ends. If the endpoint fails after it has
+// been open, run reopens it, because the process also serves other endpoints.
 func (e *endpoint) run(s *session) {
 	defer close(s.done)
 	defer s.cancel()
@@ -219,8 +220,9 @@ func (e *endpoint) recordOpened(srv server) {
 	e.log.Info("listening", "address", strings.Join(e.addrs, " "))
 }
 
-// recordClosed records that the endpoint is closed. It reports whether run must
-// reopen the endpoint with the former function.
+// recordClosed records that the endpoint has ended with err. If good is false, the
+// current function has failed to open the endpoint. recordClosed then restores the
+// former function, if there is one, and returns true.
 func (e *endpoint) recordClosed(err error, good bool) (former bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -32,7 +32,7 @@ type lastPoint struct {
 	received time.Time
 }
 
-// begin makes add store points. The caller must call end.
+// begin enables add until the matching call of end, which the caller must make.
 func (l *lastPoints) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,7 +47,8 @@ func (l *lastPoints) end() {
 	}
 }
 
-// add stores points just received. It skips new metrics beyond maxMetrics.
+// add stores the last point of each metric just received. It skips new metrics beyond
+// maxMetrics. It does nothing while no specification is active.
 func (l *lastPoints) add(metrics []graphite.Metric) {
 	now := time.Now()
 	l.mu.Lock()
@@ -72,8 +73,9 @@ func (l *lastPoints) add(metrics []graphite.Metric) {
 	}
 }
 
-// rows returns the last point of each metric that received points since the given
-// time, ordered by path.
+// rows returns a row with the columns resultsRRD for the last point of each metric,
+// ordered by path. It skips metrics of which no point was received since the given
+// time.
 func (l *lastPoints) rows(since time.Time) [][]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -53,8 +53,8 @@ func (l *Logs) Run(ctx context.Context) error {
 	return errors.Join(err, l.stores.Close())
 }
 
-// Continue carries over the figures of a former endpoint that has ended; nil is
-// allowed. Call it before Run.
+// Continue makes l continue the counts of former, an endpoint that has ended. It does
+// nothing if former is nil. Call it before Run.
 func (l *Logs) Continue(former *Logs) {
 	if former != nil {
 		l.Repository.Continue(former.Repository)

@@ -34,7 +34,8 @@ const (
 // DefaultSystemID is the System_ID of mPlane's own repository.
 const DefaultSystemID = "repository-Proxy"
 
-// Options configures the endpoints of a repository. A nil endpoint is off.
+// Options configures the endpoints of a repository. An endpoint whose options are nil
+// is off.
 type Options struct {
 	Logs      *LogsOptions
 	Streaming *stream.Options
@@ -60,7 +61,7 @@ type Repository struct {
 	series    *SeriesStore
 }
 
-// New returns a repository with closed endpoints.
+// New returns a repository whose endpoints are not open yet; see Run.
 func New(opt Options) (*Repository, error) {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	opt.SystemID = cmp.Or(opt.SystemID, DefaultSystemID)
@@ -103,8 +104,9 @@ func New(opt Options) (*Repository, error) {
 	return r, nil
 }
 
-// opener returns a function that opens the endpoint with the given label, and the
-// endpoint's addresses. The function is nil if the endpoint is off.
+// opener returns a function that opens the endpoint with the given label, using the
+// options in opt. It also returns the addresses on which the endpoint listens. The
+// function is nil if the endpoint is off.
 func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Options) {
 	switch {
 	case label == CollectRRD && opt.RRD != nil:
@@ -128,8 +130,8 @@ func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Option
 	return nil, nil
 }
 
-// newOpenFunc returns a function that opens an endpoint and carries over the
-// figures of its predecessor.
+// newOpenFunc returns a function that opens an endpoint with open. The endpoint
+// continues the counts of its predecessor with the same label.
 func newOpenFunc[T interface {
 	server
 	Continue(former T)
@@ -171,7 +173,7 @@ type EndpointStats struct {
 	Err   error     // why the endpoint is closed although it should be open
 }
 
-// Open reports whether the endpoint is open.
+// Open reports whether the endpoint is open, that is, listening.
 func (e *EndpointStats) Open() bool { return len(e.Addrs) > 0 }
 
 // Name returns the name of the endpoint's section in the configuration.
@@ -227,8 +229,8 @@ func address(host string, listen []peer.Options) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// Services returns the capabilities of the endpoints. They are usable only
-// while Run runs.
+// Services returns a service for the capability of each endpoint. The services are
+// usable only while Run runs.
 func (r *Repository) Services() []component.Service {
 	var list []component.Service
 	for _, e := range r.endpoints {

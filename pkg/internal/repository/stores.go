@@ -103,8 +103,8 @@ func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release
 	return list, func() error { return closeAll(own) }, nil
 }
 
-// adoption returns the state that the stores adopt for a stream, or nil if there
-// was no math_repo.
+// adoption returns the state of math_repo that the stores adopt for a stream, or nil
+// if adoption is disabled.
 func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	if s.opt.Adopt == nil {
 		return nil

@@ -12,8 +12,9 @@ import (
 // value represents a working operation.
 type Alarm struct{ failing bool }
 
-// Set records the result of an attempt and reports whether the state changed. It logs
-// each change: the message failing with err and its hint, or the message recovered.
+// Set records err, the result of an attempt, and reports whether the state changed. It
+// logs each change: the message in failing, together with err and its hint, or the
+// message in recovered.
 func (a *Alarm) Set(err error, log *slog.Logger, failing, recovered string) (changed bool) {
 	switch {
 	case err != nil && !a.failing:

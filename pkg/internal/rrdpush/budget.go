@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// allowance updates the budgets of all folders. It returns how many new metrics may
-// be sent now.
+// allowance returns how many new metrics may be sent now without exceeding
+// Dest.creates, carbon's limit on new metrics per minute. It first updates the budgets
+// of all folders; see pushState.Creates. It returns 0 while a spool contains metrics.
 func (p *Pusher) allowance() int {
 	if p.Dest.creates <= 0 {
 		return math.MaxInt
@@ -45,7 +46,8 @@ func (p *Pusher) budget() float64 {
 // its start, carbon creates about 20 carbon.agents metrics under the same limit.
 const ownMetrics = 25
 
-// mostCreates returns the maximum budget.
+// mostCreates returns the maximum budget: the new metrics that carbon allows per
+// minute, less those reserved for carbon itself.
 func (p *Pusher) mostCreates() float64 {
 	n := max(p.Dest.creates, 0)
 	return float64(n - min(ownMetrics, n/2))

@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// Dest is a parsed destination.
+// Dest is a parsed destination of points; see ParseDest.
 type Dest struct {
 	text   string
 	scheme string // "graphite", "whisper", "http", "https", "prometheus" or "-"
@@ -148,8 +148,8 @@ func (d *Dest) NamingOf(mode string, t *rrdfile.Table) (rrdfile.Naming, bool) {
 	return rrdfile.NamingOf(mode, t)
 }
 
-// exports reports whether the destination is an endpoint, which receives file names
-// instead of metric names.
+// exports reports whether the destination is another tstatrepo's endpoint. Such an
+// endpoint receives names of files instead of names of metrics.
 func (d *Dest) exports() bool { return d.scheme == "http" || d.scheme == "https" }
 
 // Prints reports whether the destination is standard output.

@@ -91,11 +91,11 @@ type EndpointStats struct {
 	LastSuccess time.Time `json:"-"` // when points were last stored or spooled
 }
 
-// LeftOut returns the number of points that were not accepted from peers.
+// LeftOut returns the number of points counted by NotTstat, OverLimit and Ahead.
 func (s *EndpointStats) LeftOut() int64 { return s.NotTstat + s.OverLimit + s.Ahead }
 
-// NotStored returns the number of points in Points that the destination refused or
-// ignored.
+// NotStored returns the number of points counted by Points that the destination
+// refused or ignored.
 func (s *EndpointStats) NotStored() int64 { return s.TooOld + s.OutOfOrder + s.DestRefused }
 
 // Endpoint is the repository side of mPlane's indirect export. It receives RRD
@@ -117,7 +117,7 @@ type Endpoint struct {
 	refusals rate.Sometimes     // limits warnings about refused POSTs
 }
 
-// sender is a probe that sends points.
+// sender is the state of a probe that sends points.
 type sender struct {
 	posts     int                 // in progress; guarded by Endpoint.counting
 	receiving chan struct{}       // lock of the one POST being received; guards metrics
@@ -125,7 +125,8 @@ type sender struct {
 	leftOut   rate.Sometimes      // limits warnings about left-out points
 }
 
-// NewEndpoint opens the destination and listens. Run closes both.
+// NewEndpoint opens the destination and starts to listen. Run closes the destination
+// and the listeners.
 func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -173,8 +174,8 @@ func (e *Endpoint) Stats() EndpointStats {
 	return e.stats
 }
 
-// Continue takes over the counts of a former endpoint that has ended; nil is
-// ignored. Call it before Run.
+// Continue makes e continue the counts of former, an endpoint that has ended. It does
+// nothing if former is nil. Call it before Run.
 func (e *Endpoint) Continue(former *Endpoint) {
 	if former == nil {
 		return
@@ -243,10 +244,10 @@ func (e *Endpoint) flush(ctx context.Context) {
 	e.record(err)
 }
 
-// ServeHTTP handles a POST. Like the old repository, it responds with status 200
-// and no body to a list of points, and with 400 to a body that is not one. It
-// responds with 413 if the body is too large, and with 503 if it currently cannot
-// store the points.
+// ServeHTTP receives points in a POST. Like the old repository, it responds with
+// status 200 and no body, or with 400 if the POST is not a list of points. It responds
+// with 413 if the body is too large, and with 503 if it currently cannot store the
+// points.
 func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	probe, err := e.probe(r)
 	if err != nil {
@@ -318,8 +319,9 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // bodyPiece is the number of bytes read from a POST at a time.
 const bodyPiece = 64 << 10
 
-// slot is the place of a POST in Endpoint.slots. It implements peer.Place, so that
-// the POST releases the place while it waits for its peer.
+// slot is an element of Endpoint.slots that a POST needs while it is processed. It
+// implements peer.Place, so that the POST releases the slot while it waits for its
+// peer.
 type slot struct {
 	slots chan struct{}
 	held  bool
@@ -345,8 +347,9 @@ func (s *slot) Release() {
 	}
 }
 
-// startPost returns the sender of a probe for a POST. The caller must call endPost at the
-// end of the POST. startPost returns an error if there are too many probes.
+// startPost returns the sender for a POST from a probe, and creates the sender if
+// necessary. The caller must call endPost at the end of the POST. startPost returns an
+// error if there are too many probes.
 func (e *Endpoint) startPost(probe string) (*sender, error) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
@@ -371,7 +374,7 @@ func (e *Endpoint) endPost(probe string, s *sender) {
 	}
 }
 
-// store sends metrics in parts, so that other POSTs can send in between.
+// store sends metrics to the sink in parts, so that other POSTs can send in between.
 func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
 	for size := fewestMetrics; len(metrics) > 0; {
 		n := min(size, len(metrics))
@@ -407,7 +410,8 @@ func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took ti
 	return time.Since(begin), nil
 }
 
-// reportLeftOut counts and logs the left-out points of a POST.
+// reportLeftOut adds n, the counts of left-out points in a POST, to the counts of the
+// endpoint, and logs them.
 func (e *Endpoint) reportLeftOut(r *http.Request, probe string, from *sender, n *EndpointStats) {
 	first := false
 	e.count(func(s *EndpointStats) {
@@ -443,8 +447,9 @@ func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, code int, text
 	_, _ = io.WriteString(w, text) // the peer may be gone
 }
 
-// probe determines the name of the probe from the client certificate, the address
-// or the settings.
+// probe returns the name of the probe that sent a request. The name comes from the
+// client certificate, or else from the peer's address or from Target.Probe; see
+// EndpointOptions.Probes.
 func (e *Endpoint) probe(r *http.Request) (string, error) {
 	identity, err := peer.IdentityOf(r.TLS)
 	if err != nil {

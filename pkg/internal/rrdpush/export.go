@@ -23,8 +23,8 @@ const exportPath = "/register/result/indirect_export"
 // exportPoints is the maximum number of points in a POST: about 300 kB.
 const exportPoints = 5000
 
-// exporter is the probe side of mPlane's indirect export. It sends the names of RRD
-// files instead of metric names.
+// exporter is a graphite.Sink for the probe side of mPlane's indirect export. It sends
+// the names of RRD files instead of metric names.
 type exporter struct {
 	url    string
 	retry  time.Duration

@@ -95,8 +95,8 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	return flush()
 }
 
-// metric returns 0 and the name of a file's metric, or the reason for leaving the
-// file out.
+// metric returns 0 and the name of the metric for a file, or the reason for leaving
+// the file out. It adds the metric to those of the sender.
 func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	if !rrdfile.IsTstat(file) {
 		return notTstat, ""
@@ -114,7 +114,8 @@ func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	return 0, name
 }
 
-// nextPoint parses one [file, time, value]. It also returns an infinity for NaN.
+// nextPoint parses one [file, time, value]. It returns an infinite value for NaN too;
+// see pythonJSON.
 func nextPoint(d *json.Decoder) (string, graphite.Point, error) {
 	var tokens [5]json.Token
 	for i := range tokens {
@@ -154,8 +155,8 @@ func unexpected(err error) error {
 // decoder keeps them in memory.
 const maxItem = 8 << 10
 
-// pythonJSON converts Python's JSON dialect to JSON by replacing NaN and Infinity
-// with a number that overflows.
+// pythonJSON is a reader that converts Python's JSON dialect to JSON: it replaces NaN
+// and Infinity with a number that overflows.
 type pythonJSON struct {
 	r               *bufio.Reader
 	rest            string // text to return before reading more from r

@@ -10,7 +10,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/remotewrite"
 )
 
-// printer writes points as text lines.
+// printer is a graphite.Sink that prints points as text lines.
 type printer struct {
 	w      io.Writer
 	labels bool // write series instead of paths, see remotewrite.ParsePath

@@ -59,9 +59,9 @@ type Target struct {
 	leftOut func(remotewrite.LeftOut)
 }
 
-// open returns the sink of the destination. If the destination is a server and
-// SpoolSize is not 0, the sink is a spool with the given name. Otherwise the spool
-// is nil.
+// open opens the destination and returns its sink. If the destination is a server and
+// SpoolSize is not 0, the sink is a spool with the given name, and open returns the
+// spool too. Otherwise the returned spool is nil.
 func (t *Target) open(name string) (graphite.Sink, *graphite.Spool, error) {
 	sink, err := t.openSink()
 	if err != nil || !t.Dest.remote() || t.SpoolSize == 0 {
@@ -148,8 +148,9 @@ type Pusher struct {
 	warnedShared, warnedOld, warnedMany bool
 }
 
-// New opens the state and the destination. The caller must call Close. New returns a
-// usage error if a source is neither a folder nor an .rrd file.
+// New returns a Pusher with its state loaded and its destination open. The caller must
+// call Close. New returns a usage error if a source is neither a folder nor an .rrd
+// file.
 func New(opt Options) (*Pusher, error) {
 	p, err := newPusher(opt)
 	if err != nil {
@@ -161,7 +162,7 @@ func New(opt Options) (*Pusher, error) {
 	return p, nil
 }
 
-// newPusher returns a Pusher for the sources. open adds its state and destination.
+// newPusher returns a Pusher for the sources, without state or destination; see open.
 func newPusher(opt Options) (*Pusher, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -390,8 +391,8 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// finish logs warnings about the pass. It returns an error if the destination is
-// down or files could not be read.
+// finish completes the summary of the pass and logs warnings. It returns an error if
+// the destination is down or files could not be read.
 func (p *Pusher) finish() error {
 	if p.sum.Recreated = int64(len(p.older)); p.sum.Recreated > 0 {
 		p.Log.Warn("files are older than the last point sent: they are sent from their start",

@@ -39,8 +39,8 @@ func newBatch() *batch {
 	return &batch{files: map[string]*fileState{}, all: make([]graphite.Point, 0, batchPoints+batchPoints/10)}
 }
 
-// reset empties b for reuse. It does not reuse files, whose values now belong to the
-// state.
+// reset empties b for reuse. It does not reuse the map files, whose values now belong
+// to the saved state.
 func (b *batch) reset() {
 	*b = batch{files: map[string]*fileState{}, all: b.all[:0], metrics: b.metrics[:0]}
 }
@@ -151,8 +151,8 @@ func (r *reading) readNew(f metricFile) (got newPoints, err error) {
 	return got, err
 }
 
-// file adds the new points of a file to the next batch. It counts unreadable files
-// and only returns errors that end the pass.
+// file adds the new points of a file to the next batch. It counts and logs unreadable
+// files; it returns only errors that end the pass.
 func (r *reading) file(f metricFile) error {
 	path := filepath.Join(f.dir, f.file)
 	got, err := r.readNew(f)
@@ -197,8 +197,8 @@ func (r *reading) file(f metricFile) error {
 	return nil
 }
 
-// fail counts an unreadable file. It logs the error unless it is the same as in the
-// last pass.
+// fail counts an unreadable file. It logs err unless it has already logged the same
+// error for the file.
 func (p *Pusher) fail(path string, err error) {
 	p.sum.Failed++
 	if p.failed[path] != err.Error() {
@@ -207,8 +207,8 @@ func (p *Pusher) fail(path string, err error) {
 	}
 }
 
-// metrics returns the metrics of a file, and the number of negative percentiles left
-// out. It also leaves out infinite values.
+// metrics returns the metrics with the new points of a file, and the number of
+// negative percentiles left out. It also leaves out infinite values.
 func (r *reading) metrics(f metricFile, got *rrdfile.File) (metrics []graphite.Metric, negative int64) {
 	percentile := !r.Negative && rrdfile.IsPercentile(f.file)
 	for i, s := range got.Series {

@@ -59,7 +59,7 @@ func (svc *Service) ready() error {
 	return errors.Join(errs...)
 }
 
-// state returns the snapshot for the page and the metrics.
+// state returns a snapshot of the service for the administration page and the metrics.
 func (svc *Service) state() *admin.State {
 	var tstat *admin.Tstat
 	if svc.exporter != nil { // without svc.mu, since Tstat can take a second
@@ -125,7 +125,7 @@ func (svc *Service) state() *admin.State {
 	return s
 }
 
-// addExport adds one of the probe's exports to s.
+// addExport adds an export to s. from is the name of the exporting probe.
 func addExport(s *admin.State, from string, e exporter.Export) {
 	name := e.Label + " " + e.Token
 	switch e.Capability {

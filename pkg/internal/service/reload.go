@@ -7,8 +7,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Change is a new configuration for a running service. Its options must have the
-// same Shared as the current options.
+// Change is a new configuration for a running service. Options.Shared must be that of
+// the current configuration.
 type Change struct {
 	Options Options
 	// Applied lists the changed keys that the service applies. NeedRestart lists
@@ -16,10 +16,10 @@ type Change struct {
 	Applied, NeedRestart []string
 }
 
-// reload applies the changed configuration as far as possible, and logs the
-// keys that need a restart. No connection is lost: an endpoint responds to
-// requests in flight before it is reopened with other settings. If the
-// configuration is invalid, nothing changes.
+// reload applies the configuration that load returns as far as possible, and logs the
+// changed keys that need a restart. No connection is lost: an endpoint responds to
+// requests in flight before it is reopened with other settings. If load returns an
+// error, nothing changes.
 func (svc *Service) reload(load func() (*Change, error)) {
 	log, now := svc.opt.Log, &svc.opt.Repository
 	change, err := load()
@@ -49,7 +49,7 @@ func (svc *Service) reload(load func() (*Change, error)) {
 	svc.opt.RRDTo = next.RRDTo
 }
 
-// touches reports whether the service applies any changed key in the given section.
+// touches reports whether Applied contains a key of the given section.
 func (c *Change) touches(section string) bool {
 	return slices.ContainsFunc(c.Applied, func(key string) bool { return strings.HasPrefix(key, section+".") })
 }

@@ -171,7 +171,7 @@ type parts struct {
 	errs []error
 }
 
-// Go starts a part.
+// Go runs a part in a goroutine. An error from run stops all parts.
 func (p *parts) Go(run func() error) {
 	p.running.Go(func() {
 		err := run()

@@ -15,7 +15,7 @@ import (
 // ErrLocked reports that another process holds the lock. Errors from Lock wrap it.
 var ErrLocked = errors.New("locked")
 
-// Lock acquires the lock for key, which may be any text. The lock is a file in the
+// Lock acquires the lock for key, which may be any string. The lock is a file in the
 // folder "locks" below the state folder dir. Lock does not wait: it returns an error
 // that wraps ErrLocked if the lock is held. The kernel releases the locks of a process
 // that dies.

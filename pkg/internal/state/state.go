@@ -16,8 +16,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 )
 
-// banner starts the first line of a state file. It is followed on that line by the
-// format number and the SHA-256 of the remaining lines.
+// banner is the first word in a state file. The format number and the SHA-256 of the
+// remaining lines follow it in the first line.
 const banner = "tstatrepo-state"
 
 // escaped ends the first line of state files in which file names are escaped as in
@@ -27,10 +27,11 @@ const escaped = "escaped"
 // ErrNewer reports that a newer version wrote a file. Errors from CheckFormat wrap it.
 var ErrNewer = errors.New("a newer version wrote it")
 
-// CheckFormat returns an error that wraps ErrNewer if found, the format number of the
-// file at path, is above known, the newest format that this version reads. Every file
-// that the program writes for its own use has a format number, and its reader calls
-// CheckFormat. Reading only part of a newer format could lose or repeat data.
+// CheckFormat returns an error that wraps ErrNewer if found is greater than known.
+// found is the format number of the file at path, and known is the newest format that
+// this version reads. Every file that the program writes for its own use has a format
+// number, and its reader calls CheckFormat. Reading only part of a newer format could
+// lose or repeat data.
 func CheckFormat(path string, found, known int) error {
 	if found <= known {
 		return nil
@@ -39,9 +40,10 @@ func CheckFormat(path string, found, known int) error {
 		"upgrade tstatrepo to the version that wrote the file, or a later one")
 }
 
-// Load reads the state that Save wrote to path into v. The error is fs.ErrNotExist only
-// if the file does not exist. A damaged file, or one with another format, is never
-// treated as absent, because starting from zero would repeat all work.
+// Load decodes the state in the file at path, which Save wrote, into v. The error is
+// fs.ErrNotExist only if the file does not exist. A damaged file, or one with another
+// format, is never treated as absent, because starting from zero would repeat all
+// work.
 func Load(path string, format int, v any) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -108,8 +110,8 @@ func Save(path string, format int, v any) error {
 
 func checksum(body []byte) string { return fmt.Sprintf("%x", sha256.Sum256(body)) }
 
-// Absolute returns the absolute path, with links resolved if the file exists. Two paths
-// to the same folder must share their state.
+// Absolute returns the absolute path, with links resolved if the file exists, so that
+// two paths to the same folder share their state.
 func Absolute(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {

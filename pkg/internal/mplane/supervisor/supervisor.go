@@ -269,7 +269,7 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 // jobSize estimates the size of a job without a reply, in bytes.
 func jobSize(b *job) int { return 768 + mplane.Size(b.asked) + mplane.Size(b.relayed) }
 
-// insert adds a job.
+// insert adds a job. It counts the job as running unless the job has a reply.
 func (s *Supervisor) insert(b *job) {
 	s.asked[key{b.client, b.asked.ID()}] = b
 	s.relayed[key{b.component, b.relayed.ID()}] = b
@@ -279,7 +279,9 @@ func (s *Supervisor) insert(b *job) {
 	s.dirty = true
 }
 
-// state returns a job's reply, or its receipt while the job runs.
+// state returns the reply to the job that identity submitted with the token. It
+// returns a receipt if the job is still running, or an exception if the job is
+// unknown.
 func (s *Supervisor) state(identity, token string) mplane.Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,8 +298,9 @@ func (s *Supervisor) state(identity, token string) mplane.Message {
 	return b.reply
 }
 
-// interrupt asks the component to stop a job. A component that has not accepted the job
-// yet may not know the job, so Receive then sends the interrupt later.
+// interrupt asks the component to stop a job. If the component has not accepted the
+// job yet, it may not know the job. Receive then queues the interrupt when the receipt
+// arrives.
 func (s *Supervisor) interrupt(identity, token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -319,7 +322,8 @@ func (s *Supervisor) queueInterrupt(b *job) {
 	}
 }
 
-// Receive handles a component's reply.
+// Receive records that a component has accepted a job if m is a receipt. Any other
+// message ends the job and becomes its reply.
 func (s *Supervisor) Receive(identity string, m mplane.Message) {
 	token := m.ID()
 	st, ok := m.(*mplane.Statement)
@@ -404,8 +408,9 @@ func (s *Supervisor) Registered(identity string) {
 	}
 }
 
-// resend queues a specification again that got no response. A component that already
-// has the specification resends its receipt.
+// resend queues the specification of a job again if it got no response, but ends the
+// job after maxResend attempts. A component that already has the specification resends
+// its receipt.
 func (s *Supervisor) resend(b *job) {
 	b.sent = time.Now()
 	if b.resent++; b.resent > maxResend {
@@ -442,7 +447,8 @@ func (s *Supervisor) maintain(ctx context.Context) {
 	}
 }
 
-// tidy ends jobs that will get no reply, and removes old ones.
+// tidy ends jobs that will get no reply, and removes jobs whose replies were kept long
+// enough.
 func (s *Supervisor) tidy(now time.Time) {
 	s.registrar.Tidy(now)
 	s.mu.Lock()
@@ -465,8 +471,9 @@ func (s *Supervisor) tidy(now time.Time) {
 	}
 }
 
-// checkJob ends a job if its component is absent or its result is overdue. It resends
-// messages that got no response.
+// checkJob ends a job if its component is absent or its result is overdue. Otherwise
+// it resends a specification or interrupt that got no response, and interrupts a job
+// that has exceeded its scope.
 func (s *Supervisor) checkJob(b *job, now time.Time) {
 	present, seen := s.registrar.Present(b.component)
 	d := b.asked.When.Delays(b.created)

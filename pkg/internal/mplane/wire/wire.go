@@ -1,6 +1,6 @@
-// Package wire transports mPlane messages over HTTP, for both workflows. It defines the
-// media type, the limits on body sizes, the identity of a peer, and the pages that list
-// capabilities.
+// Package wire transports mPlane messages over HTTP, for both the client-initiated and
+// the component-initiated workflow. It defines the media type, the limits on body
+// sizes, the identity of a peer, and the pages that list capabilities.
 package wire
 
 import (
@@ -42,9 +42,9 @@ const (
 // HTML is the media type of the RI's error pages and of its empty responses.
 const HTML = "text/html; charset=UTF-8"
 
-// Only maxLarge messages of at least small bytes are read concurrently, because parsing
-// needs many times the memory of the message itself. A remote host can send only one
-// such message at a time.
+// At most maxLarge messages of at least small bytes are read concurrently, because
+// parsing a message needs many times its size in memory. A remote host can send only
+// one such message at a time. Others wait for up to waitLarge.
 const (
 	small     = 64 << 10
 	maxLarge  = 4
@@ -56,7 +56,7 @@ var (
 	parsing sync.Mutex // serializes the parsing of large messages
 )
 
-// ReadMessage reads the message in a request.
+// ReadMessage reads and parses the message in the body of a request.
 func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message, error) {
 	begin, err := io.ReadAll(io.LimitReader(r.Body, small))
 	if err != nil {
@@ -129,9 +129,9 @@ func Fail(w http.ResponseWriter, status int) {
 	Answer(w, status, HTML, fmt.Appendf(nil, "<html><title>%s</title><body>%s</body></html>", text, text))
 }
 
-// Identity returns the identity of a request's sender: the one in its certificate, or
-// else the one in IdentityHeader unless that is the RI's default, or else the host's
-// address.
+// Identity returns the identity of a request's sender. This is the identity in the
+// sender's certificate, or else the value of IdentityHeader (unless it is the RI's
+// default), or else the sender's address.
 func Identity(r *http.Request) (string, error) {
 	id, err := peer.IdentityOf(r.TLS)
 	if err != nil || id != "" {
@@ -176,12 +176,12 @@ type Server struct {
 	Backend    Backend
 }
 
-// pagePath is the path prefix of further pages of links. The index of the first
-// capability on the page follows it. The URL has no query, because the RI follows all
-// links on a page but may lose the part after a "?".
+// pagePath is the path prefix of all pages of links but the first. It is followed by
+// the index of the first capability on the page. The URL has no query, because the RI
+// follows all links on a page but may lose the part after a "?".
 const pagePath = "/capability-page/"
 
-// ServeHTTP serves /, /capability, /capability/TOKEN and further pages.
+// ServeHTTP serves /, /capability, /capability/TOKEN and the pages below pagePath.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, err := Identity(r)
 	if err != nil {
@@ -233,7 +233,8 @@ func (s *Server) page(w http.ResponseWriter, id string, first int) {
 	Answer(w, http.StatusOK, "text/html", b.Bytes())
 }
 
-// linked returns a copy of a capability with a link to this server.
+// linked returns a copy of a capability with a link to this server. The copy of a
+// withdrawal gets no link.
 func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
 	l := *c
 	if l.Kind == mplane.Capability {
@@ -352,10 +353,10 @@ func (d Dialer) Open() (*Conn, error) {
 // Root returns the URL of the peer, with a final slash.
 func (c *Conn) Root() string { return c.root.String() + "/" }
 
-// IsPage reports whether a page of links can have the given media type.
+// IsPage reports whether a response with the given media type can be a page of links.
 func IsPage(contentType string) bool { return strings.HasPrefix(contentType, "text/html") }
 
-// Response is a response with its whole body.
+// Response is the response to a request that Conn.Do sent.
 type Response struct {
 	Status   int
 	Type     string // media type
@@ -409,7 +410,7 @@ func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*
 }
 
 // PeerIdentity opens a connection to read the identity in the peer's certificate.
-// Without TLS the peer is anonymous.
+// Without TLS it returns mplane.Anonymous.
 func (c *Conn) PeerIdentity(ctx context.Context) (string, error) {
 	if c.root.Scheme == "http" {
 		return mplane.Anonymous, nil
