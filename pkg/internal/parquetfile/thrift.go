@@ -85,7 +85,7 @@ func (t *compact) list(id int, kind byte, n int) {
 }
 
 // begin starts a struct that is a field. open starts the outermost struct or an
-// element of a list. end ends either.
+// element of a list. end ends the innermost struct.
 func (t *compact) begin(id int) {
 	t.field(id, thriftStruct)
 	t.open()

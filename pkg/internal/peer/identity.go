@@ -27,8 +27,8 @@ func Identity(cert *x509.Certificate) (string, error) {
 }
 
 // ProbeOf returns the probe name in an identity: the part after the last "-", as in
-// the old RRD importer. It replaces invalid characters with "_", and truncates the
-// name to 64 bytes. The name may be "".
+// the old RRD importer. It replaces invalid characters with "_", trims "_" at both
+// ends, and truncates the name to 64 bytes. The name may be "".
 func ProbeOf(identity string) string {
 	name := identity[strings.LastIndexByte(identity, '-')+1:]
 	name = strings.Trim(strings.Map(func(r rune) rune {
@@ -40,8 +40,8 @@ func ProbeOf(identity string) string {
 	return name[:min(len(name), 64)]
 }
 
-// IdentityOf returns the identity of the peer after the handshake. It returns ""
-// if state is nil or the peer has no verified certificate.
+// IdentityOf returns the mPlane identity in the peer's certificate. It returns "" if
+// state is nil or the peer has no verified certificate.
 func IdentityOf(state *tls.ConnectionState) (string, error) {
 	if state == nil || len(state.VerifiedChains) == 0 {
 		return "", nil

@@ -151,7 +151,8 @@ func firstLine(file string) (string, error) {
 	return strings.TrimSuffix(line, "\r"), err
 }
 
-// authorize sets the headers of a request. It rereads the files on each call.
+// authorize adds the client's credentials and the configured headers to a request. It
+// rereads their files on each call.
 func (s *Server) authorize(r *http.Request) error {
 	set := func(line string) error {
 		name, value, err := parseHeader(line)

@@ -44,7 +44,7 @@ const HTML = "text/html; charset=UTF-8"
 
 // At most maxLarge messages of at least small bytes are read concurrently, because
 // parsing a message needs many times its size in memory. A remote host can send only
-// one such message at a time. Others wait for up to waitLarge.
+// one such message at a time. Further messages wait for up to waitLarge.
 const (
 	small     = 64 << 10
 	maxLarge  = 4

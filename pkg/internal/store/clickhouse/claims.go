@@ -12,9 +12,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// Rows are only inserted into the table of claims. Renewing a claim inserts a
-// row with the same number; ending a claim inserts a row whose until is 0.
-// Prune drops the partitions of past days.
+// The table of claims is append-only. Renewing a claim inserts a row with the same
+// number; ending a claim inserts a row whose until is 0. Prune drops the partitions of
+// days more than a week ago.
 const (
 	claimsOrder  = "(file, folder, probe, owner)"
 	createClaims = ` (
@@ -29,7 +29,7 @@ const (
 )`
 )
 
-// claim is a valid claim.
+// claim is an owner's unexpired claim on a key.
 type claim struct {
 	owner   string
 	number  uint64
@@ -168,9 +168,9 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 	return nil
 }
 
-// insertClaims inserts claims that expire after the given seconds; 0 ends them.
-// Clients know the server's time only roughly, so a row's version is also made
-// greater than all versions read for its claim.
+// insertClaims inserts claims that expire after the given number of seconds. If it is
+// 0, the claims end now. Clients know the server's time only roughly, so a row's
+// version is also made greater than all versions read for its claim.
 func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
 	if len(claims) == 0 {
 		return nil

@@ -115,7 +115,7 @@ func (s *Store) String() string { return s.url }
 // even if it never got a record.
 const randomBits = 44
 
-// newAttempt returns the number of a new attempt.
+// newAttempt returns the number of a new attempt to store a file.
 func (s *Store) newAttempt() uint64 {
 	return uint64(time.Now().Add(s.offset).Unix()/3600)<<randomBits | rand.Uint64()>>(64-randomBits)
 }

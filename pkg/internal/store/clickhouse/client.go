@@ -81,7 +81,7 @@ func newClient(text string, cfg *config, opt Options) (*client, error) {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// params are settings of one request.
+// params holds settings of one request.
 type params map[string]string
 
 // noDatabase makes post omit the database, which may not exist yet.
@@ -130,8 +130,8 @@ func (c *client) post(ctx context.Context, host string, p params, body io.Reader
 	return nil, classify(answerError(host, resp.StatusCode, resp.Header.Get("X-ClickHouse-Exception-Code"), string(text)))
 }
 
-// answer is the body of a response, with timeouts for reading it. The time
-// between two Reads does not count toward them.
+// answer is the body of a response, with timeouts for reading it. The timeouts do not
+// count the time between two Reads.
 type answer struct {
 	ctx    context.Context // of the request
 	cancel context.CancelCauseFunc
@@ -181,7 +181,7 @@ func (c *client) hostOrder() []string {
 	return hosts
 }
 
-// prefer makes a host the first to try.
+// prefer makes a host the first one in hostOrder.
 func (c *client) prefer(host string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -218,13 +218,14 @@ func (c *client) liveHost(ctx context.Context) (host string, err error) {
 	return host, err
 }
 
-// exec runs a statement without a result. host is "" for any available host.
+// exec runs a statement without a result on a host. If host is "", it uses any
+// available host.
 func (c *client) exec(ctx context.Context, host string, p params, sql string) error {
 	return c.query(ctx, host, p, sql, func([]string) error { return errors.New("unexpected answer") })
 }
 
-// query runs a statement and calls f with the unescaped fields of each row in the
-// response. host is "" for any available host.
+// query runs a statement on a host and calls f with the unescaped fields of each row
+// in the response. If host is "", it uses any available host.
 func (c *client) query(ctx context.Context, host string, p params, sql string, f func(row []string) error) error {
 	if host == "" {
 		return c.tryHosts(func(h string) error { return c.query(ctx, h, p, sql, f) })
@@ -296,10 +297,11 @@ func splitRow(line []byte) []string {
 	return row
 }
 
-// quoter escapes a literal or a quoted name.
+// quoter escapes the contents of a string literal or of a quoted name.
 var quoter = strings.NewReplacer(`\`, `\\`, `'`, `\'`, "`", "\\`", "\n", `\n`, "\t", `\t`, "\r", `\r`, "\x00", `\0`, "\b", `\b`, "\f", `\f`)
 
-// name quotes the name of a table, column, database or cluster.
+// name returns the name of a table, column, database or cluster in quotes. It joins
+// several parts by dots.
 func name(parts ...string) string {
 	var b strings.Builder
 	for i, p := range parts {
@@ -311,5 +313,5 @@ func name(parts ...string) string {
 	return b.String()
 }
 
-// text quotes a literal.
+// text returns s as an SQL string literal.
 func text(s string) string { return "'" + quoter.Replace(s) + "'" }

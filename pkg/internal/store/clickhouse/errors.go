@@ -86,7 +86,7 @@ const (
 	codeKeeper          = 999
 )
 
-// transientCodes are the codes of transient exceptions.
+// transientCodes lists the codes of transient exceptions.
 var transientCodes = map[int]bool{
 	3:   true, // UNEXPECTED_END_OF_FILE, from a node that disconnected
 	32:  true, // ATTEMPT_TO_READ_AFTER_EOF
@@ -136,7 +136,7 @@ var transientCodes = map[int]bool{
 	999: true, // KEEPER_EXCEPTION
 }
 
-// fileCodes are the codes of exceptions that are transient if their text matches
+// fileCodes lists the codes of exceptions that are transient if their message matches
 // transientSystem: a full or failed disk, or a lack of memory or descriptors.
 var fileCodes = map[int]bool{
 	76:   true, // CANNOT_OPEN_FILE
@@ -160,8 +160,8 @@ func codeOf(err error) int {
 	return 0
 }
 
-// classify marks transient errors as store.ErrUnavailable and
-// store.ErrTransient. It adds hints to some permanent errors.
+// classify marks transient errors as store.ErrUnavailable and store.ErrTransient. It
+// adds hints to some permanent errors.
 func classify(err error) error {
 	if err == nil || errors.Is(err, store.ErrTransient) || errors.Is(err, context.Canceled) {
 		return err

@@ -27,7 +27,8 @@ func (s *Store) logTypes(ctx context.Context) ([]string, error) {
 	return types, err
 }
 
-// histories calls f with the attempt history of each key selected by where.
+// histories calls f with the attempt history of each key that where, an SQL condition,
+// selects.
 func (s *Store) histories(ctx context.Context, where string, f func(history) error) error {
 	var key store.Key
 	h := history{}
@@ -96,9 +97,8 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	return counts, nil
 }
 
-// countOf stores in counts the number of rows of each record with one of the
-// given indexes. These records must have the same log type and be ordered by
-// time.
+// countOf sets counts[i] to the number of rows of records[i], for each i in indexes.
+// These records must have the same log type and be ordered by time.
 func (s *Store) countOf(ctx context.Context, logType string, records []store.Record, indexes []int, counts []int64) error {
 	indexOf := map[uint64]int{}
 	var keys []store.Key

@@ -24,8 +24,9 @@ const (
 	formTime                // DateTime64(6): microseconds since the epoch, Int64
 )
 
-// formOf returns the form in which a column of type typ, as in system.columns,
-// stores values of the given kind. ok is false if the column cannot store them.
+// formOf returns the form in which a column stores values of the given kind, and
+// whether the column is Nullable. typ is the column's type, as in system.columns. ok
+// is false if the column cannot store such values.
 func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
 	plain := unwrap(typ, "LowCardinality")
 	inner := unwrap(plain, "Nullable")
@@ -152,8 +153,8 @@ func (c *column) add(b *tstat.Batch, skip []bool) {
 	}
 }
 
-// addWritten appends the column's field from each row of b that skip does not
-// mark, as Tstat wrote it.
+// addWritten appends the column's field from each row of b, exactly as Tstat wrote it.
+// It leaves out the rows that skip marks.
 func (c *column) addWritten(b *tstat.Batch, skip []bool) {
 	v, ok := b.Column(c.source)
 	for i := range b.Len() {
@@ -188,7 +189,7 @@ func (c *column) null() {
 	}
 }
 
-// addAll appends all values of a vector.
+// addAll appends all values of a vector, which must not contain NULL.
 func (c *column) addAll(v tstat.Vector) {
 	d := c.data
 	switch c.form {
@@ -222,7 +223,7 @@ func (c *column) addAll(v tstat.Vector) {
 	c.data = d
 }
 
-// value appends value i of a vector.
+// value appends the i-th value of a vector.
 func (c *column) value(v tstat.Vector, i int) {
 	switch c.form {
 	case formInt, formTime:
@@ -284,7 +285,7 @@ func (k *block) findUnfit(b *tstat.Batch) (skip []bool, reasons map[int]string) 
 	return skip, reasons
 }
 
-// appendTo appends the block to out and empties it.
+// appendTo appends the encoded block to out, and empties the block.
 func (k *block) appendTo(out []byte) []byte {
 	out = binary.AppendUvarint(out, uint64(len(k.types)+len(k.columns)))
 	out = binary.AppendUvarint(out, uint64(k.rows))

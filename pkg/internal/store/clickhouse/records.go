@@ -16,14 +16,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// The table of records is an append-only list of events. Each row of a log carries the
-// number of the attempt that stored it, and is visible if this attempt has a record.
+// The kinds of events. The table of records is an append-only list of events. Each row
+// of a log carries the number of the attempt that stored it, and is visible if this
+// attempt has a record.
 //
 // An attempt is live once it has a commit event. It is no longer live once it has a
-// withdraw event, or once the commit of another attempt that was not withdrawn lists it
-// in replaces. Two importers can create live attempts with the same key, text and place
-// at the same time. In that case only the attempt with the smallest number has a record,
-// so the result does not depend on the order in which a reader sees the events.
+// withdraw event, or once the commit of another attempt that was not withdrawn lists
+// it in replaces. Two importers can create live attempts with the same key, SHA-256
+// and place at the same time. In that case only the attempt with the smallest number
+// has a record, so the result does not depend on the order in which a reader sees the
+// events.
 const (
 	eventCommit   = "commit"
 	eventRefresh  = "refresh"  // new size, mtime and path
@@ -58,8 +60,8 @@ const createFiles = ` (
 	transform String
 )`
 
-// addedColumns are the columns of createFiles that the first versions lacked.
-// Only the records of transformed logs need colTransform.
+// addedColumns lists the columns of createFiles that the first versions lacked. Only
+// the records of transformed logs need colTransform.
 var addedColumns = []string{"place String", "head String", "damaged UInt8", colTransform + " String"}
 
 const colTransform = "transform"
@@ -68,7 +70,7 @@ const colTransform = "transform"
 // time.
 const filesOrder = "(file, folder, probe, file_id, version)"
 
-// fileColumns are the columns of the table of records, in order.
+// fileColumns lists the columns of the table of records, in order.
 var fileColumns = []string{"file_id", "event", "version", "replaces", "probe", "folder", "file", "sha256", "length", "size", "mtime_ns",
 	"path", "type", "layout", "time", "rows", "rejects", "cut", "imported_us", "pruned_us", "place", "head", "damaged", colTransform}
 
@@ -100,8 +102,8 @@ type event struct {
 	rec      store.Record
 }
 
-// eventFields are the fields that readEvent expects, in order, followed by
-// addedColumns.
+// eventFields lists the fields that a query must select for readEvent, in order. The
+// addedColumns must follow.
 const eventFields = "file_id, event, version, arrayStringConcat(arrayMap(x -> toString(x), replaces), ','), probe, folder, file, sha256, length, size, " +
 	"mtime_ns, path, type, layout, toUnixTimestamp(time), rows, rejects, cut, imported_us, pruned_us"
 
@@ -151,7 +153,7 @@ func readEvent(row []string) (e event, err error) {
 	return e, err
 }
 
-// attempt is the state of one attempt after all its events.
+// attempt is the state of one attempt to store a file, after all its events.
 type attempt struct {
 	event            // the commit, updated by later events
 	changed   uint64 // version of the last refresh
@@ -160,7 +162,7 @@ type attempt struct {
 	replaced  bool
 }
 
-// history holds the attempts of one key, by number.
+// history holds all attempts to store the file of one key, by number.
 type history map[uint64]*attempt
 
 // add updates the history with an event. Events may be added in any order.
@@ -210,8 +212,8 @@ func (h history) live() []*attempt {
 	return out
 }
 
-// records returns the records: for each text and place, the record of the first
-// live attempt.
+// records returns the records of a history: those of its live attempts, except that of
+// several equal records (see store.Record.Same) only the first counts.
 func (h history) records() []store.Record {
 	var out []store.Record
 	for _, a := range h.live() {
@@ -222,13 +224,13 @@ func (h history) records() []store.Record {
 	return out
 }
 
-// textOfEvent is store.Record.Text in SQL.
+// textOfEvent is the SQL expression for store.Record.Text.
 const textOfEvent = "if(place = '', sha256, concat(sha256, ' ', place))"
 
 // filesTable returns the name of the table of records.
 func (s *Store) filesTable() string { return name(s.cfg.database, sqlstore.FilesTable) }
 
-// events calls f with each event selected by where.
+// events calls f with each event that where, an SQL condition, selects.
 func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
 	sql := "select " + eventFields
 	for _, def := range addedColumns {
@@ -285,8 +287,8 @@ func (s *Store) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Reco
 	return slices.DeleteFunc(rs, func(r store.Record) bool { return own[r.Key] }), err
 }
 
-// lookup returns the records for which columns, an SQL tuple, equals values(k) for one of
-// the keys k.
+// lookup returns the records that match one of the keys: those for which columns, an
+// SQL tuple, equals values(k) for some key k.
 func (s *Store) lookup(ctx context.Context, keys []store.Key, columns string, values func(store.Key) string) ([]store.Record, error) {
 	if s.empty {
 		return nil, nil
@@ -361,7 +363,7 @@ func literals(values ...any) string {
 	return b.String()
 }
 
-// list returns the records' Text identifiers as a list for IN. It adds an empty
+// list returns values of store.Record.Text as a list for SQL's IN. It adds an empty
 // string to the list, because IN requires at least one element.
 func list(texts []string) string {
 	quoted := []string{"''"}
@@ -380,8 +382,8 @@ func (s *Store) liveOnly(where string) string {
 		" and event = " + text(eventCommit) + " and file_id not in " + withdrawn + ")"
 }
 
-// visible returns a query for the numbers of a log type's attempts whose rows
-// are visible.
+// visible returns a query for the numbers of the attempts whose rows are visible to
+// readers of a log type's view.
 func (s *Store) visible(logType string) string {
 	place := ", place"
 	if slices.Contains(s.absent, addedColumns[0]) {
@@ -400,8 +402,9 @@ func (s *Store) visible(logType string) string {
 // same file to be withdrawn.
 const conflictWait = 2 * time.Second
 
-// CheckTransform returns an error if the table of records cannot hold transforms because
-// an older version created it and the user has no permission to alter it.
+// CheckTransform returns an error if the table of records has no column for
+// transforms, because an older version created it and the user has no permission to
+// alter it.
 func (s *Store) CheckTransform() error {
 	if len(s.absent) == 0 {
 		return nil

@@ -34,7 +34,8 @@ const micros = "_us"
 // in PostgreSQL, so that the same queries work.
 func names(f store.FileInfo) []string { return sqlstore.ColumnNames(f.Columns, ownNames(f.Type)) }
 
-// ownNames returns the names of the store's own columns.
+// ownNames returns the names that a table may use for the store's own columns: those
+// of ownColumns, and of the columns with the microseconds of times.
 func ownNames(typ *tstat.LogType) (own []string) {
 	for _, c := range ownColumns {
 		own = append(own, c.name)
@@ -153,8 +154,8 @@ func (s *Store) createService(ctx context.Context) error {
 	return nil
 }
 
-// absent returns those of addedColumns that are missing from a table of records
-// with the existing columns.
+// absent returns the addedColumns that a table of records lacks. existing has the
+// columns of that table.
 func absent(existing map[string]string) []string {
 	return slices.DeleteFunc(slices.Clone(addedColumns), func(def string) bool {
 		name, _, _ := strings.Cut(def, " ")
@@ -186,8 +187,9 @@ func (s *Store) addColumns(ctx context.Context, defs []string) error {
 // after it or another client has changed them.
 const maxChanges = 10
 
-// prepare creates or widens the tables of a file's log type, and returns the
-// types of the columns by name.
+// prepare creates or widens the tables of a file's log type, and returns the types of
+// their columns by name. cols are the names of the file's columns in the tables; see
+// names.
 func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols []string) (map[string]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,16 +215,16 @@ func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols
 	return nil, fmt.Errorf("prepare table %s: other clients keep changing it", name(s.cfg.database, f.Type.Name))
 }
 
-// forget discards the cached columns of a log type's table, because someone
-// changed the table.
+// forget discards the cached columns of a log type's table. It is called after errors
+// which mean that someone has changed the table.
 func (s *Store) forget(logType string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tables, logType)
 }
 
-// ensure makes the next change that a log type's tables need, and reports whether there
-// was one. If not, it returns the types of the columns by name.
+// ensure makes the next change that a log type's tables need, and reports whether a
+// change was necessary. If not, it returns the types of the columns by name.
 func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols []string) (_ map[string]string, changed bool, err error) {
 	typ := f.Type.Name
 	data := s.dataTable(typ)
@@ -271,8 +273,9 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 	return existing, changed, err
 }
 
-// ensureDerived creates a view, or a table that stores no rows, or replaces
-// one that lacks some of the columns. It reports whether it changed anything.
+// ensureDerived creates a view or Distributed table, which stores no rows itself. It
+// replaces an existing one that lacks some of the columns. It reports whether it
+// changed anything.
 func (s *Store) ensureDerived(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
 	existing, err := s.columns(ctx, host, table)
 	if err != nil {
@@ -318,8 +321,8 @@ func (s *Store) ensureDerived(ctx context.Context, host, table, engine string, c
 var wordPlace = regexp.MustCompile(`\bplace\b`)
 
 // lacksPlaces reports whether a view was created by one of the first versions. Such a
-// view shows the rows of a log only once, even if the same text is stored at several
-// places.
+// view shows the rows of a log only once, even if logs with the same content are
+// stored for several places; see store.Record.Place.
 func (s *Store) lacksPlaces(ctx context.Context, host, view string) (bool, error) {
 	var def string
 	err := s.query(ctx, host, nil, "show create table "+name(s.cfg.database, view), func(row []string) error {
@@ -329,8 +332,8 @@ func (s *Store) lacksPlaces(ctx context.Context, host, view string) (bool, error
 	return err == nil && !wordPlace.MatchString(def), err
 }
 
-// columnDefs returns the definitions of the columns for the values of c. n is the name of
-// the first.
+// columnDefs returns the SQL definitions of the one or two columns that hold the
+// values of c. n is the name of the first.
 func (s *Store) columnDefs(n string, c tstat.Column) []string {
 	typ := map[tstat.Kind]string{tstat.Int: "Int64", tstat.Float: "Float64", tstat.Bool: "UInt8", tstat.Text: "String"}[c.Kind]
 	if c.Kind != tstat.Time {

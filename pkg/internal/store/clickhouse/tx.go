@@ -59,8 +59,8 @@ func (x *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return nil
 }
 
-// start prepares for the columns of b. It leaves out columns that have had no values so
-// far, since every value costs the server time.
+// start adds to the block the columns of b that have had no values so far. Other
+// columns without values are left out, since every value costs the server time.
 func (x *tx) start(b *tstat.Batch) error {
 	if err := x.s.cfg.columns.CheckLater(x.file, b, x.hasTarget); err != nil {
 		return err
@@ -90,8 +90,8 @@ func (x *tx) hasTarget(source int) bool {
 		slices.ContainsFunc(x.idle, func(t target) bool { return t.source == source })
 }
 
-// reject reports the rows that the store cannot hold. It returns skip and
-// skipped as block.add expects them.
+// reject finds the rows that the store cannot hold, and reports them to
+// store.FileInfo.Reject. It returns skip and skipped as block.add expects them.
 func (x *tx) reject(b *tstat.Batch) (skip []bool, skipped int) {
 	skip, reasons := x.block.findUnfit(b)
 	for i, bad := range skip {
@@ -203,8 +203,8 @@ var blocks = sync.Pool{New: func() any { return new([]byte) }}
 // insert is a running INSERT.
 type insert = sqlstore.Pipe[*[]byte]
 
-// startInsert starts the INSERT statement sql. In the request the rows follow
-// the statement.
+// startInsert starts the INSERT statement sql. The request contains the statement and
+// then the blocks of rows that the caller sends.
 func (s *Store) startInsert(ctx context.Context, host, sql string) *insert {
 	p := params{
 		// Every row contains the number of the attempt, so duplicates

@@ -27,7 +27,7 @@ type config struct {
 	tls         peer.TLS
 }
 
-// settings are the options of a URL.
+// settings lists the valid options of a URL.
 var settings = []string{"ca", "cert", "cluster", "columns", "key", "password-file", "tls"}
 
 // Ports of ClickHouse's HTTP interface.

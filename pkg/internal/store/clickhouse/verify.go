@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Verify implements store.Manager. Rows without a record are normal here, since
-// the view hides them from readers. With opt.Deep it reads all rows.
+// Verify implements store.Manager. It does not report rows without a record, since the
+// view hides them from readers. With opt.Deep it reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if !opt.Deep {
 		return nil
@@ -29,7 +29,8 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	return nil
 }
 
-// readAll reads all rows of a log type.
+// readAll reads all rows of a log type. It reports tables that cannot be read, and
+// visible rows with values that end in CR.
 func (s *Store) readAll(ctx context.Context, logType string, opt store.VerifyOptions) error {
 	table := rowsTable(logType)
 	columns, err := s.columns(ctx, "", table)

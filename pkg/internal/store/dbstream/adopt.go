@@ -16,9 +16,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// adoptedTable holds, for each stream adopted from math_repo, the time up to
-// which math_repo has filled it, in seconds since the epoch, or 0. The time is
-// determined once, before tstatrepo writes to the stream.
+// adoptedTable is the table of the streams adopted from math_repo. For each stream it
+// holds the time up to which math_repo has filled the stream, in seconds since the
+// epoch, or 0 if tstatrepo stores all rows. The time is determined once, before
+// tstatrepo writes to the stream.
 const adoptedTable = "tstatrepo_adopted"
 
 // readAdopted returns the contents of adoptedTable.
@@ -38,14 +39,13 @@ func readAdopted(ctx context.Context, q pgdb.Querier) (map[string]int64, error) 
 	return adopted, err
 }
 
-// Adopt adopts a stream that math_repo filled. math_repo stores windows in ascending
-// order and never adds earlier rows, not even after a restart. So it has stored all rows
-// up to the end of the last window. If a file has earlier and later rows, tstatrepo
-// stores only the later ones.
+// Adopt takes over a stream that math_repo has filled. math_repo stores windows in
+// ascending order and never adds earlier rows, not even after a restart. So it has
+// stored all rows up to the end of the last window. If a file has earlier and later
+// rows, tstatrepo stores only the later ones.
 //
-// The end of the last window comes from math_repo's state or from the
-// database, whichever is later: math_repo may have been stopped before it wrote
-// its state.
+// The end of the last window comes from math_repo's state or from the database,
+// whichever is later: math_repo may have been stopped before it wrote its state.
 func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	name, err := s.streamName(a.Probe, a.Type)
 	if err != nil {
@@ -165,12 +165,13 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 	return end, unlisted, nil
 }
 
-// Accepts implements store.Store. It rejects files whose rows were all adopted.
+// Accepts implements store.Store. It rejects files whose rows were all stored by
+// math_repo.
 func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.allAdopted(f) }
 
-// allAdopted reports whether all rows of a file were adopted. The folder must
-// have ended more than maxZoneOffset before the end of the last adopted window,
-// because folder names may be interpreted in a time zone other than the
+// allAdopted reports whether math_repo has stored all rows of a file. The file's
+// folder must have ended more than maxZoneOffset before the end of the last adopted
+// window, because folder names may be interpreted in a time zone other than the
 // probe's.
 func (s *Store) allAdopted(f store.FileInfo) bool {
 	if len(s.adopted) == 0 || f.Next.IsZero() {

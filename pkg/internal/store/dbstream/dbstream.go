@@ -149,8 +149,8 @@ func (s *Store) Done(f store.FileInfo) {
 	}
 }
 
-// series returns the scheduler's series of a stream. The first call registers
-// it. Without a scheduler, series returns nil.
+// series returns the scheduler's series for a stream. The first call starts it.
+// Without a scheduler, series returns nil.
 func (s *Store) series(ctx context.Context, st *stream) *series {
 	if s.sched == nil {
 		return nil
@@ -197,7 +197,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// analyzeStreams updates the statistics of the written streams' parent tables, but not of
+// analyzeStreams runs ANALYZE on the parent tables of the written streams, but not on
 // their partitions. Since PostgreSQL 18 this requires ONLY, which older servers do not
 // support here.
 func (s *Store) analyzeStreams(ctx context.Context) {
@@ -217,9 +217,9 @@ func (s *Store) analyzeStreams(ctx context.Context) {
 	}
 }
 
-// analyze updates the statistics of a table. It only logs errors, because
-// without statistics queries are slower but correct, and autovacuum eventually
-// updates the statistics.
+// analyze runs PostgreSQL's ANALYZE on a table, with the given option and list of
+// columns. It only logs errors, because without new statistics queries are slower but
+// correct, and autovacuum eventually updates the statistics.
 func (s *Store) analyze(ctx context.Context, option string, table pgdb.Ident, columns string) {
 	if _, err := s.Pool.Exec(ctx, "analyze "+option+table.Sanitize()+columns); err != nil {
 		s.Log.Warn("analyze failed", "store", s.String(), "table", strings.Join(table, "."), "err", err)
@@ -268,8 +268,8 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	return x, nil
 }
 
-// forget discards the cached state of a stream, because a retention job may have dropped
-// a partition.
+// forget discards the cached state of a stream, because a partition may have been
+// dropped, for example by a retention job.
 func (s *Store) forget(stream string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

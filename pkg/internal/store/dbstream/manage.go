@@ -128,9 +128,9 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 	return res, s.Change(ctx, name, func(tx pgx.Tx) error { return s.MarkPruned(ctx, tx, before, condition, args...) })
 }
 
-// oldWindows returns the windows of a stream that end before the given time,
-// oldest first. If the catalog names a table that does not inherit from the
-// stream's table, the window has no table.
+// oldWindows returns the windows of a stream that end before the given time, oldest
+// first. It leaves a window's table nil if the table that the catalog names does not
+// inherit from the stream's table.
 func (s *Store) oldWindows(ctx context.Context, view pgdb.Ident, name string, before time.Time) ([]oldWindow, error) {
 	rows, _ := s.Pool.Query(ctx, `select v.serial_time::int8, n.nspname::text, c.relname::text, coalesce(pg_total_relation_size(c.oid), 0)
 		from `+view.Sanitize()+` v

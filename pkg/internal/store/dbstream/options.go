@@ -14,10 +14,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// settings are the options of the URL that this package interprets.
+// settings lists the options of the URL that this package interprets.
 var settings = []string{"schema", "window", "template", "columns", "copy", "analyze", "tablespace", "scheduler"}
 
-// DefaultStream is the name of streams if Options.Stream is empty.
+// DefaultStream is the default for Options.Stream.
 const DefaultStream = "{probe}_{type}"
 
 // Options configures Open.
@@ -73,7 +73,8 @@ func parse(text string) (dsn string, c config, err error) {
 	return dsn, c, err
 }
 
-// parseWindow parses the length of a window, such as 600s or 1h.
+// parseWindow returns the length of a window, given as a duration such as 600s or 1h,
+// in seconds.
 func parseWindow(own dest.Options) (int64, error) {
 	text := own["window"]
 	if text == "" {
@@ -129,7 +130,7 @@ func (s *Store) streamName(probe, logType string) (string, error) {
 	return StreamName(pattern, probe, logType)
 }
 
-// validName converts name to a valid stream name.
+// validName returns a valid stream name similar to name, for hints.
 func validName(name string) string {
 	name = strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c == '_' || c >= '0' && c <= '9' {

@@ -123,8 +123,8 @@ func newScheduler(addr string, window int64, log *slog.Logger, t timing) *schedu
 	return c
 }
 
-// lookup returns the series of a stream. A new series is not registered until
-// series.start.
+// lookup returns the series for a stream, which it creates if necessary. A new series
+// is not registered with the scheduler until series.start.
 func (c *scheduler) lookup(name string) *series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -203,7 +203,8 @@ func (c *scheduler) report(s *series, err error) {
 
 func validToken(t string) bool { return t != "" && len(t) <= maxToken }
 
-// run connects to the scheduler, and reconnects until the scheduler is closed.
+// run announces windows to the scheduler until scheduler.close. It reconnects after
+// errors.
 func (s *series) run() {
 	defer close(s.done)
 	t := s.c.timing
@@ -231,9 +232,9 @@ func (s *series) run() {
 	}
 }
 
-// connect registers and announces windows until close or an error. worked
-// reports whether the scheduler accepted the registration and the first waiting
-// window, if any.
+// connect connects to the scheduler, registers the series, and announces windows until
+// scheduler.close or an error. worked reports whether the scheduler accepted the
+// registration and the first waiting window, if any.
 func (s *series) connect() (worked bool, err error) {
 	t := s.c.timing
 	d := net.Dialer{Timeout: t.dial}
@@ -287,7 +288,8 @@ func (s *series) connect() (worked bool, err error) {
 	}
 }
 
-// announce requests permission for a window and reports that it is done.
+// announce asks the scheduler for permission to execute the job of a window, and then
+// reports that the job is done.
 func (s *series) announce(p *peer, token string, w windowWork) error {
 	job := schedJob{Name: s.name + "_" + strconv.FormatInt(w.start, 10), InputTime: w.start}
 	var grant execReply

@@ -29,8 +29,9 @@ type storedFile struct {
 	low     int64 // the earliest time of its rows; math.MaxInt64: unknown
 }
 
-// series determines the order in which the windows of a stream are finished, and
-// owns the connection over which it announces them.
+// series determines when the windows of a stream are finished, that is, expected to
+// get no more rows. It owns the connection over which it announces finished windows in
+// ascending order.
 type series struct {
 	c       *scheduler
 	name    string
@@ -64,8 +65,9 @@ type expectedFiles struct {
 	undone int       // stored, without a call of fileDone so far
 }
 
-// start registers the stream. last is the last announced window, or -1 if
-// unknown; open lists the windows with rows that were not announced.
+// start begins to register the stream and announce its windows in the background. last
+// is the last announced window, or -1 if unknown; open lists the windows with rows
+// that were not announced.
 func (s *series) start(view string, last int64, open []int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,7 +82,8 @@ func (s *series) start(view string, last int64, open []int64) {
 	go s.run()
 }
 
-// expect replaces the files that the importer has announced.
+// expect replaces the expected files with those that the importer now plans to import;
+// see Store.Plan.
 func (s *series) expect(files []store.FileInfo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,8 +164,8 @@ func (s *series) advance() {
 	}
 }
 
-// missing reports whether a file in the folder at t or in an earlier folder is
-// not stored yet.
+// missing reports whether a file whose folder has the time t or an earlier one is not
+// stored yet.
 func (s *series) missing(t time.Time) bool {
 	for _, other := range s.begun {
 		if !other.After(t) {
@@ -178,7 +181,8 @@ func (s *series) missing(t time.Time) bool {
 	return false
 }
 
-// finishBefore queues all open windows that start before limit.
+// finishBefore finishes all open windows that start before limit, and queues them to
+// be announced.
 func (s *series) finishBefore(limit int64) {
 	for _, start := range slices.Sorted(maps.Keys(s.open)) {
 		if start >= limit {

@@ -37,8 +37,8 @@ type stream struct {
 // zones. Folder names may be interpreted in a time zone other than the probe's.
 const maxZoneOffset = 26 * time.Hour
 
-// prepare creates the missing parts of a stream, and returns the names that the
-// file's columns have in the stream's table.
+// prepare creates the missing parts of a stream. It returns the stream, and the names
+// that the file's columns have in the stream's table.
 func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*stream, []string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -115,7 +115,7 @@ func columnNames(f store.FileInfo, c config, table map[string]string) []string {
 	return names
 }
 
-// has reports whether a file has a column.
+// has reports whether a file has the column with the given name.
 func has(f store.FileInfo, name string) bool {
 	i := f.Type.Column(name)
 	return i >= 0 && (f.Present == nil || f.Present[i])

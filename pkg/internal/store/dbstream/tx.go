@@ -76,7 +76,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 	return x.Send(batch)
 }
 
-// windowRows counts the rows for one window.
+// windowRows is a window and the destination that counts its rows.
 type windowRows struct {
 	window int64
 	rows   *pgdb.Dest
@@ -106,9 +106,9 @@ func (x *fileTx) rowsByWindow() map[int64]int64 {
 	return rows
 }
 
-// checkReplace returns an error unless the file replaces only its own prefix.
-// The rows of other texts could not be removed, since rows do not say which
-// file they come from.
+// checkReplace returns an error if the file would replace stored rows other than those
+// of its own prefix; see store.FileInfo.Prefix. Such rows cannot be removed, since
+// rows do not say which file they come from.
 func (x *fileTx) checkReplace(r store.Record, replace []store.Record) error {
 	if len(replace) == 0 || x.file.Prefix != nil && slices.ContainsFunc(replace, x.file.Prefix.Same) {
 		return nil
@@ -149,7 +149,7 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	return nil
 }
 
-// reportStored reports the stored rows to the scheduler's series.
+// reportStored reports the number of stored rows in each window to the series.
 func (x *fileTx) reportStored(byWindow map[int64]int64) {
 	f := storedFile{time: x.file.Time, low: x.low, windows: map[int64]work{}}
 	rows, took := int64(0), time.Since(x.begun)

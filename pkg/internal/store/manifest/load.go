@@ -78,7 +78,7 @@ func (m *Manifest) reopenIfReplaced() (bool, error) {
 	return true, nil
 }
 
-// load reads the lines appended since the last call.
+// load reads and applies the lines appended to the log since the last call.
 func (m *Manifest) load() error {
 	if m.f == nil {
 		return nil
@@ -135,7 +135,8 @@ func (m *Manifest) load() error {
 	}
 }
 
-// parse applies a line of the log. It returns false if the line is damaged.
+// parse parses a line of the log and applies its changes to the entries. It returns
+// false if the line is damaged.
 func (m *Manifest) parse(text []byte) bool {
 	sum, js, ok := bytes.Cut(text, []byte{' '})
 	if !ok {

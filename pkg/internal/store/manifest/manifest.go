@@ -40,9 +40,9 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Entry is a record, with the size and mtime that the stored file with its rows had when
-// the entry was written. If the file has a different size or mtime now, a process
-// replaced it and was killed before it wrote the new entry.
+// Entry is a record, with the size and mtime of the stored file that holds its rows,
+// as they were when the entry was written. If the file has a different size or mtime
+// now, a process replaced it and was killed before it wrote the new entry.
 type Entry struct {
 	store.Record
 	StoredSize    int64     `json:"stored_size,omitempty"`
@@ -57,8 +57,8 @@ type Entry struct {
 	Replaced bool `json:"replaced,omitempty"`
 }
 
-// Matches reports whether a stored file is unchanged since the entry was
-// written.
+// Matches reports whether the stored file described by info is unchanged since the
+// entry was written.
 func (e *Entry) Matches(info fs.FileInfo) bool {
 	return e.StoredSize == info.Size() && e.StoredModTime.Equal(info.ModTime())
 }

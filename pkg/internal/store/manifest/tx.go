@@ -92,7 +92,7 @@ func (m *Manifest) lock(ctx context.Context, how int) error {
 // Lookup returns the entries of a key.
 func (tx *Tx) Lookup(k store.Key) []Entry { return slices.Clone(tx.m.entries[k]) }
 
-// CountAt returns the number of entries with a location.
+// CountAt returns the number of entries with the given location.
 func (tx *Tx) CountAt(location string) int { return tx.m.countAt[location] }
 
 // Doubtful reports whether entries may be missing or outdated, because lines
@@ -124,13 +124,14 @@ func (tx *Tx) All(f func(Entry)) {
 	}
 }
 
-// Put adds an entry, or replaces the entry of the same record.
+// Put adds an entry. It replaces the existing entry of the same record, if there is
+// one.
 func (tx *Tx) Put(e Entry) { tx.add(line{Put: &e}) }
 
-// Delete removes the entry of a record that is the same as r.
+// Delete removes the entry for r; see store.Record.Same.
 func (tx *Tx) Delete(r store.Record) { tx.add(line{Delete: &id{r.Key, r.SHA256, r.Place}}) }
 
-// Find returns the entry of the record that is the same as r.
+// Find returns the entry for r; see store.Record.Same.
 func (tx *Tx) Find(r store.Record) (Entry, bool) {
 	es := tx.m.entries[r.Key]
 	if i := slices.IndexFunc(es, func(e Entry) bool { return e.Same(r) }); i >= 0 {

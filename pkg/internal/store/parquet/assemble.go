@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// stored is an open file of the store.
+// stored is an open Parquet file of the store.
 type stored struct {
 	footer
 	f       *os.File
@@ -101,7 +101,7 @@ func widen(a, b []tstat.Column) []tstat.Column {
 	return all
 }
 
-// span is a range of rows.
+// span is a range of rows, from from up to, but not including, to.
 type span struct{ from, to int64 }
 
 // minCopied is the minimum number of rows for a row group to be copied
