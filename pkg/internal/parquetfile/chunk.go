@@ -215,9 +215,9 @@ func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 }
 
 // dataPages adds data pages of about pageRows rows. If size is not nil, it returns the
-// size of a value in bytes, and a page has at most pageSize bytes unless a single
-// value is larger. The function values encodes the values with indexes from up to, but
-// not including, to, and appends them to dst.
+// size of a value in bytes, and pages are limited to pageSize bytes, except for single
+// larger values. The function values encodes v[from:to] for the values v of the
+// column.
 func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int) int, values func(dst []byte, from, to int) []byte) {
 	compress := c.encoding != deltaBinaryPacked // its pages do not compress
 	value := 0

@@ -67,8 +67,8 @@ func appendLevels(dst []byte, def []int16, rows int) []byte {
 // run.
 const minRun = 16
 
-// appendHybrid appends v, values of width bits (1 to 16), in the hybrid of runs
-// and bit-packed groups that the format calls RLE. v must not be empty.
+// appendHybrid appends v, whose values have width bits (1 to 16), in the hybrid of
+// runs and bit-packed groups that the format calls RLE. v must not be empty.
 func appendHybrid[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	for len(v) > 0 {
 		n := runLength(v)

@@ -21,7 +21,8 @@ func (w *Writer) addGroup(g *RowGroup, start int64) {
 	w.rows += int64(g.Rows)
 }
 
-// chunk appends a ColumnChunk that starts at offset at in the file.
+// chunk appends the ColumnChunk that describes c. at is the offset of c's first page
+// in the file.
 func (t *compact) chunk(col *Column, c *chunk, rows int, at int64) {
 	t.open()
 	t.i64(2, 0) // file_offset, deprecated but required

@@ -103,9 +103,9 @@ func (o Options) Local() bool {
 	return err == nil && loopback(host)
 }
 
-// Overlap reports whether listeners on addresses a and b would conflict. They
-// conflict if they have the same port and one host includes the other. Port 0
-// stands for any free port and never conflicts.
+// Overlap reports whether listeners on addresses a and b would conflict. They conflict
+// if they have the same port and one host includes the other, as 0.0.0.0 includes
+// every IPv4 address. Port 0 stands for any free port and never conflicts.
 func Overlap(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)

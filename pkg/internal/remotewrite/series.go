@@ -73,7 +73,7 @@ func ParsePath(path string) (Series, error) {
 	return s, nil
 }
 
-// Split returns the name of the metric, and the other labels by name.
+// Split returns the metric name of s and a map of its other labels.
 func (s Series) Split() (name string, labels map[string]string) {
 	labels = map[string]string{}
 	for _, l := range s[1:] {

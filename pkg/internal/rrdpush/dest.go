@@ -138,9 +138,9 @@ func (d *Dest) remote() bool {
 // labels reports whether metrics at the destination have labels.
 func (d *Dest) labels() bool { return d.scheme == "prometheus" }
 
-// NamingOf returns the naming of a mode: rrdfile.LabelNamingOf if metrics at the
-// destination have labels, rrdfile.NamingOf otherwise. It returns false for unknown
-// modes.
+// NamingOf returns the function that names metrics in the given mode: that of
+// rrdfile.LabelNamingOf if metrics at the destination have labels, or else that of
+// rrdfile.NamingOf. It returns false for unknown modes.
 func (d *Dest) NamingOf(mode string, t *rrdfile.Table) (rrdfile.Naming, bool) {
 	if d.labels() {
 		return rrdfile.LabelNamingOf(mode, t)

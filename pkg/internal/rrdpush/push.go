@@ -428,7 +428,7 @@ func (p *Pusher) finish() error {
 	return err
 }
 
-// hash returns a file name for a key.
+// hash returns a short hash of key for use in file names.
 func hash(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return hex.EncodeToString(sum[:12])

@@ -388,7 +388,8 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	close(b.done)
 }
 
-// Registered resends the messages that a component may have lost. A component that was
+// Registered is called after a component has registered, perhaps not for the first
+// time. It resends the messages that the component may have lost. A component that was
 // restarted starts the jobs again; any other component recognizes the jobs it knows by
 // their tokens.
 func (s *Supervisor) Registered(identity string) {

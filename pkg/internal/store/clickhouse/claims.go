@@ -168,9 +168,10 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 	return nil
 }
 
-// insertClaims inserts claims that expire after the given number of seconds. If it is
-// 0, the claims end now. Clients know the server's time only roughly, so a row's
-// version is also made greater than all versions read for its claim.
+// insertClaims makes claims expire after the given number of seconds, or ends them if
+// seconds is 0, by inserting a row for each. Clients know the server's time only
+// roughly, so a row's version is also made greater than all versions read for its
+// claim.
 func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
 	if len(claims) == 0 {
 		return nil

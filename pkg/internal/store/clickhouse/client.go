@@ -218,14 +218,14 @@ func (c *client) liveHost(ctx context.Context) (host string, err error) {
 	return host, err
 }
 
-// exec runs a statement without a result on a host. If host is "", it uses any
-// available host.
+// exec runs a statement that returns no rows. If host is "", it uses any available
+// host.
 func (c *client) exec(ctx context.Context, host string, p params, sql string) error {
 	return c.query(ctx, host, p, sql, func([]string) error { return errors.New("unexpected answer") })
 }
 
-// query runs a statement on a host and calls f with the unescaped fields of each row
-// in the response. If host is "", it uses any available host.
+// query runs a statement and calls f with the unescaped fields of each row in the
+// response. If host is "", it uses any available host.
 func (c *client) query(ctx context.Context, host string, p params, sql string, f func(row []string) error) error {
 	if host == "" {
 		return c.tryHosts(func(h string) error { return c.query(ctx, h, p, sql, f) })

@@ -27,8 +27,8 @@ func (s *Store) logTypes(ctx context.Context) ([]string, error) {
 	return types, err
 }
 
-// histories calls f with the attempt history of each key that where, an SQL condition,
-// selects.
+// histories calls f with the attempt history of each key. It reads only the events
+// that satisfy the SQL condition where.
 func (s *Store) histories(ctx context.Context, where string, f func(history) error) error {
 	var key store.Key
 	h := history{}
@@ -213,7 +213,7 @@ func (s *Store) markPruned(ctx context.Context, logType string, before time.Time
 	return true, s.exec(ctx, "", params{"insert_deduplicate": "0"}, body.String())
 }
 
-// dropBefore drops a table's daily partitions of days before the given time.
+// dropBefore drops a table's partitions for days before the given time.
 func (s *Store) dropBefore(ctx context.Context, table string, before time.Time) error {
 	parts := "system.parts"
 	if s.cluster {

@@ -82,9 +82,9 @@ type column struct {
 // block has about 10 MiB.
 const blockRows = 8192
 
-// block collects rows by column in ClickHouse's Native format: the number of
-// columns and rows, and for each column its name, type and values. The values
-// of a Nullable column follow one byte per row that marks NULL.
+// block collects rows by column in ClickHouse's Native format: the number of columns
+// and rows, and for each column its name, type and values. In a Nullable column, the
+// values are preceded by one byte per row, which is 1 for NULL.
 type block struct {
 	columns []column
 	rows    int

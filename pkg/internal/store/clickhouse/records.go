@@ -230,7 +230,7 @@ const textOfEvent = "if(place = '', sha256, concat(sha256, ' ', place))"
 // filesTable returns the name of the table of records.
 func (s *Store) filesTable() string { return name(s.cfg.database, sqlstore.FilesTable) }
 
-// events calls f with each event that where, an SQL condition, selects.
+// events calls f with each event that satisfies the SQL condition where.
 func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
 	sql := "select " + eventFields
 	for _, def := range addedColumns {

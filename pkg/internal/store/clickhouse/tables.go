@@ -54,7 +54,8 @@ func ownNames(typ *tstat.LogType) (own []string) {
 func rowsTable(logType string) string  { return logType + "_rows" }
 func localTable(logType string) string { return logType + "_local" }
 
-// dataTable returns the name of the table that holds the rows on a server.
+// dataTable returns the name of the table in which servers store the rows: on a
+// cluster, the local table.
 func (s *Store) dataTable(logType string) string {
 	if s.cluster {
 		return localTable(logType)
@@ -62,7 +63,8 @@ func (s *Store) dataTable(logType string) string {
 	return rowsTable(logType)
 }
 
-// onCluster returns the clause that follows the name of a table in DDL.
+// onCluster returns the ON CLUSTER clause that follows the name of a table in DDL. It
+// is empty without a cluster.
 func (s *Store) onCluster() string {
 	if s.cluster {
 		return " on cluster " + name(s.cfg.cluster)
@@ -103,8 +105,9 @@ func (s *Store) columns(ctx context.Context, host, table string) (map[string]str
 
 var errFields = errors.New("unexpected number of fields")
 
-// serviceEngine returns the engine of the table of records or claims, followed by the
-// rest of its definition. On a cluster, every node has all of the table's rows.
+// serviceEngine returns the engine of the table of records or claims, followed by
+// rest, the remainder of the table's definition. On a cluster, every node has all of
+// the table's rows.
 func (s *Store) serviceEngine(table, rest string) string {
 	if !s.cluster {
 		return " engine = MergeTree " + rest
@@ -215,8 +218,8 @@ func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols
 	return nil, fmt.Errorf("prepare table %s: other clients keep changing it", name(s.cfg.database, f.Type.Name))
 }
 
-// forget discards the cached columns of a log type's table. It is called after errors
-// which mean that someone has changed the table.
+// forget discards the cached columns of a log type's table. It is called after an
+// error that shows that someone has changed the table.
 func (s *Store) forget(logType string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -203,8 +203,8 @@ func (c *scheduler) report(s *series, err error) {
 
 func validToken(t string) bool { return t != "" && len(t) <= maxToken }
 
-// run announces windows to the scheduler until scheduler.close. It reconnects after
-// errors.
+// run announces windows to the scheduler until scheduler.close is called. It
+// reconnects after errors.
 func (s *series) run() {
 	defer close(s.done)
 	t := s.c.timing
@@ -233,8 +233,8 @@ func (s *series) run() {
 }
 
 // connect connects to the scheduler, registers the series, and announces windows until
-// scheduler.close or an error. worked reports whether the scheduler accepted the
-// registration and the first waiting window, if any.
+// scheduler.close is called or an error occurs. worked reports whether the scheduler
+// accepted the registration and the first waiting window, if any.
 func (s *series) connect() (worked bool, err error) {
 	t := s.c.timing
 	d := net.Dialer{Timeout: t.dial}

@@ -127,7 +127,7 @@ func (s *series) fileDone(k store.Key) {
 	s.advance()
 }
 
-// commit records that a file is stored.
+// commit records that a file was stored.
 func (s *series) commit(k store.Key, f storedFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,8 +164,8 @@ func (s *series) advance() {
 	}
 }
 
-// missing reports whether a file whose folder has the time t or an earlier one is not
-// stored yet.
+// missing reports whether any file with a folder time of t or earlier is not stored
+// yet.
 func (s *series) missing(t time.Time) bool {
 	for _, other := range s.begun {
 		if !other.After(t) {

@@ -94,7 +94,9 @@ func (st *stream) fits(k store.Key) error {
 	return nil
 }
 
-// ensureStream creates the catalog, template and parent table of a stream.
+// ensureStream creates those of a stream's catalog entries and tables, template and
+// parent table that do not exist, and adds missing columns to the parent table. It
+// returns the parent table and the names of the file's columns in it.
 func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f store.FileInfo) (*pgdb.Table, []string, error) {
 	exec := func(sql string, args ...any) error {
 		_, err := tx.Exec(ctx, sql, args...)

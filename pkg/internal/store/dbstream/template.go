@@ -72,7 +72,7 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 	return table, err
 }
 
-// ownColumns are the columns of every stream that do not come from logs.
+// ownColumns lists the columns of every stream that do not come from logs.
 var ownColumns = []string{colSerial}
 
 // older maps names of columns to the older names that DBStream uses.

@@ -76,7 +76,7 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 	return x.Send(batch)
 }
 
-// windowRows is a window and the destination that counts its rows.
+// windowRows is a window and the pgdb.Dest that counts the rows stored in it.
 type windowRows struct {
 	window int64
 	rows   *pgdb.Dest

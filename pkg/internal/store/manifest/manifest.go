@@ -1,13 +1,15 @@
-// Package manifest keeps the records of a store in a folder of the file system.
-// They say which source files the store holds, and in which stored files.
+// Package manifest keeps the records of a store in a folder of the file system. The
+// records say which source files the store holds, and which stored files contain their
+// rows.
 //
 // A manifest is a log of lines, each with a checksum. Several processes append to it
-// under a lock. Lines that a crash truncated or damaged are skipped. The store then does
-// not trust the other lines either: it reads the stored files and rewrites the manifest,
-// see Tx.Doubtful. The records of empty and pruned logs exist only in the manifest.
+// under a lock. Lines that a crash truncated or damaged are skipped. The store then
+// does not trust the other lines either: it reads the stored files and rewrites the
+// manifest, see Tx.Doubtful. The records of empty and pruned logs exist only in the
+// manifest.
 //
-// Format 1 lacked Entry.FileRecords and did not preserve names that are not
-// valid UTF-8.
+// Format 1 lacked Entry.FileRecords and did not preserve names that are not valid
+// UTF-8.
 package manifest
 
 import (

@@ -101,7 +101,7 @@ func widen(a, b []tstat.Column) []tstat.Column {
 	return all
 }
 
-// span is a range of rows, from from up to, but not including, to.
+// span is a range of rows: those whose index is at least from and less than to.
 type span struct{ from, to int64 }
 
 // minCopied is the minimum number of rows for a row group to be copied
