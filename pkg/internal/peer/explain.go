@@ -154,8 +154,8 @@ type alertConn struct {
 	ending atomic.Bool
 }
 
-// SetWriteDeadline implements net.Conn. tls.Conn calls it only before its last write,
-// which then does not wait.
+// SetWriteDeadline implements net.Conn. tls.Conn calls it before its last write, which
+// then does not wait.
 func (c *alertConn) SetWriteDeadline(t time.Time) error {
 	c.ending.Store(true)
 	return c.Conn.SetWriteDeadline(t)

@@ -7,7 +7,8 @@ import (
 
 // allowance returns how many new metrics may be sent now without exceeding
 // Dest.creates, carbon's limit on new metrics per minute. It first updates the budgets
-// of all folders; see pushState.Creates. It returns 0 while a spool contains metrics.
+// of all folders; see pushState.Creates. If there is a limit, it returns 0 while a
+// spool contains metrics.
 func (p *Pusher) allowance() int {
 	if p.Dest.creates <= 0 {
 		return math.MaxInt
