@@ -49,8 +49,8 @@ type Key struct {
 
 func (k Key) String() string { return k.Probe + ":" + k.Folder + "/" + k.File }
 
-// Fingerprint identifies the decompressed text of a log file, up to and
-// including its last newline: exactly the imported part.
+// Fingerprint identifies the decompressed content of a log file up to and including its
+// last newline, that is, exactly the imported part.
 type Fingerprint struct {
 	SHA256 string `json:"sha256"` // 64 lower-case hex digits
 	Length int64  `json:"length"` // bytes of text
@@ -99,8 +99,8 @@ type Record struct {
 	Location string `json:"location,omitempty"`
 }
 
-// Text returns an identifier of the record's text that is unique among the
-// records with the same key: the SHA-256 and the place, if known.
+// Text returns an identifier that is unique among the records with the same key: the
+// SHA-256 and the place, if known.
 func (r *Record) Text() string {
 	if r.Place == "" {
 		return r.SHA256

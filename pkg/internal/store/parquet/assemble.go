@@ -109,11 +109,12 @@ type span struct{ from, to int64 }
 // lists many small row groups would be larger than the rows.
 const minCopied = 4 << 10
 
-// scratchSize is the total size, in bytes, at which new row groups are moved from memory
-// to the file.
+// scratchSize is the size, in bytes, that assembly.scratch may reach before its row
+// groups are written to the file.
 const scratchSize = 32 << 20
 
-// assembly writes a Parquet file assembled from parts of other files.
+// assembly writes a Parquet file that consists of rows of other files. It copies large
+// row groups unchanged and merges small ones.
 type assembly struct {
 	ctx     context.Context
 	store   *Store
@@ -139,7 +140,7 @@ type group struct {
 // magic is at the start and the end of every Parquet file.
 const magic = "PAR1"
 
-// assemble starts a file with the given columns.
+// assemble returns an assembly that writes a file with the given columns to out.
 func (s *Store) assemble(ctx context.Context, out *os.File, columns []tstat.Column) (*assembly, error) {
 	a := &assembly{ctx: ctx, store: s, out: out, columns: columns}
 	n, err := out.WriteString(magic)
@@ -147,8 +148,8 @@ func (s *Store) assemble(ctx context.Context, out *os.File, columns []tstat.Colu
 	return a, err
 }
 
-// add appends the rows keep of a file, or all rows if keep is nil. The assembly closes s
-// when it no longer needs the file.
+// add appends the rows of s in the ranges keep, or all its rows if keep is nil. The
+// assembly closes s when it no longer needs it.
 func (a *assembly) add(s *stored, keep []span) error {
 	a.current = s
 	defer func() {
@@ -195,8 +196,8 @@ func (a *assembly) add(s *stored, keep []span) error {
 	return nil
 }
 
-// flushAll writes the pending and the collected rows. If a small row group has no
-// neighbors to merge with, it is copied unchanged.
+// flushAll writes the collected rows. If a row group is still pending, nothing is
+// collected, so flushAll copies the pending one unchanged.
 func (a *assembly) flushAll() error {
 	if h := a.pending; h != nil {
 		a.pending = nil
@@ -207,7 +208,7 @@ func (a *assembly) flushAll() error {
 	return a.flush()
 }
 
-// decodePending adds the pending row group to the row group being collected.
+// decodePending adds the rows of the pending row group, if any, to the collected rows.
 func (a *assembly) decodePending() error {
 	h := a.pending
 	if h == nil {
@@ -218,21 +219,23 @@ func (a *assembly) decodePending() error {
 	return a.decode(h)
 }
 
-// closeUnused closes the file of a pending group, unless add still reads it.
+// closeUnused closes the file of h, a group that is no longer pending, unless add is
+// still reading that file.
 func (a *assembly) closeUnused(h *group) {
 	if h.s != a.current {
 		h.s.close()
 	}
 }
 
-// contiguous reports whether the bytes of a row group are contiguous.
+// contiguous reports whether the column chunks of row group index fill a range of the
+// file without gaps.
 func contiguous(m *metadata.FileMetaData, index int) bool {
 	from, to, sum := extent(m, index)
 	return to-from == sum
 }
 
-// extent returns the range of bytes that a row group's column chunks span, and
-// the sum of their sizes.
+// extent returns the range of bytes that the column chunks of row group index span, and
+// the sum of their sizes. If a chunk has no metadata or is in another file, sum is -1.
 func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	for i, c := range m.RowGroups[index].Columns {
 		if c.MetaData == nil || c.FilePath != nil {
@@ -251,8 +254,9 @@ func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	return from, to, sum
 }
 
-// copy copies a row group byte for byte. It omits indexes and Bloom filters,
-// which are elsewhere in the file and which tstatrepo never writes.
+// copy copies row group index of the file in, whose footer is m, byte for byte. It omits
+// indexes and Bloom filters, which are elsewhere in the file and which tstatrepo never
+// writes.
 func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) error {
 	from, to, _ := extent(m, index)
 	n, err := io.Copy(a.out, io.NewSectionReader(in, from, to-from))
@@ -297,7 +301,7 @@ func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) err
 	return nil
 }
 
-// decode adds rows to the row group being collected.
+// decode decodes the rows of g and adds them to the collected rows.
 func (a *assembly) decode(g *group) error {
 	if a.scratch != nil && a.scratch.Len() > scratchSize && a.w.group.Rows+int(g.keep.to-g.keep.from) > a.w.max {
 		if err := a.flush(); err != nil {
@@ -342,7 +346,8 @@ func (a *assembly) drop() {
 	}
 }
 
-// discard aborts an unfinished assembly.
+// discard closes the file of a pending row group and drops the collected rows. It may be
+// called after finish.
 func (a *assembly) discard() {
 	if a.pending != nil {
 		a.pending.s.close()
@@ -351,8 +356,8 @@ func (a *assembly) discard() {
 	a.drop()
 }
 
-// finish writes the footer and makes the file durable. The records must be in
-// the same order as their rows.
+// finish writes the remaining rows and the footer, and syncs the file. The records must
+// be in the same order as their rows. For replaces see replacesKey.
 func (a *assembly) finish(records []store.Record, replaces []string) error {
 	defer a.discard()
 	if err := a.flushAll(); err != nil {

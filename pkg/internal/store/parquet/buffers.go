@@ -30,10 +30,10 @@ func newBuffers(memory int64, files, cores int) *buffers {
 	return &buffers{memory: memory * int64(files) / int64(groups), maxGroups: min(groups, cores)}
 }
 
-// limits returns the maximum number of rows, and of bytes of text, in a row group with
-// the given number of columns. It reserves 24 bytes per value: up to 8 for the value, 8
-// more once it is encoded, 2 for its NULL mark, and the rest for growing buffers and for
-// text.
+// limits returns the maximum number of rows in a row group with the given number of
+// columns, and the maximum total size of its strings in bytes. It reserves 24 bytes per
+// value: up to 8 for the value, 8 more once it is encoded, 2 for its NULL mark, and the
+// rest for strings and growing buffers.
 func (b *buffers) limits(columns int) (rows, text int) {
 	rows = int(min(max(b.memory/int64(max(columns, 1)*24), minRowGroup), maxRowGroup))
 	return rows, int(min(b.memory/4, maxText))
@@ -63,8 +63,8 @@ func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.idle = append(b.idle, groups...)
 }
 
-// extraGroup returns an extra row group for a file that has extra of them, or nil
-// if the file must not get another one.
+// extraGroup returns another extra row group for a file, or nil if the file must not get
+// one. extra is the number of extra row groups that the file already has.
 func (b *buffers) extraGroup(extra int) *parquetfile.RowGroup {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -198,8 +198,9 @@ type storedFile struct {
 
 func (f *storedFile) size() int64 { return f.entries[0].StoredSize }
 
-// closedDays returns the past days with files to merge, oldest first, and
-// counts the other days in res.
+// closedDays returns the days with at least two small files to merge, oldest first. It
+// omits days that ended or changed less than opt.ClosedAfter ago. It counts the days that
+// it omits in res.
 func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) ([]*day, error) {
 	entries, err := s.manifest.All()
 	if err != nil {
@@ -253,7 +254,7 @@ func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) (
 // errChanged reports that a day's folder has changed since it was examined.
 var errChanged = errors.New("its files changed meanwhile")
 
-// large is a merged file and its sources.
+// large is a large file and the small files that are merged into it.
 type large struct {
 	columns []tstat.Column
 	from    []storedFile
@@ -262,9 +263,8 @@ type large struct {
 	out     *os.File
 }
 
-// plan selects the files of a day to merge into files of about target bytes. It
-// merges only files with the same columns, and skips files that it cannot
-// merge.
+// plan groups the files of a day for merging into files of about target bytes. It groups
+// only files with the same columns, and skips files that cannot be merged.
 func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error) {
 	var list []*large
 	for _, f := range d.files {
@@ -349,7 +349,7 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 	return res, nil
 }
 
-// write writes a large file to the folder work.
+// write merges the files l.from into l.out, a new file in the folder work.
 func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt store.CompactOptions) (err error) {
 	// The name must not occur in the old folder.
 	name := strings.TrimPrefix(filepath.Base(d.dir), "date=") + "." + strings.ToLower(rand.Text()[:10]) + ".parquet"
@@ -385,9 +385,8 @@ func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt st
 	return a.finish(records, nil)
 }
 
-// recordsOf returns a file's records in the order of its rows, with the
-// contents that the manifest's entries have. It returns nil if the entries do
-// not match the file.
+// recordsOf returns the file's records in the order of its rows, as they are in entries,
+// the manifest's entries for the file. It returns nil if entries do not match the file.
 func (s *stored) recordsOf(entries []manifest.Entry) []store.Record {
 	info, err := s.f.Stat()
 	if err != nil || len(entries) != len(s.Records) {

@@ -18,9 +18,9 @@ import (
 // files, a JSON array of store.Record.
 const RecordsKey = "tstatrepo.records"
 
-// replacesKey is the metadata key in the footer for the texts whose rows the
-// file replaces, see store.Record.Text. If a crash leaves both the old and the
-// new file, it shows which file is newer.
+// replacesKey is the metadata key in the footer for the Text identifiers of the records
+// that the file replaces, a JSON array; see store.Record.Text. If a crash leaves both the
+// old and the new file, this list shows which file is newer.
 const replacesKey = "tstatrepo.replaces"
 
 // footer is tstatrepo's metadata in a file's footer.

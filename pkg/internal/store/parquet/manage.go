@@ -77,8 +77,8 @@ func compareDays(a, b string) int {
 	return cmp.Or(strings.Compare(filepath.Base(a), filepath.Base(b)), strings.Compare(a, b))
 }
 
-// pruneFiles prunes the given entries, except those that have left the manifest meanwhile.
-// It returns the pruned entries.
+// pruneFiles prunes the given entries, except those that another process has pruned or
+// removed meanwhile. It returns the pruned entries.
 func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before time.Time) ([]manifest.Entry, error) {
 	var gone []manifest.Entry
 	for _, old := range entries {
@@ -95,9 +95,9 @@ func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before tim
 	return slices.DeleteFunc(gone, func(e manifest.Entry) bool { return kept[e.Location] }), err
 }
 
-// removePruned removes the rows of pruned or replaced entries, and any folders
-// that become empty. It returns the locations of files that cannot be changed;
-// the logs in these files do not count as pruned.
+// removePruned removes the rows of the given entries, which are marked as pruned or
+// replaced, and any folders that become empty. In kept it returns the locations of files
+// that it could not change; the logs in these files do not count as pruned.
 func (s *Store) removePruned(tx *manifest.Tx, pruned []manifest.Entry) (kept map[string]bool, err error) {
 	kept = map[string]bool{}
 	var errs []error
@@ -169,8 +169,8 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	return counts, nil
 }
 
-// rowsOf returns the number of rows of each record in the file. The rows are in the order
-// of the records. If rows are missing, they are missing from the last records; surplus
+// rowsOf returns the number of rows that each record has in the file. The rows are in the
+// order of the records. If the file has too few rows, the last records get fewer; surplus
 // rows are counted for the last record.
 func (f *footer) rowsOf() []int64 {
 	counts := make([]int64, len(f.Records))
@@ -185,8 +185,8 @@ func (f *footer) rowsOf() []int64 {
 	return counts
 }
 
-// dropRows removes the rows of entries from the file at their location. It keeps
-// the rows of other logs in the file. The file may be missing.
+// dropRows removes the rows of entries from the file at loc, but keeps the rows of other
+// logs in the file. The file may be missing.
 func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) error {
 	path := filepath.Join(s.dir, loc)
 	here := 0 // number of entries still at loc in the manifest
@@ -217,8 +217,8 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 	return nil
 }
 
-// rewrite replaces the file at a location with one that has only the rows keep, which
-// belong to the records rest. It closes old.
+// rewrite replaces old, the file at loc, with a file that has only the rows keep of old,
+// which belong to the records rest. It closes old.
 func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, rest []store.Record) error {
 	tmp, err := tx.Temp(0o666)
 	if err != nil {
@@ -262,7 +262,8 @@ func containsRecord(entries []manifest.Entry, r store.Record) bool {
 	return slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Same(r) })
 }
 
-// entriesAt returns the manifest's entries for records at a location.
+// entriesAt returns the manifest's entries for those of the records whose rows are at
+// loc.
 func entriesAt(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
 	var list []manifest.Entry
 	for _, r := range records {
@@ -273,10 +274,10 @@ func entriesAt(tx *manifest.Tx, records []store.Record, loc string) []manifest.E
 	return list
 }
 
-// mergeOthers adds to the new file the rows of other logs in the file at loc, so that the
-// new file can replace that file. It returns the entries of these logs. It omits rows
-// that are in another file according to the manifest. ok is false if a column has
-// different types in the two files.
+// mergeOthers prepares the new file, t.tmp, to replace the file at loc, which may also
+// hold rows of other logs. It adds these rows to the new file and returns the entries of
+// their logs in others. It omits rows that are in another file according to the manifest.
+// ok is false if a column has different types in the two files.
 func (t *tx) mergeOthers(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
 	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
 	if here[0].FileRecords == len(here) {
@@ -323,8 +324,8 @@ type part struct {
 	keep []span
 }
 
-// concat writes the rows of the parts to out, with the given records. It closes
-// the parts, but not out.
+// concat writes a file with the rows of the parts to out. Its footer has records, and
+// says that the file replaces the records replace. concat closes the parts, but not out.
 func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
 	a, err := s.assemble(ctx, out, columns)
 	for i, p := range parts {

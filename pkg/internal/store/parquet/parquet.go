@@ -3,8 +3,8 @@
 // same schema, regardless of the Tstat version, so that the folder is one dataset for
 // every tool that reads Hive style partitions.
 //
-// A rename makes a whole file visible, with the record of its source in its
-// footer. The manifest beside the files is an index; see package manifest.
+// Each file becomes visible in one step, by a rename. Its footer holds the record of its
+// source. The manifest beside the files is an index; see package manifest.
 package parquet
 
 import (
@@ -29,8 +29,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// formatKey is the key of the format number, which applies to all of
-// tstatrepo's keys. Files without this key have format 1.
+// formatKey is the metadata key in the footer for the format number of tstatrepo's
+// metadata. Files without this key have format 1.
 const (
 	formatKey = "tstatrepo.format"
 	format    = 1
@@ -309,10 +309,10 @@ func (s *Store) isCurrent(m *manifest.Tx, entries []manifest.Entry) bool {
 	})
 }
 
-// freeLocation returns an unused location for a file. A second text with the same key is
-// stored beside the first, in a file with a number in its name. Numbers start at n. If
-// another text is already stored, n must be greater than 1, because a reader that has
-// listed the first name must not find different rows under it.
+// freeLocation returns the first unused location for f, counting up from the n-th; see
+// entryLocation. If different content with the same key is already stored, n must be
+// greater than 1, because a reader that has listed the first name must not find different
+// rows under it.
 func (s *Store) freeLocation(f store.FileInfo, n int) (string, error) {
 	for ; ; n++ {
 		loc := entryLocation(f, n)
@@ -326,7 +326,8 @@ func (s *Store) freeLocation(f store.FileInfo, n int) (string, error) {
 	}
 }
 
-// entryLocation returns the location of the n-th text with a file's key.
+// entryLocation returns the location of the n-th file stored for the key of f. For n > 1
+// the file's name contains n.
 func entryLocation(f store.FileInfo, n int) string {
 	name := strings.TrimSuffix(f.Folder, ".out") + ".parquet"
 	if n > 1 {

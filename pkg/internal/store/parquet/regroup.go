@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// addGroup adds the rows keep from a row group. Columns that the file lacks become NULL.
+// addGroup adds the rows keep of row group index of s. Columns that s lacks become NULL.
 func (w *writer) addGroup(s *stored, index int, keep span) error {
 	n := int(keep.to - keep.from)
 	if w.group.Rows > 0 && w.group.Rows+n > w.max {
@@ -50,7 +50,7 @@ func (w *writer) addGroup(s *stored, index int, keep span) error {
 // batchSize is the maximum number of rows decoded at once.
 const batchSize = 4 << 10
 
-// input holds decoded values of a column.
+// input is a buffer for decoded values of a column.
 type input struct {
 	def, kept []int16
 	ints      []int64
@@ -63,7 +63,7 @@ func newInput() *input {
 	return &input{make([]int16, batchSize), nil, make([]int64, batchSize), make([]float64, batchSize), make([]bool, batchSize), make([]parquet.ByteArray, batchSize)}
 }
 
-// read decodes up to n rows of one page. values is the number of rows that are
+// read decodes up to n rows of one page into in. values is the number of rows that are
 // not NULL.
 func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values int, err error) {
 	switch cr := cr.(type) {
@@ -79,7 +79,7 @@ func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values in
 	return 0, 0, fmt.Errorf("cannot read a column of %T", cr)
 }
 
-// addColumn adds the values that a column chunk has for the rows keep.
+// addColumn appends to c the values that a column chunk has for the rows keep.
 func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, keep span) error {
 	in := &w.in
 	if in.def == nil {
@@ -125,8 +125,8 @@ func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, kee
 	return nil
 }
 
-// define records which of the added rows have a value: def is 1 for each of these rows,
-// and values is their number.
+// define records which of the added rows have a value. def has a 1 for each row with a
+// value and a 0 for each NULL; values is the number of 1s.
 func (w *writer) define(c *parquetfile.Values, def []int16, values int) {
 	if values == len(def) && c.Nulls == 0 {
 		return

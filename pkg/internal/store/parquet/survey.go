@@ -14,10 +14,9 @@ import (
 )
 
 // reconcile makes the manifest match the files. They may differ if a process was killed
-// before it had written its entries, or if someone moved or removed files. reconcile
-// trusts the manifest about a file if the file is unchanged and none of its entries are
-// missing. It reads the footers of all other files, and of every file if the manifest has
-// lost lines.
+// before it had written its entries, or if someone moved or removed files. reconcile does
+// not read a file if the file is unchanged and none of its entries are missing. It reads
+// the footers of all other files, and of every file if the manifest has lost lines.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.opt.Log.Warn("manifest is damaged: rebuilding it from the stored files; pruned logs may be imported again", "store", s.String())
@@ -156,7 +155,7 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 	return v, nil
 }
 
-// logText identifies the text of a log with a given key.
+// logText identifies a log by its key and its content.
 type logText struct {
 	store.Key
 	text string // see store.Record.Text

@@ -13,8 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// swap replaces a day's files with the large files merged from them. It returns the names
-// of the files in the old folder, or nil if it did not exchange the folders.
+// swap exchanges a day's folder with the folder work, which has the merged files done,
+// and updates the manifest. It returns the names of the files in the old folder, or nil
+// if it did not exchange the folders.
 func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
 	dir := filepath.Join(s.dir, d.dir)
 	old := map[string]bool{}

@@ -69,7 +69,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	return s.reportForeign(locs, opt)
 }
 
-// known returns the manifest's entries with rows, by location.
+// known returns the manifest's entries whose rows are stored, by location.
 func (s *Store) known() (map[string][]manifest.Entry, error) {
 	entries, err := s.manifest.All()
 	known := map[string][]manifest.Entry{}
@@ -160,8 +160,8 @@ func (s *Store) reportForeign(locs []string, opt store.VerifyOptions) error {
 	})
 }
 
-// readAll reads all values in a file. It reports damage, and logs with values that end in
-// CR.
+// readAll reads all values in a file. It reports damage as a fault, and likewise each log
+// that has values ending in CR.
 func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions) {
 	in, err := openStored(filepath.Join(s.dir, loc))
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions
 	}
 }
 
-// readAll decodes all pages. carriage counts the values that end in CR, by the
+// readAll decodes all pages. It counts the values that end in CR in carriage, by the
 // index of their record.
 func (s *stored) readAll(ctx context.Context, carriage map[int]int64) (err error) {
 	defer func() {

@@ -142,9 +142,9 @@ func (w *writer) write(b *tstat.Batch) error {
 	return nil
 }
 
-// grow makes room for n more values. Once s has longLog values, it makes room for a whole
-// row group with the given number of rows, because otherwise copying growing buffers took
-// a third of the time.
+// grow makes room in s for n more values. Once s has longLog values, grow makes room for
+// a whole row group with the given number of rows. Growing in smaller steps took a third
+// of the time.
 func grow[T any](s []T, n, rows int) []T {
 	if cap(s)-len(s) >= n {
 		return s
@@ -189,7 +189,7 @@ func (w *writer) flush() error {
 	return nil
 }
 
-// finish writes the oldest row group that was passed to the file, and makes it
+// finish writes the oldest row group that was passed to the file, and reuses it as
 // w.group.
 func (w *writer) finish() (err error) {
 	w.group, err = w.file.Finish()

@@ -15,10 +15,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Form is the form in which COPY sends values. The binary form spares the
-// server the parsing, which is a tenth of its work for 130 columns. But binary
-// values are more than twice as long as Tstat's text, so they may be slower
-// over a slow network.
+// Form is the form in which COPY sends values. In binary form the server need not parse
+// values, which saves a tenth of its work for 130 columns. But binary values are more
+// than twice as long as Tstat's text, so they may be slower over a slow network.
 type Form string
 
 // The values of Form.
@@ -77,8 +76,8 @@ func canBinary(targets []sqlstore.Target) bool {
 	})
 }
 
-// prepareBinary prepares a cell for the binary form, and reports whether its
-// values have one.
+// prepareBinary prepares a cell for the binary form, and reports whether the values of
+// col have a binary form.
 func (c *cell) prepareBinary(col tstat.Column) bool {
 	t := c.target
 	c.size = sizes[t.Type]
@@ -98,8 +97,8 @@ func (c *cell) prepareBinary(col tstat.Column) bool {
 	return true
 }
 
-// lane is the part of a cell that is needed to copy values from a vector without
-// conversion. It fits into a cache line, because each row visits all lanes.
+// lane holds what is needed from a cell to copy values from a vector without conversion.
+// It fits into a cache line, because encoding a row visits all lanes.
 type lane struct {
 	op    laneOp
 	dense bool  // see cell
@@ -120,7 +119,8 @@ const (
 	asTime
 )
 
-// startBinary adds a cell's lane for the rows of a batch.
+// startBinary appends to e.lanes the lane that encodes c for the rows of the current
+// batch.
 func (e *encoder) startBinary(c *cell) {
 	e.byField = e.byField || c.byField
 	l := lane{dense: c.dense, def: c.vec.Def}
@@ -145,7 +145,7 @@ func bitsOf[T int64 | float64](x []T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
 }
 
-// index returns the index of row i's value, or -1 for NULL. i must not decrease
+// index returns the index of row i's value in bits, or -1 for NULL. i must not decrease
 // from call to call.
 func (l *lane) index(i int) int {
 	if l.def[i] == 0 {
@@ -214,8 +214,8 @@ func (e *encoder) rowError(cell, i int) error {
 	return c.rowError(e.field(c))
 }
 
-// appendCell appends a value that needs conversion. It returns false if the
-// column cannot hold the value.
+// appendCell appends the value of c in row i, which needs conversion. It returns false if
+// the column cannot hold the value.
 func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	at := i
 	if !c.dense {
@@ -241,11 +241,13 @@ func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	}
 }
 
-// longest is the length of the longest value other than addresses and strings.
+// longest is the length of the longest encoded value other than addresses and strings,
+// including the four bytes for its length.
 const longest = 4 + 8
 
-// appendField appends, in binary form, the value that the column would get in
-// text form. It returns false if the column cannot hold the value.
+// appendField appends, in binary form, the same value that c.append would append in text
+// form. at is the index of the value in the vector, or -1. appendField returns false if
+// the column cannot hold the value.
 func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 	field := e.field(c)
 	if c.op == opRawFloat {

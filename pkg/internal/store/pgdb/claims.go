@@ -24,10 +24,10 @@ const createClaims = ` (
 	primary key (location, probe, folder, file)
 )`
 
-// cleanEvery is how often unreleased claims are removed.
+// cleanEvery is the minimum interval between two removals of expired claims.
 const cleanEvery = 10 * time.Minute
 
-// claims is the cached state of the table of claims.
+// claims is the cached state of the table of claims; see store.Claimer.
 type claims struct {
 	denied  atomic.Bool  // the user has no permission to use it
 	cleaned atomic.Int64 // time of the last cleanup, in seconds since the epoch
@@ -75,9 +75,9 @@ func (d *DB) createClaims(ctx context.Context) error {
 	return nil
 }
 
-// claim inserts claims, and updates claims that belong to the owner or have
-// expired. All clients process keys in the same order, which prevents
-// deadlocks.
+// claim inserts claims, renews the owner's claims and takes over expired ones. It returns
+// the keys that the owner has now claimed, and all keys that the table cannot hold. All
+// clients process keys in the same order, which prevents deadlocks.
 func (d *DB) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	l, p, f, n, got := d.columnsOf(keys) // no importer can store files with invalid keys
 	rows, _ := d.Pool.Query(ctx, "insert into "+d.claimsTable().Sanitize()+` as c (location, probe, folder, file, owner, expires)

@@ -83,7 +83,8 @@ func (d *Dest) NewBatch() *Batch {
 	return b
 }
 
-// add adds a row whose data has just been appended to b.data.
+// add adds a row whose data has just been appended to b.data. If reject is not empty, it
+// is the reason why the row is not stored.
 func (b *Batch) add(number int64, line []byte, reject string) {
 	b.lines = append(b.lines, line...)
 	b.rows = append(b.rows, row{number, len(b.data), len(b.lines), reject})

@@ -57,9 +57,9 @@ type Options struct {
 	Form         Form         // of COPY; "" means Auto
 }
 
-// SplitURL removes the settings named in own from the query of a database URL,
-// SCHEME://USER@HOST/DATABASE?..., and converts the rest according to libpq's
-// rules.
+// SplitURL splits a database URL, SCHEME://USER@HOST/DATABASE?..., into the settings
+// named in own and a URL for Open with all other settings. It returns an error if one of
+// the others is not a setting of libpq.
 func SplitURL(text string, own ...string) (dsn string, settings dest.Options, err error) {
 	u, err := dest.Parse(text)
 	if err != nil {

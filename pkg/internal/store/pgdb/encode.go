@@ -42,13 +42,14 @@ type encoder struct {
 	text    []byte // of a value
 }
 
-// step is an instruction for one cell, or for a run of them.
+// step is a part of the plan for encoding a line: it encodes one cell or copies a run of
+// fields.
 type step struct {
 	cell        int // -1: copy the fields unchanged
 	first, last int // of these fields
 }
 
-// cell is the state of one column.
+// cell is the state of the encoder for one column of the table.
 type cell struct {
 	target   sqlstore.Target
 	op       op
@@ -164,7 +165,8 @@ func (e *encoder) has(column int) bool { return e.sources[column] }
 
 // start prepares for the rows of b, and reports whether the result of columns has
 // changed. It leaves out columns that have had no values so far, since every value in a
-// COPY costs the server time. It sorts the other columns in the order of the fields.
+// COPY, even NULL, costs the server time. It sorts the other columns in the order of the
+// fields.
 func (e *encoder) start(b *tstat.Batch) (changed bool) {
 	e.batch = b
 	e.idle = slices.DeleteFunc(e.idle, func(c cell) bool {
@@ -247,7 +249,7 @@ func (e *encoder) setLine(i int) {
 	}
 }
 
-// field returns the field of a cell in the current line, or nil.
+// field returns the field of a cell in the current line, or nil if the line has none.
 func (e *encoder) field(c *cell) []byte {
 	if c.from < 0 {
 		return nil
@@ -346,9 +348,9 @@ func (c *cell) reason() string {
 	}
 }
 
-// append appends one value in text form: the value at index at in the vector,
-// or the field raw. An index of -1 means NULL. append returns false if the
-// column cannot hold the value.
+// append appends one value in text form: the value at index at in the vector, or raw, the
+// field in the line. An index of -1 means NULL. append returns false if the column cannot
+// hold the value.
 func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	switch c.op {
 	case opText:

@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// colPruned is the column of sqlstore.FilesTable that says when a file's rows
-// were removed.
+// colPruned is the column of sqlstore.FilesTable that holds the time when a file's rows
+// were pruned, or NULL.
 const colPruned = "pruned"
 
 // Records implements store.Manager.
@@ -26,8 +26,8 @@ func (d *DB) Records(ctx context.Context, f func(store.Record) error) error {
 	return Classify(eachRecord(rows, f))
 }
 
-// refreshColumns checks whether another process has added columns to the table
-// of records.
+// refreshColumns rereads which columns the table of records has, since another process
+// may have added some. It does nothing if d already knows of all columns.
 func (d *DB) refreshColumns(ctx context.Context) error {
 	if d.records.pruned.Load() && d.records.hasAll() {
 		return nil
@@ -102,7 +102,8 @@ func (d *DB) Locations(ctx context.Context) ([]string, error) {
 	return list, Classify(err)
 }
 
-// RecordsTable returns the table of records as SQL text, or "".
+// RecordsTable returns the name of the table of records as SQL text, or "" if UseRecords
+// was not called or has found no table.
 func (d *DB) RecordsTable() string {
 	if d.records.table == nil {
 		return ""

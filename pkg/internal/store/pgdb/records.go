@@ -50,8 +50,8 @@ func (r *records) hasAll() bool { return r.added.Load() == 1<<len(addedColumns)-
 // has reports whether the table has addedColumns[i].
 func (r *records) has(i int) bool { return r.added.Load()>>i&1 == 1 }
 
-// identity lists the columns of the unique index, which ensures that a key has
-// one record per text and place.
+// identity lists the columns of the unique index. A key has at most one record per
+// SHA-256 and place in each location; see store.Record.
 const identity = "(location, probe, folder, file, sha256, (coalesce(place, '')))"
 
 // mtime_ns supplements mtime, because file systems store nanoseconds but
@@ -143,9 +143,8 @@ func (d *DB) indexIdentity(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// addColumns adds addedColumns to a table of records from an older version, and
-// lets the table hold the same text at several places. It fails unless the user
-// owns the table.
+// addColumns adds addedColumns to a table of records from an older version, and adds the
+// place to its unique index; see identity. It fails unless the user owns the table.
 func (d *DB) addColumns(ctx context.Context) error {
 	table := d.records.table.Sanitize()
 	err := d.Change(ctx, table, func(tx pgx.Tx) error {
@@ -215,8 +214,9 @@ func (d *DB) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, erro
 	return collectRecords(rows)
 }
 
-// OtherProbes implements store.Store. The index starts with location and probe.
-// Both have few distinct values, so the query skips from one to the next.
+// OtherProbes implements store.Store. The index starts with location and probe. Both have
+// few distinct values, so the query skips from each distinct value to the next instead of
+// reading all rows.
 func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record, error) {
 	if d.records.table == nil {
 		return nil, nil
@@ -263,7 +263,8 @@ func (d *DB) recordColumns() string {
 	return sql
 }
 
-// added returns the value of addedColumns[i] in a table as SQL text.
+// added returns an SQL expression for the value of addedColumns[i], or its fallback.
+// table is the name or alias of the table of records.
 func (d *DB) added(table string, i int) string {
 	c := addedColumns[i]
 	if !d.records.has(i) {
@@ -272,8 +273,8 @@ func (d *DB) added(table string, i int) string {
 	return "coalesce(" + table + "." + c.name + ", " + c.fallback + ")"
 }
 
-// PlaceOf returns the place of a record as SQL text; alias names the table of
-// records.
+// PlaceOf returns an SQL expression for the place of a record. alias is the name or alias
+// of the table of records.
 func (d *DB) PlaceOf(alias string) string { return d.added(alias, 0) }
 
 func eachRecord(rows pgx.Rows, f func(store.Record) error) error {

@@ -62,7 +62,7 @@ type Value struct {
 	Time time.Time
 }
 
-// Begin starts a row with the values of the table's own columns.
+// Begin appends the start of a row to dst: the values of the table's own columns.
 func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 	if r.enc.binary {
 		dst = binary.BigEndian.AppendUint16(dst, uint16(len(own)+len(r.enc.cells)))
@@ -104,10 +104,9 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 // for which checkAddresses fails before the end of the log.
 const manyTexts = 100
 
-// checkAddresses returns an error if more than 1 % of the rows have other text
-// where the table has addresses, as in anonymized logs, since storing only the
-// other rows would be wrong. If fewer rows are affected, they are damaged lines
-// and become rejects.
+// checkAddresses returns an error if more than 1 % of the rows have other text in a
+// column of addresses, as in anonymized logs. Storing only the remaining rows would be
+// wrong. If fewer rows are affected, they count as damaged lines and become rejects.
 //
 // final is set at the end of the log. Before that, checkAddresses returns an
 // error only if most rows have such text.

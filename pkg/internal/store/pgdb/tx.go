@@ -160,7 +160,8 @@ type changedError struct{}
 
 func (changedError) Error() string { return "the columns of the table changed meanwhile" }
 
-// Is reports that the error is transient, so that the import retries.
+// Is makes the error match store.ErrTransient and store.ErrUnavailable, so that the
+// import retries.
 func (changedError) Is(err error) bool {
 	return err == store.ErrTransient || err == store.ErrUnavailable
 }

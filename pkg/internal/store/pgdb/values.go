@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// null is NULL in the text form of COPY.
+// null represents NULL in the text form of COPY.
 const null = "-"
 
 // appendRawInt appends a field as an integer. It returns false if the field is
@@ -89,7 +89,7 @@ func appendText(dst, t []byte, sep byte) []byte {
 	return append(dst, t[start:]...)
 }
 
-// AppendTime appends a time as text.
+// AppendTime appends a time in text form; for the format see appendTime.
 func AppendTime(dst []byte, t time.Time) []byte {
 	return appendTime(dst, new(tstat.Calendar), t.UnixMicro())
 }

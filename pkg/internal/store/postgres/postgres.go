@@ -277,7 +277,7 @@ func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pgdb.Ident, t *
 	return err
 }
 
-// fileTx is the import of one file.
+// fileTx is the transaction that imports one file.
 type fileTx struct {
 	*pgdb.Tx
 	table  pgdb.Ident

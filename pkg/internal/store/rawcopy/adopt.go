@@ -18,9 +18,9 @@ import (
 // adoptBatch is the number of files recorded in one update of the manifest.
 const adoptBatch = 100
 
-// Adopt adopts copies made by math_repo, which also copies to DIR/<stream>/. It
-// records each existing log up to a.Copied, the time of the last folder that
-// math_repo finished.
+// Adopt adds to the manifest the copies made by math_repo, which also copies to
+// DIR/<stream>/. It records every existing log up to a.Copied, the time of the last
+// folder that math_repo finished.
 //
 // The records lack the source's mtime, which math_repo did not keep, so a source file of
 // the same size counts as unchanged. The importer rereads source files whose size

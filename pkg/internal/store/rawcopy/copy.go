@@ -60,10 +60,10 @@ func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog
 	return s, nil
 }
 
-// reconcile deletes records whose copy is missing. If several records name one copy, it
-// keeps those whose fingerprint matches, because the copies of the others were replaced,
-// but the manifest lost the lines that say so. Lost records are recreated when their
-// sources are copied again, see tx.location.
+// reconcile deletes records whose copy is missing. If several records name the same copy,
+// it keeps only those whose fingerprint matches the copy. The copies of the others were
+// replaced, but the manifest has lost the lines that recorded this. Lost records are
+// recreated when their sources are copied again, see tx.location.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.log.Warn("manifest is damaged: lost records return with the next import of their logs, and pruned logs may be imported again",
@@ -104,9 +104,9 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	return nil
 }
 
-// fingerprint returns the fingerprint of a copy's text. It returns an error for
-// a truncated compressed copy, unless truncated says that the source was
-// truncated, too.
+// fingerprint returns the fingerprint of the decompressed content of a copy. It returns
+// an error for a truncated compressed copy, unless truncated is set because the source
+// was truncated, too.
 func fingerprint(path string, truncated bool) (store.Fingerprint, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -255,8 +255,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	return errors.Join(errs...)
 }
 
-// otherForms returns the names that a log has uncompressed and in the other
-// compression formats.
+// otherForms returns the other names of the log called name: without a compression suffix
+// and with each other suffix.
 func otherForms(name string) (names []string) {
 	plain, is := compression.CutSuffix(name)
 	for _, suffix := range append(compression.Suffixes(), "") {
@@ -267,9 +267,9 @@ func otherForms(name string) (names []string) {
 	return names
 }
 
-// isStaleCopy reports whether the file at loc, which has no record, holds a
-// prefix of r's text. Such a file was copied before the log was compressed, and
-// its record was lost.
+// isStaleCopy reports whether the file at loc, which has no record, holds a prefix of r's
+// decompressed content. Such a file was copied before the log was compressed, and its
+// record was lost.
 func (s *Store) isStaleCopy(loc string, r store.Record) bool {
 	old, err := fingerprint(filepath.Join(s.dir, loc), true)
 	if err != nil || old.Length == 0 || old.Length > r.Length {
@@ -286,18 +286,18 @@ func (s *Store) isStaleCopy(loc string, r store.Record) bool {
 	return textStartsWith(f, old)
 }
 
-// textStartsWith reports whether the text of a file starts with the text that a
-// fingerprint identifies.
+// textStartsWith reports whether the decompressed content of f starts with the content
+// that the fingerprint text identifies.
 func textStartsWith(f io.Reader, text store.Fingerprint) bool {
 	rd := new(tstat.Reader)
 	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{Marks: []int64{text.Length}})
 	return rd.Drain() == nil && rd.Mark(text.Length) == text.SHA256
 }
 
-// location returns where to store the copy: in place of the copy that it
-// replaces, else under the file's own name, or as NAME.2 if another file has
-// that name. The copy overwrites a file without a record if the copy starts
-// with that file's content, because a killed process left that file.
+// location returns where to store the copy: in place of the copy that it replaces, else
+// under the file's own name, or as NAME.2, NAME.3 and so on if another file has that
+// name. The copy overwrites a file without a record if the copy starts with that file's
+// content, because a killed process left that file.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
 	name := filepath.FromSlash(t.name())
 	for _, e := range replaced {

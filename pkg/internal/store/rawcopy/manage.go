@@ -168,8 +168,8 @@ func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
 	return rd.Counts().Rows, err
 }
 
-// Verify implements store.Manager. It searches for files without a record. With
-// Deep, it also compares the text of each copy with its record.
+// Verify implements store.Manager. It searches for files without a record. With opt.Deep,
+// it also compares the content of each copy with its record.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	entries, err := s.manifest.All()
 	if err != nil {
@@ -238,7 +238,8 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	return nil
 }
 
-// replaced reports whether the manifest has replaced an entry since it was read.
+// replaced reports whether the manifest no longer has a record of e at the same location,
+// because another process has changed it since e was read.
 func (s *Store) replaced(e manifest.Entry) bool {
 	now, err := s.manifest.Lookup([]store.Key{e.Key})
 	return err == nil && !slices.ContainsFunc(now, func(r store.Record) bool { return r.Same(e.Record) && r.Location == e.Location })

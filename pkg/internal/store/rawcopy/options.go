@@ -141,7 +141,7 @@ func (f *errorReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// encoders holds zstd encoders. They encode the same text to the same bytes.
+// encoders holds zstd encoders. All of them encode the same input to the same bytes.
 var encoders = sync.Pool{New: func() any {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderCRC(true))
 	if err != nil {

@@ -90,9 +90,8 @@ type Target struct {
 	Source int    // index into store.FileInfo.Columns
 }
 
-// Targets returns those of a file's columns that the table has. names are the
-// names of the file's columns in the table, or "" for columns that are not
-// stored.
+// Targets returns a Target for each of the file's columns that the table has. names are
+// the names of the file's columns in the table, or "" for columns that are not stored.
 func (c Columns) Targets(f store.FileInfo, names []string, table map[string]string) ([]Target, error) {
 	var ts []Target
 	for i, n := range names {

@@ -120,8 +120,8 @@ func openClickHouse(ctx context.Context, text, _ string, opt Options) (store.Man
 	return asManager(clickhouse.Open(ctx, text, clickhouse.Options{RetryTimeout: opt.RetryTimeout, Log: opt.Log, ReadOnly: opt.ReadOnly}))
 }
 
-// asManager converts the results of a store's Open. It returns a nil interface
-// if err is not nil.
+// asManager returns the results of a store's Open as a Manager. If err is not nil, it
+// returns a nil interface rather than an interface that holds a nil pointer.
 func asManager[S store.Manager](s S, err error) (store.Manager, error) {
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func Adopt(ctx context.Context, s store.Store, a store.Adoption) error {
 	return nil
 }
 
-// HasStreams reports whether Options.Stream names a destination's tables.
+// HasStreams reports whether the tables of a destination are named after Options.Stream.
 func HasStreams(text string) bool { return strings.HasPrefix(text, "dbstream:") }
 
 // KeepsFiles reports whether a destination stores whole log files instead of

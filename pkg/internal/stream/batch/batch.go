@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// Format is the form of a line in Batch.Out.
+// Format is the format of the lines in Batch.Out.
 type Format string
 
 // Formats.

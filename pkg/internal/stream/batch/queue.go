@@ -157,7 +157,8 @@ func (q *Queue) free(b *Batch) {
 	q.room.Release(cost)
 }
 
-// Trouble records why the sink acks nothing. nil records that it works.
+// Trouble records why the sink acks nothing at present. A nil err means that the sink
+// works.
 func (q *Queue) Trouble(err error) {
 	if err == nil {
 		q.Stats.Trouble.Store(nil)

@@ -79,8 +79,8 @@ func (w *Window) Snapshot() int64 {
 	return w.acked
 }
 
-// Save records that the position of a Snapshot is saved, and wakes callers of
-// Reserve.
+// Save records that the position is saved up to acked, the result of an earlier Snapshot.
+// It wakes blocked callers of Reserve.
 func (w *Window) Save(acked int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -29,7 +29,8 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// Encoding creates the encoders of a stream. The encoders share known headers.
+// Encoding creates the encoders of a stream. The encoders share the headers received so
+// far.
 type Encoding struct{ *common }
 
 // common is shared by the encoders of an Encoding.
@@ -87,7 +88,8 @@ type logEncoder struct {
 	where    []int // scratch of pickedJSON
 }
 
-// form is the encoding plan for the lines of one tstat.Form.
+// form is the encoding plan for lines with the same tstat.Form, that is, with the same
+// columns.
 type form struct {
 	*tstat.Form
 	fields []field
@@ -191,7 +193,8 @@ func (l *logEncoder) refresh() {
 	}
 }
 
-// load loads the known headers.
+// load makes l use the headers that l.layouts has for the log, and discards all encoding
+// plans.
 func (l *logEncoder) load() {
 	l.known, l.version = l.layouts.get(l.probe, l.typ.Name)
 	lines := tstat.NewLines(l.typ, l.opt.Layout, l.opt.Location)
@@ -201,7 +204,7 @@ func (l *logEncoder) load() {
 	l.lines, l.forms = lines, map[*tstat.Form]*form{}
 }
 
-// header applies a header line to the lines that follow.
+// header makes a header line apply to the lines that follow, and records it in l.layouts.
 func (l *logEncoder) header(line []byte) {
 	if l.lines == nil {
 		return
@@ -229,7 +232,7 @@ func (l *logEncoder) reject(line []byte, reason string) {
 	})
 }
 
-// form creates the encoding plan for f.
+// form creates the encoding plan for f and keeps it in l.forms.
 func (l *logEncoder) form(f *tstat.Form) *form {
 	c := &form{Form: f}
 	columns := l.lines.Columns()

@@ -58,15 +58,15 @@ func (l *layouts) current() int {
 	return l.version
 }
 
-// guessed records that the version of a log was guessed. It reports whether this
-// is the first call for the probe, log and version.
+// guessed records that the Tstat version of a log was guessed from its number of columns.
+// It reports whether this is the first call for the probe, log and version.
 func (l *layouts) guessed(probe, typ, version string) bool {
 	_, fresh := l.warned.Add(probe+" "+typ+" "+version, "", maxLayouts)
 	return fresh
 }
 
-// set records a header, unless it is for a new log beyond maxLayouts. save writes
-// it.
+// set records a header line in memory; save writes it to the state file. Once maxLayouts
+// logs have headers, set ignores those of other logs.
 func (l *layouts) set(probe, typ, part, line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -27,8 +27,8 @@ type ackLink struct {
 	overhead []overhead
 }
 
-// overhead records a protocol line in the stream. The endpoint counts the bytes
-// of protocol lines, but the pump does not.
+// overhead records a protocol line that was sent between log lines. The endpoint counts
+// the bytes of protocol lines, but the pump does not.
 type overhead struct {
 	pos   int64 // position of the line, as counted by the pump
 	total int64 // bytes of all protocol lines so far, including this line
@@ -97,7 +97,8 @@ func (l *ackLink) readAcks() {
 	}
 }
 
-// toPump converts a position counted by the endpoint to a position of the pump.
+// toPump converts a position that the endpoint counted to a position of the pump by
+// subtracting the bytes of protocol lines. The caller must hold l.mu.
 func (l *ackLink) toPump(n int64) int64 {
 	for len(l.overhead) > 1 && l.overhead[1].pos+l.overhead[1].total <= n {
 		l.overhead = l.overhead[1:]

@@ -34,7 +34,8 @@ type command struct {
 	ack     func(int64)
 }
 
-// killAfter is how long to wait for the output of an exited command.
+// killAfter is how long to wait for the end of an exited command's output, which
+// processes that it started may still hold open.
 const killAfter = 5 * time.Second
 
 func openCommand(line string, stdout, stderr io.Writer) opener {

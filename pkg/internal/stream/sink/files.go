@@ -36,8 +36,8 @@ const (
 	diskRetry = time.Second
 )
 
-// files is a sink that writes DIR/PROBE/LOG/YYYY_MM_DD_HH.EXT. The name is the
-// hour (UTC) in which the lines are written.
+// files is a sink that writes files DIR/PROBE/LOG/YYYY_MM_DD_HH.EXT. Each is named after
+// the hour (UTC) in which its lines are written.
 type files struct {
 	q        *batch.Queue
 	dir, ext string

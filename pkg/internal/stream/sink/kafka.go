@@ -40,8 +40,8 @@ var compressions = map[string]kgo.CompressionCodec{
 	"none":   kgo.NoCompression(),
 }
 
-// kafkaSession is a producer. The library reconnects and resends in order and
-// without duplicates. The session fails when the broker rejects a message.
+// kafkaSession is a session with a Kafka producer. The library reconnects and resends in
+// order and without duplicates. The session fails when the broker rejects a message.
 type kafkaSession struct {
 	client   *kgo.Client
 	topic    string
@@ -141,8 +141,9 @@ func (s *kafkaSession) addPending(n int) *kafkaMessage {
 	return m
 }
 
-// onResponse handles the broker's response to a message. Responses for different
-// probes may arrive in any order.
+// onResponse finishes m if the broker has accepted it, and otherwise makes the session
+// fail. It drops m if the topic rejects even the smallest messages. Responses for
+// different probes may arrive in any order.
 func (s *kafkaSession) onResponse(m *kafkaMessage, text []byte, err error) {
 	if err != nil {
 		if errors.Is(err, kerr.MessageTooLarge) && s.maxBytes == kafkaMinBatch && s.sending.Err() == nil {

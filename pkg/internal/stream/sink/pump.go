@@ -33,7 +33,7 @@ type session interface {
 	close() int64
 }
 
-// ending implements broken and err of a session.
+// ending implements the methods broken and err of a session.
 type ending struct {
 	ctx  context.Context
 	fail context.CancelCauseFunc // makes the session fail; the first cause is kept
@@ -101,9 +101,9 @@ func (p *pump) Run(ctx context.Context) error {
 	}
 }
 
-// connect opens a session, retrying until ctx is done. base is the position of the
-// session's first byte. It returns a nil session and a nil error if the queue is
-// closed and everything is acked.
+// connect opens a session, retrying until ctx is done. Unless first is set, it waits
+// before the first attempt. base is the position of the session's first byte. It returns
+// a nil session and a nil error if the queue is closed and everything is acked.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
 	var opening retry.Alarm
 	for {
@@ -155,7 +155,7 @@ func (p *pump) wait(ctx context.Context) {
 	p.back.Wait(ctx)
 }
 
-// lineStart returns the start of the line that contains the acked position.
+// lineStart returns the position at which the first line that is not fully acked starts.
 func (p *pump) lineStart() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -197,7 +197,7 @@ func (p *pump) session(ctx context.Context, s session, base int64) error {
 	}
 }
 
-// repeat resends the pending batches, starting at position base.
+// repeat resends the pending batches through s, starting at position base.
 func (p *pump) repeat(s session, base int64) error {
 	p.mu.Lock()
 	pending := append([]*batch.Batch(nil), p.pending...)

@@ -26,8 +26,8 @@ const (
 // are acked.
 const drainPoll = 5 * time.Millisecond
 
-// hello starts acknowledged mode. It first closes any earlier connection of the
-// same session and waits until that connection has ended.
+// hello checks line, the hello line, and starts acknowledged mode. It first closes any
+// earlier connection of the same session and waits until that connection has ended.
 func (c *conn) hello(ctx context.Context, line []byte) error {
 	f := strings.Split(string(line), " ")
 	switch {
@@ -78,7 +78,9 @@ func (c *conn) refuse(cause error, format string, args ...any) error {
 	return fmt.Errorf("%w: %w", cause, err)
 }
 
-// control handles a line that begins with '#'.
+// control sets the name of the probe from a line that begins with '#' and announces it.
+// If the certificate or the settings name the probe, they take precedence. Other lines
+// are rejected.
 func (c *conn) control(ctx context.Context, line []byte) error {
 	text, ok := bytes.CutPrefix(line, []byte(protocol.AckProbe))
 	if !ok || !protocol.IsSession(string(text)) {

@@ -80,8 +80,7 @@ func (c *checkpoint) positions(root string) map[string]position {
 }
 
 // enter records that the reader of a log has reached the start of a folder. It does
-// nothing while earlier lines are unacked. number identifies the last delivered
-// lines.
+// nothing while earlier lines are unacked. number is that of the last delivery, see ack.
 func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	c.mu.Lock()
 	drained := c.numbers[root+"\x00"+log] == number
@@ -91,8 +90,9 @@ func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	}
 }
 
-// ack records the position of a log after n more bytes were acked. Calls may
-// arrive out of order; a call with a lower number does not change the position.
+// ack records p as the position of a log after n more bytes were acked. number counts the
+// log's deliveries. Calls may arrive out of order; a call with a lower number than before
+// does not change the position.
 func (c *checkpoint) ack(root, log string, number int64, p position, n int64) {
 	c.mu.Lock()
 	key := root + "\x00" + log

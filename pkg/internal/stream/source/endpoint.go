@@ -295,9 +295,10 @@ func (c *conn) serve(ctx context.Context) error {
 	}
 }
 
-// checkStart checks the first bytes of a connection. more reports whether further
-// bytes may follow. It returns the length of a hello line to drop. first is true
-// if checkStart needs more bytes to decide.
+// checkStart checks head, the first bytes of a connection. more says whether further
+// bytes may follow. If head begins with a hello line, checkStart starts acknowledged mode
+// and returns the length of that line in drop. first is true if checkStart needs more
+// bytes to decide.
 func (c *conn) checkStart(ctx context.Context, head []byte, more bool) (drop int, first bool, err error) {
 	i := bytes.IndexByte(head, '\n')
 	switch {
@@ -398,7 +399,8 @@ func (c *conn) identify() error {
 	return nil
 }
 
-// count moves the connection to the counts of its current probe.
+// count adds the connection to the counts of its current probe, and removes it from those
+// of the former one.
 func (c *conn) count() {
 	if c.src != nil {
 		c.src.Connections.Add(-1)

@@ -243,8 +243,8 @@ func (f *follower) scan() {
 	}
 }
 
-// add appends the folders that have appeared since the last scan. They count as
-// newer than all others even if their names are older.
+// add appends to f.folders those of found that have appeared since the last scan. They
+// count as newer than all others even if the times in their names are older.
 func (f *follower) add(found []*folder) {
 	fresh := f.fresh(found)
 	if len(fresh) == 0 {
@@ -279,8 +279,8 @@ func (f *follower) add(found []*folder) {
 	maps.DeleteFunc(f.removed, func(name string, _ bool) bool { return !f.order.knows(name) })
 }
 
-// fresh returns the folders that are not yet known, and known folders that Tstat
-// has recreated under the same name.
+// fresh returns those of found that are not yet known, and known folders that Tstat has
+// recreated under the same name.
 func (f *follower) fresh(found []*folder) (list []*folder) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -301,8 +301,9 @@ func (f *follower) fresh(found []*folder) (list []*folder) {
 	return list
 }
 
-// begin selects the folders to start with. Folders unknown to the last run count as
-// new. If there was no last run, the names determine the order.
+// begin sets f.folders to those of found that are to be read in this run. Folders that
+// the last run did not know count as the newest. If there was no last run, the times in
+// the names determine the order.
 func (f *follower) begin(found []*folder) {
 	now := time.Now()
 	sortFolders(found, now)
@@ -337,10 +338,10 @@ func (f *follower) begin(found []*folder) {
 	f.set.counts.Folders.Add(int64(len(f.folders)))
 }
 
-// place adds a folder from the checkpoint to the order if it is not yet there. The
-// folder goes before the folders with newer names. If it is ahead of the clock, or
-// if no folder has a newer name, it goes first, so that no folder is skipped. place
-// warns if the folder has vanished or is ahead of the clock.
+// place inserts d, a folder named in the checkpoint, into the order unless the order has
+// it already. d goes before the first folder with a newer name. If d is ahead of the
+// clock, or if no folder has a newer name, d goes first, so that no folder is skipped.
+// place warns if d is not in found or is ahead of the clock.
 func (f *follower) place(d *folder, found []*folder, now time.Time) {
 	if !f.order.knows(d.name) {
 		i := 0
@@ -435,9 +436,10 @@ func (f *follower) forget() {
 	}
 }
 
-// closed reports whether Tstat has finished a log in the folder with the given
-// number. This is the case if the next folder has the same log, since Tstat closes
-// the old log first, or if the next folder has lacked the log for closeGrace.
+// closed reports whether Tstat has finished a log in the folder with the given number.
+// This is the case if the next folder has the same log, since Tstat closes the old log
+// first, if the next folder has lacked the log for closeGrace, or if there are at least
+// two newer folders.
 func (f *follower) closed(number int, name string) bool {
 	next := f.folder(number + 1)
 	if next == nil {

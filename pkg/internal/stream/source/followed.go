@@ -98,7 +98,8 @@ func (l *followed) next() {
 	}
 }
 
-// advance moves to the next folder if the log will not appear in this one.
+// advance moves to the next folder if the log can no longer appear in the current one. If
+// the log has just appeared, advance opens it instead. It reports whether it did either.
 func (l *followed) advance() bool {
 	if l.folder(l.current) == nil || !l.closed(l.current, l.name) {
 		return false
@@ -222,8 +223,8 @@ func (l *followed) rewrite(lines []byte) (*batch.Buffer, error) {
 	return buf, nil
 }
 
-// decompress sets text to the decompressed content of file. The file must be
-// positioned at its start.
+// decompress sets l.text to a reader of the decompressed content of l.file. The file must
+// be positioned at its start.
 func (l *followed) decompress() error {
 	head := make([]byte, compression.MagicSize)
 	n, err := io.ReadFull(l.file, head)

@@ -153,7 +153,8 @@ func fetchSize(payload int64) int {
 	return int(max(1, min(natsFetch, natsFetchBytes/max(1, payload))))
 }
 
-// fetch fetches and delivers messages. It returns how many arrived.
+// fetch fetches messages and delivers them. While redelivered messages are expected, it
+// holds them instead; see release. It returns how many arrived.
 func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
 	batch, err := cons.Fetch(o.maxMessages, jetstream.FetchMaxWait(natsPull))
 	if err != nil {
@@ -301,8 +302,9 @@ func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 	return err
 }
 
-// isRedelivered reports whether a message has already been delivered. The server
-// redelivers messages after a lost connection or when sinks are slow.
+// isRedelivered reports whether a message has already been delivered. If its lines are
+// acked, isRedelivered acknowledges it to the server again. The server redelivers
+// messages after a lost connection or when sinks are slow.
 func (s *natsSource) isRedelivered(pos natsPosition, msg jetstream.Msg) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

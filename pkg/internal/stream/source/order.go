@@ -122,10 +122,10 @@ func (o *order) save() error {
 	return nil
 }
 
-// sortFolders sorts folders by the times in their names. A folder ahead of the
-// clock goes first if the clock or time zone seems to have been set back since.
-// This is assumed if the folder's modification time is also ahead of the clock, or
-// is older than that of a folder not ahead of the clock.
+// sortFolders sorts folders by the times in their names. However, a folder that is ahead
+// of the clock goes first if the clock or time zone seems to have been set back since.
+// This is assumed if the folder's modification time is also ahead of the clock, or is
+// older than that of a folder that is not ahead.
 func sortFolders(list []*folder, now time.Time) {
 	former := map[*folder]bool{}
 	if slices.ContainsFunc(list, func(d *folder) bool { return d.ahead(now) }) {
@@ -155,7 +155,8 @@ func sortFolders(list []*folder, now time.Time) {
 	})
 }
 
-// ahead reports whether the name of the folder is ahead of the clock.
+// ahead reports whether the time in the folder's name is ahead of the clock; see
+// clockSkew.
 func (d *folder) ahead(now time.Time) bool { return d.Time.After(now.Add(clockSkew)) }
 
 // modTime returns the modification time of the folder, or the zero time if it

@@ -51,8 +51,8 @@ func Parse(text string) (*broker.Broker, error) {
 	return b, nil
 }
 
-// Subscribe returns the source whose URL is text. number must be unique within the
-// run.
+// Subscribe returns an Input that reads from a broker, whose URL is text. number must be
+// unique within the run.
 func (s *Set) Subscribe(text string, number int) (Input, error) {
 	b, err := Parse(text)
 	if err != nil {
@@ -109,8 +109,8 @@ type readProbe struct {
 // maxReadProbes limits the probes for which a reader keeps state.
 const maxReadProbes = 256
 
-// maxOpened is the maximum size in bytes of a message after its path is added to
-// each line. Short lines and a long path could otherwise exhaust memory.
+// maxOpened is the maximum size in bytes of a message after reader.open has put the path
+// before each line. Short lines and a long path could otherwise exhaust memory.
 const maxOpened = 32 << 20
 
 // probe returns the state of a probe, or nil if too many names were announced.
@@ -192,8 +192,8 @@ func (r *reader) deliver(ctx context.Context, m *inbound, delivering, acked func
 	return nil
 }
 
-// open converts a message to wire format. If it rejects the message, it returns
-// a reason instead.
+// open returns the state of the message's probe, and the message in wire format. If it
+// rejects the message, it returns a reason instead.
 func (r *reader) open(m *inbound) (*readProbe, *batch.Buffer, string) {
 	if !protocol.IsSession(m.probe) {
 		return nil, nil, "it has no name of a probe"
