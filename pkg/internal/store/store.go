@@ -211,7 +211,7 @@ type Properties struct {
 	Compacts bool
 }
 
-// A TransformChecker is a Store that may be unable to record transforms.
+// A TransformChecker is a Store that may be unable to store Record.Transform.
 type TransformChecker interface {
 	// CheckTransform returns an error if the store cannot record the transform of a
 	// log.
@@ -288,7 +288,7 @@ type RawStore interface {
 	BeginRaw(ctx context.Context, f FileInfo) (RawTx, error)
 }
 
-// RawTx is a FileTx that receives the bytes of the file.
+// RawTx is a FileTx that receives the bytes of the file instead of its rows.
 type RawTx interface {
 	FileTx
 	WriteRaw(ctx context.Context, p []byte) error

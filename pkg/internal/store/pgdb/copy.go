@@ -261,7 +261,7 @@ func (c *copier) rows() (rows []keptRow) {
 	return rows
 }
 
-// copyRows copies the rows of a refused chunk, except those that the server refuses.
+// copyRows copies some rows of a refused chunk, except those that the server refuses.
 func (c *copier) copyRows(rows []keptRow) error {
 	if len(rows) == 0 {
 		return nil

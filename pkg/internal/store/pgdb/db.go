@@ -116,8 +116,8 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 	return nil, hint.Usage("not the URL of a database", advice)
 }
 
-// Open connects to the database at dsn, a result of SplitURL. Messages call the
-// database name, with any password masked.
+// Open connects to the database at dsn, a result of SplitURL. name is how messages refer
+// to the database; Open masks a password in it.
 func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	cfg, err := parseConfig(dsn)
 	if err != nil {
@@ -281,10 +281,10 @@ func isTimeout(err error) bool {
 // Ident is a name with up to two parts, schema and table.
 type Ident = pgx.Identifier
 
-// Quote returns a name as SQL text.
+// Quote returns a name, which may have several parts, quoted for SQL.
 func Quote(parts ...string) string { return pgx.Identifier(parts).Sanitize() }
 
-// List returns names as SQL text, separated by commas.
+// List returns names quoted for SQL and separated by commas.
 func List(names []string) string {
 	quoted := make([]string, len(names))
 	for i, n := range names {

@@ -328,7 +328,8 @@ type Replaced struct {
 	Times []time.Time
 }
 
-// replace removes records. The caller must remove their rows.
+// replace removes the records rs. The caller must remove their rows, which the result
+// identifies.
 func (d *DB) replace(ctx context.Context, tx pgx.Tx, rs []store.Record) (Replaced, error) {
 	var out Replaced
 	for _, r := range rs {

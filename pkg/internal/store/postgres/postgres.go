@@ -24,7 +24,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// settings are the options of the URL that this package interprets.
+// settings are the options of the URL that are not libpq's; see pgdb.SplitURL.
 var settings = []string{"schema", "columns", "copy"}
 
 // Options configures Open.

@@ -71,7 +71,8 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	return errors.Join(store.Unavailable(err), flush())
 }
 
-// adopted returns the entry of a copy; ok is false if the file is not adopted.
+// adopted returns the manifest's entry for the file at path name, a copy made by
+// math_repo. ok is false if the file is not adopted.
 func (s *Store) adopted(a store.Adoption, name string, d fs.DirEntry) (e manifest.Entry, ok bool, err error) {
 	file := d.Name()
 	if !d.Type().IsRegular() || !tstat.IsLog(file) {

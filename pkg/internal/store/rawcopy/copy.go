@@ -211,7 +211,8 @@ func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) }))
 }
 
-// publish makes the copy visible by a rename.
+// publish makes the copy visible by a rename, writes its record, and removes the copies
+// that it replaces.
 func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Record) error {
 	replaced, err := m.Replaced(r, known, replace)
 	if err != nil {

@@ -128,7 +128,7 @@ func (t *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return err
 }
 
-// print prints the column's value in a row. NULL, NaN and infinity become null.
+// print appends the column's value in a row to text. NULL, NaN and infinity become null.
 func (c *column) print(text *bytes.Buffer, row int) error {
 	if !c.has || c.values.Def[row] == 0 {
 		text.WriteString("null")

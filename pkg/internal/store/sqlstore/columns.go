@@ -80,7 +80,7 @@ func (c Columns) Missing(f store.FileInfo, names []string, table map[string]stri
 // isText reports whether typ is a server's name for a text type.
 func isText(typ string) bool { return typ == "text" || strings.Contains(typ, "String") }
 
-// present reports whether the file has a column.
+// present reports whether the file has column i, see store.FileInfo.Present.
 func present(f store.FileInfo, i int) bool { return f.Present == nil || f.Present[i] }
 
 // Target is a table's column and the source of its values.

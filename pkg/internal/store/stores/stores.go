@@ -51,7 +51,7 @@ type Options struct {
 	StreamType string
 }
 
-// kind is one kind of store.
+// kind describes how to recognize, check and open one kind of store.
 type kind struct {
 	form string // see dest.Schemes
 	// open opens the store with the URL text, SCHEME:REST.
@@ -230,8 +230,8 @@ func CheckStream(stream, probe string, types []string) error {
 	return first
 }
 
-// Check returns an error if a destination, SCHEME:REST, is invalid. A bare path
-// stands for parquet.
+// Check returns an error if a destination, SCHEME:REST, is invalid. A path without a
+// scheme means parquet:PATH.
 func Check(text string) error {
 	_, _, err := parse(text)
 	return err
@@ -280,7 +280,7 @@ func parse(text string) (k kind, rest string, err error) {
 
 // SplitTransform removes the option anonymize from a destination and returns its value,
 // unescaped. given reports whether the destination has the option, with any value. Stores
-// do not know the option, because the importer anonymizes.
+// never see the option, because the importer does the anonymizing.
 func SplitTransform(text string) (destination, anonymize string, given bool) {
 	destination, query, _ := strings.Cut(text, "?")
 	var modes, others []string

@@ -140,7 +140,8 @@ func (l *KafkaLog) Log(_ kgo.LogLevel, msg string, keyvals ...any) {
 	}
 }
 
-// Failure returns the last error that the library logged, or a general error.
+// Failure returns the last error that the library logged, or a general error if it logged
+// none.
 func (l *KafkaLog) Failure() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -17,8 +17,8 @@ const MaxPath = 4096
 // columns for each.
 const maxTypes = 64
 
-// nameAge is how long an unused name stays in a full Names. Sinks never forget a
-// name, so nameAge limits the rate at which a peer can invent names.
+// nameAge is how long a name must be unused before a full Names drops it. Sinks never
+// forget a name, so nameAge limits the rate at which a peer can invent names.
 const nameAge = 24 * time.Hour
 
 // PerPeer returns how many of limit names a single peer may add: a quarter, and at

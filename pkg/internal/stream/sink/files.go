@@ -128,7 +128,7 @@ func (f *files) flush(ctx context.Context) error {
 	return nil
 }
 
-// write writes and syncs all pending batches, or nothing.
+// write writes and syncs all pending batches, or none of them.
 func (f *files) write() (err error) {
 	defer func() {
 		if err != nil {
@@ -183,7 +183,7 @@ func (f *files) write() (err error) {
 	return nil
 }
 
-// rollBack truncates the files after a failed write, and closes all files.
+// rollBack removes what a failed write has added to the files, and closes all files.
 func (f *files) rollBack() error {
 	var errs []error
 	for _, o := range f.open {

@@ -151,7 +151,8 @@ func (s *natsSession) expect(f future) error {
 	}
 }
 
-// awaitAcks waits for the acknowledgements in the order of the messages.
+// awaitAcks waits for the acknowledgements in the order of the messages, and calls ack
+// after each.
 func (s *natsSession) awaitAcks(ack func(int64)) {
 	for {
 		select {

@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// session is a connection or a command that receives text. A pump has one session
-// at a time.
+// session is a connection or a command that receives lines. A pump has one session at a
+// time.
 type session interface {
 	// write sends complete lines. It may return before they have arrived.
 	// The text must not change until it is acked.

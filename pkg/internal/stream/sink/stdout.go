@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// stdout writes to standard output.
+// stdout is a sink that writes to standard output.
 type stdout struct {
 	q *batch.Queue
 	w io.Writer
@@ -39,8 +39,8 @@ func (s *stdout) Run(ctx context.Context) error {
 	}
 }
 
-// write writes all of the text. It retries transient errors, such as a full disk,
-// until ctx is done.
+// write writes all of text. It retries transient errors, such as a full disk, until ctx
+// is done.
 func (s *stdout) write(ctx context.Context, text []byte) error {
 	var writing retry.Alarm
 	for len(text) > 0 {

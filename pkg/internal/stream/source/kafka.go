@@ -79,8 +79,8 @@ func (s *kafkaSource) Run(ctx, reading context.Context) error {
 	return nil
 }
 
-// open connects and joins the group. It retries until the topic exists. It returns
-// an error only if ctx is done.
+// open connects and joins the group. It retries all failures, since the topic may not
+// exist yet, and returns an error only if ctx is done.
 func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	inner := &broker.KafkaLog{Logger: s.log}
 	var opening retry.Alarm
@@ -193,8 +193,8 @@ func (s *kafkaSource) onAssigned(_ context.Context, _ *kgo.Client, topics map[st
 	s.log.Info("partitions assigned", "group", s.group, "partitions", len(s.parts))
 }
 
-// onRevoked is called before partitions move to another member. It waits until
-// their lines are acked, and commits their offsets.
+// onRevoked is called before partitions move to another member. It waits for up to
+// kafkaHandOver until their lines are acked, and commits their offsets.
 func (s *kafkaSource) onRevoked(ctx context.Context, client *kgo.Client, topics map[string][]int32) {
 	var parts []*part
 	for _, number := range topics[s.broker.Name] {

@@ -337,8 +337,8 @@ func (s *natsSource) ack(pos natsPosition) {
 	s.window.Save(s.window.Snapshot())
 }
 
-// progress extends the ack wait of messages in flight until ctx is done, so that
-// the server does not redeliver them.
+// progress reports the messages in flight to the server as in progress, so that it does
+// not redeliver them. It repeats this until ctx is done.
 func (s *natsSource) progress(ctx context.Context) {
 	for retry.Sleep(ctx, natsAckWait/3) == nil {
 		s.mu.Lock()
