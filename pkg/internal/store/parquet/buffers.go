@@ -45,7 +45,7 @@ const (
 	maxText     = 1 << 30
 )
 
-// begin returns the row group of a new file.
+// begin counts a new file as open and returns its first row group.
 func (b *buffers) begin() *parquetfile.RowGroup {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -53,8 +53,8 @@ func (b *buffers) begin() *parquetfile.RowGroup {
 	return b.idleGroup()
 }
 
-// end ends a file that had the given number of extra row groups, and recycles all
-// its row groups.
+// end counts a file as closed and recycles groups, all row groups of the file. extra is
+// the number of extra row groups among them.
 func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

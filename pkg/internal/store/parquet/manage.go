@@ -324,8 +324,8 @@ type part struct {
 	keep []span
 }
 
-// concat writes a file with the rows of the parts to out. Its footer has records, and
-// says that the file replaces the records replace. concat closes the parts, but not out.
+// concat writes a file with the rows of the parts to out. Its footer lists records, and
+// replace as the records that the file replaces. concat closes the parts, but not out.
 func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
 	a, err := s.assemble(ctx, out, columns)
 	for i, p := range parts {

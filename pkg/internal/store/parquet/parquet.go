@@ -309,10 +309,10 @@ func (s *Store) isCurrent(m *manifest.Tx, entries []manifest.Entry) bool {
 	})
 }
 
-// freeLocation returns the first unused location for f, counting up from the n-th; see
-// entryLocation. If different content with the same key is already stored, n must be
-// greater than 1, because a reader that has listed the first name must not find different
-// rows under it.
+// freeLocation returns the first unused location among those that entryLocation returns
+// for f and n, n+1 and so on. If different content with the same key is already stored, n
+// must be greater than 1, because a reader that has listed the first name must not find
+// different rows under it.
 func (s *Store) freeLocation(f store.FileInfo, n int) (string, error) {
 	for ; ; n++ {
 		loc := entryLocation(f, n)

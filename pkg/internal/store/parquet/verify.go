@@ -160,8 +160,8 @@ func (s *Store) reportForeign(locs []string, opt store.VerifyOptions) error {
 	})
 }
 
-// readAll reads all values in a file. It reports damage as a fault, and likewise each log
-// that has values ending in CR.
+// readAll reads all values in a file. It reports as faults any damage and each log that
+// has values ending in CR.
 func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions) {
 	in, err := openStored(filepath.Join(s.dir, loc))
 	if err != nil {

@@ -68,7 +68,7 @@ const epoch = 946684800e6
 // the last digit.
 var sizes = map[string]int{"int2": 2, "int4": 4, "int8": 8, "float8": 8, "bool": 1, "timestamptz": 8, "inet": 0, "text": 0}
 
-// canBinary reports whether the values of all targets have a binary form.
+// canBinary reports whether the types of all targets have a known binary form.
 func canBinary(targets []sqlstore.Target) bool {
 	return !slices.ContainsFunc(targets, func(t sqlstore.Target) bool {
 		_, ok := sizes[t.Type]

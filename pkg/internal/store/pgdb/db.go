@@ -116,8 +116,8 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 	return nil, hint.Usage("not the URL of a database", advice)
 }
 
-// Open connects to the database at dsn, a result of SplitURL. name is how messages refer
-// to the database; Open masks a password in it.
+// Open connects to the database at dsn, a result of SplitURL. name, with any password
+// masked, is what messages call the database.
 func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	cfg, err := parseConfig(dsn)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 // colPruned is the column of sqlstore.FilesTable that holds the time when a file's rows
-// were pruned, or NULL.
+// were pruned. It is NULL if they were not.
 const colPruned = "pruned"
 
 // Records implements store.Manager.

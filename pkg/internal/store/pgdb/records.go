@@ -264,7 +264,7 @@ func (d *DB) recordColumns() string {
 }
 
 // added returns an SQL expression for the value of addedColumns[i], or its fallback.
-// table is the name or alias of the table of records.
+// table is the name or alias that the query uses for the table of records.
 func (d *DB) added(table string, i int) string {
 	c := addedColumns[i]
 	if !d.records.has(i) {
@@ -273,8 +273,8 @@ func (d *DB) added(table string, i int) string {
 	return "coalesce(" + table + "." + c.name + ", " + c.fallback + ")"
 }
 
-// PlaceOf returns an SQL expression for the place of a record. alias is the name or alias
-// of the table of records.
+// PlaceOf returns an SQL expression for the place of a record. alias is the one that the
+// query uses for the table of records.
 func (d *DB) PlaceOf(alias string) string { return d.added(alias, 0) }
 
 func eachRecord(rows pgx.Rows, f func(store.Record) error) error {

@@ -256,8 +256,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	return errors.Join(errs...)
 }
 
-// otherForms returns the other names of the log called name: without a compression suffix
-// and with each other suffix.
+// otherForms returns the names that the log has without compression and with each
+// compression suffix, except name itself.
 func otherForms(name string) (names []string) {
 	plain, is := compression.CutSuffix(name)
 	for _, suffix := range append(compression.Suffixes(), "") {

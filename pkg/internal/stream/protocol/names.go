@@ -87,7 +87,7 @@ func (s *Names) forget(before time.Time) {
 	}
 }
 
-// Types limits the log names of unknown types that peers may use.
+// Types limits how many log names of unknown types peers may use.
 type Types struct{ unknown Names }
 
 // Check returns "" if lines of a log with this name are accepted from the peer,

@@ -78,9 +78,9 @@ func (c *conn) refuse(cause error, format string, args ...any) error {
 	return fmt.Errorf("%w: %w", cause, err)
 }
 
-// control sets the name of the probe from a line that begins with '#' and announces it.
-// If the certificate or the settings name the probe, they take precedence. Other lines
-// are rejected.
+// control processes a line that begins with '#'. If the line announces the name of the
+// probe, control sets the name, unless the certificate or the settings have done so. It
+// rejects all other lines.
 func (c *conn) control(ctx context.Context, line []byte) error {
 	text, ok := bytes.CutPrefix(line, []byte(protocol.AckProbe))
 	if !ok || !protocol.IsSession(string(text)) {

@@ -29,8 +29,8 @@ import (
 // the old one. A log that was switched off never appears.
 const closeGrace = 5 * time.Second
 
-// firstFolder is the checkpoint key of the first folder. The entry is used until
-// the first log is found.
+// firstFolder stands for the name of a log in the checkpoint entry that records the first
+// folder until a log is found.
 const firstFolder = "-"
 
 // follower follows the log folders of one probe.
@@ -437,9 +437,9 @@ func (f *follower) forget() {
 }
 
 // closed reports whether Tstat has finished a log in the folder with the given number.
-// This is the case if the next folder has the same log, since Tstat closes the old log
-// first, if the next folder has lacked the log for closeGrace, or if there are at least
-// two newer folders.
+// This is the case if there are two or more newer folders, if the next folder has the
+// same log (Tstat closes the old log first), or if the next folder has lacked the log for
+// closeGrace.
 func (f *follower) closed(number int, name string) bool {
 	next := f.folder(number + 1)
 	if next == nil {

@@ -415,8 +415,8 @@ func (l *followed) read(ctx context.Context) (int, error) {
 	return n, nil
 }
 
-// endText counts and logs that a compressed log is damaged. It makes further
-// reads return io.EOF.
+// endText counts the open log as damaged, logs err, and makes further reads return
+// io.EOF.
 func (l *followed) endText(err error) {
 	l.text, l.broken = bytes.NewReader(nil), true
 	l.set.counts.Cuts.Add(1)

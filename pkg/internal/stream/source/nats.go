@@ -337,8 +337,8 @@ func (s *natsSource) ack(pos natsPosition) {
 	s.window.Save(s.window.Snapshot())
 }
 
-// progress reports the messages in flight to the server as in progress, so that it does
-// not redeliver them. It repeats this until ctx is done.
+// progress tells the server that the messages in flight are still in progress, so that it
+// does not redeliver them. It repeats this until ctx is done.
 func (s *natsSource) progress(ctx context.Context) {
 	for retry.Sleep(ctx, natsAckWait/3) == nil {
 		s.mu.Lock()
