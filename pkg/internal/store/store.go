@@ -39,8 +39,8 @@ func Unavailable(err error) error {
 	return err
 }
 
-// Key identifies a log file independently of its location: a log keeps its key
-// if its site folder is moved or the file is compressed.
+// Key identifies a log file independently of its location: a log keeps its key if its log
+// folder is moved or the file is compressed.
 type Key struct {
 	Probe  string `json:"probe"`  // see ValidProbe
 	Folder string `json:"folder"` // name of the log folder, with ".out"

@@ -1,6 +1,6 @@
-// Package stream forwards live log lines from connections, followed log folders
-// and brokers to sinks. Lines of one log keep their order. A source waits until
-// the required sinks ack its lines.
+// Package stream forwards live log lines from connections, followed log folders and
+// brokers to sinks. Lines of one log keep their order. If a required sink is slow, the
+// sources wait for it.
 package stream
 
 import (

@@ -394,7 +394,8 @@ func (a *assembly) finish(records []store.Record, replaces []string) error {
 	return durable.Sync(a.out)
 }
 
-// footerMetadata returns the metadata that tstatrepo puts into a footer.
+// footerMetadata returns tstatrepo's key-value metadata for a footer; for replaces see
+// replacesKey.
 func footerMetadata(records []store.Record, replaces []string) ([][2]string, error) {
 	js, err := losslessjson.Marshal(records)
 	if err != nil {

@@ -23,8 +23,8 @@ type buffers struct {
 // core parses as fast as two others encode.
 const maxParallel = 3
 
-// newBuffers returns buffers for the given number of files, with memory bytes
-// for each file, and for the given number of cores that encode rows.
+// newBuffers returns the buffers for the given number of files that are open at once, and
+// of cores that encode rows. memory is the size of the buffers in bytes per file.
 func newBuffers(memory int64, files, cores int) *buffers {
 	groups := max(files, min(cores, files*maxParallel))
 	return &buffers{memory: memory * int64(files) / int64(groups), maxGroups: min(groups, cores)}
@@ -53,8 +53,8 @@ func (b *buffers) begin() *parquetfile.RowGroup {
 	return b.idleGroup()
 }
 
-// end counts a file as closed and recycles groups, all row groups of the file. extra is
-// the number of extra row groups among them.
+// end counts a file as closed and recycles groups, the file's row groups. extra is the
+// number of extra row groups among them.
 func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -167,7 +167,7 @@ func textOf(r store.Record) logText { return logText{r.Key, r.Text()} }
 // levels are the prefixes of a location's path elements.
 var levels = []string{"type=", "probe=", "date=", ""}
 
-// inDataset reports whether a location has the form that entryLocation returns.
+// inDataset reports whether a location looks like a result of entryLocation.
 func inDataset(loc string) bool {
 	names := strings.Split(loc, string(filepath.Separator))
 	if len(names) != len(levels) || !strings.HasSuffix(loc, ".parquet") {

@@ -155,8 +155,8 @@ func grow[T any](s []T, n, rows int) []T {
 	return slices.Grow(s, n)
 }
 
-// longLog is the minimum number of rows in a log that grow treats as long. Most
-// logs are shorter.
+// longLog is the number of rows from which grow treats a log as long. Most logs are
+// shorter.
 const longLog = 4 << 10
 
 // bytes returns the total size in bytes of the collected strings.

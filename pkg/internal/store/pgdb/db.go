@@ -378,8 +378,8 @@ func FindTable(ctx context.Context, q Querier, name Ident) (*Table, error) {
 	return &t, nil
 }
 
-// AddColumns adds the columns with the given indexes to a table, with the types
-// that sqlType returns.
+// AddColumns adds to a table those of columns that have the given indexes. names are
+// their names in the table, by the same indexes, and sqlType returns their types.
 func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, columns []tstat.Column, names []string, sqlType func(tstat.Column) string) error {
 	var add []string
 	for _, c := range indexes {

@@ -118,7 +118,8 @@ func (r *Rows) checkAddresses(final bool) error {
 	return nil
 }
 
-// countText records a row with other text instead of an address.
+// countText counts a row if err says that it has other text instead of an address. line
+// is the row's line number.
 func (r *Rows) countText(line int64, err error) {
 	var re *rowError
 	if !errors.As(err, &re) || !re.text {

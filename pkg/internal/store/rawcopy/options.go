@@ -76,9 +76,8 @@ func (t *tx) name() string {
 	return name
 }
 
-// compress replaces the temporary file with one compressed with zstd. It leaves
-// the file unchanged if it is already compressed with zstd, or if it cannot be
-// decompressed to the end.
+// compress compresses the temporary file with zstd. It leaves the file unchanged if it is
+// already compressed with zstd, or if it cannot be decompressed to the end.
 func (t *tx) compress(ctx context.Context) error {
 	if _, err := t.tmp.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -127,7 +126,7 @@ func (t *tx) compress(ctx context.Context) error {
 	return errors.Join(err, os.Remove(old.Name()), old.Close())
 }
 
-// errorReader records an error from r other than io.EOF.
+// errorReader reads from r and keeps any error other than io.EOF.
 type errorReader struct {
 	r   io.Reader
 	err error

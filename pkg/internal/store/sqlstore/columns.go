@@ -35,15 +35,16 @@ func ParseColumns(text string) (Columns, error) {
 // Widens reports whether missing columns are added to tables.
 func (c Columns) Widens() bool { return c == Widen }
 
-// MaxUnknown is the maximum number of columns in a table that no known Tstat
-// version writes. A PostgreSQL table can have 1,600 columns, including dropped
-// ones; crafted headers must not use them up.
+// MaxUnknown is the maximum number of unknown columns in a table, that is, columns that
+// no known Tstat version writes. A PostgreSQL table can have 1,600 columns, including
+// dropped ones; crafted headers must not use them up.
 const MaxUnknown = 64
 
-// Missing returns the indexes of the file's columns that must be added to the
-// table. names are the names of all the file's columns in the table; own are
-// the columns that the store itself adds to every table. Missing returns an
-// error if the table would get more than MaxUnknown unknown columns.
+// Missing returns the indexes of the file's columns that must be added to the table.
+// names are the names of all the file's columns in the table; table maps the table's
+// column names to their types; own are the columns that the store itself adds to every
+// table. Missing returns an error if the table would get more than MaxUnknown unknown
+// columns.
 func (c Columns) Missing(f store.FileInfo, names []string, table map[string]string, own []string) ([]int, error) {
 	var m []int
 	var unknown []string
@@ -91,7 +92,9 @@ type Target struct {
 }
 
 // Targets returns a Target for each of the file's columns that the table has. names are
-// the names of the file's columns in the table, or "" for columns that are not stored.
+// the names of the file's columns in the table, or "" for columns that are not stored;
+// table maps the table's column names to their types. If c is Refuse, Targets returns an
+// error if the table lacks a column of the file.
 func (c Columns) Targets(f store.FileInfo, names []string, table map[string]string) ([]Target, error) {
 	var ts []Target
 	for i, n := range names {
@@ -106,8 +109,8 @@ func (c Columns) Targets(f store.FileInfo, names []string, table map[string]stri
 	return ts, nil
 }
 
-// CheckLater returns an error if a later header in the file has added a column
-// that is not stored. stored reports whether the column at an index in
+// CheckLater returns an error if a later header in the file has added a column that is
+// not stored, unless c is Drop. stored reports whether the column at an index in
 // FileInfo.Columns is stored.
 func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column int) bool) error {
 	if c == Drop {

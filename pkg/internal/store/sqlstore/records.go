@@ -20,7 +20,8 @@ func ValidKey(k store.Key) bool {
 	return utf8.ValidString(s) && !strings.Contains(s, "\x00")
 }
 
-// CheckKey returns an error unless k can be stored in a table of records.
+// CheckKey returns an error unless k can be stored in a table of records and has a valid
+// probe name.
 func CheckKey(k store.Key) error {
 	if !ValidKey(k) {
 		return fmt.Errorf("%q: the name is not valid UTF-8", k.String())

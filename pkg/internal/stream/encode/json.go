@@ -149,7 +149,8 @@ func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 	return append(l.times(out[:w], line, c, sep), '}', '\n'), nil
 }
 
-// times appends the derived times of a line, if the form has any.
+// times appends the columns first and last of a line if they have to be derived; see
+// derived.
 func (l *logEncoder) times(dst, line []byte, c *form, sep byte) []byte {
 	if c.derive == nil {
 		return dst

@@ -18,7 +18,7 @@ const maxLayouts = 4096
 // layoutsFormat is the format number of the state file.
 const layoutsFormat = 1
 
-// layouts holds the last headers of each log by probe and log name. They are saved
+// layouts holds the latest headers of each log, by probe and log name. They are saved
 // because an old exporter sends a header only at the start of a log.
 type layouts struct {
 	path string

@@ -232,7 +232,8 @@ func (p *pump) position() int64 {
 	return p.acked
 }
 
-// ack records that all bytes before pos have arrived.
+// ack records that all bytes before pos have arrived, and acks the batches that end there
+// or earlier.
 func (p *pump) ack(pos int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

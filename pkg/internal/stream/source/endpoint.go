@@ -166,7 +166,7 @@ func (e *Endpoint) Stop(listeners []*peer.Listener) {
 // Wait waits until all connections are closed.
 func (e *Endpoint) Wait() { e.wg.Wait() }
 
-// readSize returns the current size of a connection's read buffer in bytes. It
+// readSize returns the current limit for the read buffer of each connection, in bytes. It
 // is a power of two.
 func (e *Endpoint) readSize() int {
 	n := e.set.counts.Connections.Load()

@@ -419,7 +419,7 @@ func (f *follower) folder(number int) *folder {
 	return nil
 }
 
-// forget drops folders that no log needs.
+// forget removes from f.folders the oldest ones, which no log needs anymore.
 func (f *follower) forget() {
 	least := f.first + len(f.folders) - 1
 	for _, l := range f.logs {

@@ -49,8 +49,8 @@ type kafkaSource struct {
 	parts map[int32]*part // assigned to this member
 }
 
-// part is an assigned partition. Positions of its Tracker are Kafka offsets: the
-// offset of the last message plus one.
+// part is an assigned partition. The positions of its Tracker are Kafka offsets: the
+// position after a message is its offset plus one.
 type part struct {
 	batch.Tracker
 	revoked   atomic.Bool // the partition was revoked

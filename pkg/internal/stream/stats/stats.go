@@ -34,8 +34,8 @@ func NewStream() *Stream {
 	return &Stream{Start: time.Now(), Recent: metrics.NewCounts(Interval, Intervals)}
 }
 
-// Resume adds the counts of a former stream that has ended. refused is the number
-// of connections that its listeners refused.
+// Resume makes c continue the counts, start and rates of a former stream that has ended.
+// refused is the number of connections that its listeners refused.
 func (c *Stream) Resume(former *Stream, refused int64) {
 	c.Start, c.Recent = former.Start, former.Recent
 	for _, n := range []struct{ to, from *atomic.Int64 }{
@@ -118,7 +118,7 @@ func (s *Sources) Lookup(probe, from string) *Source {
 	return s.all[key]
 }
 
-// resume adds the counts of a former stream's sources.
+// resume makes the sources continue the counts and rates of a former stream's sources.
 func (s *Sources) resume(former *Sources) {
 	former.mu.Lock()
 	defer former.mu.Unlock()
