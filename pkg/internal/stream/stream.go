@@ -175,8 +175,8 @@ func CheckSource(text string) error {
 	return err
 }
 
-// SameTopic reports whether the source reads the topic that the sink writes to. If
-// so, lines would circulate forever.
+// SameTopic reports whether the broker URLs from (of a source) and to (of a sink) name
+// the same topic. If so, lines would circulate forever.
 func SameTopic(from, to string) bool {
 	b, err := source.Parse(from)
 	if err != nil {
@@ -213,7 +213,8 @@ func New(opt Options) (*Stream, error) {
 	return s, nil
 }
 
-// open performs all steps that can fail at startup.
+// open creates the encoder, the sources and the sinks, that is, it performs all steps
+// that can fail at startup.
 func (s *Stream) open() (err error) {
 	h, opt := s.hub, &s.opt
 	state := filepath.Join(opt.StateDir, "stream", opt.Name)
@@ -354,7 +355,7 @@ var errDrain = errors.New("sinks did not acknowledge everything in time")
 // it is waiting.
 const drainSilence = time.Second
 
-// logDrain logs the sinks that have not acked everything.
+// logDrain logs each sink that still has unacked lines.
 func (s *Stream) logDrain() {
 	for _, q := range s.hub.queues {
 		if q.Stats.Queued.Load() > 0 {

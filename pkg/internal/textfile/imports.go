@@ -15,16 +15,16 @@ const (
 	metricSuccess = metricPrefix + "last_success_timestamp_seconds"
 )
 
-// Run is an import and its result; Summary may be nil.
+// Run holds the result of an import; Summary may be nil.
 type Run struct {
 	Summary *bulk.Summary
 	Failure error
 	Ended   time.Time
 }
 
-// WriteImports overwrites f with the metrics of the runs, by probe, and of the
-// stores' upkeep. If a run fails, it keeps the time of the last success. An alert
-// on the age of that time thus also detects runs that never start.
+// WriteImports overwrites f with the metrics of runs, whose keys are probes, and of the
+// stores' upkeep in kept. For a failed run, it keeps the time of the last success that f
+// holds. An alert on the age of that time thus also detects runs that never start.
 func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	reg := prometheus.NewRegistry()
 	gauges := map[string]*prometheus.GaugeVec{}
@@ -95,7 +95,8 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	return f.Write(reg)
 }
 
-// ByProbe merges the runs of each probe's streams.
+// ByProbe merges the runs with the same Summary.Probe, such as those of a probe's
+// streams. The keys of the result are probes.
 func ByProbe(runs map[string]Run) map[string]Run {
 	probes := map[string]Run{}
 	for _, r := range runs {

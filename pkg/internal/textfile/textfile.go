@@ -29,8 +29,8 @@ func (f File) Write(reg *prometheus.Registry) error {
 	return nil
 }
 
-// formerSuccess returns the value that f has for a probe's last-success metric, in
-// Unix seconds. It returns 0 if it is missing.
+// formerSuccess returns the value of the given last-success metric of a probe in the
+// existing file, in Unix seconds. It returns 0 if there is no such value.
 func (f File) formerSuccess(metric, probe string) float64 {
 	text, err := os.ReadFile(f.Path)
 	if err != nil {

@@ -45,7 +45,7 @@ type Stats struct {
 	Compacted   store.CompactResult
 }
 
-// Metrics defines the metrics of stores.
+// Metrics defines the metrics that are computed from the Stats of a store.
 var Metrics = metrics.New("store_", []string{"store"}, func(s *Stats) []string { return []string{s.Store} },
 	metrics.Time("upkeep_last_success_timestamp_seconds", "When the last upkeep of the store succeeded.", func(s *Stats) time.Time { return s.LastSuccess }),
 	metrics.Count("upkeep_failures_total", "Times that the upkeep of the store failed.", func(s *Stats) int64 { return s.Failed }),
@@ -77,9 +77,8 @@ func New(opt Options) *Keeper {
 	return k
 }
 
-// Continue carries over the figures of the stores that a former keeper also
-// maintained. The former keeper must have ended; nil is allowed. Call Continue
-// before Run.
+// Continue copies the Stats of each store that a former keeper also maintained. The
+// former keeper must have ended; nil is allowed. Call Continue before Run.
 func (k *Keeper) Continue(former *Keeper) {
 	for _, f := range former.Stats() {
 		for i := range k.stats {
@@ -90,8 +89,8 @@ func (k *Keeper) Continue(former *Keeper) {
 	}
 }
 
-// Stats returns the counts of each store, in the order of the destinations. It
-// returns nil if nothing is enabled or k is nil.
+// Stats returns the Stats of each store, in the order of Options.To. It returns nil if
+// nothing is enabled or k is nil.
 func (k *Keeper) Stats() []Stats {
 	if k == nil || !k.opt.Enabled() {
 		return nil
@@ -101,9 +100,9 @@ func (k *Keeper) Stats() []Stats {
 	return slices.Clone(k.stats)
 }
 
-// Run compacts and prunes immediately and then every Options.Every, until ctx is
-// done. It returns immediately if nothing is enabled. Failures are logged and
-// counted.
+// Run prunes and compacts the stores immediately and then every Options.Every, until ctx
+// is done. It logs and counts failures and retries sooner after them; see retryAfter. It
+// returns immediately if nothing is enabled.
 func (k *Keeper) Run(ctx context.Context) {
 	for k.opt.Enabled() {
 		wait := k.opt.Every

@@ -137,11 +137,11 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 	return inv, nil
 }
 
-// minSeries is the minimum number of folders from which gaps derives the usual
-// distance between folders.
+// minSeries is the minimum number of folder times among which gaps looks for gaps. Fewer
+// times do not show how far apart folders usually are.
 const minSeries = 4
 
-// gaps finds gaps between folder times. A gap is longer than one and a half
+// gaps returns the gaps in a series of folder times. A gap is longer than one and a half
 // times the usual distance, which is the median.
 func gaps(times []time.Time) []Gap {
 	slices.SortFunc(times, time.Time.Compare)

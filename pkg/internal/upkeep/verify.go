@@ -26,8 +26,8 @@ const (
 	Unsourced = "unsourced" // stored content is in no source file of that name
 )
 
-// Finding is a difference of one of the kinds above, or a store.Fault, whose kind
-// it keeps.
+// Finding is a fault or difference that Verify found. Its Kind is one of the kinds above,
+// or that of a store.Fault.
 type Finding struct {
 	Kind   string    `json:"kind"`
 	Key    store.Key `json:"key,omitzero"`
@@ -127,7 +127,8 @@ func Verify(ctx context.Context, m store.Manager, opt VerifyOptions) (*Report, e
 	return rep, nil
 }
 
-// compareSources reads the sources.
+// compareSources compares the sources in opt.Against with records, and adds the results
+// to rep.
 func (rep *Report) compareSources(ctx context.Context, m store.Manager, opt VerifyOptions, records map[store.Key][]store.Record) error {
 	sources := *opt.Against
 	sources.Stores = bulk.Opened(m)
@@ -247,9 +248,9 @@ func (c *comparison) add(id bulk.Identity) error {
 	return nil
 }
 
-// addUnsourced adds findings for stored logs, and versions of logs, without a
-// source file. present contains the names of the folders in the sources; nil means
-// all.
+// addUnsourced adds a finding for each stored log, or version of a log, that is in none
+// of the sources. present holds the names of the folders in the sources; nil means that
+// every folder counts as present.
 func (c *comparison) addUnsourced(sources []string, present map[string]bool) {
 	// fromSources reports whether a record's file came from these sources.
 	fromSources := func(r store.Record) bool {
@@ -299,8 +300,8 @@ func countOf(rs []store.Record, is func(store.Record) bool) (n int) {
 	return n
 }
 
-// folders returns the names of all folders in the sources. It returns nil if a
-// source is not a local folder.
+// folders returns the names of all folders in the sources, at any depth. It returns nil
+// if a source is not a local folder.
 func folders(sources []string) (map[string]bool, error) {
 	names := map[string]bool{}
 	for _, source := range sources {
@@ -324,8 +325,8 @@ func folders(sources []string) (map[string]bool, error) {
 	return names, nil
 }
 
-// isOlder reports whether a source file is an older state of the log in a
-// record. import-bulk skips such files.
+// isOlder reports whether a source file is an older, shorter state of the log that a
+// record describes. import-bulk skips such files.
 func isOlder(id bulk.Identity, r store.Record) bool {
 	_, agree := tstat.CompareHeads(id.Head, r.Head)
 	return agree && id.Length < r.Length && !r.Damaged
@@ -382,9 +383,9 @@ func (rep *Report) countRows(ctx context.Context, m store.Manager, progress bulk
 	return nil
 }
 
-// recount corrects counts that changed because another process modified records
-// meanwhile. It accepts records that were replaced or pruned, and counts the
-// rows of moved records again.
+// recount corrects counts, the results of Count for records, because another process may
+// have changed records meanwhile. It replaces the count of a record that was replaced or
+// pruned by the record's Rows, and counts the rows of a moved record again.
 func recount(ctx context.Context, m store.Manager, records []store.Record, counts []int64) error {
 	for i, old := range records {
 		if counts[i] == old.Rows {

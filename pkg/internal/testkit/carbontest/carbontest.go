@@ -20,9 +20,9 @@ import (
 	"time"
 )
 
-// Need skips the test if the command check fails, which means that a program or
-// Python module is missing; on CI the test fails instead. pkg is the Debian
-// package with that program or module.
+// Need runs the command check, which succeeds only if a program or Python module is
+// installed. If it fails, Need skips the test, or fails the test on CI. pkg is the Debian
+// package to install.
 func Need(t testing.TB, pkg string, check ...string) {
 	t.Helper()
 	if exec.Command(check[0], check[1:]...).Run() == nil {
@@ -49,7 +49,7 @@ func Port(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Server is a carbon-cache or go-carbon. It stops with its test.
+// Server is a running carbon-cache or go-carbon. It stops when its test ends.
 type Server struct {
 	Line, Pickle int    // ports
 	Dir          string // holds conf, log and storage
@@ -66,8 +66,8 @@ const (
 	YearsOf60  = "[all]\npattern = .*\nretentions = 60s:15y\n"
 )
 
-// Start starts carbon-cache with the given storage schemas. settings, each a line "KEY =
-// VALUE", add to the default settings or replace them.
+// Start starts carbon-cache with the given storage schemas. Each of settings is a line
+// "KEY = VALUE" that adds a setting to the default ones or overrides one.
 func Start(t testing.TB, schemas string, settings ...string) *Server {
 	t.Helper()
 	Need(t, "graphite-carbon", "sh", "-c", "command -v carbon-cache")
@@ -250,7 +250,7 @@ func Read(t testing.TB, dir string, begin, end int64) Points {
 	return points
 }
 
-// Web is a graphite-web for a folder of Whisper files.
+// Web is a running graphite-web that serves the metrics in a folder of Whisper files.
 type Web struct {
 	t   testing.TB
 	url string
@@ -309,7 +309,7 @@ DATABASES = {'default': {'NAME': %[3]q, 'ENGINE': 'django.db.backends.sqlite3'}}
 	return w
 }
 
-// Get returns the response to a query of /render.
+// Get sends a query to /render and returns the body of the response.
 func (w *Web) Get(query url.Values) []byte {
 	w.t.Helper()
 	resp, err := http.PostForm(w.url+"/render", query)
@@ -388,8 +388,8 @@ func StartVictoria(t testing.TB, args ...string) *Victoria {
 	return v
 }
 
-// Points returns all points of metrics whose names match a regular
-// expression.
+// Points returns all points of the metrics whose names match the regular expression
+// names.
 func (v *Victoria) Points(names string) Points {
 	v.t.Helper()
 	for _, path := range []string{"/internal/force_flush", "/api/v1/export?" + url.Values{"match[]": {`{__name__=~"` + names + `"}`}}.Encode()} {

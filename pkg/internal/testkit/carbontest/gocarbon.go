@@ -9,7 +9,7 @@ import (
 )
 
 // StartGo starts go-carbon with the given storage schemas and without a limit on new
-// metrics. Only make matrix downloads go-carbon.
+// metrics. The test fails if go-carbon is not installed; `make matrix` downloads it.
 func StartGo(t testing.TB, schemas string) *Server {
 	t.Helper()
 	if _, err := exec.LookPath("go-carbon"); err != nil {

@@ -26,7 +26,7 @@ type Prometheus struct {
 }
 
 // StartPrometheus starts a Prometheus server that keeps points for 30 years. window is
-// its out-of-order window, such as 20y; "" disables it.
+// its out-of-order window, such as 20y; "" disables it. args are additional flags.
 func StartPrometheus(t testing.TB, window string, args ...string) *Prometheus {
 	t.Helper()
 	Need(t, "prometheus", "sh", "-c", "command -v prometheus")
@@ -64,8 +64,8 @@ func StartPrometheus(t testing.TB, window string, args ...string) *Prometheus {
 	return p
 }
 
-// Points returns all points that a selector such as {probe="p"} matches. The
-// keys are seriesText's names of the series.
+// Points returns all points that a selector such as {probe="p"} matches. The keys of the
+// result are the names of the series, as formatted by seriesText.
 func (p *Prometheus) Points(selector string) Points {
 	p.t.Helper()
 	resp, err := http.PostForm("http://"+p.Addr+"/api/v1/query", url.Values{"query": {selector + "[30y]"}})
@@ -100,7 +100,8 @@ func (p *Prometheus) Points(selector string) Points {
 	return points
 }
 
-// seriesText returns NAME{LABEL="VALUE",...}, or NAME without labels.
+// seriesText formats the name of a series as NAME{LABEL="VALUE",...}, or as NAME if it
+// has no labels.
 func seriesText(metric map[string]string) string {
 	var labels []string
 	for _, name := range slices.Sorted(maps.Keys(metric)) {

@@ -97,7 +97,7 @@ func (m Message) Kind() string {
 // but messages that share a token in the capture must share one in the replay.
 type Tokens map[string]string
 
-// Rewrite returns body with the replay's tokens.
+// Rewrite returns body with the capture's tokens replaced by the replay's.
 func (t Tokens) Rewrite(body []byte) []byte {
 	s := string(body)
 	for _, old := range slices.Sorted(maps.Keys(t)) {
@@ -108,8 +108,8 @@ func (t Tokens) Rewrite(body []byte) []byte {
 
 var times = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}( \.\.\. \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})?`)
 
-// Compare describes how a body differs from the captured one. It returns "" if they
-// differ only in tokens and times. It adds new tokens to t.
+// Compare describes how got differs from the body of want. It returns "" if they differ
+// only in tokens and times. It adds to t each captured token that t lacks.
 func (t Tokens) Compare(got []byte, want Message) string {
 	if _, text := want.Body.(string); text {
 		g, w := html.UnescapeString(string(got)), string(t.Rewrite(want.Text()))

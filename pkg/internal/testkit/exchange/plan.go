@@ -77,13 +77,15 @@ const (
 	polling = "our supervisor does not poll components that wait for clients, as its help says"
 )
 
-// covers reports whether a row of the plan applies to a side of an exchange.
+// covers reports whether the row of the plan with the fields planned, link, first and
+// last applies to the given side of e.
 func covers(e *Exchange, side, planned Side, link, first, last string) bool {
 	return side == planned && strings.HasPrefix(e.Link, link) && e.Name >= first && e.Name <= last
 }
 
-// Assigned returns the exchanges whose given side the plan assigns to test t in package
-// pkg. The test fails if it ends before Played was called for each of them.
+// Assigned returns the exchanges of which test t in package pkg must replay the given
+// side, according to plan. At its end, the test fails unless Played was called for each
+// of them.
 func Assigned(t *testing.T, pkg string, side Side) []*Exchange {
 	t.Helper()
 	var list []*Exchange

@@ -23,7 +23,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Folder is the environment variable that names the folder with the JAR files.
+// Folder is the name of the environment variable that holds the path of the folder with
+// the JAR files.
 const Folder = "KAFKA_JARS"
 
 // patience is the timeout for waiting for a broker.
@@ -47,7 +48,7 @@ type Options struct {
 	Users map[string]string // passwords by name
 }
 
-// Start starts a broker with the topic "tstat" in four partitions.
+// Start starts a broker and creates the topic "tstat" with four partitions.
 func Start(t testing.TB, opt Options) *Broker {
 	t.Helper()
 	if os.Getenv(Folder) == "" {
@@ -169,7 +170,8 @@ func (b *Broker) CreateTopic(name string, partitions int32, settings map[string]
 	}
 }
 
-// Text returns the messages of a topic, one partition after the other.
+// Text returns the concatenated messages of a topic. Only messages of the same partition
+// are in order.
 func (b *Broker) Text(topic string) string {
 	b.t.Helper()
 	out, err := exec.Command("kcat", "-b", b.Addr, "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-D", "").Output()

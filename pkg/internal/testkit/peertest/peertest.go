@@ -58,9 +58,9 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// Issue creates or replaces the files of a certificate that is valid for a day, for a
-// subject on this machine. It returns the paths of the certificate, its key and the
-// authority's certificate.
+// Issue issues a certificate for subject that is valid for a day and for loopback
+// addresses. It writes the certificate and its key to files named after name, or replaces
+// these files. It returns their paths and that of the authority's certificate.
 func (a *Authority) Issue(name string, subject pkix.Name) (cert, key, ca string) {
 	a.t.Helper()
 	a.issue(name, &x509.Certificate{

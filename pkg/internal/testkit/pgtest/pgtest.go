@@ -39,8 +39,9 @@ type Server struct {
 	attr     *syscall.SysProcAttr
 }
 
-// bin returns the folder of the server in the PATH, or else of the newest server
-// installed by Debian, or "" if no server is installed.
+// bin returns the folder with the programs of a PostgreSQL server: of the one in the
+// PATH, or else of the newest one installed by Debian. It returns "" if no server is
+// installed.
 func bin() string {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
@@ -154,7 +155,7 @@ func (s *Server) StartAgain(t testing.TB) {
 	s.ctl(t, "start")
 }
 
-// Bind makes the server's later connections run on the given CPU.
+// Bind makes the server run later connections on the given CPU.
 func (s *Server) Bind(t testing.TB, cpu string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
@@ -242,8 +243,8 @@ func (s *Server) Database(t testing.TB) string {
 	return s.Copy(t, "template1")
 }
 
-// Copy copies a database and returns the name of the copy. Nobody may be connected
-// to the original.
+// Copy copies a database and returns the name of the copy. No client may be connected to
+// the original.
 func (s *Server) Copy(t testing.TB, database string) string {
 	t.Helper()
 	name := fmt.Sprintf("test%d", databases.Add(1))
@@ -280,8 +281,8 @@ func (s *Server) Exec(t testing.TB, database, sql string) {
 	}
 }
 
-// OlderFiles returns SQL that changes the table of records in a schema to the form of the
-// last version without places.
+// OlderFiles returns SQL that removes from the table of records in a schema the columns
+// that older versions lack: place (see store.Record), head and damaged.
 func OlderFiles(schema string) string {
 	table := schema + ".tstatrepo_files"
 	return "alter table " + table + " drop column place, drop column head, drop column damaged;" +

@@ -186,10 +186,11 @@ func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row 
 	return rows
 }
 
-// Points returns, for each data source, the points after a Unix time that a reader of the
-// file must return. Each point is from the finest archive that reaches back to its time.
-// Unfinished steps and NaN are left out. Only the archives of the best consolidation
-// function in the file are used.
+// Points returns the points that package rrdfile must read from the file if it is asked
+// for those later than the Unix time after: a map from time to value for each data
+// source. Each point is from the finest archive that reaches back to its time. Unfinished
+// steps and NaN are left out. Only the archives of the best consolidation function in the
+// file are used.
 func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	r.t.Helper()
 	info := r.Info(file)

@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Durations of claims: a longClaim outlasts the test, and the test waits until a
-// shortClaim expires.
+// Durations of claims (see store.Claimer): a longClaim outlasts the test, and the test
+// waits until a shortClaim expires.
 const (
 	longClaim  = time.Hour
 	shortClaim = 200 * time.Millisecond
@@ -64,8 +64,8 @@ func (s *suite) claims() {
 	s.claimAtOnce()
 }
 
-// claimAtOnce checks that each file is granted to one owner if several owners claim
-// it at the same time.
+// claimAtOnce checks that each file is granted to exactly one owner if several owners
+// claim it at the same time.
 func (s *suite) claimAtOnce() {
 	const owners, files = 6, 60
 	keys := claimKeys(10 + files)[10:]

@@ -182,8 +182,8 @@ func (s *suite) concurrent() {
 	}
 }
 
-// insist stores f beside any other texts with its key. It retries after
-// conflicts.
+// insist stores f without replacing other versions of the log with the same key. It
+// retries after conflicts.
 func (s *suite) insist(st store.Store, f logFile) error {
 	for {
 		tx, rec, err := write(s.ctx, st, f)

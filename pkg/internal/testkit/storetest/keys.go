@@ -26,8 +26,7 @@ func (s *suite) lookup() {
 	}
 }
 
-// probes checks OtherProbes, and that the same text from two probes counts as
-// two files.
+// probes checks OtherProbes, and that identical files from two probes count as two files.
 func (s *suite) probes() {
 	a, b := s.file(rows(10, "a")), s.file(rows(10, "a"))
 	b.probe = "p2"
@@ -111,8 +110,8 @@ func (s *suite) notFinite() {
 	s.want(s.reopen(), f, 5, f.text)
 }
 
-// places checks that the same log text at two places counts as two files. A
-// file without a place could be either of them.
+// places checks that identical files at two places (see store.Record) count as two files.
+// Without a place, such a file is a duplicate, because it could be either of the two.
 func (s *suite) places() {
 	at := func(place, text string) logFile {
 		f := s.file(text)

@@ -20,8 +20,8 @@ func (s *suite) manager() store.Manager {
 	return m
 }
 
-// at returns a file in the given probe's folder. Its n rows have a time just after the
-// folder's.
+// at returns a file in the given folder of a probe. Its n rows have the domain name fqdn
+// and a time one minute after that of the folder.
 func at(probe, folder string, n int, fqdn string) logFile {
 	t, err := time.Parse("2006_01_02_15_04", folder)
 	if err != nil {
@@ -81,7 +81,8 @@ func (s *suite) allRecords() {
 	}
 }
 
-// counted checks the result of Count for all records of the store.
+// counted checks that Count returns the row counts in want for the records of the store,
+// and that these are all records.
 func (s *suite) counted(want map[store.Key]int64) {
 	s.Helper()
 	if s.NoReplace {
@@ -151,7 +152,7 @@ func (s *suite) sound() {
 }
 
 // verify checks that Verify finds no faults after all kinds of changes, and that it
-// finds logs whose values end in CR.
+// reports logs whose values end in CR.
 func (s *suite) verify() {
 	s.manager()
 	s.sound()

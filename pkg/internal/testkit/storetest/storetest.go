@@ -82,10 +82,11 @@ type suite struct {
 
 const logType = "log_udp_complete"
 
-// damagedPlace is the place of files whose records have Damaged set.
+// damagedPlace is a place (see logFile) for which write sets Damaged and Transform in the
+// record.
 const damagedPlace = "damaged"
 
-// transformOf returns the transform in the record of a file.
+// transformOf returns the Transform that write sets in f's record.
 func transformOf(f logFile) string {
 	if f.place == damagedPlace {
 		return "tstat key=0123456789abcdef names=keep"
@@ -118,7 +119,8 @@ func rowsAt(at time.Time, n int, fqdn string) string {
 	return b.String()
 }
 
-// write begins f and writes its rows, but does not commit.
+// write begins a transaction and writes f's rows, but does not commit. It also returns
+// the record to commit.
 func (s *suite) write(st store.Store, f logFile) (store.FileTx, store.Record) {
 	s.Helper()
 	tx, rec, err := write(s.ctx, st, f)
@@ -195,8 +197,8 @@ func (s *suite) put(st store.Store, f logFile, replace ...store.Record) store.Re
 	return rec
 }
 
-// want checks that readers see the given number of rows from f's probe, and that the
-// given texts are those that have records with f's key.
+// want checks that readers see the given number of rows of f's probe, and that the
+// records with f's key are exactly those of the given texts.
 func (s *suite) want(st store.Store, f logFile, rows int, texts ...string) {
 	s.Helper()
 	if got := s.Count(s.T, logType, f.probe); got != rows {

@@ -36,11 +36,12 @@ func (b *bench) fresh(ctx context.Context) error {
 	return exec.CommandContext(ctx, "sync").Run()
 }
 
-// side runs one of the two compared programs once.
+// side runs one of the two programs that a case compares, and measures the run.
 type side func(context.Context) (usage, error)
 
-// imports returns a side that imports a tree into a store below out. It checks the
-// reported number of files and, except for copies, of rows.
+// imports returns a side that imports a tree into a new store of the given type, such as
+// parquet, below out. It checks the reported number of files and, except for copies, of
+// rows.
 func (b *bench) imports(t tree, store string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -54,10 +55,10 @@ func (b *bench) imports(t tree, store string, flags ...string) side {
 	}
 }
 
-// summary is the relevant part of tstatrepo's JSON summary.
+// summary holds the fields of tstatrepo's JSON summary that bench reads.
 type summary struct{ Files, Skipped, Rows int64 }
 
-// importTo imports a tree into a destination.
+// importTo imports a tree into the store with the URL dest, with two jobs.
 func (b *bench) importTo(ctx context.Context, t tree, dest string, flags ...string) (usage, summary, error) {
 	u, err := b.run(ctx, append(b.importArgs(t, dest, "state", 2), flags...)...)
 	if err != nil {
@@ -67,8 +68,8 @@ func (b *bench) importTo(ctx context.Context, t tree, dest string, flags ...stri
 	return u, s, err
 }
 
-// importArgs returns the command that imports a tree, with its state in a folder below
-// out.
+// importArgs returns the command that imports a tree with the given number of jobs. The
+// command keeps its state in the folder named state below out.
 func (b *bench) importArgs(t tree, dest, state string, jobs int) []string {
 	return b.tstatrepo("import-bulk", "--to="+dest, "--state-dir="+filepath.Join(b.out(), state), "--probe=bench",
 		"--include-open", "--timezone=UTC", "--jobs="+strconv.Itoa(jobs), "--json", t.dir)
@@ -82,8 +83,8 @@ func readSummary(text []byte) (summary, error) {
 	return s.Total, nil
 }
 
-// duckdb returns a side that reads a tree with DuckDB, without a memory limit. kind is
-// table or parquet.
+// duckdb returns a side that reads a tree with DuckDB into a table or a Parquet file, as
+// kind says (table or parquet), without a memory limit.
 func (b *bench) duckdb(t tree, kind string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -126,7 +127,8 @@ func (s *series) add(u usage, units float64) {
 	s.rss = max(s.rss, u.rss)
 }
 
-// String returns "median (q1-q3), CPU s".
+// String formats s as "median (q1-q3), CPU s", with the median and the quartiles of the
+// rates and the median of the CPU times.
 func (s *series) String() string {
 	if len(s.rates) == 0 {
 		return "-"
@@ -135,7 +137,7 @@ func (s *series) String() string {
 		count(quantile(s.rates, 0.75)), quantile(s.cpu, 0.5))
 }
 
-// count formats a number with spaces between thousands.
+// count rounds a number and formats it with spaces as thousands separators.
 func count(x float64) string {
 	s := strconv.FormatFloat(math.Round(x), 'f', 0, 64)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -144,7 +146,8 @@ func count(x float64) string {
 	return s
 }
 
-// quantile returns quantile q of v, with linear interpolation.
+// quantile returns the q-quantile of v, for example the median if q is 0.5. It
+// interpolates linearly.
 func quantile(v []float64, q float64) float64 {
 	v = slices.Sorted(slices.Values(v))
 	if len(v) == 0 {
@@ -161,13 +164,14 @@ func quantile(v []float64, q float64) float64 {
 // baseTarget is the minimum ratio of our speed to the speed of an older tstatrepo.
 const baseTarget = 0.97
 
-// peerName matches the other program's name in the name of a case.
+// peerName matches the name of the peer in the name of a case: " / " and all that follows
+// up to a comma.
 var peerName = regexp.MustCompile(` / [^,]*`)
 
-// compare runs both sides alternately and appends a result. units is the amount of work
+// compare runs ours and peer alternately and adds a result. units is the amount of work
 // in one run, in rows or MiB, for example. target is the minimum ratio of speeds; 0 means
-// no target. If b.base is set, the peer is the older tstatrepo; a case that it cannot run
-// is left out.
+// no target. If b.base is set, the peer is the older tstatrepo instead, and a case that
+// it cannot run is left out.
 func (b *bench) compare(ctx context.Context, name string, units, target float64, ours, peer side) error {
 	if b.base != nil {
 		peer, target = b.asBase(ours), baseTarget
@@ -247,8 +251,8 @@ func (b *bench) caseSelect(ctx context.Context) error {
 		b.imports(t, "parquet", "--type=log_tcp_complete", "--select="+some), b.duckdb(t, "parquet", "-select", some))
 }
 
-// caseAnonymize shows what anonymization costs. The addresses of clients are distinct
-// and in no order, so that caches help least.
+// caseAnonymize measures how much anonymization slows down an import. The clients'
+// addresses are distinct and in no order, so that caches help least.
 func (b *bench) caseAnonymize(ctx context.Context) error {
 	clients := min(b.rows, 1_000_000)
 	t, err := b.generate(ctx, b.rows, 8, time.Hour, fmt.Sprint("-clients=", clients))
@@ -271,7 +275,7 @@ func (b *bench) caseOneFile(ctx context.Context) error {
 	return b.compare(ctx, "parquet / DuckDB parquet, one file, rows/s", float64(t.rows), 1.6, b.imports(t, "parquet"), b.duckdb(t, "parquet"))
 }
 
-// caseCores compares one and two cores for a single file.
+// caseCores compares the import of a single file with two CPUs and with one.
 func (b *bench) caseCores(ctx context.Context) error {
 	t, err := b.generate(ctx, b.rows, 1, 8*time.Hour)
 	if err != nil {

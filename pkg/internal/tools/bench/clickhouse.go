@@ -10,8 +10,8 @@ import (
 )
 
 // caseClickHouse imports into a private ClickHouse server. The peer is a pair of parallel
-// curl processes that post the same rows as text, converted beforehand, into a plain
-// table with the same columns.
+// curl processes that post the same rows, converted to TabSeparated beforehand, into a
+// plain table with the same columns.
 func (b *bench) caseClickHouse(ctx context.Context) (err error) {
 	t, err := b.load(ctx)
 	if err != nil {

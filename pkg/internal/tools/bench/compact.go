@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// compactTarget is the minimum number of Parquet bytes read per second.
+// compactTarget is the minimum speed of compaction, in bytes of Parquet read per second.
 const compactTarget = 200e6
 
 // compactProbes is the number of probes in the compacted store. All have the same logs.

@@ -119,8 +119,9 @@ psql=$0 url=$1; import "$2" & import "$3" && wait $!`,
 	return b.compare(ctx, "dbstream on a separate CPU / 2 x awk | psql, rows/s", float64(t.rows), 1, toDBStream, peer)
 }
 
-// plainTable returns SQL that creates the table plain for a log with a header. The column
-// types are the same as in tstatrepo's tables, except that times are numbers.
+// plainTable returns SQL that creates a table named plain with the columns of the
+// log_tcp_complete at the path log. The column types are the same as in tstatrepo's
+// tables, except that times are numbers.
 func plainTable(log string) (string, error) {
 	f, err := os.Open(log)
 	if err != nil {
@@ -179,7 +180,8 @@ func (t *serverTB) TempDir() string {
 	return dir
 }
 
-// end stops the server. It recovers a serverError and stores it in err.
+// end must be deferred. It runs the cleanup functions, which stop the server, and
+// converts a panic with a serverError to the error err.
 func (t *serverTB) end(err *error) {
 	p := recover()
 	for i := len(t.cleanup) - 1; i >= 0; i-- {

@@ -18,8 +18,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
 
-// The load for the RRD cases: RRDs with Tstat's names and archives, and with a day of
-// points.
+// The load for the RRD cases: a day of points in RRDs with Tstat's file names and
+// archives.
 const (
 	rrdFiles  = 2000
 	rrdSteps  = 288
@@ -66,7 +66,7 @@ func (b *bench) python(script string, args ...string) []string {
 	return append([]string{carbontest.Python, filepath.Join(b.root, "pkg", "internal", "tools", "bench", script)}, args...)
 }
 
-// number returns a side that runs a command, which must print the number want.
+// number returns a side that runs the command args, which must print the number want.
 func (b *bench) number(want int, args []string) side {
 	return func(ctx context.Context) (usage, error) {
 		u, err := b.run(ctx, args...)
@@ -77,8 +77,8 @@ func (b *bench) number(want int, args []string) side {
 	}
 }
 
-// caseRRDRead reads RRD files and names their points. The peer only fetches the points,
-// with one row more per file.
+// caseRRDRead reads RRD files and converts their names to metric names. The peer only
+// fetches the points, including one more row per file.
 func (b *bench) caseRRDRead(ctx context.Context) (err error) {
 	tb := &serverTB{}
 	defer tb.end(&err)
@@ -131,7 +131,7 @@ func (s *lineSink) port() string {
 	return port
 }
 
-// counted returns a side that runs f and checks that all points have arrived.
+// counted returns a side that runs f and checks that s received a line for each point.
 func (s *lineSink) counted(f side) side {
 	return func(ctx context.Context) (usage, error) {
 		s.lines.Store(0)
@@ -143,7 +143,8 @@ func (s *lineSink) counted(f side) side {
 	}
 }
 
-// push returns a side that pushes all points in dir to a server, with new state.
+// push returns a side that pushes all points in dir to the carbon server at addr, without
+// state from earlier runs.
 func (b *bench) push(dir, addr string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {

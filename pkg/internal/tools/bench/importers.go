@@ -62,8 +62,8 @@ func (b *bench) caseImporters(ctx context.Context) (err error) {
 	return nil
 }
 
-// twoImports runs two concurrent imports of a tree. It returns the total number of
-// stored rows.
+// twoImports runs two concurrent imports of a tree into the same store. It returns the
+// total number of rows that they stored.
 func (b *bench) twoImports(ctx context.Context, t tree, dest string) (u usage, rows int64, err error) {
 	args := []string{"sh", "-c", `"$@" --state-dir "$0/state.a" >"$0/a" & first=$!
 "$@" --state-dir "$0/state.b" >"$0/b" || exit

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// caseKafka sends lines to an in-memory broker. The peer is the same library's producer,
-// with records of the same size.
+// caseKafka streams lines to an in-memory broker. The peer is the bare producer of
+// franz-go, the library that tstatrepo also uses. It sends records of the same size.
 func (b *bench) caseKafka(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {

@@ -58,7 +58,7 @@ type result struct {
 	noise      noise
 }
 
-// benchCase measures one thing and appends to b.results.
+// benchCase is a named measurement. Its function run adds results to b.results.
 type benchCase struct {
 	name, what string
 	run        func(*bench, context.Context) error
@@ -197,8 +197,8 @@ func choose(list string) (chosen []benchCase, known bool) {
 	return chosen, len(chosen) == len(names)
 }
 
-// add adds results that were measured together since the last call. It records the
-// noise since then.
+// add adds results that were measured together since the last call, with the noise since
+// then.
 func (b *bench) add(list ...result) {
 	now := readNoise("/proc")
 	for _, r := range list {

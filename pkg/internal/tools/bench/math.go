@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// mathStream is the name of the stream that serve offers.
+// mathStream is the name of the MATH stream that serve offers.
 const mathStream = "bench"
 
-// serve runs tstatrepo's MATH probe with a tree's files, on the same CPUs as both sides.
-// remote is the tree as a MATH source.
+// serve runs tstatrepo as a MATH probe that offers a tree's files, on the CPUs of the
+// measured commands. remote is the tree with the probe's URL as its folder.
 func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() error, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

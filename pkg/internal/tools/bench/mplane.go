@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// The load on the supervisor, see caseMPlane.
+// The load that caseMPlane puts on the supervisor, and the targets.
 const (
 	mplaneCapabilities = 10 // of each component
 	mplaneClients      = 8  // a supervisor keeps at most 24 MiB per client
@@ -33,11 +33,11 @@ const (
 	mplaneVisible      = 200 * time.Millisecond
 )
 
-// caseMPlane loads a supervisor with many polling components. Then it sends
+// caseMPlane registers many polling components at a supervisor. Then it sends
 // specifications; components respond with a receipt and a result, and clients redeem the
-// results. It has no peer, since the reference implementation blocks for each client.
-// This process generates the load. The comparison with an older supervisor is by CPU
-// time.
+// results. This process plays components and clients. There is no peer, since the
+// reference implementation blocks for each client. With an older supervisor, it compares
+// the CPU times.
 func (b *bench) caseMPlane(ctx context.Context) error {
 	if b.base != nil {
 		sent := float64(b.specs) * mplaneLoadTime.Seconds()
@@ -313,8 +313,8 @@ func (l *mplaneLoad) register(ctx context.Context, i int) error {
 	return err
 }
 
-// poll runs component i: it polls and responds to each specification with a receipt and
-// a result.
+// poll acts as component i: it polls the supervisor, and responds to each specification
+// with a receipt and a result.
 func (l *mplaneLoad) poll(ctx context.Context, i int) {
 	// Spread the polls of the components over the period.
 	next := time.NewTimer(mplanePoll * time.Duration(i) / time.Duration(l.components))
@@ -364,8 +364,8 @@ func (l *mplaneLoad) answer(ctx context.Context, i int, m mplane.Message) error 
 	return nil
 }
 
-// relay sends specifications at the configured rate. It returns the rate of results per
-// second.
+// relay sends specifications at the configured rate, l.rate. It returns the number of
+// results per second.
 func (l *mplaneLoad) relay(ctx context.Context) float64 {
 	scope, err := mplane.ParseScope("now + 1h")
 	if err != nil {
@@ -433,8 +433,8 @@ func (l *mplaneLoad) run(ctx context.Context, n int, scope mplane.Scope) error {
 	return errors.New("no result within a minute")
 }
 
-// visible registers n more components under load. It returns how long it took until a
-// client saw each of them.
+// visible registers n more components, one after the other, while relay runs. For each of
+// them, it returns the time until clients saw its capability.
 func (l *mplaneLoad) visible(ctx context.Context, n int) ([]time.Duration, error) {
 	var list []time.Duration
 	for i := range n {

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// caseNATS sends lines to JetStream. The peer is publish, which sends messages of the
+// caseNATS streams lines to JetStream. The peer is publish, which sends messages of the
 // same size.
 func (b *bench) caseNATS(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)

@@ -23,8 +23,8 @@ type reading struct {
 	others, stolen float64
 }
 
-// noise is the average number of CPUs that other processes and the host have used
-// during a measurement.
+// noise is the average number of CPUs that other processes (others) and the host (stolen)
+// used during a measurement.
 type noise struct{ others, stolen float64 }
 
 func (n noise) String() string { return fmt.Sprintf("%.2f + %.2f", n.others, n.stolen) }
@@ -44,8 +44,8 @@ type process struct {
 }
 
 // readNoise reads the CPU times from the folder proc, usually /proc. It returns zeros if
-// the folder does not exist. It leaves out this process and its descendants, including
-// daemons (see adoptOrphans), as well as kernel threads (below process 2).
+// the folder does not exist. It leaves out this process, its descendants including
+// daemons (see adoptOrphans), and kernel threads, which descend from process 2.
 func readNoise(proc string) reading {
 	r := reading{at: time.Now()}
 	all := map[int]process{}
@@ -109,7 +109,7 @@ func below(all map[int]process, pid, ancestor int) bool {
 }
 
 // stolen returns the CPU time, in seconds, that the host gave to other virtual machines
-// instead of this one.
+// instead of this one. path is usually /proc/stat.
 func stolen(path string) float64 {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/carbontest"
 )
 
-// program is a program of this repository.
+// program is a program that can be built from this repository. cgo is the value of
+// CGO_ENABLED for the build, and needs names the programs that the build needs.
 type program struct{ name, module, pkg, cgo, needs string }
 
 var builds = []program{
@@ -37,8 +38,9 @@ var checks = map[string]string{
 // baseNeeds are the programs that older commits need to build tstatrepo.
 var baseNeeds = []string{"gcc", "librrd-dev"}
 
-// requirements returns which programs the cases in list need: those to build, and those
-// that must already be installed. If base is set, peers need no programs.
+// requirements returns the programs that the cases in list need: those to build, and
+// those that must be installed already. If base is set, it leaves out the programs of
+// peers.
 func requirements(list []benchCase, base bool) (build, installed []string) {
 	build = []string{"tstatrepo", "tstatgen"}
 	if base {
@@ -64,7 +66,8 @@ func requirements(list []benchCase, base bool) (build, installed []string) {
 	return build, slices.Compact(installed)
 }
 
-// missing returns an error that names all programs that are not installed, or nil.
+// missing returns an error that lists the programs in names that are not installed, or
+// nil if all are installed.
 func missing(ctx context.Context, names []string) error {
 	var absent []string
 	for _, name := range names {
@@ -144,8 +147,8 @@ func (b *bench) buildBase(ctx context.Context, commit string) (o *base, err erro
 	return o, b.goBuild(ctx, tree, "./cmd/tstatrepo", "1", o.binary)
 }
 
-// comparable returns the cases that support a comparison with an older
-// tstatrepo.
+// comparable returns the cases that support a comparison with an older tstatrepo, and
+// records the others in b.leftOut.
 func (b *bench) comparable(list []benchCase) (compared []benchCase) {
 	for _, c := range list {
 		if c.alike != "" {

@@ -48,8 +48,8 @@ func newLimits(ctx context.Context) limits {
 // bind returns the command prefix that binds a command to the CPUs.
 func bind(cpus ...string) []string { return []string{"taskset", "-c", strings.Join(cpus, ",")} }
 
-// allowedCPUs returns two CPUs that this process may use. In a container their numbers
-// need not begin at 0.
+// allowedCPUs returns the numbers of up to two CPUs that this process may use. In a
+// container they need not begin at 0.
 func allowedCPUs() []string {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -80,9 +80,9 @@ func allowedCPUs() []string {
 	return cpus
 }
 
-// run runs and measures a command. Between fork and exec, the kernel counts the parent's
-// memory as the child's. So this program must stay small, and other processes create the
-// files.
+// run runs and measures a command. Until exec, the kernel counts this process's memory as
+// the command's. Therefore this program must stay small, and leaves the creation of files
+// to other processes.
 func (l limits) run(ctx context.Context, args ...string) (usage, error) {
 	args = append(append([]string{}, l.prefix...), args...)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)

@@ -18,11 +18,11 @@ import (
 	"time"
 )
 
-// wireLine is the average length, in bytes, of the lines sent.
+// wireLine is the length, in bytes, of the lines that latency writes.
 const wireLine = 640
 
-// wire writes the load to a file in the wire format of old exporters. It returns the
-// file's path and its number of lines.
+// wire writes the log lines of a tree to a file in the wire format of old exporters. It
+// returns the file's path and its number of lines.
 func (b *bench) wire(ctx context.Context) (path string, lines int64, err error) {
 	t, err := b.generate(ctx, b.rows, 1, 8*time.Hour)
 	if err != nil {
@@ -53,9 +53,9 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// receive measures a program that listens on addr. It runs send once the program
-// listens. If stop is set, it then stops the program; otherwise the program must end by
-// itself.
+// receive runs and measures a program that listens on addr, with its output in the file
+// out. It calls send once the program listens. If stop is set, it then stops the program;
+// otherwise the program must end by itself.
 func (b *bench) receive(ctx context.Context, addr, out string, send func() error, stop bool, args ...string) (usage, error) {
 	f, err := os.Create(out)
 	if err != nil {
@@ -152,7 +152,7 @@ func sendFiles(addr string, paths []string) error {
 	return all
 }
 
-// split splits the file that wire returns into n files of complete lines.
+// split splits the file at path, which wire has written, into n files of complete lines.
 func (b *bench) split(ctx context.Context, path string, n int) ([]string, error) {
 	dir := filepath.Join(b.dir, fmt.Sprintf("wire-%d-%d", b.rows, n))
 	if _, err := os.Stat(dir); err != nil {
@@ -171,7 +171,8 @@ func (b *bench) split(ctx context.Context, path string, n int) ([]string, error)
 	return filepath.Glob(filepath.Join(dir, "x*"))
 }
 
-// endpoint returns a side that receives files with tstatrepo.
+// endpoint returns a side that runs tstatrepo's endpoint and sends it each of the files
+// over its own connection. lines is the total number of lines that must arrive.
 func (b *bench) endpoint(paths []string, lines int64, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -191,7 +192,8 @@ func (b *bench) endpoint(paths []string, lines int64, flags ...string) side {
 	}
 }
 
-// socat returns a side that receives one file with socat.
+// socat returns a side that runs socat and sends it one file. lines is the number of
+// lines that must arrive.
 func (b *bench) socat(path string, lines int64) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -256,8 +258,8 @@ func (b *bench) caseStream(ctx context.Context) error {
 	return b.rate(ctx, "stream to stdout as JSON, lines/s", float64(lines), 250_000, b.endpoint([]string{path}, lines-1, "--format=json"))
 }
 
-// rate compares one side with an absolute target in units per second or, if b.base is
-// set, with the older tstatrepo.
+// rate compares the rate of one side with target, in units per second. If b.base is set,
+// it compares the side with the older tstatrepo instead.
 func (b *bench) rate(ctx context.Context, name string, units, target float64, ours side) error {
 	if b.base != nil {
 		return b.compare(ctx, name, units, 0, ours, nil)
@@ -326,7 +328,8 @@ func (b *bench) caseFollow(ctx context.Context) error {
 	return nil
 }
 
-// follow runs tstatrepo on a folder until peer returns.
+// follow runs tstatrepo, which streams the folder dir to a TCP listener, until peer
+// returns. peer receives the lines from the listener.
 func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) error, flags ...string) (usage, error) {
 	if err := b.fresh(ctx); err != nil {
 		return usage{}, err
@@ -356,9 +359,9 @@ func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) 
 	return u, err
 }
 
-// latency writes blocks as Tstat does, and measures how long each block's last complete
-// line takes to arrive. The returned wall time is the median. slow is the 99th percentile
-// in milliseconds.
+// latency appends blocks to a followed log as Tstat does, and measures how long the last
+// complete line of each block takes to arrive. The returned wall time is the median. slow
+// is the 99th percentile in milliseconds.
 func (b *bench) latency(ctx context.Context) (u usage, slow float64, err error) {
 	root := filepath.Join(b.dir, "live")
 	folder := filepath.Join(root, "2016_03_24_21_37.out")

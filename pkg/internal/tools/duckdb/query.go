@@ -92,7 +92,7 @@ func runQuery(ctx context.Context, conn *sql.Conn, q string, w io.Writer, print 
 	return print(w, cols, data)
 }
 
-// text formats a value for a table or CSV. It returns null for NULL.
+// text formats a value for a table or CSV. It formats NULL as the argument null.
 func text(v any, null string) string {
 	switch v := v.(type) {
 	case nil:

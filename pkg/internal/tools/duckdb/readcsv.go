@@ -21,8 +21,8 @@ const (
 )
 
 // readCSV imports logs as DuckDB users would without tstatrepo, for comparison in the
-// benchmark. It has every advantage: the types are given, and rows in a Parquet file may
-// be in any order.
+// benchmark. DuckDB gets every advantage: readCSV tells it the types, and rows in a
+// Parquet file may be in any order.
 func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := newFlags("readcsv", "TREE", stderr)
 	to := fs.String("to", "", "table:FILE (a DuckDB database) or parquet:FILE; neither may exist")
@@ -97,8 +97,8 @@ func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error
 
 type column struct{ name, kind string }
 
-// readLayout returns the columns of a log type in the order of one Tstat
-// version.
+// readLayout reads the columns of a log type, in the order of one Tstat version, from the
+// layouts.tsv at path.
 func readLayout(path, logType, version string) ([]column, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -132,8 +132,8 @@ func readLayout(path, logType, version string) ([]column, error) {
 	return nil, fmt.Errorf("%s: no layout %s of %s", path, version, logType)
 }
 
-// checkHeader returns an error unless the file has a header line with the given
-// number of columns, because DuckDB skips the first line.
+// checkHeader returns an error unless the file starts with a header line that has the
+// given number of columns. DuckDB skips the first line without checking it.
 func checkHeader(path string, columns int) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -153,7 +153,10 @@ func checkHeader(path string, columns int) error {
 	return nil
 }
 
-// selectCSV returns a SELECT from read_csv with the types that tstatrepo stores.
+// selectCSV returns a SELECT from read_csv for files that have the columns cols. only
+// lists the columns to select, separated by commas; "" selects all. The types are those
+// of tstatrepo's tables, except that absolute times remain numbers unless timestamps is
+// set.
 func selectCSV(files []string, cols []column, only string, timestamps bool) string {
 	types := map[string]string{
 		"int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN", "text": "VARCHAR",

@@ -52,7 +52,7 @@ func main() {
 	cmd.Run()
 }
 
-// except drops a linter's findings in tests, and on lines for which accept
+// except makes a linter ignore tests, test helpers (testkit) and lines for which accept
 // returns true.
 func except(a *analysis.Analyzer, accept func(line []byte) bool) *analysis.Analyzer {
 	run := a.Run
@@ -84,8 +84,8 @@ func wrapping() *analysis.Analyzer {
 }
 
 // comparesEOF reports whether a line compares an error with io.EOF or
-// io.ErrUnexpectedEOF. Readers return these errors unwrapped; a wrapped one is a
-// failure.
+// io.ErrUnexpectedEOF. Such a comparison need not unwrap: readers return these errors
+// unwrapped, and a wrapped one means a failure.
 func comparesEOF(line []byte) bool {
 	return bytes.Contains(line, []byte("io.EOF")) || bytes.Contains(line, []byte("io.ErrUnexpectedEOF"))
 }
@@ -182,7 +182,7 @@ func exportedType(t ast.Expr) bool {
 	return false
 }
 
-// exportedName returns an exported name that a declaration leaves without a comment, or
+// exportedName returns the first exported name in s that has no comment of its own, or
 // "".
 func exportedName(s ast.Spec) string {
 	var names []*ast.Ident

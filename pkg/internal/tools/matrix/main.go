@@ -35,7 +35,7 @@ var versions []byte
 //go:embed chdb-server.py
 var chdbServer []byte
 
-// server is a version of a server, see versions.toml.
+// server describes one version of a server product. versions.toml explains the fields.
 type server struct {
 	Name, Product, Version string
 	Debian, Go, PIP, Maven string
@@ -46,7 +46,7 @@ type server struct {
 	Tags, Run              string
 }
 
-// outcome counts the tests of a server, without subtests.
+// outcome is the result of the tests against a server. Subtests are not counted.
 type outcome struct {
 	version                 string
 	passed, failed, skipped int
@@ -115,8 +115,8 @@ func choose(all []server, words []string) ([]server, error) {
 	return chosen, nil
 }
 
-// run tests the servers that words select, and prints the table. It returns an
-// error if a server is not available, if a test fails, or if no test ran.
+// run runs the tests against the servers that choose selects, and prints the table. It
+// returns an error if a server is not available, if a test fails, or if no test ran.
 func run(ctx context.Context, cache string, all []server, words []string) error {
 	chosen, err := choose(all, words)
 	if err != nil {
@@ -195,7 +195,7 @@ func (s *server) test(ctx context.Context, cache string) (o outcome, err error) 
 	return o, nil
 }
 
-// count counts the tests in the output of go test -json, and returns the output of
+// count adds the tests in the output of go test -json to o, and returns the output of
 // failed tests.
 func (o *outcome) count(text []byte) (failures string) {
 	printed := map[string]*strings.Builder{}
@@ -235,13 +235,13 @@ func (o *outcome) count(text []byte) (failures string) {
 	return failures
 }
 
-// source says which packages to download. It returns "" for a Debian package.
+// source returns the names of the packages to download, or "" for a Debian package.
 func (s *server) source() string {
 	return cmp.Or(s.Go, s.PIP, s.Maven, strings.Join(s.Python, " "))
 }
 
-// folder returns the folder below the cache for the downloaded server. A change to the
-// server's source or shim changes the folder.
+// folder returns the name of the cache's folder for the downloaded server. The name
+// changes if the source or the shim changes, so that the server is downloaded again.
 func (s *server) folder() string {
 	sum := sha256.Sum256(append([]byte(s.source()+"\n"+s.Shim+"\n"), chdbServer...))
 	return fmt.Sprintf("%s-%x", s.Name, sum[:4])
