@@ -23,8 +23,8 @@ const (
 	maxName    = 4096    // bytes of a label, token, verb or link
 )
 
-// object is a JSON object. It keeps its members in their original order, in which
-// messages are shown.
+// object is a JSON object that keeps the order of its members. Messages are shown in this
+// order.
 type object []member
 
 type member struct {
@@ -116,7 +116,8 @@ func (d *decoder) value(depth int) (any, error) {
 	return t, nil
 }
 
-// textOf formats a value as Python's str does. ok is false for lists and objects.
+// textOf formats a JSON value as Python's str does, except that null becomes None. ok is
+// false for lists and objects.
 func textOf(v any) (text string, ok bool) {
 	switch v := v.(type) {
 	case string:
@@ -138,8 +139,8 @@ func textOf(v any) (text string, ok bool) {
 	return "", false
 }
 
-// nameOf returns the value of key, which must be a string of at most maxName bytes. It
-// returns "" if the value is absent or null.
+// nameOf returns the value of the member key, which must be a string of at most maxName
+// bytes. It returns "" if the value is absent or null.
 func (o object) nameOf(key string) (string, error) {
 	v := o.value(key)
 	if v == nil {

@@ -49,8 +49,8 @@ type Message interface {
 	Show() string
 }
 
-// Field is a parameter or metadata item: an element's name and type, and a canonical
-// text. The text is a constraint if the field is a parameter of a capability or
+// Field is a parameter or metadata item: an element's name and type, and a string in
+// canonical form, Text. Text is a constraint in the parameters of a capability or
 // withdrawal, and otherwise a value.
 type Field struct {
 	Name string
@@ -58,10 +58,10 @@ type Field struct {
 	Text string
 }
 
-// Fields are parameters or metadata. Names are unique.
+// Fields is a list of parameters or metadata items. Their names are unique.
 type Fields []Field
 
-// Get returns the text of the named field, and whether f contains such a field.
+// Get returns the Text of the named field, and whether f contains such a field.
 func (f Fields) Get(name string) (string, bool) {
 	for _, e := range f {
 		if e.Name == name {

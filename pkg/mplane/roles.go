@@ -7,9 +7,9 @@ import (
 )
 
 // Roles determines which identities may use which capabilities, by the RI's rules. Only
-// the last grant whose text occurs in the capability's label applies: the identity must
-// have one of that grant's roles. Without such a grant, or for an identity without
-// roles, access is denied. Roles is safe for concurrent use and must not be copied.
+// the last grant whose label is part of the capability's label applies: the identity must
+// have one of that grant's roles. Without such a grant, or for an identity without roles,
+// access is denied. Roles is safe for concurrent use and must not be copied.
 type Roles struct {
 	mu         sync.RWMutex
 	allowAll   bool
@@ -44,8 +44,8 @@ func (r *Roles) Assign(identity, roles string) {
 	r.identities[identity] = strings.Split(roles, ",")
 }
 
-// Grant allows the comma-separated roles to use all capabilities whose label contains
-// the given text. If several grants match a label, only the last one applies.
+// Grant allows the comma-separated roles to use all capabilities whose labels contain the
+// string label. If several grants match a capability, only the last one applies.
 func (r *Roles) Grant(label, roles string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

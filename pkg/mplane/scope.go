@@ -157,7 +157,8 @@ func Between(start, end time.Time) Scope { return Scope{start: pointAt(start), e
 // For returns the scope that starts now and lasts for d.
 func For(d time.Duration) Scope { return Scope{start: point{kind: now}, length: span{d, true}} }
 
-// String returns the canonical form, which digests include.
+// String returns the canonical form, which is part of what digests are computed from; see
+// Statement.ID.
 func (s Scope) String() string {
 	var b strings.Builder
 	if s.repeat {
@@ -201,7 +202,7 @@ func (s Scope) Definite() bool {
 // ok is false if s has no period.
 func (s Scope) Period() (period time.Duration, ok bool) { return s.period.d, s.period.set }
 
-// Times returns the start and end of s, with t as "now". A result is zero if s has no
+// Times returns the start and end of s, with t as "now". start or end is zero if s has no
 // limit on that side.
 func (s Scope) Times(t time.Time) (start, end time.Time) {
 	start, bounded := s.start.resolve(t)
@@ -214,8 +215,8 @@ func (s Scope) Times(t time.Time) (start, end time.Time) {
 	return start, end
 }
 
-// Duration returns the length of s, with t as "now". ok is false for a range whose
-// start or end is not a known time.
+// Duration returns the length of s, with t as "now". ok is false for a range that has
+// "past" or "future" as its start or end.
 func (s Scope) Duration(t time.Time) (length time.Duration, ok bool) {
 	if s.end.kind == absent {
 		return s.length.d, true
@@ -278,8 +279,9 @@ func (s Scope) contains(p point, t time.Time) bool {
 }
 
 // Follows reports whether a specification with scope s fits the scope of a capability,
-// with t as "now". It is enough if one end of s lies within the capability's scope, as
-// in the RI, whose clients rely on this rule.
+// with t as "now". It is enough if the start or the end of s lies within the capability's
+// scope, as in the RI, whose clients rely on this rule. If the capability has a period, s
+// must have one that is at least as long.
 func (s Scope) Follows(capability Scope, t time.Time) bool {
 	if capability.period.set {
 		period := s.period
@@ -293,8 +295,8 @@ func (s Scope) Follows(capability Scope, t time.Time) bool {
 	return capability.contains(s.start, t) || s.end.kind == absolute && capability.contains(s.end, t)
 }
 
-// Occurrences yields the start and the scope of each run of a repeated scope, starting
-// at t. The sequence may be infinite.
+// Occurrences yields the start and the scope of each run of a repeated scope that starts
+// at or after t. The sequence may be infinite.
 func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 	start, end := s.Times(t)
 	if start.IsZero() {

@@ -22,8 +22,8 @@ func (s *Statement) ID() string {
 	return digest(s.fullText())
 }
 
-// Schema returns the digest of the registry and the names in s. A specification can
-// only fulfill a capability with the same schema.
+// Schema returns the digest of the registry and the names of the parameters and results
+// of s. A specification can only fulfill a capability with the same schema.
 func (s *Statement) Schema() string { return digest(s.schemaText()) }
 
 func digest(text string) string {
@@ -35,13 +35,13 @@ func (s *Statement) schemaText() string {
 	return s.Registry + " p " + names(s.Parameters) + " r " + s.columns()
 }
 
-// valueText returns the text whose digest is the token of a specification.
+// valueText returns the string whose digest is the token of a specification.
 func (s *Statement) valueText() string {
 	return s.Registry + s.Verb + " w " + s.When.String() + " pk " + names(s.Parameters) +
 		" pv " + s.values() + " r " + s.columns()
 }
 
-// fullText returns the text whose digest is the token of any other statement.
+// fullText returns the string whose digest is the token of any other statement.
 func (s *Statement) fullText() string {
 	var constraints, metadata []string
 	for _, f := range s.Parameters.Sorted() {
@@ -60,8 +60,8 @@ func (s *Statement) fullText() string {
 		" r " + s.columns() + " ex None" // never an export URL, because a parameter holds it
 }
 
-// values returns the parameter values. If the parameters are constraints, each value is
-// Python's representation of an absent value.
+// values returns the parameter values, separated by spaces. In place of each constraint
+// and each absent value, it contains Python's representation of an absent value.
 func (s *Statement) values() string {
 	var list []string
 	for _, f := range s.Parameters.Sorted() {
@@ -89,9 +89,9 @@ func (s *Statement) columns() string {
 	return strings.Join(slices.Sorted(slices.Values(s.Results)), " ")
 }
 
-// Specification returns a specification for capability s. A parameter that only allows
-// a single value gets this value; the others get None. The caller must set the scope
-// and the label, then call SetToken.
+// Specification returns a specification for capability s. A parameter that allows only a
+// single value gets this value; the others get None. The caller must set the scope and
+// the label, then call SetToken.
 func (s *Statement) Specification() *Statement {
 	spec := s.as(Specification)
 	spec.Token = ""
@@ -129,8 +129,8 @@ func (s *Statement) as(k Kind) *Statement {
 	return &c
 }
 
-// Notice returns the receipt, redemption or interrupt for a specification, or the
-// withdrawal of a capability.
+// Notice returns the message of kind k about s: the receipt, redemption or interrupt for
+// a specification, or the withdrawal of a capability.
 func (s *Statement) Notice(k Kind) *Statement {
 	n := s.as(k)
 	n.Token = s.ID()
@@ -161,9 +161,9 @@ func (s *Statement) Fulfills(capability *Statement, t time.Time) bool {
 }
 
 // Agreement returns a score for how likely it is that specification s was derived from
-// the given capability, and not from another one that it fulfills. It adds 2 if s has
-// the capability's metadata, because clients copy it, and 1 if s has the capability's
-// label, with or without a number.
+// the given capability, and not from another one that it fulfills. It adds 2 if s has the
+// capability's metadata, because clients copy it, and 1 if s has the capability's label,
+// with or without an appended number such as -2.
 func (s *Statement) Agreement(capability *Statement) int {
 	n := 0
 	differs := func(f Field) bool { return !slices.Contains(capability.Metadata, f) }

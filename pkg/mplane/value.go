@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// None is the text of an absent value, and also of a constraint that allows every
-// value.
+// None stands for an absent value. As a constraint, it allows every value.
 const None = "*"
 
 // Primitive is the type of an element's values.
@@ -110,7 +109,7 @@ func parseReal(text string) (float64, error) {
 	return f, nil
 }
 
-// formatReal formats f as Python's repr does: as the shortest text that parses as f,
+// formatReal formats f as Python's repr does: as the shortest string that parses as f,
 // with an exponent if f is below 1e-4 or at least 1e16.
 func formatReal(f float64) string {
 	switch {
@@ -143,7 +142,8 @@ func formatAddress(a netip.Addr) string {
 	return s
 }
 
-// compare compares two canonical values. ok is false if values of type p have no order.
+// compare compares two canonical values. ok is false if they have no order, as with None,
+// NaN, now, past, future, or addresses of different IP versions.
 func (p Primitive) compare(a, b string) (order int, ok bool) {
 	if a == None || b == None {
 		return 0, false
@@ -227,9 +227,9 @@ func ParseConstraint(p Primitive, text string) (Constraint, error) {
 	return c, nil
 }
 
-// order compares two members of a set. It puts numbers in ascending order, other values
-// in the order of their text, and absent values last. The RI uses the order of Python's
-// sets, which is ascending for small whole numbers and otherwise undefined.
+// order compares two members of a set constraint for sorting: numbers in ascending order,
+// other values as strings, and absent values and NaN last. The RI uses the order of
+// Python's sets, which is ascending for small whole numbers and otherwise undefined.
 func (p Primitive) order(a, b string) int {
 	last := func(s string) bool { return s == None || s == "nan" }
 	switch {
@@ -349,7 +349,7 @@ func (p point) resolve(t time.Time) (resolved time.Time, ok bool) {
 	return time.Time{}, false
 }
 
-// abbreviate shortens text from a peer that an error quotes.
+// abbreviate shortens a string from a peer, for quotation in an error.
 func abbreviate(s string) string {
 	if len(s) > 100 {
 		return s[:100] + "…"

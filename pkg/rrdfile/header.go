@@ -50,8 +50,8 @@ type header struct {
 	size     int64 // size of the header
 }
 
-// headerSize returns the number of bytes that parse needs of a file that starts with
-// head.
+// headerSize returns how many bytes from the start of a file parse needs. head holds the
+// first bytes of the file.
 func headerSize(head []byte) (int64, error) {
 	layouts, err := detect(head)
 	if err != nil {
@@ -189,13 +189,13 @@ func (h *header) last(a archive) int64 { return h.update - h.update%h.rowStep(a)
 // begin returns the Unix time at which an archive's first row starts.
 func (h *header) begin(a archive) int64 { return h.last(a) - a.rows*h.rowStep(a) }
 
-// piece is a part of the requested time, with the archive from which it is read.
+// piece is a part of the requested period, with the archive from which it is read.
 type piece struct {
 	archive
 	after, until int64 // Unix times; includes until, but not after
 }
 
-// pieces splits the time that follows the Unix time after into parts, oldest first.
+// pieces splits the period that begins at the Unix time after into parts, oldest first.
 // Each part is read from the finest archive that covers it.
 func (h *header) pieces(after int64) []piece {
 	var list []archive

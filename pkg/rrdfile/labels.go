@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// LabelNamingOf returns a mode's naming for destinations whose metrics have labels. Its
-// names are NAME{LABEL=VALUE,...}, with the labels sorted by name:
+// LabelNamingOf returns the Naming of a mode for destinations whose metrics have labels.
+// The names are NAME{LABEL=VALUE,...}, with the labels sorted by name:
 //
 //   - default: see Table.LabelName
 //   - raw: rrd{file=FILE}, the file name without ".rrd"
@@ -44,10 +44,10 @@ var (
 //	L7_TCP_num_c_in.idx16.rrd   L7_TCP_num{cloud=yes,direction=in,index=16,name=uTP}
 //	ip_protocol_loc.idxoth.rrd  ip_protocol{direction=local,index=other}
 //
-// The metric is the histogram. Each file has exactly one of the labels index,
-// percentile and statistic, so no two of Tstat's files share a series. The label "name"
-// is present if the index has a name. A file name that does not follow this pattern
-// becomes rrd{file=FILE}.
+// The metric name is that of the histogram, without direction and cloud marker. Each file
+// has exactly one of the labels index, percentile and statistic, so no two of Tstat's
+// files share a series. The label "name" is present if the index has a name. A file name
+// that does not follow this pattern becomes rrd{file=FILE}.
 func (t *Table) LabelName(file string) string {
 	h, ok := parseName(file)
 	if !ok || !histogramForm.MatchString(h.base) || !statisticForm.MatchString(h.statistic) {
@@ -80,7 +80,8 @@ func (t *Table) LabelName(file string) string {
 // the ports in only some of them.
 var portHistograms = []string{"tcp_port_dst", "tcp_port_src", "tcp_port_syndst", "tcp_port_synsrc"}
 
-// indexName returns the name of a histogram's index, or "" if the index has no name.
+// indexName returns the name of a histogram's index, such as uTP for 16, or "" if the
+// index has no name.
 func (t *Table) indexName(h *histogram, index string) string {
 	if own := t.Indexes[h.base][index]; own != "" {
 		return own

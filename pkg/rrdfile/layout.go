@@ -99,8 +99,8 @@ func detect(head []byte) ([]layout, error) {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// counts returns the offset of the number of data sources, which the number of archives
-// and the step follow.
+// counts returns the offset of three consecutive numbers in the head: the number of data
+// sources, the number of archives and the step.
 func (l *layout) counts() int64 {
 	if l.align == 4 {
 		return 12 + doubleSize

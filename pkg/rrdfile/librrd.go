@@ -31,7 +31,7 @@ func newLibrrd() (decoder, error) {
 	return &librrd{memory: fd, name: "/proc/self/fd/" + strconv.Itoa(fd)}, nil
 }
 
-// librrd decodes rows with librrd.
+// librrd is a decoder that uses librrd; see newLibrrd.
 type librrd struct {
 	memory int    // file descriptor of the database
 	name   string // path of the database
@@ -86,7 +86,7 @@ func (l *librrd) points(h *header, p piece, rows []byte, f *File) error {
 	return nil
 }
 
-// create fills l.db with a database that holds only the given archive.
+// create fills l.db with a database that holds only the archive a with the given rows.
 func (l *librrd) create(h *header, a archive, rows []byte) {
 	here := layout{word: 8, align: 8, clock: 8, live: 16, bigEndian: binary.NativeEndian.Uint16([]byte{0, 1}) == 1}
 	ds := int64(len(h.sources))

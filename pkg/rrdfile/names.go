@@ -11,15 +11,15 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// A Naming maps the name of a Tstat RRD file, without folder, to a metric path. The
-// path consists of nodes joined by dots, and does not include the prefix and the probe.
-// A Naming returns "" for a file that has no metric name.
+// A Naming returns the metric path for a Tstat RRD file, given the file's name without
+// folder. It returns "" if the file has no metric name. The path consists of nodes joined
+// by dots, and does not include the prefix and the probe.
 type Naming func(file string) string
 
-// Namings are the modes of NamingOf.
+// Namings lists the modes of NamingOf.
 var Namings = []string{"default", "upstream", "raw"}
 
-// NamingOf returns a mode's naming:
+// NamingOf returns the Naming of a mode:
 //
 //   - default: the names of mPlane's importer where they are correct, and other
 //     names where those are empty or collide; see Table.Name
@@ -231,8 +231,8 @@ var statistics = map[string]string{
 	"avg": "Average", "min": "Minimum", "max": "Maximum", "var": "Variance", "stdev": "Stdev",
 }
 
-// cleanPath writes _ for every character in a path's nodes that is not a letter, digit,
-// _ or -, and removes empty nodes.
+// cleanPath replaces every character in a path's nodes that is not a letter, digit, _ or
+// - with _. It removes empty nodes.
 func cleanPath(path string) string {
 	if isClean(path) {
 		return path
@@ -274,7 +274,8 @@ type family struct {
 	word  string            // prefix of indexes without a name; "" means value
 }
 
-// list maps the index of each name to the name. It omits empty names.
+// list returns a map from the position of each name in names, as a decimal string, to the
+// name. It omits empty names.
 func list(names ...string) map[string]string {
 	m := make(map[string]string, len(names))
 	for i, n := range names {
@@ -338,8 +339,8 @@ var (
 	}
 )
 
-// families maps the base of each histogram whose node or indexes have special names to
-// those names.
+// families holds the special names of nodes and indexes by the base of the histogram.
+// Other histograms have names derived from the file name.
 var families = map[string]family{
 	"L3_bitrate":        {index: layer3, word: "index"},
 	"L3_protocol":       {index: layer3, word: "index"},
@@ -395,8 +396,8 @@ var upstreamMeasures = map[string]bool{
 	"avg": true, "min": true, "max": true, "stdev": true, "prc50": true, "prc90": true, "prc95": true, "prc99": true,
 }
 
-// measured lists the histograms that the importer names correctly, but only if the
-// statistic is one of upstreamMeasures. The asterisk stands for the direction.
+// measured lists, by base, histograms that the importer names correctly if the statistic
+// is one of upstreamMeasures. The asterisk in a path stands for the direction.
 var measured = map[string]struct {
 	path       string
 	directions []string

@@ -71,8 +71,8 @@ type Reader struct {
 	file   File // the result of the last Read; its memory is reused
 }
 
-// decoder decodes rows. points appends the points in p to f, given all rows of p's
-// archive.
+// decoder decodes the rows of archives. points appends the points in the period of p to
+// f, given all rows of p's archive.
 type decoder interface {
 	points(h *header, p piece, rows []byte, f *File) error
 	close() error
@@ -88,9 +88,9 @@ func (r *Reader) Close() error { return r.decode.close() }
 // Tstat takes about 100 microseconds.
 const retries = 10
 
-// Read returns the finished steps of all data sources after the Unix time after. Each
-// point comes from the finest archive that still covers its time. The result is valid
-// until the next call of Read.
+// Read returns the points of all data sources that are later than the Unix time after,
+// without the unfinished step. Each point comes from the finest archive that still covers
+// its time. The result is valid until the next call of Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)

@@ -39,7 +39,7 @@ func (u *upstream) fromEnd(i int) string {
 // rule assigns a name to the files whose names contain a word.
 type rule struct{ word, name string }
 
-// pick returns the name of the first matching rule.
+// pick returns the name of the first matching rule, or "".
 func (u *upstream) pick(rules []rule) string {
 	for _, r := range rules {
 		if u.has(r.word) {
@@ -65,7 +65,8 @@ func (u *upstream) index() (string, bool) {
 	return strings.ReplaceAll(w, "idx", ""), strings.Contains(w, "idx")
 }
 
-// decode returns the name of the file's index, or other if it has no name.
+// decode returns the name of the file's index according to names, or other if there is
+// none.
 func (u *upstream) decode(names map[string]string, other string) string {
 	if i, ok := u.index(); ok && names[i] != "" {
 		return names[i]
@@ -166,8 +167,8 @@ func (u *upstream) stream() string {
 	return name
 }
 
-// either returns the name whose position is the file's index. If there is none, it
-// returns the file's name.
+// either returns the element of names at the position given by the file's index. If there
+// is none, it returns the file's name.
 func (u *upstream) either(names []string) string {
 	for i, n := range names {
 		if u.has("idx" + string(rune('0'+i))) {
