@@ -2,8 +2,8 @@ package tstat
 
 import "io"
 
-// aheadSize is the size of a decompressed block, in bytes. Reader.Next requests as many
-// bytes.
+// aheadSize is the size, in bytes, of the blocks of decompressed text that ahead reads.
+// Reader.Next also requests this many bytes at a time.
 const aheadSize = blockSize / 2
 
 // ahead reads the next block of a file in a goroutine while the caller processes the

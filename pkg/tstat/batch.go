@@ -123,10 +123,11 @@ func (b *Batch) Line(i int) []byte { return b.lines[i][:len(b.lines[i])-1] }
 // LineNumber returns row i's line number in the file, starting at 1.
 func (b *Batch) LineNumber(i int) int64 { return b.line[i] }
 
-// Row returns the text of row i without the newline, the end of each field in that
-// text, and the column of each field (-1 for a field that holds no value). Rows share
-// the columns slice if, and only if, they have the same layout. The text is the line
-// that Line returns, except for chat messages, whose dates are rewritten.
+// Row returns the text of row i without the newline, the end of each field in that text,
+// and the column of each field. The column is -1 if the field holds no value or if
+// ReaderOptions.Use does not keep the column. Rows share the columns slice if, and only
+// if, they have the same layout. The text is the line that Line returns, except for chat
+// messages, whose dates are rewritten.
 func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 	r := b.rows[i]
 	if b.moved[i] != nil {
@@ -136,7 +137,8 @@ func (b *Batch) Row(i int) (text []byte, fields Fields, columns []int) {
 	return r[:len(r)-1], b.fields[i], b.maps[i].columns
 }
 
-// Fields holds the end of each field in a row's text.
+// Fields holds the end of each field in a row's text: the index of the byte after the
+// field.
 type Fields []uint32
 
 // Begin returns the start of field f, which is just after the previous field's
@@ -148,7 +150,8 @@ func (p Fields) Begin(f int) uint32 {
 	return p[f-1] + 1
 }
 
-// move adapts the ends of all fields to the replaced ones.
+// move shifts the ends of all fields from their positions in the original row to those in
+// the rewritten row.
 func (p Fields) move(replaced []Replaced) {
 	for i, x := range replaced {
 		next := len(p)
@@ -175,7 +178,8 @@ func (b *Batch) OddNulls(c int) bool { return b.cols[c].oddNull }
 func (t *LogType) Separator() byte { return t.sep }
 
 // Raw returns the fields of row i, indexed by column, as they are in the text that Row
-// returns. A column without a field is nil. It reuses dst if dst has enough capacity.
+// returns. The entry of a column without a field is nil. Raw reuses dst if dst has enough
+// capacity.
 func (b *Batch) Raw(i int, dst [][]byte) [][]byte {
 	if cap(dst) < len(b.cols) {
 		dst = make([][]byte, len(b.cols))

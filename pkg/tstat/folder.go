@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Layouts, for package time, of log folder names without ".out". Tstat has written
+// Layouts for package time of the names of log folders, without ".out". Tstat has used
 // folderForm since 2.4 (07/2012).
 const (
 	folderForm    = "2006_01_02_15_04"
@@ -64,5 +64,6 @@ func ParseFolder(name string, loc *time.Location) (FolderTime, error) {
 	return f, nil
 }
 
-// FolderName returns the log folder name of t, in the form used since Tstat 2.4.
+// FolderName returns the name of a log folder that was opened at t, in the form used
+// since Tstat 2.4.
 func FolderName(t time.Time) string { return t.Format(folderForm) + ".out" }

@@ -65,8 +65,8 @@ func (r *Reader) addLayouts(layouts []*layout) {
 	}
 }
 
-// activate activates every column that a line of the file can have. A line that lacks
-// such a column sets it to NULL.
+// activate activates the vector of every column that a line of the file can have. In the
+// row of a line without that column, it is NULL.
 func (r *Reader) activate() {
 	used := make([]bool, len(r.columns))
 	for _, byCount := range r.forms {
@@ -97,7 +97,8 @@ func (r *Reader) activate() {
 	}
 }
 
-// sets returns the columns that a line with mapping m sets.
+// sets returns the columns for which a line with mapping m has values, including computed
+// ones.
 func (m *mapping) sets(t *LogType) []int {
 	var cs []int
 	for _, f := range m.fields {
@@ -114,9 +115,10 @@ func (m *mapping) sets(t *LogType) []int {
 	return cs
 }
 
-// form returns a line's mapping and the text to parse, which may be a rewritten line.
-// If the file has no header, the first call examines the first lines to choose a
-// layout. If the log type has several forms, the line itself determines its mapping.
+// form returns the mapping with which to parse a line, and the text to parse: the line
+// itself or, for a chat message, its rewritten form. If the file has no header, the first
+// call examines the first lines to choose a layout. If lines of the log type can differ
+// (see rowForm), the line itself determines its mapping.
 func (r *Reader) form(text []byte) (*mapping, []byte, error) {
 	if len(r.forms) == 0 {
 		if err := r.guess(); err != nil {

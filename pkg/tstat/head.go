@@ -20,8 +20,9 @@ const (
 	headSum = 12      // hex digits of a hash that are kept
 )
 
-// find searches text for the end of the first data line. text starts at the beginning
-// of a line, after the first length bytes of the file.
+// find searches text for the end of the first data line, and stores its position in
+// h.length. text starts at the beginning of a line, after the first length bytes of the
+// file.
 func (h *head) find(text []byte, length int64) {
 	for !h.found && len(text) > 0 {
 		n := bytes.IndexByte(text, '\n') + 1
@@ -33,7 +34,8 @@ func (h *head) find(text []byte, length int64) {
 	}
 }
 
-// next returns the smallest length above the given one whose hash the head needs.
+// next returns the smallest number of bytes, above length, of which the head needs the
+// hash.
 func (h *head) next(length int64) int64 {
 	stop := int64(math.MaxInt64)
 	if n := len(h.rungs); n < 50 {
@@ -58,7 +60,7 @@ func (h *head) add(length int64, sum string) {
 // Head returns a description of the start of the text read so far: LENGTH:SUM,SUM,...
 // LENGTH is the length of the text up to the end of its first data line, in bytes. The
 // first SUM is the hash of that part. The other sums are hashes of the first 4 KiB, 8
-// KiB, 16 KiB and so on. Head returns "" for a text without data lines.
+// KiB, 16 KiB and so on. Head returns "" if the text has no data line.
 func (r *Reader) Head() string {
 	_, length := r.Fingerprint()
 	if r.head.sum == "" || r.head.length > length {

@@ -68,8 +68,9 @@ func isDigits(b []byte) bool {
 	return len(b) > 0
 }
 
-// cleanName turns a name from a header into a column name that is valid everywhere: it
-// consists of letters, digits and '_', and does not start with a digit.
+// cleanName converts a name from a header to a column name that is valid everywhere. It
+// replaces characters other than letters, digits and '_' with '_', and puts '_' before a
+// leading digit.
 func cleanName(name []byte) string {
 	var b strings.Builder
 	for i, c := range name {
@@ -88,9 +89,9 @@ func cleanName(name []byte) string {
 	return b.String()
 }
 
-// resolve converts the names in a header to columns, which are indexes into t.Columns
-// followed by newExtra. Each column occurs only once. newExtra is extra plus the names
-// for which t has no column.
+// resolve returns the column of each name in a header: an index into t.Columns followed
+// by newExtra, or skipField for a field that holds no value. No column occurs twice.
+// newExtra is extra plus the names for which t has no column.
 func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []string) {
 	relative := slices.Contains(h.names, "first_abs")
 	used := map[int]bool{}

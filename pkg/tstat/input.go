@@ -95,8 +95,8 @@ func (r *Reader) CutIsText() bool {
 // is not supported or its decompression would need too much memory.
 type CompressionError = compression.Error
 
-// RewriteError reports that the reader returned by ReaderOptions.Rewrite failed to
-// rewrite the file. It ends the reading of the file.
+// RewriteError reports that ReaderOptions.Rewrite or ReaderOptions.Rows failed to rewrite
+// the file. The rest of the file cannot be read.
 type RewriteError struct{ Err error }
 
 func (e *RewriteError) Error() string { return e.Err.Error() }

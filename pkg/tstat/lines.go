@@ -9,11 +9,10 @@ import (
 	"time"
 )
 
-// Lines determines the columns of lines that arrive one by one from a live log, whose
-// header may have passed long ago. It uses the columns of the last header. Without a
-// header, it uses those of the requested version, or else those of the newest version
-// with as many columns as the line has. Lines must end in LF; the caller removes a CR
-// before it.
+// Lines determines the columns of lines that arrive one by one from a live log, possibly
+// long after its header. It uses the columns of the last header. Without a header, it
+// uses those of the requested version, or else those of the newest version with as many
+// columns as the line has. Lines must end in LF; the caller removes a CR before it.
 type Lines struct {
 	typ     *LogType
 	layout  string
@@ -53,9 +52,9 @@ func NewLines(t *LogType, layout string, loc *time.Location) *Lines {
 // seen so far.
 func (l *Lines) Columns() []Column { return l.columns }
 
-// Header parses a header line, without its newline, and uses its columns for later
-// lines. It returns which lines the header describes: "row" or, for log_http_complete,
-// "request" or "response".
+// Header parses a header line, without its newline, and uses its columns for later lines.
+// part says which lines the header describes: "row" or, for log_http_complete, "request"
+// or "response".
 func (l *Lines) Header(line []byte) (part string, err error) {
 	if reason, ok := removedReason(line); ok {
 		return "", errors.New(reason)
@@ -203,5 +202,6 @@ func (c Column) IsNull(field []byte) bool {
 	return IsNull(field)
 }
 
-// ParseNumber parses a number in any form that C's printf writes for a double.
+// ParseNumber parses a number in any form that C's printf writes for a double with %f, %e
+// or %g.
 func ParseNumber(field []byte) (float64, bool) { return parseNumber(field) }

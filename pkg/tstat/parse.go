@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// mapping maps the fields of a line to columns.
+// mapping assigns the fields of a line to columns.
 type mapping struct {
 	fields  []field
 	columns []int  // column of each field; skipField if its value is not returned
@@ -111,8 +111,8 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 	return nil
 }
 
-// skipFields finds the ends of up to len(ends) fields, and stops at the end of the
-// line. It returns the number of ends found, at least 1.
+// skipFields stores the ends of the fields from index p on in ends, until ends is full or
+// the line ends. It returns the number of ends stored, at least 1.
 func skipFields(line []byte, p int, sep byte, ends Fields) (n int) {
 	const ones, low = 0x0101010101010101, 0x7f7f7f7f7f7f7f7f
 	seps := ones * uint64(sep)
@@ -171,8 +171,8 @@ func fieldEnd(line []byte, p int, sep byte) int {
 	return p
 }
 
-// IsNull reports whether a field is one of Tstat's spellings of "no value" in a column
-// that is not text. MSN_Y rows contain '?' in place of a length.
+// IsNull reports whether a field is one of Tstat's spellings of "no value" in columns
+// other than text columns. MSN_Y rows contain '?' in place of a length.
 func IsNull(f []byte) bool {
 	switch string(f) {
 	case "", "-", "--", "---", "?":
@@ -219,7 +219,8 @@ func (v *vector) parseInt(line []byte, p int, sep byte, row int) (int, bool) {
 	return v.slowInt(line, p, sep, row)
 }
 
-// recordOdd records a field that is not a plain number; see Batch.Plain.
+// recordOdd records that field f is not a plain number; see Batch.Plain and
+// Batch.OddNulls.
 func (v *vector) recordOdd(f []byte) {
 	switch {
 	case len(f) == 1 && f[0] == '-':

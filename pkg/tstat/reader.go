@@ -22,8 +22,8 @@ const MaxLine = 1 << 20
 // skipped.
 const blockSize = MaxLine
 
-// maxExtra limits how many columns a file may have that its type lacks, because each
-// column costs memory.
+// maxExtra is the maximum number of columns in a file that its log type lacks. A limit is
+// needed because each column costs memory.
 const maxExtra = 256
 
 // layoutLines is how many lines are examined to determine the layout of a file without
@@ -69,7 +69,7 @@ type ReaderOptions struct {
 	Unknown func(columns []string)
 }
 
-// Use is how a column is used.
+// Use says what a Reader does with the values of a column.
 type Use uint8
 
 // The uses of a column.
@@ -148,7 +148,7 @@ func NewReader(src io.Reader, t *LogType, opt ReaderOptions) *Reader {
 	return r
 }
 
-// Reset switches r to another file.
+// Reset makes r read another file, and reuses the buffers of r.
 func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	opt.Marks = slices.Sorted(slices.Values(opt.Marks))
 	if opt.Location == nil {
@@ -225,7 +225,7 @@ func (r *Reader) setUses() {
 	}
 }
 
-// use returns how a column is used.
+// use returns the Use of a column; see ReaderOptions.Use.
 func (r *Reader) use(column int) Use {
 	if r.uses == nil {
 		return Kept

@@ -32,7 +32,8 @@ type Replaced struct {
 	Begin, End uint32
 }
 
-// rewrittenSize is how much rewritten text is hashed at once, in bytes.
+// rewrittenSize is the minimum size, in bytes, of the rewritten text that is hashed at
+// once, except at the end of the file.
 const rewrittenSize = 256 << 10
 
 // canRewriteRows reports whether r can rewrite rows after it has parsed them.
@@ -40,7 +41,8 @@ func (r *Reader) canRewriteRows() bool {
 	return r.opt.Rows != nil && r.opt.Rewrite != nil && !r.draining && r.typ.rows == oneForm
 }
 
-// isUnusual reports whether a line must be rewritten by ReaderOptions.Rewrite.
+// isUnusual reports whether only ReaderOptions.Rewrite can rewrite a line, because the
+// line has a CR or precedes the header.
 func (r *Reader) isUnusual(line []byte) bool {
 	if n := len(line); n > 1 && line[n-2] == '\r' {
 		return true
@@ -83,8 +85,8 @@ func (r *Reader) rewriteLine(line []byte) error {
 	return r.readLine(out[begin:])
 }
 
-// replace updates the current row's values to those of its rewritten form. It returns
-// the replaced fields, which move the fields after them.
+// replace updates the values of the current row to those of the replaced fields in line,
+// the rewritten row. It returns a copy of replaced, for Fields.move.
 func (b *Batch) replace(m *mapping, line []byte, replaced []Replaced) (moved []Replaced) {
 	for _, x := range replaced {
 		f := &m.fields[x.Field]
@@ -105,7 +107,7 @@ func (b *Batch) replace(m *mapping, line []byte, replaced []Replaced) (moved []R
 }
 
 // flush adds the rewritten text to the fingerprint if it has at least enough bytes. The
-// text stays valid until flush has added text twice more.
+// text stays valid until flush next adds text.
 func (r *Reader) flush(enough int) {
 	text := r.rewritten
 	if len(text) < enough {

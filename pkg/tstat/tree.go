@@ -164,10 +164,10 @@ func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 	return false
 }
 
-// follows reports whether Tstat opened n after f, given that n's name is newer. If the
-// probe's clock or time zone was set back, names are misleading: the time in n's name
-// is ahead of the clock, or was so when n last changed. Until the time in n's name is
-// at least settle ago, f must also not have changed after n did.
+// follows reports whether Tstat really opened n after f, given that n's name is newer.
+// Names mislead if the probe's clock or time zone was set back: the time in n's name may
+// be later than now or than n's last change. If that time is less than settle ago, f must
+// also not have changed after n did.
 func (n *Folder) follows(f *Folder, now time.Time, settle time.Duration) bool {
 	return !n.Time.After(now) && !n.Time.After(n.ModTime) &&
 		(now.Sub(n.Time) >= settle || !f.ModTime.After(n.ModTime))
@@ -275,9 +275,9 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 	return nil
 }
 
-// forms collects the files in a folder. A plain file hides its compressed forms, and
-// the oldest compressed file hides the others. Files must be added in the order of
-// their names.
+// forms collects the files in a folder, one for each log: a plain file hides its
+// compressed forms, and the oldest compressed file hides the others. Files must be added
+// in the order of their names.
 type forms struct {
 	files []*File
 	plain map[string]*File // by path without compression suffix
@@ -374,8 +374,8 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 	s.tree.Folders = append(s.tree.Folders, f)
 }
 
-// removeAmbiguous removes each file that does not have a log's own name if another file
-// in the folder belongs to the same log.
+// removeAmbiguous removes each file of f that does not have a log's own name if another
+// file of f belongs to the same log. It records the files in an AmbiguousError.
 func (s *scanner) removeAmbiguous(f *Folder) {
 	if s.opt.Match == nil {
 		return

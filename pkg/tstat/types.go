@@ -151,7 +151,8 @@ func (t *LogType) Column(name string) int {
 	return -1
 }
 
-// extraColumn returns a column for a name that is not in t.Columns.
+// extraColumn returns the column with a name that is not in t.Columns: one of t.Optional,
+// or else an unknown column of text.
 func (t *LogType) extraColumn(name string) Column {
 	for _, c := range t.Optional {
 		if c.Name == name {
@@ -172,7 +173,8 @@ func (t *LogType) Counts() []int {
 	return slices.Compact(n)
 }
 
-// Versions returns the names of the layouts, for ReaderOptions.Layout.
+// Versions returns the versions of t's layouts, without duplicates, for
+// ReaderOptions.Layout.
 func (t *LogType) Versions() []string {
 	var v []string
 	for _, l := range t.layouts {
