@@ -164,7 +164,8 @@ func (t *Table) Name(file string) string {
 	return cleanPath(path + "." + statistic)
 }
 
-// path returns a histogram's built-in path and the name of its statistic.
+// path returns the metric path that h has without a Table: the path except for its last
+// node, and the last node, which names the statistic.
 func (h *histogram) path() (path, statistic string) {
 	f := families[h.base]
 	statistic = h.statisticName(f)
@@ -231,8 +232,8 @@ var statistics = map[string]string{
 	"avg": "Average", "min": "Minimum", "max": "Maximum", "var": "Variance", "stdev": "Stdev",
 }
 
-// cleanPath replaces every character in a path's nodes that is not a letter, digit, _ or
-// - with _. It removes empty nodes.
+// cleanPath replaces all characters in a path's nodes except letters, digits, _ and -
+// with _. It removes empty nodes.
 func cleanPath(path string) string {
 	if isClean(path) {
 		return path
@@ -339,8 +340,7 @@ var (
 	}
 )
 
-// families holds the special names of nodes and indexes by the base of the histogram.
-// Other histograms have names derived from the file name.
+// families holds the special names of nodes and indexes, by the base of the histogram.
 var families = map[string]family{
 	"L3_bitrate":        {index: layer3, word: "index"},
 	"L3_protocol":       {index: layer3, word: "index"},

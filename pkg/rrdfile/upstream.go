@@ -16,7 +16,7 @@ func UpstreamName(file string) string {
 	return strings.ReplaceAll(name, " ", "_")
 }
 
-// upstream is the state kept while a name is built.
+// upstream is the state of UpstreamName while it builds a name.
 type upstream struct {
 	name   string
 	words  []string

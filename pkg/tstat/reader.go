@@ -79,8 +79,8 @@ const (
 	Skipped            // not decoded, unless other columns are computed from it
 )
 
-// Counts counts the text read so far. At the end of the file, Lines == Rows + Rejects +
-// Cuts.
+// Counts holds the numbers of lines, rows and other items read so far. At the end of the
+// file, Lines == Rows + Rejects + Cuts.
 type Counts struct {
 	Lines   int64 // data lines, without headers
 	Rows    int64
@@ -242,7 +242,7 @@ func (r *Reader) Columns() []Column { return r.columns }
 // header, a version and its number of columns.
 func (r *Reader) Layout() string { return r.layout }
 
-// Counts returns the counts of the text read so far.
+// Counts returns the counts of what r has read so far.
 func (r *Reader) Counts() Counts { return r.counts }
 
 // Next returns at least one row, or io.EOF at the end of the file.

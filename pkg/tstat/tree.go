@@ -54,8 +54,8 @@ type Tree struct {
 	Passed []Passed
 }
 
-// Passed is an ignored file or folder that seems to hold logs but does not have a log's
-// or log folder's name: a file in a log folder, or a folder that contains logs.
+// Passed is a file in a log folder, or a folder with logs, that a scan ignored because it
+// does not have the name of a log or log folder.
 type Passed struct {
 	Path       string
 	Rel        string // below the root, slash separated

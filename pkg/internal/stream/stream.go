@@ -157,7 +157,8 @@ type Stream struct {
 	listeners []*peer.Listener
 }
 
-// Sinks lists the URL forms of sinks; Brokers lists those of sources.
+// Sinks lists the URL forms of sinks. Brokers lists those of the brokers from which a
+// stream can read.
 var (
 	Sinks   = sink.Kinds
 	Brokers = broker.Kinds
@@ -213,8 +214,8 @@ func New(opt Options) (*Stream, error) {
 	return s, nil
 }
 
-// open creates the encoder, the sources and the sinks, that is, it performs all steps
-// that can fail at startup.
+// open performs all steps that can fail at startup: it opens the state, the sources, the
+// sinks and the listeners.
 func (s *Stream) open() (err error) {
 	h, opt := s.hub, &s.opt
 	state := filepath.Join(opt.StateDir, "stream", opt.Name)

@@ -35,7 +35,7 @@ type Exchange struct {
 	played atomic.Bool
 }
 
-// Message is one side of an exchange.
+// Message is the request or the response of an exchange.
 type Message struct {
 	Start  string            // request or status line
 	Header map[string]string // Host, Content-Type and Forged-Mplane-Identity

@@ -281,8 +281,8 @@ func (s *Server) Exec(t testing.TB, database, sql string) {
 	}
 }
 
-// OlderFiles returns SQL that removes from the table of records in a schema the columns
-// that older versions lack: place (see store.Record), head and damaged.
+// OlderFiles returns SQL that changes the table of records in a schema back to the form
+// that it had before the columns place (see store.Record), head and damaged were added.
 func OlderFiles(schema string) string {
 	table := schema + ".tstatrepo_files"
 	return "alter table " + table + " drop column place, drop column head, drop column damaged;" +

@@ -22,8 +22,8 @@ import (
 	"testing"
 )
 
-// samples are RRDs that Tstat 3.3.0 created from a trace of March 2016: 198 files
-// with a step of 300 s below rrds/, and 7 files with a step of 60 s below
+// samples is an archive of RRDs that Tstat 3.3.0 created from a trace of March 2016: 198
+// files with a step of 300 s below rrds/, and 7 files with a step of 60 s below
 // rrds/step60/.
 //
 //go:embed testdata/rrds.tar.gz
@@ -186,11 +186,10 @@ func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row 
 	return rows
 }
 
-// Points returns the points that package rrdfile must read from the file if it is asked
-// for those later than the Unix time after: a map from time to value for each data
-// source. Each point is from the finest archive that reaches back to its time. Unfinished
-// steps and NaN are left out. Only the archives of the best consolidation function in the
-// file are used.
+// Points returns the points that package rrdfile must read from the file if after, a Unix
+// time, is passed to it: a map from time to value for each data source. Each point is
+// from the finest archive that reaches back to its time. Unfinished steps and NaN are
+// left out. Only the archives of the best consolidation function in the file are used.
 func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	r.t.Helper()
 	info := r.Info(file)

@@ -104,12 +104,12 @@ func (s *suite) file(text string) logFile {
 	return logFile{probe: "p1", folder: "2016_03_24_21_37.out", text: text}
 }
 
-// rows returns the text of a log with n rows.
+// rows returns the content of a log with n rows that have the domain name fqdn.
 func rows(n int, fqdn string) string {
 	return rowsAt(time.UnixMilli(1458855462170), n, fqdn)
 }
 
-// rowsAt returns the text of a log with n rows that have the time at.
+// rowsAt is like rows, but the rows have the time at.
 func rowsAt(at time.Time, n int, fqdn string) string {
 	var b strings.Builder
 	b.WriteString("#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_isint:5 fqdn:6\n")

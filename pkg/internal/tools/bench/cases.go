@@ -18,7 +18,8 @@ import (
 
 const mib = 1 << 20
 
-// memoryTarget is the peak memory of an import to Parquet at its default --memory.
+// memoryTarget is the limit for the peak memory of an import to Parquet with the default
+// --memory.
 const memoryTarget = 300 * mib
 
 // out returns the output folder of measured commands. It is empty before each run.
@@ -58,7 +59,7 @@ func (b *bench) imports(t tree, store string, flags ...string) side {
 // summary holds the fields of tstatrepo's JSON summary that bench reads.
 type summary struct{ Files, Skipped, Rows int64 }
 
-// importTo imports a tree into the store with the URL dest, with two jobs.
+// importTo imports a tree into the destination dest, with two jobs.
 func (b *bench) importTo(ctx context.Context, t tree, dest string, flags ...string) (usage, summary, error) {
 	u, err := b.run(ctx, append(b.importArgs(t, dest, "state", 2), flags...)...)
 	if err != nil {

@@ -17,7 +17,7 @@ const compactTarget = 200e6
 const compactProbes = 4
 
 // caseCompact compacts the logs of several probes, each with the rows that load returns.
-// The peer copies the same bytes without parsing them. A second result is for logs so
+// The peer copies the same bytes without parsing them. A second comparison has logs so
 // short that their rows are reencoded.
 func (b *bench) caseCompact(ctx context.Context) error {
 	for _, c := range []struct {

@@ -33,11 +33,11 @@ const (
 	mplaneVisible      = 200 * time.Millisecond
 )
 
-// caseMPlane registers many polling components at a supervisor. Then it sends
+// caseMPlane registers many polling components with a supervisor. Then it sends
 // specifications; components respond with a receipt and a result, and clients redeem the
-// results. This process plays components and clients. There is no peer, since the
-// reference implementation blocks for each client. With an older supervisor, it compares
-// the CPU times.
+// results. This process simulates the components and clients. There is no peer, since the
+// reference implementation blocks for each client. If b.base is set, the case compares
+// the CPU times of the two supervisors.
 func (b *bench) caseMPlane(ctx context.Context) error {
 	if b.base != nil {
 		sent := float64(b.specs) * mplaneLoadTime.Seconds()

@@ -16,8 +16,8 @@ const maxNoise = 0.1
 // platforms that Go supports.
 const ticks = 100
 
-// reading is the total CPU time, in seconds, that other processes and this virtual
-// machine's host have used so far.
+// reading is a measurement of the total CPU time, in seconds, that other processes and
+// the host of this virtual machine have used so far.
 type reading struct {
 	at             time.Time
 	others, stolen float64
@@ -31,7 +31,7 @@ func (n noise) String() string { return fmt.Sprintf("%.2f + %.2f", n.others, n.s
 
 func (n noise) loud() bool { return n.others+n.stolen > maxNoise }
 
-// since returns the noise between two readings.
+// since returns the noise between the readings before and r.
 func (r reading) since(before reading) noise {
 	seconds := r.at.Sub(before.at).Seconds()
 	return noise{max(0, r.others-before.others) / seconds, max(0, r.stolen-before.stolen) / seconds}

@@ -75,9 +75,9 @@ func parse(fs *flag.FlagSet, args []string) error {
 	}
 }
 
-// open opens a database file, or a database in memory if path is empty. DuckDB must not
-// download extensions, because all that it needs is built in and tests must not depend on
-// the network.
+// open opens a database file, or a database in memory if path is empty. It prevents
+// DuckDB from downloading extensions: all that is needed is built in, and tests must not
+// depend on the network.
 func open(path, memory string, threads int) (*sql.DB, error) {
 	dsn := path + "?autoinstall_known_extensions=false&autoload_known_extensions=false"
 	if memory != "" {
