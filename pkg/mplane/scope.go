@@ -411,7 +411,7 @@ func (c *crontab) next(t time.Time) (match time.Time, ok bool) {
 	return time.Time{}, false
 }
 
-// within returns the first match on the given day at or after t.
+// within returns the first time on the given day that c matches and that is not before t.
 func (c *crontab) within(day, t time.Time) (time.Time, bool) {
 	for _, h := range c[2] {
 		if h > 23 || !day.Add(time.Duration(h+1)*time.Hour).After(t) {

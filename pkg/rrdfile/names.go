@@ -136,7 +136,8 @@ func IsPercentile(file string) bool {
 var tstatName = regexp.MustCompile(`^(?:L3|L4|L7|chat|http|icmpv6|ip|ip6|mm|profile|rtcp|tcp|tls|udp|video|web)` +
 	`(?:_[A-Za-z0-9]{1,16}){1,6}\.(?:avg|min|max|var|stdev|prc[0-9]{1,2}(?:\.[0-9]{1,3})?|idx(?:[0-9]{1,5}|oth))\.rrd$`)
 
-// IsTstat reports whether file, a name without folder, can be one of Tstat's RRD files.
+// IsTstat reports whether file, without folder, can be the name of one of Tstat's RRD
+// files.
 func IsTstat(file string) bool { return tstatName.MatchString(file) }
 
 // Name returns the default name of a file:

@@ -88,9 +88,9 @@ func (r *Reader) Close() error { return r.decode.close() }
 // Tstat takes about 100 microseconds.
 const retries = 10
 
-// Read returns the points of all data sources that are later than the Unix time after,
-// without the unfinished step. Each point comes from the finest archive that still covers
-// its time. The result is valid until the next call of Read.
+// Read returns the points of all data sources that are later than after, a Unix time. The
+// unfinished step has no point. Each point comes from the finest archive that still
+// covers its time. The result is valid until the next call of Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)

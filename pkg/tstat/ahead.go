@@ -18,7 +18,7 @@ type ahead struct {
 	panicked any // the value that the goroutine panicked with
 }
 
-// begin starts reading a file.
+// begin starts the goroutine, which reads the first block from src.
 func (a *ahead) begin(src io.Reader) {
 	a.src, a.err, a.panicked = src, nil, nil
 	if a.block == nil {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// newMapping returns the mapping for lines with the given columns. part is "row",
-// "request" or "response".
+// newMapping returns the mapping for lines with the given columns. For log_http_complete,
+// part is "request" or "response".
 func (r *Reader) newMapping(columns []int, part string) *mapping {
 	m := &mapping{fields: make([]field, len(columns)), columns: slices.Clone(columns)}
 	for i, c := range columns {

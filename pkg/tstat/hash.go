@@ -53,7 +53,8 @@ func (r *Reader) joinHash() {
 	}
 }
 
-// hash adds text to the fingerprint.
+// hash adds text to the fingerprint. It also records the hashes that Mark and Head
+// return.
 func (r *Reader) hash(text []byte) {
 	r.head.find(text, r.length)
 	for {

@@ -342,8 +342,9 @@ func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, false
 }
 
-// parseText stores the field's text unchanged and never fails. "-" is NULL, and so is
-// "--" in YouTube's columns. Empty text is a value.
+// parseText stores the field's text and never fails. It escapes bytes that are not valid
+// in text; see escape. "-" is NULL, and so is "--" in YouTube's columns. An empty field
+// is a value.
 func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int, bool) {
 	q := p
 	for q+8 <= len(line) {
@@ -384,7 +385,7 @@ func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int
 func cleanText(f []byte) bool { return utf8.Valid(f) && bytes.IndexByte(f, 0) < 0 }
 
 // escape replaces NUL and bytes that are not UTF-8 with \xHH, because typed stores can
-// only hold text. The result lies in the batch's arena.
+// hold only valid text. The result lies in the batch's arena.
 func (b *Batch) escape(f []byte) []byte {
 	const hex = "0123456789abcdef"
 	start := len(b.arena)

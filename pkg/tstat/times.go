@@ -108,7 +108,7 @@ func (v *vector) parseUsualTime(line []byte, p int, sep byte, row int) (int, boo
 	return dot + 7, true
 }
 
-// deriveTimes sets first and last from first_abs and durat.
+// deriveTimes computes the current row's first and last from first_abs and durat.
 func (b *Batch) deriveTimes(d *derive) {
 	row := b.n
 	abs, first, last := &b.cols[d.firstAbs], &b.cols[d.first], &b.cols[d.last]

@@ -188,7 +188,7 @@ func (s *Server) Log() string {
 	return string(text)
 }
 
-// WaitFor polls until ok returns true. The test fails after a minute.
+// WaitFor polls until ok returns true. The test fails if this takes more than a minute.
 func WaitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {

@@ -217,7 +217,7 @@ func run(t testing.TB, cmd *exec.Cmd, log string) {
 	}
 }
 
-// wait waits until ready returns true. The test fails after a minute.
+// wait waits until ready returns true. The test fails if this takes more than a minute.
 func wait(t testing.TB, name string, log func(testing.TB) string, ready func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ready(); time.Sleep(20 * time.Millisecond) {
