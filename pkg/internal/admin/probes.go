@@ -67,7 +67,7 @@ type probeView struct {
 	HasTime bool                         // Clock is known
 }
 
-// liveSource is a source of live lines in one run.
+// liveSource is a source of live lines, and the name of its run; see Live.
 type liveSource struct {
 	Run string
 	stream.SourceStats

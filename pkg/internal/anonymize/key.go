@@ -77,8 +77,8 @@ func parseKey(line []byte, encoded, pad bool) (*[keySize]byte, error) {
 	return &key, nil
 }
 
-// fingerprintRounds makes a fingerprint take about 50 ms, so that guessing a key by its
-// fingerprint is slow.
+// fingerprintRounds makes computing a fingerprint take about 50 ms, so that guessing a
+// key from its fingerprint is slow.
 const fingerprintRounds = 200_000
 
 // fingerprint returns a slow hash of a key, to tell keys apart without revealing them.

@@ -125,8 +125,8 @@ func newTables(in *Section, list []any) *tables {
 	return t
 }
 
-// tableOf returns the settings and the values of the table to which the next key
-// belongs.
+// tableOf returns the settings and the values of the table that contains the key name. It
+// must be called once for each key, in the order of the file.
 func (t *tables) tableOf(name string) (*Section, map[string]any) {
 	for _, inNow := t.now[name]; (!inNow || t.seen[name]) && t.next < len(t.list); _, inNow = t.now[name] {
 		t.now, _ = t.list[t.next].(map[string]any)

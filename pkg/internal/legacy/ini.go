@@ -36,8 +36,8 @@ const (
 
 const defaultSection = "DEFAULT"
 
-// iniProblem is a mistake that configparser rejects, although the file can still be
-// read.
+// iniProblem is a mistake for which Python's configparser rejects the file, but which
+// parseINI tolerates.
 type iniProblem struct {
 	line int
 	key  string

@@ -44,9 +44,9 @@ type Stream struct {
 }
 
 // ReadState reads the state files in math_repo's outDir. A folder without state files
-// belongs to an instance of math_repo that has stored nothing. The notes report
-// unusable files: math_repo writes its files in place, so a crash can leave an
-// incomplete file.
+// belongs to an instance of math_repo that has stored nothing. State.Notes lists the
+// files that could not be used: math_repo writes its files in place, so a crash can leave
+// an incomplete file.
 func ReadState(dir string) (*State, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, err

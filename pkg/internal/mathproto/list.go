@@ -112,8 +112,8 @@ func nextByte(br *bufio.Reader) (byte, error) {
 	}
 }
 
-// readString reads a JSON string whose opening quote was read, and appends it to text
-// with its closing quote. It drops bytes beyond maxItem.
+// readString reads the rest of a JSON string whose opening quote has already been read,
+// and appends it to text, including the closing quote. It drops bytes beyond maxItem.
 func readString(br *bufio.Reader, text []byte) ([]byte, error) {
 	for escaped := false; ; {
 		c, err := br.ReadByte()

@@ -179,8 +179,9 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 	return files, nil
 }
 
-// pauseTimes is the ratio of the pause after a list to the time that reading the list
-// took. The pause is at most maxPause. It leaves other streams time to read long lists.
+// pauseTimes is the length of the pause after reading a list, as a multiple of the time
+// it took to read the list. The pause is at most maxPause. It gives other streams time
+// to read long lists.
 const pauseTimes = 4
 
 // read fetches the list and selects the names for this pass.

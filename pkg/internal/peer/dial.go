@@ -67,7 +67,7 @@ func (d *Dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, e
 	return conn, nil
 }
 
-// Dial connects to addr with TLS. It reads the files for each connection.
+// Dial connects to addr with TLS. Each call reads the certificate and key files of t again.
 func (t TLS) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return (&Dialer{TLS: t}).DialTLS(ctx, network, addr)
 }

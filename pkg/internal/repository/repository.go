@@ -190,15 +190,15 @@ func (r *Repository) Endpoints() []EndpointStats {
 	return list
 }
 
-// Logs returns the endpoint for logs that was opened last, or nil.
+// Logs returns the most recently opened endpoint for logs, or nil if none was opened.
 func (r *Repository) Logs() *Logs { return lastOpened[*Logs](r.endpoint(CollectLog)) }
 
-// Lines returns the endpoint for lines that was opened last, or nil.
+// Lines returns the most recently opened endpoint for lines, or nil if none was opened.
 func (r *Repository) Lines() *stream.Stream {
 	return lastOpened[*stream.Stream](r.endpoint(CollectStreaming))
 }
 
-// Points returns the endpoint for points that was opened last, or nil.
+// Points returns the most recently opened endpoint for points, or nil if none was opened.
 func (r *Repository) Points() *rrdpush.Endpoint {
 	return lastOpened[*rrdpush.Endpoint](r.endpoint(CollectRRD))
 }
@@ -252,8 +252,9 @@ func (r *Repository) Services() []component.Service {
 	return list
 }
 
-// Run opens the endpoints and serves them until ctx is done. Before it returns, the
-// endpoints accept the data in flight. Run returns nil if no data was lost.
+// Run opens the endpoints, unless services open them, and serves until ctx is done. It then
+// waits until the endpoints have accepted the data in flight. Run returns nil if no data
+// was lost.
 func (r *Repository) Run(ctx context.Context) error {
 	if !r.opt.Scheduled {
 		for _, e := range r.endpoints {
