@@ -11,7 +11,7 @@ import (
 
 // TestParseFloatMatchesStrconv compares the fast paths with strconv.
 func TestParseFloatMatchesStrconv(t *testing.T) {
-	v := vector{kind: Float}
+	v := vector{kind: Float, slow: new(int)}
 	v.activate()
 	check := func(s string) {
 		t.Helper()
