@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// The profiles are rows from real Tstat 3.3 logs. A generated row has the flags,
-// options and counters of one profile, and new endpoints, times, names, byte counts and
-// RTTs.
+// tcpData and udpData hold profiles, which are rows from real Tstat 3.3 logs. A
+// generated row takes its flags, options and counters from a profile. Its endpoints,
+// times, names, byte counts and RTTs are random. The other variables hold header lines.
 var (
 	//go:embed data/tcp.txt
 	tcpData string
@@ -89,8 +89,8 @@ func (g *gen) skewed(n int) int {
 	return int(x * x * x * float64(n))
 }
 
-// tick advances the clock by a random step that spreads the rows evenly over the
-// interval.
+// tick advances g.now by a random step. The steps spread the rows of a file evenly up
+// to g.end.
 func (g *gen) tick() {
 	left := g.n - g.i
 	if left <= 0 {
@@ -100,13 +100,14 @@ func (g *gen) tick() {
 	g.now += int64(step * 2 * g.f() * 0.999)
 }
 
-// factor returns a roughly log-normal factor around 1, between 0.05 and 20.
+// factor returns a random number between 0.05 and 20, roughly log-normal with median 1.
 func (g *gen) factor() float64 {
 	z := g.f() + g.f() + g.f() - 1.5 // about normal, sd 0.5
 	return expTab(z * 2)
 }
 
-// expTable holds values of exp from -3 to 3. The accuracy is low, but sufficient.
+// expTable holds exp(x) for 1025 values of x from -3 to 3, which is accurate enough for
+// factor.
 var expTable = func() (t [1025]float64) {
 	for i := range t {
 		t[i] = math.Exp(-3 + float64(i)*6/1024)
@@ -124,7 +125,7 @@ func expTab(x float64) float64 {
 	return expTable[i]
 }
 
-// fixed6 appends v/10^6 with six decimals, like C's %f.
+// fixed6 appends v/10^6 to b with six decimals, like C's %f.
 func fixed6(b []byte, v int64) []byte {
 	if v < 0 {
 		b = append(b, '-')
@@ -136,7 +137,7 @@ func fixed6(b []byte, v int64) []byte {
 		byte('0'+fr/100%10), byte('0'+fr/10%10), byte('0'+fr%10))
 }
 
-// ms6 appends µs as ms with six decimals, like Tstat.
+// ms6 appends us, a time in µs, to b as milliseconds with six decimals, as Tstat does.
 func ms6(b []byte, us int64) []byte { return fixed6(b, us*1000) }
 
 // ---- endpoints ----
@@ -207,7 +208,7 @@ func (g *gen) str(s string) { g.b = append(g.b, s...) }
 
 // ---- columns of profiles ----
 
-// join returns columns first to last, numbered from 1, each preceded by a space.
+// join returns columns first to last of c, counted from 1, each preceded by a space.
 func join(c []string, first, last int) string {
 	return " " + strings.Join(c[first-1:last], " ")
 }

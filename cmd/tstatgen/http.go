@@ -73,7 +73,8 @@ func (g *gen) httpResponse(r *httpReq) {
 	}
 }
 
-// nextHTTPConn keeps the connection of the last request or switches to another one.
+// nextHTTPConn sets g.httpConn for the next request. It either keeps the connection of
+// the previous request or chooses a new one.
 func (g *gen) nextHTTPConn() {
 	r := &g.httpConn
 	if r.srv != nil && !g.chance(0.6) {

@@ -66,7 +66,8 @@ func (g *gen) rtt(v [4]float64, f float64) {
 	}
 }
 
-// rel appends a relative time in ms, scaled by f and limited to the flow's duration.
+// rel appends ms * f, a relative time in milliseconds. It is limited to durUS, the
+// duration of the flow in microseconds.
 func (g *gen) rel(ms, f float64, durUS int64) {
 	us := int64(ms * f * 1000)
 	if us > durUS {
@@ -140,8 +141,8 @@ func (g *gen) tcpRow() {
 	g.b = append(g.b, '\n')
 }
 
-// names appends the layer 7 and DNS columns of a flow. first is the time of its first
-// packet, in µs.
+// names appends the layer 7 and DNS columns of a flow. first is the time of the flow's
+// first packet, in µs.
 func (g *gen) names(p *tcpProfile, srv *server, first int64) {
 	g.sp()
 	if p.tls {

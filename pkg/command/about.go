@@ -26,7 +26,7 @@ type build struct {
 	Readers  []string `json:"readers"` // decoders for RRD files
 }
 
-// currentBuild describes the running program.
+// currentBuild returns the build of the running program.
 func currentBuild() build {
 	b := build{Version: currentVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Readers: rrdfile.Readers()}
 	if info, ok := debug.ReadBuildInfo(); ok {

@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// newApp returns the command tree. Commands report problems by returning an error and
-// never exit themselves; see run.
+// newApp returns the program with its commands. A command reports a problem by
+// returning an error. Only the function run of this package decides the exit status.
 func newApp(con *console.Console) *cli.App {
 	// urfave/cli configures these flags only through global variables. The version flag
 	// must not take -v, which the commands use for --verbose.
@@ -60,8 +60,9 @@ func newApp(con *console.Console) *cli.App {
 	return app
 }
 
-// onUsageError prevents urfave/cli from printing the whole help to stdout. arrange has
-// already reported most of these errors.
+// onUsageError returns err as a usage error. The default handler of urfave/cli would
+// print the whole help to stdout. arrange reports most usage errors before urfave/cli
+// finds them.
 func onUsageError(_ *cli.Context, err error, _ bool) error { return hint.AsUsage(err) }
 
 func helpCommand() *cli.Command {

@@ -11,11 +11,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// arrange puts the arguments into the order that urfave/cli requires: command, flags,
-// "--", arguments. Users may mix them, but urfave/cli silently treats a flag after the
-// first argument as an argument, and a flag before the command as one of the app's own
-// flags. arrange also reports unknown flags, unknown commands and missing values, with
-// hints.
+// arrange returns argv in the order that urfave/cli requires: command, flags, "--",
+// arguments. Users may use any order. urfave/cli, however, silently treats a flag after
+// the first argument as an argument, and a flag before the command as a flag of app.
+// arrange also reports unknown flags, unknown commands and missing values, with hints.
 func arrange(app *cli.App, argv []string) ([]string, error) {
 	var (
 		values = valueFlags(app.Commands)
@@ -71,8 +70,8 @@ type flagWord struct {
 	err   error // reason why the value is invalid, or nil
 }
 
-// assemble checks that the command accepts the given flags, and returns the arguments
-// in the order that urfave/cli requires.
+// assemble checks that cmd accepts the flags in words. It returns path, the flags and
+// args in the order that urfave/cli requires.
 func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, args []string, values map[string]bool) ([]string, error) {
 	known := map[string]bool{"help": true, "h": true, "version": true}
 	if cmd != nil {
@@ -109,8 +108,8 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, a
 	return out, nil
 }
 
-// valueFlags returns the names of the flags of cmds and their subcommands. The value of
-// a name is true if the flag takes a value in any of them.
+// valueFlags returns the names of all flags of cmds and of their subcommands. The value
+// in the map is true if a flag of that name takes a value in at least one command.
 func valueFlags(cmds []*cli.Command) map[string]bool {
 	m := map[string]bool{}
 	var walk func([]*cli.Command)
@@ -165,12 +164,14 @@ func unknownFlag(name string, known map[string]bool) error {
 	return hint.Usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
 }
 
-// hintUsage adds a hint that refers to the command's help.
+// hintUsage adds a hint to err that refers to the help of a command. For path, see
+// seeHelp.
 func hintUsage(path []string, err error) error {
 	return hint.Add(err, seeHelp(path...))
 }
 
-// seeHelp returns a hint that refers to the help of the command at path.
+// seeHelp returns a hint that refers to the help of a command. path holds the names of
+// the command and its subcommand. An empty path stands for the program itself.
 func seeHelp(path ...string) string {
 	return fmt.Sprintf("see '%s --help'", strings.Join(append([]string{"tstatrepo"}, path...), " "))
 }

@@ -37,7 +37,8 @@ func completionProgram(app *cli.App) *completion.Program {
 	return p
 }
 
-// completedArguments returns the arguments of c for completion.
+// completedArguments returns the arguments of command c, and how each of them is
+// completed.
 func completedArguments(app *cli.App, c *cli.Command) []completion.Argument {
 	one := func(name string, words []string) []completion.Argument {
 		return []completion.Argument{{Name: name, Complete: strings.Join(words, " ")}}

@@ -54,7 +54,7 @@ type tryAgainError struct{ error }
 
 func (e tryAgainError) Unwrap() error { return e.error }
 
-// interruptError is the cause of a context that a signal canceled.
+// interruptError is the cancellation cause of a context that was canceled by a signal.
 type interruptError struct{ signal syscall.Signal }
 
 func (e interruptError) Error() string {
@@ -64,9 +64,9 @@ func (e interruptError) Error() string {
 	return "interrupted"
 }
 
-// orInterrupt returns err unless a signal canceled ctx. In that case it replaces the
-// errors that the signal may have caused (context canceled, or a store or source that
-// stayed unavailable) with an interruptError.
+// orInterrupt returns err. If a signal canceled ctx, however, an interruptError
+// replaces those errors in err that the signal may have caused. These are
+// context.Canceled and the errors of stores and sources that stayed unavailable.
 func orInterrupt(ctx context.Context, err error) error {
 	var sig interruptError
 	if !errors.As(context.Cause(ctx), &sig) {
@@ -79,8 +79,8 @@ func orInterrupt(ctx context.Context, err error) error {
 	return errors.Join(hint.Without(err, append(cut, sig)...), sig)
 }
 
-// exitStatus returns the exit status for err. It is the status for a signal only if
-// there was no other error.
+// exitStatus returns the exit status for err. An interruptError in err determines the
+// status only if err contains no other error.
 func exitStatus(err error) int {
 	var (
 		sig     interruptError

@@ -31,8 +31,9 @@ const (
 		"The variable of --dry-run is TSTATREPO_DRY_RUN, and so on; a list takes one value from its variable."
 )
 
-// printHelp prints help. It replaces urfave/cli's templates, which sort groups by name
-// and repeat every environment variable.
+// printHelp prints the help of data, which is an app or a command. It replaces
+// urfave/cli's templates, which sort groups by name and repeat every environment
+// variable.
 func printHelp(w io.Writer, _ string, data any) {
 	switch v := data.(type) {
 	case *cli.App:
@@ -115,7 +116,8 @@ type flagGroup struct {
 	flags []flagDoc
 }
 
-// flagGroups returns the visible flags by category, in the order of their definition.
+// flagGroups returns the visible flags of c in one group per category. The groups and
+// their flags keep the order in which the flags were defined.
 func flagGroups(c *cli.Command) []flagGroup {
 	var groups []flagGroup
 	flags := c.Flags
@@ -161,7 +163,8 @@ func slicesHasFlag(flags []cli.Flag, name string) bool {
 	return false
 }
 
-// synopsis returns "-h, --help" or "--jobs N".
+// synopsis returns the names and the placeholder of f, as in "--jobs N" or "-h,
+// --help".
 func (f flagDoc) synopsis() string {
 	var s string
 	for i := len(f.names) - 1; i >= 0; i-- {

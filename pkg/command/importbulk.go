@@ -26,7 +26,8 @@ type importBulk struct {
 	keeper *upkeep.Keeper // set by run with --follow
 }
 
-// claimTime is bulk.Options.ClaimTime. Tests shorten it.
+// claimTime is the value of bulk.Options.ClaimTime; 0 selects the default. Tests set a
+// shorter time.
 var claimTime time.Duration
 
 var importBulkExamples = []example{
@@ -143,8 +144,9 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 	return b.finish(con, sum, err)
 }
 
-// finish returns the error with which the command ends. Rejected lines count as an
-// error.
+// finish returns the error with which the command ends: err or, if err is nil and lines
+// were rejected, a rejectsError. If both errors occurred, finish prints the
+// rejectsError.
 func (b *importBulk) finish(con *console.Console, sum *bulk.Summary, err error) error {
 	if sum != nil && sum.Total.Rejects > 0 {
 		rejects := rejectsError{sum.Total.Rejects, sum.RejectFile}

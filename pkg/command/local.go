@@ -15,11 +15,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// stopTimeout is how long --local waits for the result after a signal.
+// stopTimeout is how long runcap --local waits for the result of a job that a signal
+// interrupted.
 const stopTimeout = 20 * time.Second
 
-// localServices returns the capabilities that serve would offer with this
-// configuration. An endpoint opens only when a capability that needs it runs.
+// localServices returns the capabilities that serve would offer with cfg, and their
+// registries. An endpoint opens only when a capability that needs it runs.
 func localServices(cfg *config.Config, con *console.Console) ([]component.Service, *mplane.Registries, error) {
 	p := cfg.Problems("serve")
 	opt := cfg.Service(p, service.NewShared(con.Logger().Handler()))

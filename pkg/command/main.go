@@ -44,8 +44,8 @@ func run(argv []string) int {
 	return exitStatus(err)
 }
 
-// repeatedSignal is how long a second signal is ignored after the first, because
-// timeout(1) signals a process and then its group.
+// repeatedSignal is how long a second signal is ignored after the first. timeout(1)
+// sends the same signal twice: to the process and then to its group.
 const repeatedSignal = 300 * time.Millisecond
 
 // signalContext returns a context that the first SIGINT or SIGTERM cancels. A second

@@ -211,7 +211,8 @@ func (r runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name s
 	return r.printReply(out, reply, r.Wait)
 }
 
-// report calls ask with a job's token, to query or stop the job, and prints the reply.
+// report calls ask with r.Token, the token of a job, and prints the reply. ask queries
+// or stops the job.
 func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Context, string) (mplane.Message, error)) error {
 	m, err := ask(ctx, r.Token)
 	if err != nil {
@@ -220,9 +221,8 @@ func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Cont
 	return r.printReply(out, m, true)
 }
 
-// printReply prints the reply about a job, and returns an error if the reply reports a
-// failure. Without --json it prints the reply only if show is set and the job has not
-// failed.
+// printReply prints m, the reply about a job, and returns an error if m reports a
+// failure. Without --json it prints m only if show is set and the job has not failed.
 func (r runcap) printReply(out io.Writer, m mplane.Message, show bool) error {
 	reason := shell.Failed(m)
 	if r.JSON || show && reason == "" {
@@ -236,7 +236,7 @@ func (r runcap) printReply(out io.Writer, m mplane.Message, show bool) error {
 	return nil
 }
 
-// printJobs prints the state of every saved job of the supervisor.
+// printJobs prints the state of each job that s.Memory has saved for the supervisor.
 func (r runcap) printJobs(ctx context.Context, out io.Writer, s *shell.Session) error {
 	jobs, err := s.Memory.Jobs(s.Client.Root())
 	if err != nil {

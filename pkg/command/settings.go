@@ -12,7 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// defaults returns the default settings, for help and flags. They are read-only.
+// defaults returns the configuration with all defaults, for help and flags. Callers
+// must not change the configuration.
 var defaults = sync.OnceValue(config.New)
 
 // commandFlags returns the flags of a command, followed by the common flags.
@@ -56,12 +57,12 @@ func flagOf(s *config.Setting) cli.Flag {
 	return &cli.StringFlag{Name: s.Name, Category: s.Group, Usage: s.Usage, DefaultText: def}
 }
 
-// configFile returns the config file of the command, or "".
+// configFile returns the path of the config file of c's command, or "" if none is used.
 func configFile(c *cli.Context) string { return config.File(c.Command.Name, c.String("config")) }
 
-// configure returns the configuration of the command. check adds the problems that the
-// command itself finds. The configuration is nil if there is an error, or if
-// --check-config or --print-config leaves nothing else to do.
+// configure returns the configuration of c's command. check adds the problems that the
+// command itself finds. The configuration is nil after an error, and after
+// --check-config and --print-config, which end the command.
 func configure(c *cli.Context, con *console.Console, check func(*config.Config, *config.Problems)) (*config.Config, error) {
 	cfg, err := load(c, con, check)
 	if err != nil {
@@ -73,8 +74,8 @@ func configure(c *cli.Context, con *console.Console, check func(*config.Config, 
 	return cfg, nil
 }
 
-// load reads the configuration of the command and sets up the console. It returns
-// problems with the settings as an error.
+// load reads the configuration of c's command and sets up the console. It returns all
+// problems with the settings, including those that check adds, as one error.
 func load(c *cli.Context, con *console.Console, check func(*config.Config, *config.Problems)) (*config.Config, error) {
 	cfg, p, err := config.Load(c.Command.Name, configFile(c), c)
 	if err != nil {
@@ -88,9 +89,9 @@ func load(c *cli.Context, con *console.Console, check func(*config.Config, *conf
 	return cfg, p.Err(seeHelp(c.Command.Name))
 }
 
-// checkOrPrint warns about passwords on the command line. Then it performs
-// --check-config or --print-config, and reports whether one of them was given. The
-// settings must be valid.
+// checkOrPrint warns about passwords on the command line. It then performs what
+// --check-config or --print-config asks for, and reports whether one of these flags was
+// given. cfg must be valid.
 func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (bool, error) {
 	warnPasswords(c, con, cfg.SettingsOf(c.Command.Name))
 	switch {
@@ -111,7 +112,8 @@ func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (boo
 }
 
 // printOld performs --print-config if it was given and the config file belongs to one
-// of the old tools; see config.PrintOld. It reports whether the command is then done.
+// of the old tools; see config.PrintOld. It returns true if the command then has
+// nothing left to do.
 func printOld(c *cli.Context) (bool, error) {
 	file := configFile(c)
 	if file == "" || !c.Bool("print-config") {

@@ -11,9 +11,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
-// report prints the summary. JSON and the summary of a dry run go to stdout. Any other
-// summary goes to the console as text, and only if the console shows more than
-// warnings.
+// report prints sum: with --json to stdout as JSON, and in a dry run without --json to
+// stdout as text. Otherwise, and in addition to JSON, it prints text to the console if
+// isWatched returns true.
 func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
 	loc := b.Location()
 	switch {

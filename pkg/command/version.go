@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/textfile"
 )
 
-// versionString returns the text that --version prints after the name.
+// versionString returns the text that --version prints after the name of the program.
 func versionString() string {
 	b := currentBuild()
 	return b.Version + " " + b.Go + " " + b.Platform + "\nreaders: " + strings.Join(b.Readers, ", ")

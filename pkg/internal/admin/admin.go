@@ -64,7 +64,7 @@ func Handler(opt Options) http.Handler {
 // submitted to the same server.
 var policy = "default-src 'none'; style-src '" + styleHash + "'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// secured adds security headers to all responses.
+// secured returns a handler that calls next and adds security headers to all responses.
 func secured(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

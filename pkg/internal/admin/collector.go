@@ -17,13 +17,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// NewCollector returns a collector that calls state for each scrape. It exports
-// only the number and age of RRD points; their values belong in Graphite.
+// NewCollector returns a collector that calls state for each scrape. It exports the
+// number and age of RRD points, but not their values, which belong in Graphite.
 func NewCollector(state func() *State) prometheus.Collector { return collector{state} }
 
 type collector struct{ state func() *State }
 
-// Metrics of the service as a whole. Each part's package defines its own metrics.
+// Metrics of the service as a whole and of its RRDs. The packages of its parts, such as
+// stream, define more metrics.
 var (
 	buildMetrics = metrics.New("", []string{"version", "goversion"}, func(s *State) []string { return []string{s.Version, runtime.Version()} },
 		metrics.Count("build_info", "Version of tstatrepo, always 1.", func(*State) int64 { return 1 }))
@@ -91,7 +92,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	seriesMetrics.Collect(ch, metrics.Each(s.RRD, func(r *RRD) (string, []repository.Series) { return r.Name, r.Series }))
 }
 
-// byLabel yields each key of counts as a label value, with its count.
+// byLabel yields each key of counts as a label value, together with its count.
 func byLabel(counts map[string]int64) iter.Seq2[string, *int64] {
 	return func(yield func(string, *int64) bool) {
 		for label, n := range counts {
@@ -102,7 +103,8 @@ func byLabel(counts map[string]int64) iter.Seq2[string, *int64] {
 	}
 }
 
-// newest returns the time of the newest point, or the zero time if series is empty.
+// newest returns the time of the newest point in series, or the zero time if series is
+// empty.
 func newest(series []repository.Series) time.Time {
 	if len(series) == 0 {
 		return time.Time{}

@@ -23,9 +23,9 @@ type bars struct {
 	Scale string // maximum and period, see scale
 }
 
-// newBars returns a chart of counts per interval, oldest first; the last interval
-// ends now. what names the things counted. newBars returns nil if there is nothing
-// to show.
+// newBars returns a chart of values, the counts in consecutive intervals. The last
+// interval contains the current time. what names the things counted, such as "Lines".
+// newBars returns nil if there is nothing to show.
 func newBars(values []int64, interval time.Duration, what string) *bars {
 	if len(values) == 0 || slices.Max(values) <= 0 {
 		return nil
@@ -51,7 +51,8 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 	}
 }
 
-// scale returns the maximum and the period of a bar chart as text.
+// scale describes a bar chart as text: most, which is its maximum, and the period of
+// its n intervals. It omits the period if interval is an hour.
 func scale(most int64, interval time.Duration, n int) string {
 	if interval == time.Hour {
 		return "at most " + number(most)
@@ -68,8 +69,8 @@ type line struct {
 	Title  string // description for screen readers
 }
 
-// newLine returns a plot of points over time, or nil without finite values. Points more
-// than twice the usual step apart are not connected.
+// newLine returns a plot of the finite values of points over time, or nil if there are
+// none. It does not connect points that are more than twice the median step apart.
 func newLine(points []graphite.Point, unit string) *line {
 	var p []graphite.Point
 	for _, q := range points {

@@ -73,7 +73,7 @@ type liveSource struct {
 	stream.SourceStats
 }
 
-// pointsOf summarizes the points of a probe in one run.
+// pointsOf summarizes the RRD points that one run sends for one probe.
 type pointsOf struct {
 	Run     string
 	Metrics int64
@@ -152,8 +152,8 @@ func (p *probeView) addStream(l *mathproto.StreamStats) {
 	}
 }
 
-// addTo adds the points of a run to the probes they come from; get returns the
-// probe with the given name.
+// addTo adds the points of run r to the views of the probes they come from. get returns
+// the view of the probe with a given name.
 func (r *RRD) addTo(get func(string) *probeView) {
 	for _, s := range r.Series {
 		p := get(s.Probe)
@@ -172,7 +172,8 @@ func (r *RRD) addTo(get func(string) *probeView) {
 	}
 }
 
-// finish sorts the streams and sets the fields that depend on all streams and sources.
+// finish sorts the streams of p, and sets the fields that are computed from all streams
+// and sources of p.
 func (p *probeView) finish() {
 	slices.SortFunc(p.All, func(a, b *mathproto.StreamStats) int {
 		return cmp.Or(cmp.Compare(severity(streamLevel(a)), severity(streamLevel(b))), strings.Compare(a.StreamName, b.StreamName), strings.Compare(a.Type(), b.Type()))
@@ -269,8 +270,9 @@ func (s *State) nameProbes() {
 	}
 }
 
-// clockOf returns how far a probe's clock is ahead of this machine's clock according to
-// the newest reading. known is false without readings.
+// clockOf returns how far a probe's clock is ahead of this machine's clock. It uses the
+// newest reading in streams, the streams of that probe. known is false if there is no
+// reading.
 func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool) {
 	var last time.Time
 	for _, l := range streams {
@@ -281,7 +283,8 @@ func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool)
 	return ahead, !last.IsZero()
 }
 
-// aheadText returns "right", or how far a clock is ahead or behind.
+// aheadText describes d, how far a clock is ahead, as text: "right", or the duration
+// and "ahead" or "behind".
 func aheadText(d time.Duration) string {
 	switch {
 	case d.Abs() <= 2*time.Second: // within the precision of readings

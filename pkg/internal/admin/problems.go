@@ -39,7 +39,8 @@ const (
 	PartRecent       = "recent"
 )
 
-// endpointParts maps endpoint names to parts.
+// endpointParts maps the name of an endpoint to the value of Problem.Part for its
+// problems.
 var endpointParts = map[string]string{"collect-log": PartLogs, "collect-streaming": PartLive, "collect-rrd": PartRRD}
 
 // Problem describes a problem and how to solve it.
@@ -51,7 +52,7 @@ type Problem struct {
 	Do     string
 }
 
-// level returns failure or warning.
+// level returns the level of p, which is failure or warning.
 func (p *Problem) level() string { return levelIf(p.Error) }
 
 // Problems returns the problems at the given time, errors first. notReady is the
@@ -292,7 +293,8 @@ func probesOf(streams []*mathproto.StreamStats) (names []string) {
 	return names
 }
 
-// titleOf returns the name of a single stream, or the number of several streams.
+// titleOf returns the title of the stream if streams holds only one, or else their
+// number as text.
 func titleOf(streams []*mathproto.StreamStats) string {
 	if len(streams) == 1 {
 		return title(streams[0])
@@ -300,8 +302,8 @@ func titleOf(streams []*mathproto.StreamStats) string {
 	return count(int64(len(streams)), "stream")
 }
 
-// tooMany reports whether more than 1% of the lines were rejected. good is the number
-// of the others.
+// tooMany reports whether more than 1% of all lines were rejected. rejects is the
+// number of rejected lines, and good is the number of all other lines.
 func tooMany(rejects, good int64) bool { return rejects > 0 && rejects*100 > rejects+good }
 
 func (n *Notice) level() string { return levelIf(n.Error) }

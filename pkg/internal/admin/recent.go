@@ -30,7 +30,8 @@ type ring struct {
 }
 
 // NewRecent returns a handler that keeps up to n notices and passes all records to
-// next. A repeated message increments the count of its notice.
+// next. A repeated message does not add a notice but increments the count of the
+// existing one.
 func NewRecent(next slog.Handler, n int) *Recent {
 	return &Recent{next: next, ring: &ring{size: max(n, 1)}}
 }
@@ -45,12 +46,13 @@ func (r *Recent) List() []Notice {
 }
 
 // Enabled reports whether Recent keeps records of level l or the next handler is
-// enabled for it.
+// enabled for that level.
 func (r *Recent) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn || r.next.Enabled(ctx, l)
 }
 
-// Handle keeps a warning or error, and passes the record to the next handler.
+// Handle keeps rec if it is a warning or an error. It passes rec to the next handler if
+// that handler is enabled for the level of rec.
 func (r *Recent) Handle(ctx context.Context, rec slog.Record) error {
 	if rec.Level >= slog.LevelWarn {
 		var b strings.Builder
@@ -103,8 +105,9 @@ func (r *ring) add(n Notice) {
 	r.notices = append(r.notices, n)
 }
 
-// appendAttr writes " key=value". The keys of group members are prefixed with the
-// name of the group.
+// appendAttr appends " key=value" for a to b, with prefix before the key. If a is a
+// group, it appends each member of the group, and the name of the group becomes part of
+// the prefix.
 func appendAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	v := a.Value.Resolve()
 	if v.Kind() == slog.KindGroup {

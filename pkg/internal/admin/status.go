@@ -228,7 +228,7 @@ func finite(v float64) *float64 {
 	return &v
 }
 
-// each returns the result of f for each element of list. It never returns nil, so
+// each returns the results of f for all elements of list. The slice is never nil, so
 // that an empty list becomes [] in JSON rather than null.
 func each[T, U any](list []T, f func(*T) U) []U {
 	out := make([]U, 0, len(list))
@@ -249,7 +249,7 @@ func errorText(err error) string {
 	return cut(err.Error(), maxNotice)
 }
 
-// lagSeconds returns a lag in seconds, or nil if it is not known.
+// lagSeconds returns the lag d in seconds, or nil if known is false.
 func lagSeconds(d time.Duration, known bool) *float64 {
 	if !known {
 		return nil
@@ -257,7 +257,7 @@ func lagSeconds(d time.Duration, known bool) *float64 {
 	return finite(d.Seconds())
 }
 
-// newStatus returns the status of v, for marshal.
+// newStatus converts v to the structure that marshal encodes.
 func newStatus(v *view) *status {
 	s := &status{
 		Name: cut(v.Name, maxText), Version: v.Version, Started: stamp{v.Started}, Time: stamp{v.Now}, Status: v.Level(),

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// maxText is the maximum length in bytes of a peer's string on the page and in
-// labels.
+// maxText is the maximum length, in bytes, of a string from a peer on the page and in
+// labels of metrics.
 const maxText = 200
 
-// number formats an integer of five or more digits with thin spaces as thousands
-// separators, as in 12 345. A screen reader still reads the result as one number.
+// number formats n. With five or more digits, thin spaces separate the thousands, as in
+// 12 345, but a screen reader still reads one number.
 func number(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	sign := ""
@@ -34,7 +34,7 @@ func number(n int64) string {
 	return b.String()
 }
 
-// count formats a number with its noun in the singular or plural.
+// count formats n followed by noun, to which it adds a plural s unless n is 1.
 func count(n int64, noun string) string {
 	if n != 1 {
 		noun += "s"
@@ -104,7 +104,8 @@ func short(v float64) string {
 	return strconv.FormatFloat(v, 'f', digits, 64)
 }
 
-// span formats a duration in one or two of its largest units.
+// span formats the absolute value of d in its one or two largest units, such as hours
+// and minutes.
 func span(d time.Duration) string {
 	s := int64(d.Abs() / time.Second)
 	switch {
@@ -124,7 +125,7 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d\u00a0years", s/86400/365)
 }
 
-// ago formats a time relative to now.
+// ago formats t relative to now, as in "5 min ago". The zero time is "never".
 func ago(t, now time.Time) string {
 	switch d := now.Sub(t); {
 	case t.IsZero():

@@ -49,7 +49,7 @@ var pageText string
 //go:embed page.css
 var pageStyle string
 
-// styleHash is the hash of the embedded style, for policy.
+// styleHash is the hash of pageStyle, in the form that policy needs.
 var styleHash = func() string {
 	sum := sha256.Sum256([]byte(pageStyle))
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
@@ -172,7 +172,7 @@ type view struct {
 	NewestRRD time.Time
 }
 
-// plots holds the series of a run that match the query.
+// plots holds the series of an RRD run that match the query.
 type plots struct {
 	RRD
 	rows[repository.Series]
@@ -269,7 +269,7 @@ func (v *view) levelOf(parts ...string) string {
 	return w
 }
 
-// Part returns the level of a part of the service.
+// Part returns the level of the most severe problem in the given part of the service.
 func (v *view) Part(part string) string { return v.levelOf(part) }
 
 // CapabilityLevel returns the level of the section on capabilities and endpoints.
@@ -285,7 +285,8 @@ func (v *view) Title() string {
 	return v.Name
 }
 
-// Hidden returns the number of probes that the page omits.
+// Hidden returns the number of probes that the page omits because their number is
+// limited.
 func (v *view) Hidden() int64 { return v.Front.More + v.Folded.More }
 
 // Open reports whether a section of the page is open rather than folded. It is open if
@@ -333,7 +334,8 @@ func (v *view) Level() string {
 	return fine
 }
 
-// Verdict returns the number of errors and warnings as text.
+// Verdict returns the numbers of errors and warnings as text, or "All is well" if there
+// are none.
 func (v *view) Verdict() string {
 	switch {
 	case v.Errors > 0 && v.Warnings > 0:
@@ -352,7 +354,8 @@ func (v *view) Ago(t time.Time) string      { return ago(t, v.Now) }
 func (v *view) Absolute(t time.Time) string { return absolute(t) }
 func (v *view) Machine(t time.Time) string  { return t.UTC().Format(time.RFC3339) }
 
-// Port returns the port of an endpoint, or "PORT" while it is closed.
+// Port returns the port of the endpoint with the given name, or "PORT" if that endpoint
+// is not open.
 func (v *view) Port(endpoint string) string {
 	if e := v.endpoint(endpoint); e != nil && len(e.Addrs) > 0 {
 		if _, port, err := net.SplitHostPort(e.Addrs[0]); err == nil {
@@ -428,7 +431,8 @@ func (v *view) LinkAllPlots() string {
 // place is a link to the details of a problem.
 type place struct{ Href, Text string }
 
-// Places returns links to the details of a problem.
+// Places returns links to the details of p: those of its probes or, if the page shows
+// none of them, that of the section for its part.
 func (v *view) Places(p Problem) (list []place) {
 	for _, name := range p.Probes {
 		i := slices.IndexFunc(v.Front.Shown, func(of *probeView) bool { return of.Name == name })

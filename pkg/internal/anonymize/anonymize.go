@@ -201,8 +201,8 @@ func (a *Anonymizer) Blind(text string) string {
 	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
-// worker adds buffers to an Anonymizer, to replace single values. It is not safe for
-// concurrent use.
+// worker replaces single values with an Anonymizer, and has the buffers for it. It is
+// not safe for concurrent use.
 type worker struct {
 	*Anonymizer
 	blocks *blocks // nil without a key
@@ -223,7 +223,7 @@ type address struct {
 	v6 netip.Addr // invalid for an IPv4 address
 }
 
-// parseAddress parses an address as Tstat writes it.
+// parseAddress parses an IPv4 or IPv6 address in the form that Tstat writes.
 func parseAddress(text []byte) (a address, ok bool) {
 	if v4, ok := parse4(text); ok {
 		return address{v4: v4}, true
@@ -282,8 +282,8 @@ func append4(dst []byte, a uint32) []byte {
 	return dst[:n-1]
 }
 
-// covers reports whether addr must be anonymized. side says whether the log marks addr
-// as internal; it matters only if the options name no networks.
+// covers reports whether addr must be anonymized. side, which says whether the log
+// marks addr as internal, matters only if the options name no networks.
 func (a *Anonymizer) covers(addr address, side internal) bool {
 	has := func(n *networks) bool {
 		if addr.v6.IsValid() {
@@ -306,7 +306,7 @@ const (
 	isExternal
 )
 
-// appendAddress appends the replacement of an address.
+// appendAddress appends the replacement of a to dst.
 func (w *worker) appendAddress(dst []byte, a address) []byte {
 	if a.v6.IsValid() {
 		r := a.v6
@@ -336,8 +336,8 @@ func (w *worker) appendAddress(dst []byte, a address) []byte {
 	}
 }
 
-// appendEncrypted appends a name as Tstat's --enc writes it: AES in ECB mode, padded
-// with zeros, in base64.
+// appendEncrypted appends name to dst in the form that Tstat's --enc writes: padded
+// with zeros, encrypted with AES in ECB mode, in base64.
 func (w *worker) appendEncrypted(dst, name []byte) []byte {
 	w.buf = append(w.buf[:0], name...)
 	for len(w.buf)%16 != 0 {

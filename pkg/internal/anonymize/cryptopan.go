@@ -22,10 +22,11 @@ const (
 	prefixBits = 15 // three times 32 Ki prefixes of IPv6 addresses, up to 4 MiB
 )
 
-// cryptopan implements Crypto-PAn (Xu, Fan, Ammar, Moon, 2002). Two addresses that share
-// exactly their first n bits still do after anonymization. Whether a bit is flipped
-// depends only on the bits before it, so addresses with a common prefix share cached
-// flips. It is safe for concurrent use.
+// cryptopan implements Crypto-PAn (Xu, Fan, Ammar, Moon, 2002), which flips some bits
+// of an address. If two addresses share exactly their first n bits, so do their
+// replacements. Whether a bit is flipped depends only on the bits before it. Addresses
+// with a common prefix therefore share cached flips. A cryptopan is safe for concurrent
+// use.
 type cryptopan struct {
 	block cipher.Block
 	pad   [16]byte
@@ -43,7 +44,8 @@ type cryptopan struct {
 	longer []atomic.Pointer[cachedFlips] // of the next 56
 }
 
-// net24 caches the flips of IPv4 addresses with the same first 24 bits.
+// net24 caches which bits Crypto-PAn flips in the IPv4 addresses with the same first 24
+// bits.
 type net24 struct {
 	flips atomic.Uint64 // 1 << 48 | the 24 bits << 24 | their flips
 	next  atomic.Uint64 // see flips4
@@ -51,11 +53,12 @@ type net24 struct {
 
 type cached6 struct{ addr, result [16]byte }
 
-// cachedFlips holds the flips of some or all bits of the prefix hi, lo.
+// cachedFlips holds, in flips, which bits of the prefix hi, lo Crypto-PAn flips. The
+// field flips may cover only the last bits of the prefix.
 type cachedFlips struct{ hi, lo, flips uint64 }
 
-// newCryptopan returns a cryptopan. The first 16 bytes of the key are the AES key. The
-// other 16, encrypted, are the pad.
+// newCryptopan returns a cryptopan. The first 16 bytes of key are the AES key. The
+// other 16 bytes, encrypted with that AES key, are the pad.
 func newCryptopan(key *[keySize]byte) *cryptopan {
 	block, err := aes.NewCipher(key[:16])
 	if err != nil {
@@ -76,8 +79,8 @@ func newCryptopan(key *[keySize]byte) *cryptopan {
 	return c
 }
 
-// blocks anonymizes addresses with a cryptopan and its own buffers. It is not safe for
-// concurrent use.
+// blocks anonymizes addresses with a cryptopan, and has the buffers for it. It is not
+// safe for concurrent use.
 type blocks struct {
 	*cryptopan
 	padHi, padLo uint64
@@ -113,7 +116,8 @@ func (b *blocks) addr4(a uint32) uint32 {
 	return a ^ uint32(flips)
 }
 
-// flips24 returns the flips of the first 24 bits of an IPv4 address.
+// flips24 returns a mask of the first 24 bits of the IPv4 address a. Bits that
+// Crypto-PAn flips are 1 in the mask.
 func (b *blocks) flips24(a uint32) uint64 {
 	high := &b.high[a>>16]
 	flips := high.Load()
@@ -124,11 +128,11 @@ func (b *blocks) flips24(a uint32) uint64 {
 	return uint64(flips)&0xffff<<8 | b.run(uint64(a)<<32, 0, 16, 24)
 }
 
-// flips4 returns the flips of the 4 bits of a from bit n on. The upper bits of cache
-// hold the n bits of a before them. Its lower 30 bits describe the binary tree of the 4
-// bits. Each node has two bits: whether its flip is known, and the flip. Node 0 stands
-// for the first bit, nodes 1 and 2 for the second bit after a first bit of 0 or 1, and
-// so on.
+// flips4 returns a mask of the 4 bits of a from bit n on. Bits that Crypto-PAn flips
+// are 1 in the mask. The upper bits of cache hold the first n bits of a. The lower 30
+// bits of cache hold a binary tree for the next 4 bits. Each node has two bits: whether
+// the flip is known, and the flip. Node 0 stands for the first of the 4 bits. Nodes 1
+// and 2 stand for the second bit after a first bit of 0 or 1, and so on.
 func (b *blocks) flips4(cache *atomic.Uint64, a uint32, n int) (flips uint64) {
 	before, value := uint64(a>>(32-n)), a>>(28-n)&15
 	e := cache.Load()
@@ -150,7 +154,8 @@ func (b *blocks) flips4(cache *atomic.Uint64, a uint32, n int) (flips uint64) {
 	return flips
 }
 
-// run returns the flips of the bits of the address hi, lo in the range [from, to).
+// run returns a mask of the bits of the address hi, lo in the range [from, to). Bits
+// that Crypto-PAn flips are 1 in the mask.
 func (b *blocks) run(hi, lo uint64, from, to int) (flips uint64) {
 	for n := from; n < to; n++ {
 		flips = flips<<1 | b.flips(hi, lo, n)
@@ -178,8 +183,8 @@ func (b *blocks) addr6(a [16]byte) [16]byte {
 	return e.result
 }
 
-// cached returns the flips for the prefix hi, lo from cache. If they are missing, it
-// calls compute and caches the result.
+// cached returns the flips for the prefix hi, lo from cache. If cache lacks them,
+// cached calls compute and stores the result in cache.
 func cached(cache []atomic.Pointer[cachedFlips], hi, lo uint64, compute func() uint64) uint64 {
 	slot := &cache[hash6(hi, lo)>>(64-prefixBits)]
 	if e := slot.Load(); e != nil && e.hi == hi && e.lo == lo {
@@ -218,8 +223,8 @@ func parseMasks(text string) (*[4]uint32, error) {
 
 const masksHint = "write the values of Crypto_IPv6_Mask_0 to 3, like 0xffffffff:0xf0f0f0f0:0x0f0f0f0f:0x00000000"
 
-// tstat6 anonymizes an IPv6 address like Tstat: it XORs each 32-bit word with its mask and
-// anonymizes it as an IPv4 address.
+// tstat6 anonymizes an IPv6 address like Tstat: it XORs each 32-bit word with the mask
+// for that word, and anonymizes the result like an IPv4 address.
 func (b *blocks) tstat6(a [16]byte) (result [16]byte) {
 	for i, mask := range b.masks {
 		word := binary.BigEndian.Uint32(a[4*i:])

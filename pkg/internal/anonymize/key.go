@@ -77,8 +77,8 @@ func parseKey(line []byte, encoded, pad bool) (*[keySize]byte, error) {
 	return &key, nil
 }
 
-// fingerprintRounds makes computing a fingerprint take about 50 ms, so that guessing a
-// key from its fingerprint is slow.
+// fingerprintRounds is the number of hash rounds of fingerprint, which take about 50
+// ms. This makes it slow to guess a key from its fingerprint.
 const fingerprintRounds = 200_000
 
 // fingerprint returns a slow hash of a key, to tell keys apart without revealing them.

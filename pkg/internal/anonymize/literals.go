@@ -9,8 +9,9 @@ import (
 	"slices"
 )
 
-// appendLiterals appends text, and replaces each covered address in it. It finds
-// addresses in strings like http://10.0.0.1/ and 1.0.0.10.in-addr.arpa.
+// appendLiterals appends text to dst, and replaces each address in text that must be
+// anonymized. It finds addresses in strings like http://10.0.0.1/ and
+// 1.0.0.10.in-addr.arpa.
 func (w *worker) appendLiterals(dst, text []byte) []byte {
 	if !mayHaveAddress(text) {
 		return append(dst, text...)
@@ -81,8 +82,8 @@ func mayHaveShort(text []byte) bool {
 
 const ones = 0x0101010101010101
 
-// digits sets the highest bit of each byte of word that is a digit, and clears all
-// other bits.
+// digits returns a word in which the highest bit of each byte is 1 if that byte of word
+// is a digit. All other bits of the result are 0.
 func digits(word uint64) uint64 {
 	const high = ones << 7
 	x := word &^ high
@@ -97,10 +98,10 @@ func isWordByte(c byte) bool {
 	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_'
 }
 
-// appendWord appends a word of letters, digits, dots and colons, and replaces a covered
-// address at its start. If escaped is true, a percent sign precedes the word. The
-// address may then follow an escape, as in %2F10.0.0.1 or, escaped twice,
-// %252F10.0.0.1.
+// appendWord appends word, which consists of letters, digits, underscores, dots and
+// colons. It replaces an address at the start of word if that address must be
+// anonymized. If escaped is true, a percent sign precedes word. The address may then
+// follow an escape, as in %2F10.0.0.1 or, escaped twice, %252F10.0.0.1.
 func (w *worker) appendWord(dst, word []byte, escaped bool) []byte {
 	for n := 2; escaped && n < len(word); n += 2 {
 		if addr, length, ok := leadingAddress(word[n:]); ok {
@@ -131,7 +132,8 @@ func leadingAddress(word []byte) (addr address, length int, ok bool) {
 	return addr, length, ok
 }
 
-// appendCovered appends text, which holds addr, or the replacement if addr is covered.
+// appendCovered appends the replacement of addr if addr must be anonymized, or else
+// text, which is addr as written in the log.
 func (w *worker) appendCovered(dst []byte, addr address, text []byte) []byte {
 	if w.covers(addr, unknownSide) {
 		return w.appendAddress(dst, addr)
@@ -139,14 +141,15 @@ func (w *worker) appendCovered(dst []byte, addr address, text []byte) []byte {
 	return append(dst, text...)
 }
 
-// Names of the reverse zones.
+// Suffixes of names in the DNS zones for reverse lookups.
 var (
 	arpa4 = []byte(".in-addr.arpa")
 	arpa6 = []byte(".ip6.arpa")
 )
 
-// appendReverse appends text if it is the name of an address in a reverse zone, and
-// replaces the address if it is covered. For any other text, ok is false.
+// appendReverse appends text if it is the name of an address in a DNS zone for reverse
+// lookups. It replaces the address if it must be anonymized. For any other text, ok is
+// false.
 func (w *worker) appendReverse(dst, text []byte) (out []byte, ok bool) {
 	name := bytes.TrimSuffix(text, []byte{'.'})
 	var addr address

@@ -88,7 +88,7 @@ func parseNetworks(r io.Reader) (*networks, error) {
 	return n, nil
 }
 
-// add adds a network. length is a prefix length in bits or an IPv4 mask.
+// add adds the network of addr to n. length is a prefix length in bits or an IPv4 mask.
 func (n *networks) add(addr, length string) error {
 	a, err := netip.ParseAddr(addr)
 	if err != nil || a.Zone() != "" {

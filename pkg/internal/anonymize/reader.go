@@ -8,10 +8,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// readSize is the size of a read from src, in bytes.
+// readSize is the usual number of bytes that a reader reads from its source at a time.
 const readSize = 256 << 10
 
-// reader implements Rewriter.Reader.
+// reader is the reader that Rewriter.Reader returns.
 type reader struct {
 	w        *Rewriter
 	src      io.Reader
@@ -24,8 +24,8 @@ type reader struct {
 }
 
 // Reader returns a reader that reads a log from src and rewrites its lines. It masks
-// the fields of an unfinished last line. If src fails, it first returns the text read
-// before the error.
+// the fields of an unfinished last line. If src fails, the reader first returns the
+// text from before the error.
 func (w *Rewriter) Reader(src io.Reader) io.Reader { return &reader{w: w, src: src} }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -54,8 +54,8 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill reads up to size bytes from src. It appends the lines that are now complete to
-// out, rewritten.
+// fill reads up to size bytes from r.src. It rewrites the lines that are now complete,
+// and appends them to out.
 func (r *reader) fill(out []byte, size int) []byte {
 	have := len(r.in)
 	if cap(r.in)-have < size {

@@ -25,7 +25,7 @@ const (
 )
 
 // ErrSource is returned for a log that does not record whether its addresses are
-// already anonymized, if its Source is Unknown.
+// already anonymized, if RewriterOptions.Source does not say so either.
 var ErrSource = errors.New("the log does not say whether its addresses are anonymized already")
 
 // RewriterOptions describes the logs that a Rewriter reads.
@@ -59,8 +59,8 @@ type Rewriter struct {
 // span is the position of a field in a line, in bytes.
 type span struct{ begin, end uint32 }
 
-// plan lists the fields to replace in lines of one tstat.Form, that is, with the same
-// columns.
+// plan lists the fields that may be replaced in lines with the same columns, that is,
+// with the same tstat.Form.
 type plan struct {
 	fields                   []planned // in the order of the line
 	client, server, resolver side
@@ -76,7 +76,7 @@ type planned struct {
 	name    string // of the column
 }
 
-// isNull reports whether text is NULL in this field.
+// isNull reports whether text, a value of field p, stands for NULL.
 func (p *planned) isNull(text []byte) bool {
 	return len(text) == 0 || len(text) == 1 && text[0] == '-' || p.dashes && string(text) == "--"
 }
@@ -85,8 +85,8 @@ func (p *planned) isNull(text []byte) bool {
 // field that the lines lack.
 type side struct{ addr, internal, anonymized int }
 
-// maxPlans is the maximum number of cached plans. The number is limited because each
-// header in a log creates a new form.
+// maxPlans is the maximum number of cached plans. It is limited because each header in
+// a log creates a new tstat.Form, which needs a plan.
 const maxPlans = 64
 
 // NewRewriter returns a Rewriter for logs of type t.
@@ -154,7 +154,7 @@ func (w *Rewriter) Row(dst, row []byte, fields tstat.Fields) (out []byte, replac
 	return append(out, '\n'), w.replaced, true
 }
 
-// trimEnd removes the line end.
+// trimEnd returns line without its line end, which is LF or CR LF.
 func trimEnd(line []byte) []byte {
 	return bytes.TrimSuffix(bytes.TrimSuffix(line, []byte{'\n'}), []byte{'\r'})
 }
@@ -164,7 +164,7 @@ type rowError struct{ column, reason string }
 
 func (e *rowError) Error() string { return "column " + e.column + ": " + e.reason }
 
-// setForm sets the form of the rows that follow, and the plan for this form.
+// setForm sets w.form to f, the form of the next rows, and w.plan to the plan for f.
 func (w *Rewriter) setForm(f *tstat.Form) {
 	w.form = f
 	if w.plan = w.plans[f]; w.plan != nil {
@@ -212,8 +212,9 @@ func (w *Rewriter) setForm(f *tstat.Form) {
 	w.spans = slices.Grow(w.spans[:0], len(p.fields))
 }
 
-// split sets w.spans for a row, which must end in a newline and match the form. It
-// searches from both ends, because planned fields are often near one of them.
+// split sets w.spans for row, which must end in a newline and have the columns of
+// w.form. It searches from both ends of row, because the fields in w.plan are often
+// near one end.
 func (w *Rewriter) split(row []byte) {
 	w.spans = w.spans[:len(w.plan.fields)]
 	sep := w.typ.Separator()
@@ -317,15 +318,16 @@ func (w *Rewriter) splitBack(row []byte, sep byte, pattern uint64) {
 	}
 }
 
-// separators sets the highest bit of each byte of word that equals the byte repeated in
-// pattern, and clears all other bits.
+// separators returns a word in which the highest bit of each byte is 1 if that byte of
+// word equals the byte repeated in pattern. All other bits of the result are 0.
 func separators(word, pattern uint64) uint64 {
 	const low = 0x7f7f7f7f7f7f7f7f
 	x := word ^ pattern
 	return ^((x&low + low) | x | low)
 }
 
-// count32 returns how many of the first 32 bytes equal the byte repeated in pattern.
+// count32 returns how many of the first 32 bytes of text equal the byte repeated in
+// pattern.
 func count32(text []byte, pattern uint64) int {
 	text = text[:32]
 	return bits.OnesCount64(separators(binary.LittleEndian.Uint64(text), pattern)>>7 | separators(binary.LittleEndian.Uint64(text[8:]), pattern)>>6 |
@@ -343,7 +345,8 @@ type decision struct {
 	addr    address
 }
 
-// replace appends row, without its line end, and replaces its planned fields.
+// replace appends row, which is passed without its line end, to dst. It replaces those
+// fields in w.plan that must be anonymized.
 func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	p := w.plan
 	client, seen1, err := w.decide(row, p.client)
@@ -414,8 +417,8 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	return append(dst, row[done:]...), nil
 }
 
-// decide returns the address of side s in row and whether to replace it. anonymized
-// reports whether Tstat has already anonymized it.
+// decide returns the address of side s in row, and whether to replace it. anonymized
+// reports whether Tstat has already anonymized that address.
 func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err error) {
 	if s.addr < 0 {
 		return decision{}, false, nil
@@ -452,8 +455,8 @@ func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err 
 	return decision{w.covers(addr, where), addr}, false, nil
 }
 
-// findSource sets w.source, which applies to lines without flags. It returns an error
-// if the source is Unknown.
+// findSource sets w.source, which says whether the addresses in lines without
+// anonymization flags are already anonymized. It returns an error if this is unknown.
 func (w *Rewriter) findSource() error {
 	if w.source != Unknown {
 		return nil

@@ -84,7 +84,8 @@ func (r *run) claimers() (shared []claimer) {
 	return shared
 }
 
-// State file with the random ID of the importer, for claimOwner.
+// Name and format of the state file with the random ID of this importer; see
+// claimOwner.
 const (
 	importerFile   = "importer"
 	importerFormat = 1
@@ -110,8 +111,8 @@ func claimOwner(stateDir string, locks []string) (string, error) {
 	return fmt.Sprintf("%s/%s/%x", cmp.Or(host, "unknown"), importer.ID, sum[:8]), nil
 }
 
-// newClaims returns claims without files, and starts the renewal of later claims. The
-// caller must call close.
+// newClaims returns a claims without files. If several importers share stores, it also
+// starts to renew the claims in the background. The caller must call close.
 func (r *run) newClaims(ctx context.Context) (*claims, error) {
 	c := &claims{run: r, held: map[store.Key]bool{}, stop: func() {}}
 	if r.opt.DryRun || len(r.claimers()) == 0 {
@@ -196,7 +197,7 @@ func (c *claims) finished(g []*task) {
 	c.drop(g[0].key)
 }
 
-// drop marks a key for release. The caller must hold c.mu.
+// drop marks the claim on k for release. The caller must hold c.mu.
 func (c *claims) drop(k store.Key) {
 	if c.held[k] {
 		delete(c.held, k)
@@ -263,8 +264,8 @@ func (c *claims) claimNext(ctx context.Context) error {
 	return nil
 }
 
-// claimable reports whether files can be claimed. Their key must be known, and
-// a later pass must be able to read them.
+// claimable reports whether the files of group g can be claimed. Their key must be
+// known, and a later pass must be able to read them.
 func claimable(g []*task) bool { return g[0].key.Folder != "" && !g[0].stdin }
 
 // claim claims keys in all available shared stores. It returns the keys that all these
@@ -326,9 +327,8 @@ func sorted(set map[store.Key]bool) []store.Key {
 	return keys
 }
 
-// release releases the claims on finished files. A failed release is repeated
-// with the next one, unless the file was claimed again or the claim expired.
-// The caller must hold c.mu.
+// release releases the claims that are marked for release. If that fails, the next call
+// repeats it, except for files that were claimed again. The caller must hold c.mu.
 func (c *claims) release(ctx context.Context) {
 	c.done = slices.DeleteFunc(c.done, func(k store.Key) bool { return c.held[k] })
 	if len(c.done) == 0 {
@@ -347,9 +347,9 @@ func (c *claims) release(ctx context.Context) {
 }
 
 // renew renews all claims. If a server or this process was suspended for too long,
-// other importers may hold some of the claims now. renew leaves their files to the new
-// owners unless the import has started, in which case Commit guarantees that each file
-// is stored once.
+// other importers may now hold some of them. renew leaves these files to the other
+// importers, except for files whose import has started here. For those, Commit
+// guarantees that each file is stored once.
 func (c *claims) renew(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -387,7 +387,8 @@ func (r *run) countOthers(tasks []*task) {
 	}
 }
 
-// work imports files, and returns those that other importers have claimed.
+// work imports the files in groups, and returns those that other importers have
+// claimed.
 func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*task, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -422,8 +423,9 @@ func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*ta
 	return c.removeOthers(), context.Cause(ctx)
 }
 
-// workAll imports files. Without Follow it also waits until files claimed by other
-// importers are stored. If the claims expire, it imports the files itself.
+// workAll imports the files in groups. Without Options.Follow it also waits until the
+// files claimed by other importers are stored. If these claims expire, workAll imports
+// the files itself.
 func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 	c, err := r.newClaims(ctx)
 	if err != nil {
@@ -461,8 +463,8 @@ func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 	}
 }
 
-// recordClaimed counts and records the files left to other importers, for the
-// next pass.
+// recordClaimed counts the files in tasks, which are left to other importers, and
+// records their keys for the next pass.
 func (r *run) recordClaimed(tasks []*task) {
 	r.claimed = map[store.Key]bool{}
 	for _, t := range tasks {

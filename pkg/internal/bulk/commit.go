@@ -79,8 +79,8 @@ type commits struct {
 	rejected         int64 // most rows that a store rejected
 }
 
-// commitTo commits the file to a store, unless the store has its text already. It adds
-// the result to sum.
+// commitTo commits the file to store g, unless the store already has the file's text.
+// It adds the result to sum.
 func (im *fileImport) commitTo(g *target, rec store.Record, read text, sum *commits) error {
 	t := im.task
 	rel := im.replaced(g.index, read)
@@ -131,8 +131,8 @@ func (im *fileImport) warn(s store.Store, rel relation) {
 	}
 }
 
-// replaced is relate, but with Options.Replace the file replaces all its records
-// that existed when the run started.
+// replaced returns the result of relate, except with Options.Replace. The file then
+// replaces all of its records that existed when the run started.
 func (im *fileImport) replaced(index int, t text) relation {
 	if !im.opt.Replace {
 		return im.relate(index, t)

@@ -23,8 +23,8 @@ func (im *fileImport) marks() []int64 {
 }
 
 // compare reads the file, marks the stores that have its text, and updates their
-// records to the current path, size and time. done reports whether no store should
-// still receive the file. compare does not read a file that cannot match a record.
+// records to the file's path, size and time. done means that no store is left to
+// receive the file. compare does not read a file that cannot match a record.
 func (im *fileImport) compare() (done bool, err error) {
 	t := im.task
 	if im.opt.Replace {
@@ -78,8 +78,8 @@ func (im *fileImport) compare() (done bool, err error) {
 	return true, im.failures()
 }
 
-// isOfOther reports whether a record describes another file that still exists
-// unchanged. The file is then a second copy of the log.
+// isOfOther reports whether rec describes another file that still exists unchanged. If
+// so, the file of this import is a second copy of the log.
 func (im *fileImport) isOfOther(rec *store.Record) bool {
 	if rec.Path == im.task.path {
 		return false

@@ -19,8 +19,9 @@ func (im *fileImport) checkDamage() error {
 
 var errDamaged = errors.New("damaged, not stored")
 
-// keepIntact warns that a damaged file does not replace the complete log of rec, which
-// is already stored. It returns an error unless Options.AcceptDamaged is set.
+// keepIntact handles a damaged file whose complete log is already stored, with the
+// record rec. It warns that the stored log is kept or, without Options.AcceptDamaged,
+// returns an error.
 func (im *fileImport) keepIntact(to fmt.Stringer, rec *store.Record) error {
 	if err := im.checkDamage(); err != nil {
 		return err

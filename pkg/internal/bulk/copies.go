@@ -32,9 +32,9 @@ type copies struct {
 	seen  map[string]bool // in this run
 }
 
-// loadCopies loads the state of the last run. A missing or damaged state only means
-// that the files are read again. part says whether this run sees only some of the
-// files.
+// loadCopies loads the copies that the last run saved at path. If the state file is
+// missing or damaged, this run only has to read the copies again. part says whether
+// this run sees only some of the files.
 func loadCopies(path string, part bool) (*copies, error) {
 	c := &copies{path: path, part: part, known: map[string]bool{}, seen: map[string]bool{}}
 	if path == "" {
@@ -53,14 +53,15 @@ func loadCopies(path string, part bool) (*copies, error) {
 	return c, nil
 }
 
-// copyID identifies a version of a file together with the stored log of which
-// it is a copy.
+// copyID returns an ID that stands for the current version of t's file as a copy of
+// rec's log in the store to.
 func copyID(t *task, to fmt.Stringer, rec *store.Record) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %d %d %q %q %q", t.path, t.size, t.mtime.UnixNano(), to.String(), rec.Key, rec.Text()))
 	return hex.EncodeToString(sum[:16])
 }
 
-// find returns the record of which the file is a known copy, or nil.
+// find returns the first of records whose log t's file is known to copy, or nil. The
+// records come from the store to.
 func (c *copies) find(t *task, to fmt.Stringer, records []store.Record) *store.Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -127,8 +127,8 @@ func (d *dest) committed(r *store.Record) (recovered bool) {
 	return d.recovered()
 }
 
-// recovered clears the failure unless the store is unavailable, and reports
-// whether it did. The caller must hold d.mu.
+// recovered clears the last failure of d unless d is still unavailable, and reports
+// whether there was a failure to clear. The caller must hold d.mu.
 func (d *dest) recovered() bool {
 	if d.down || d.err == nil {
 		return false
@@ -138,7 +138,8 @@ func (d *dest) recovered() bool {
 	return true
 }
 
-// recordStored records that the store has a file with this folder time.
+// recordStored records that the store has a file from the log folder with the given
+// time.
 func (d *dest) recordStored(folder time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -170,7 +171,8 @@ func (d *dest) summary() StoreSummary {
 	return s
 }
 
-// openStores opens all stores concurrently. It returns only permanent errors.
+// openStores opens all stores concurrently. It marks those with transient errors as
+// unavailable, and returns only the other errors.
 func (r *run) openStores(ctx context.Context) error {
 	errs := make([]error, len(r.dests))
 	var wg sync.WaitGroup
@@ -187,7 +189,7 @@ func (r *run) openStores(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// open opens a store.
+// open opens the store of d, and checks that the store supports the options of the run.
 func (r *run) open(ctx context.Context, d *dest) error {
 	st, err := d.Open(ctx)
 	if err != nil {
@@ -237,7 +239,8 @@ const (
 	maxRetry = 15 * time.Second
 )
 
-// markUnavailable makes a store unavailable until it responds again.
+// markUnavailable marks d as unavailable because of err, and starts to retry it in the
+// background.
 func (r *run) markUnavailable(d *dest, err error) {
 	d.mu.Lock()
 	was, first := d.down, d.err == nil
@@ -265,9 +268,9 @@ func (r *run) markUnavailable(d *dest, err error) {
 	}
 }
 
-// probe retries an unavailable store until it responds or the run ends. If
-// atOnce is true, the first attempt is immediate, because a failure like a
-// deadlock is already over.
+// probe retries d until it responds or the run ends. If atOnce is true, the first
+// attempt is immediate, because the cause of the failure, such as a deadlock, may
+// already be over.
 func (r *run) probe(d *dest, atOnce bool) {
 	for ; ; atOnce = false {
 		d.mu.Lock()
@@ -316,8 +319,8 @@ func (r *run) wake() {
 	r.changed = make(chan struct{})
 }
 
-// probeKeys holds a key without records. To test whether a store responds, probe looks
-// it up.
+// probeKeys holds a key that has no records in any store. probe looks up this key to
+// test whether a store responds.
 var probeKeys = []store.Key{{Probe: "none", Folder: "1970_01_01_00_00.out", File: "log_tcp_complete"}}
 
 // await waits until a store in the set is available. It returns the errors of

@@ -24,9 +24,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// importFile imports a file into every store that lacks it. It starts again if
-// another import stored the same file meanwhile, if a later header adds
-// columns, or if a store requires it. It waits while no store is available.
+// importFile imports t's file into every store that lacks it. It starts over if another
+// import stored the same file meanwhile, if a later header adds columns, or if a store
+// asks for it. importFile waits while no store is available.
 func (r *run) importFile(ctx context.Context, t *task) error {
 	var extra []string
 	for try := 1; ; {
@@ -129,8 +129,8 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 	return err
 }
 
-// importText imports the file into the targets, which must all get the same text. extra
-// is as for tryFile.
+// importText imports the file into im.targets, which must all get the same text. For
+// extra, see tryFile.
 func (im *fileImport) importText(extra []string) error {
 	r, ctx, t := im.run, im.ctx, im.task
 	if !t.stdin {
@@ -159,9 +159,9 @@ func (im *fileImport) importText(extra []string) error {
 	return errors.Join(err, im.failures())
 }
 
-// identify derives the folder of a log outside of log folders from its rows,
-// and finds the stores that lack the log. wanted is false if the options do not
-// select the log's time.
+// identify finds the stores that lack the log. For a log outside of log folders, it
+// first derives the folder from the rows. wanted is false if the options do not select
+// the log's time.
 func (im *fileImport) identify() (wanted bool, err error) {
 	t := im.task
 	var silent storeSet // stores that cannot list the logs of other probes
@@ -305,7 +305,8 @@ func (im *fileImport) nameByRows() error {
 	return nil
 }
 
-// typ returns the file's log type. An unknown type has only a name.
+// typ returns the file's log type. If the type is unknown, only the field Name of the
+// result is set.
 func (im *fileImport) typ() *tstat.LogType {
 	if im.task.typ != nil {
 		return im.task.typ
@@ -313,7 +314,7 @@ func (im *fileImport) typ() *tstat.LogType {
 	return &tstat.LogType{Name: im.task.key.File}
 }
 
-// rateBurst is the maximum number of bytes read at a time if a rate is set.
+// rateBurst is the maximum number of bytes read at a time if Limits restricts the rate.
 const rateBurst = 256 << 10
 
 type sourceReader struct {
@@ -342,8 +343,8 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read reads the file from its start into all stores that lack it. If rawOnly
-// is true, it includes only stores that copy files.
+// read reads the file from its start into all stores that lack it. If rawOnly is true,
+// it leaves out the stores that accept rows. For extra, see tryFile.
 func (im *fileImport) read(extra []string, rawOnly bool) error {
 	t := im.task
 	defer func() {
@@ -421,7 +422,7 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 }
 
 // beginRaw starts to copy the file to the stores of whole files. If the text is not
-// rewritten, reading src reads from in and writes the copies. Otherwise the caller must
+// rewritten, reading from src reads in and writes the copies. Otherwise the caller must
 // write the rewritten text to copies. typed reports whether other stores accept rows.
 func (im *fileImport) beginRaw(in io.Reader, info store.FileInfo) (src io.Reader, copies []io.WriteCloser, typed bool) {
 	src = in

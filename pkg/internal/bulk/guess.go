@@ -9,10 +9,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// lookupElsewhere looks up the logs of tasks under the names of other probes if the
-// name of this probe is guessed. The guess is the host name, which changes with each
-// run of a container. silent holds the stores that did not respond; they must not
-// receive the files. lookupElsewhere returns an error if no store responds.
+// lookupElsewhere looks up the logs of tasks under the names of other probes. It does
+// so only if the name of this probe is guessed: the host name changes with each run of
+// a container. silent holds the stores that did not respond; they must not receive the
+// files. lookupElsewhere returns an error if no store responds.
 func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeSet, err error) {
 	if !r.opt.ProbeGuessed || len(tasks) == 0 {
 		return 0, nil
@@ -66,8 +66,8 @@ type elsewhere struct {
 	folder, file string
 }
 
-// checkElsewhere returns a guessError if a store has the text under the name of another
-// probe. Logs without rows are not checked.
+// checkElsewhere returns a guessError if store g has the text of r under the name of
+// another probe. Logs without rows are not checked.
 func (im *fileImport) checkElsewhere(g *target, r *store.Record) error {
 	if r.Rows == 0 {
 		return nil

@@ -116,7 +116,7 @@ func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int
 	return id, nil
 }
 
-// countSelected reads the file and returns Identity.Selected.
+// countSelected reads the file with opt, and returns the value for Identity.Selected.
 func (im *fileImport) countSelected(opt tstat.ReaderOptions) (int64, error) {
 	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limits.rate, progress: im.opt.Progress}
 	if im.task.typ == nil || !im.opt.Selection.FiltersRows() {

@@ -89,8 +89,8 @@ func (p *place) Release() {
 	}
 }
 
-// close releases the place for good, because the rest of the work needs no CPU, and no
-// longer counts the file as open.
+// close releases the place for good, and no longer counts the file as open. The rest of
+// the file's import needs no CPU.
 func (p *place) close() {
 	p.Release()
 	if !p.closed {

@@ -47,7 +47,8 @@ func (m Match) check() error {
 	return nil
 }
 
-// typeOf returns the log type of the file at rel, or nil if the file does not match.
+// typeOf returns the log type that m assigns to the file at rel, its path below the
+// source. It returns nil if m does not match the file.
 func (m Match) typeOf(rel string) *tstat.LogType {
 	plain, _ := compression.CutSuffix(rel)
 	if !m.matches(rel) && !m.matches(plain) {

@@ -35,8 +35,8 @@ const (
 	passedFormat = 1
 )
 
-// recordPassedOver records the ignored files of a scan that the options would
-// select if they were logs.
+// recordPassedOver records the files and folders in list, which a scan of src ignored.
+// It leaves out those that the options would not select if they were logs.
 func (r *run) recordPassedOver(src string, list []tstat.Passed) {
 	for _, p := range list {
 		wanted := slices.ContainsFunc(p.Types, r.opt.wantsType)
@@ -56,8 +56,8 @@ func (r *run) recordPassedOver(src string, list []tstat.Passed) {
 	}
 }
 
-// reportPassed adds the ignored paths to the summary. It logs a warning only if
-// the paths differ from those of the last run.
+// reportPassed adds the ignored paths to the summary. It logs a warning only if these
+// paths differ from those of the last pass or run.
 func (r *run) reportPassed() {
 	p := r.passedOver
 	slices.Sort(p.all)
@@ -94,8 +94,8 @@ func (r *run) reportPassed() {
 	}
 }
 
-// loadPassed loads the state of the last run. If the state is missing or
-// damaged, all paths are reported again.
+// loadPassed loads the hash of the paths that the last run ignored. If it is missing or
+// damaged, reportPassed reports all paths again.
 func (r *run) loadPassed() error {
 	file := r.passedState()
 	if file == "" {
@@ -128,8 +128,9 @@ func (r *run) copiesState() string {
 	return r.stateFile("copies", names...)
 }
 
-// stateFile returns the path of a state file that runs share if they have the same
-// probe, sources, types, exclusions and names; "" without a state folder.
+// stateFile returns the path of a state file of the given kind, or "" without a state
+// folder. Runs share it if they have the same probe, sources, types, exclusions and
+// names.
 func (r *run) stateFile(kind string, names ...string) string {
 	if r.opt.StateDir == "" {
 		return ""

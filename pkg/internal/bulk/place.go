@@ -13,9 +13,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// places returns the place of each local source: its path relative to the
-// deepest common parent of all sources. The places stay the same if the common
-// parent is mounted elsewhere, and two sources have different places.
+// places returns the place of each local source: the path of its tree relative to the
+// deepest common parent of all trees. The tree of a folder of log folders is that
+// folder. For a log folder or a file, it is the nearest folder above that is not a log
+// folder. Places stay the same if the common parent is mounted elsewhere.
 func places(sources []string) (map[string]string, error) {
 	roots := map[string]string{}
 	base := ""
@@ -51,7 +52,7 @@ func places(sources []string) (map[string]string, error) {
 	return roots, nil
 }
 
-// below reports whether a folder is base or is inside it.
+// below reports whether dir is base or is inside base.
 func below(dir, base string) bool {
 	return dir == base || strings.HasPrefix(dir, strings.TrimSuffix(base, "/")+"/")
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// prepare announces the files of the pass to the stores. A store that is
-// unavailable then receives no files in this pass.
+// prepare announces the files of the pass to the stores. A store that is unavailable at
+// that moment receives no files in this pass.
 func (r *run) prepare(ctx context.Context, groups [][]*task) error {
 	clear(r.elsewhere)
 	r.passStores = r.allStores()
@@ -98,8 +98,8 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 	return groups, stored, nil
 }
 
-// setRecords sets the records of a task's key from found, a result of lookup, and the
-// stores that may lack the file.
+// setRecords sets t.records from found, a result of lookup, and sets t.lacks to the
+// unavailable stores that may lack the file.
 func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
 	t.lacks, t.records = 0, make([][]store.Record, len(r.dests))
 	for i, d := range r.dests {

@@ -93,8 +93,9 @@ func (r *rejectFile) open() {
 	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
 }
 
-// failure makes the lines durable. If lines are missing because of an error, it returns
-// the error, but only once. Other goroutines can add lines meanwhile.
+// failure makes the lines written so far durable. If lines are missing because of an
+// error, the next call returns that error, but later calls do not. Other goroutines can
+// add lines meanwhile.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -16,15 +16,16 @@ import (
 // free: its file was moved or removed, or its place is unknown. A free record
 // may belong to any one file with its key.
 
-// sameKey holds the files of the scan with the same key; nil is empty.
+// sameKey holds the files of a scan that have the same key. A nil sameKey holds no
+// files.
 type sameKey struct {
 	files []*task
 	// paths and places index more than fewFiles files.
 	paths, places map[string]*task
 }
 
-// fewFiles is the largest number of files for a linear search. Most keys have
-// one file.
+// fewFiles is the largest number of files in a sameKey that is searched linearly. Most
+// keys have only one file.
 const fewFiles = 16
 
 func (s *sameKey) add(t *task) {
@@ -76,8 +77,8 @@ func findTask(tasks []*task, is func(*task) bool) *task {
 	return nil
 }
 
-// owner returns the file of the scan that a record of its key belongs to, or nil if the
-// record is free, that is, if no file of the scan has its path or place.
+// owner returns the file of the scan to which rec belongs. It returns nil if rec is
+// free, that is, if no file of the scan has its path or place.
 func (s *sameKey) owner(rec *store.Record) *task {
 	// The path takes precedence over the place, because the sources of this
 	// run may differ from those of the record.
@@ -115,15 +116,17 @@ type freeRecord struct {
 	text  string // Record.Text
 }
 
-// assign records that a free record belongs to t.
+// assign records that rec, a free record in the store with the given index, belongs to
+// t.
 func (r *run) assign(index int, rec *store.Record, t *task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.assigned[freeRecord{index, rec.Key, rec.Text()}] = t.path
 }
 
-// recordsFor divides the records of t's key in a store into records of t, free
-// records, and records of other files of the scan.
+// recordsFor divides the records of t's key in the store with the given index: own are
+// records of t, free are free records, and others are records of other files of the
+// scan.
 func (r *run) recordsFor(t *task, index int) (own, free, others []store.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -304,9 +307,9 @@ func (im *fileImport) startsWith(rec *store.Record, t text) bool {
 	return rec.Length < t.Length && im.rd.Mark(rec.Length) == rec.SHA256
 }
 
-// relateToOthers is relate for records of other files of the scan, which are kept. If t
-// is a prefix of a stored text, t is an older state of that log, for example in a
-// backup. Conversely, a prefix of t that this pass has stored is replaced. A record
+// relateToOthers is relate for records of other files of the scan, which must be kept.
+// If t is a prefix of a stored text, t is an older state of that log, for example in a
+// backup. A record of a prefix of t is replaced only if this pass stored it. A record
 // without a place matches its text at any place, because the version of tstatrepo that
 // wrote it did not store second copies.
 func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relation) {
@@ -327,8 +330,8 @@ func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relati
 	return rel
 }
 
-// fileStartsWith reports whether the file of a record starts with a text, and is
-// unchanged since it was stored.
+// fileStartsWith reports whether the file of rec starts with t, and is unchanged since
+// it was stored.
 func (im *fileImport) fileStartsWith(rec *store.Record, t text) bool {
 	info, err := os.Stat(rec.Path)
 	if err != nil || info.Size() != rec.Size || !info.ModTime().Equal(rec.ModTime) {
@@ -378,8 +381,8 @@ func (im *fileImport) needsComparison() (bool, error) {
 	return false, nil
 }
 
-// prefix returns the record whose text is the longest prefix of the file's
-// text, or nil.
+// prefix returns the one of records whose text is the longest prefix of the file's
+// text, or nil if there is none.
 func (im *fileImport) prefix(records []store.Record) (longest *store.Record) {
 	for i, rec := range records {
 		if im.rd.Mark(rec.Length) == rec.SHA256 && (longest == nil || rec.Length > longest.Length) {

@@ -429,8 +429,8 @@ func (r *run) problem(path string, err error) {
 	r.log.Error("file not imported", append([]any{"file", path, "err", text}, hint.Attrs(err)...)...)
 }
 
-// markExamined records that a file need not be examined again until it changes or,
-// unless until is zero, until that time.
+// markExamined records that t's file need not be examined again until it changes. If
+// until is not zero, the file is also examined again after that time.
 func (r *run) markExamined(t *task, until time.Time) {
 	for _, d := range r.dests {
 		if t.lacks.has(d) {

@@ -138,7 +138,7 @@ func Merge(runs []*Summary) *Summary {
 	return m
 }
 
-// addStore adds the counts of a store.
+// addStore adds the counts in add to those that s has for the same store.
 func (s *Summary) addStore(add StoreSummary) {
 	i := slices.IndexFunc(s.Stores, func(o StoreSummary) bool { return o.Store == add.Store })
 	if i < 0 {
@@ -201,7 +201,7 @@ func (a *TypeSummary) Add(t *TypeSummary) {
 	}
 }
 
-// count updates the counters of t's log type.
+// count calls f to update the counters of t's log type.
 func (r *run) count(t *task, f func(*TypeSummary)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -258,7 +258,7 @@ func (r *run) summary() *Summary {
 	return s
 }
 
-// unstored returns the count of files that failed and will be retried, or nil if there
+// unstored describes the files that failed and will be retried, or returns nil if there
 // are none. The caller must hold r.mu.
 func (r *run) unstored() *Unstored {
 	var u Unstored

@@ -8,7 +8,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// target is a store that may receive the file.
+// target is a store that may receive the file of a fileImport.
 type target struct {
 	*dest
 	st     store.Store
@@ -23,9 +23,9 @@ type target struct {
 	rejected int64        // rows, known once they are flushed
 }
 
-// findTargets sets the targets: the available stores that may receive the file, except
-// those in leaveOut. Another file of the same key may have been stored since the scan,
-// so it looks up the records of the key again unless they are fresh.
+// findTargets sets im.targets to the available stores that may receive the file, except
+// those in leaveOut. Unless the records of the file's key are fresh, it looks them up
+// again, because another file of that key may have been stored since the scan.
 func (im *fileImport) findTargets(leaveOut storeSet) error {
 	t := im.task
 	if !t.fresh || t.lacks != 0 {
@@ -65,8 +65,8 @@ func (im *fileImport) deferFile(err error) error {
 	return nil
 }
 
-// each calls f for each store that should still receive the file. If f fails,
-// each drops the store.
+// each calls f for each store that should still receive the file. If f returns an
+// error, that store is dropped; see drop.
 func (im *fileImport) each(f func(g *target) error) {
 	for _, g := range im.targets {
 		if g.stored || g.err != nil {
@@ -78,7 +78,7 @@ func (im *fileImport) each(f func(g *target) error) {
 	}
 }
 
-// drop aborts the import of the file into a store because of an error.
+// drop aborts the import of the file into store g because of err.
 func (im *fileImport) drop(g *target, err error) {
 	g.abort()
 	g.err = fmt.Errorf("%s: %w", g.dest, err)

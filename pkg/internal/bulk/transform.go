@@ -28,7 +28,7 @@ import (
 // select from it, in the form of store.Record.Transform.
 func (o *Options) Transform() string { return o.transform(o.Anonymize) }
 
-// transform is Transform with by instead of o.Anonymize.
+// transform returns what Transform would return if o.Anonymize were by.
 func (o *Options) transform(by *anonymize.Anonymizer) string {
 	var parts []string
 	if by != nil {
@@ -45,7 +45,7 @@ func (o *Options) Anonymizes() bool {
 	return o.Anonymize != nil || slices.ContainsFunc(o.Anonymizers, func(a *anonymize.Anonymizer) bool { return a != nil })
 }
 
-// anonymizer returns the anonymizer of a store by its index.
+// anonymizer returns the anonymizer of the store with the given index, or nil.
 func (o *Options) anonymizer(index int) *anonymize.Anonymizer {
 	if len(o.Anonymizers) > 0 {
 		return o.Anonymizers[index]
@@ -82,9 +82,9 @@ func (im *fileImport) readerOptions(t *task, opt tstat.ReaderOptions) tstat.Read
 	return opt
 }
 
-// addressesOf reports whether the addresses in a file are already anonymized,
-// according to the rows of the log of TCP flows in the same folder. It is
-// needed for types and versions whose own rows do not record it.
+// addressesOf reports whether the addresses in t's file are already anonymized. If
+// Options.SourceIs is Unknown, it uses the rows of the log of TCP flows in the same
+// folder. The result applies to rows that do not themselves record the anonymization.
 func (r *run) addressesOf(t *task) (anonymize.Source, error) {
 	if r.opt.SourceIs != anonymize.Unknown || t.stdin || t.remote != nil {
 		return r.opt.SourceIs, nil
@@ -106,8 +106,8 @@ func (r *run) addressesOf(t *task) (anonymize.Source, error) {
 	return source, nil
 }
 
-// flagsSize is the maximum number of bytes of a log's text that are read to
-// find its flags.
+// flagsSize is the maximum number of bytes of a log's text that AddressesIn reads to
+// find anonymization flags.
 const flagsSize = 16 << 20
 
 // flagsType is the log type whose flags record the anonymization of all logs in
@@ -168,9 +168,9 @@ func addressesIn(dir string, loc *time.Location, layout string) (anonymize.Sourc
 	}
 }
 
-// countFlags reports whether the rows contain internal addresses that are not
-// anonymized, and whether they contain anonymized addresses. A version of Tstat whose
-// logs lack the flags for this cannot anonymize.
+// countFlags reports whether the rows of b contain internal addresses that are clear,
+// and whether they contain anonymized addresses. Without anonymization flags, addresses
+// count as clear, because a version of Tstat without these flags cannot anonymize.
 func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 	value := func(v tstat.Vector, has bool) func(row int) bool {
 		next := 0
@@ -194,8 +194,8 @@ func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 	return isClear, isAnonymized
 }
 
-// otherTransform returns the record of a task's file in a store that has it under
-// another transform, or nil. With such a record, the texts cannot be compared.
+// otherTransform returns a record of t's file that the store with the given index has
+// under another transform, or nil. Texts of different transforms cannot be compared.
 func (r *run) otherTransform(t *task, index int) *store.Record {
 	if r.opt.Replace {
 		return nil
@@ -209,8 +209,8 @@ func (r *run) otherTransform(t *task, index int) *store.Record {
 	return nil
 }
 
-// skipOther counts a file that a store has under another transform, and warns
-// once per run.
+// skipOther marks t as stored under another transform, and warns about the first such
+// file of a run.
 func (r *run) skipOther(t *task, d *dest, rec *store.Record) {
 	t.other = true
 	r.mu.Lock()
@@ -247,8 +247,8 @@ type plainText struct{ io.Writer }
 
 func (plainText) Close() error { return nil }
 
-// rewrittenName returns the name of a rewritten copy. A suffix whose format
-// cannot be written is replaced by that of zstd.
+// rewrittenName returns the name of the rewritten copy of a file. It replaces a suffix
+// whose format cannot be written by that of zstd.
 func rewrittenName(name string) string {
 	switch plain, suffix := compression.CutSuffix(name); suffix {
 	case "", ".gz", ".zst":

@@ -8,10 +8,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// zoneCheck compares the times in folder names, which are local to the probe,
-// with the absolute times of rows. Tstat writes a row when its flow has ended,
-// so the first rows of a folder end at about the time of the folder. A
-// difference of hours means that the zone is not the probe's.
+// zoneCheck compares the times in folder names, which are local to the probe, with the
+// absolute times of rows. Tstat writes a row when its flow has ended, so the first rows
+// of a folder end at about the time of the folder. A difference of hours means that the
+// time zone of the options is not that of the probe.
 type zoneCheck struct {
 	quarters int  // difference in quarters of an hour
 	files    int  // number of files with this difference
@@ -33,9 +33,9 @@ const (
 	zoneRows = 20
 )
 
-// add compares a file with its folder, and logs a warning once enough files differ by
-// the same time. ends are the end times of the file's first rows, in microseconds since
-// the epoch; 0 if unknown.
+// add compares ends with the time of folder, and logs a warning once enough files have
+// the same time difference. ends holds the end times of a file's first rows, in
+// microseconds since the epoch; 0 if unknown.
 func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Location, ends []int64) {
 	if z.done || len(ends) < zoneRows {
 		return
@@ -74,7 +74,7 @@ func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Loc
 		"hint", "name the probe's zone with `timezone`")
 }
 
-// offset formats an offset from UTC, in seconds, as UTC+01:00.
+// offset formats s, an offset from UTC in seconds, as in UTC+01:00.
 func offset(s int) string {
 	sign := '+'
 	if s < 0 {

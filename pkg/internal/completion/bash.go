@@ -82,7 +82,7 @@ complete -F _tstatrepo tstatrepo
 	return b.Bytes()
 }
 
-// bashCommand writes the case clause for a command.
+// bashCommand writes the clause for c of the case statement that completes commands.
 func bashCommand(b *bytes.Buffer, c *Command) {
 	fmt.Fprintf(b, "    %s)\n        case $prev in\n", c.Name)
 	var flags, free []string
@@ -125,7 +125,8 @@ func bashCommand(b *bytes.Buffer, c *Command) {
 `, strings.Join(flags, " "), argument)
 }
 
-// bashReply returns the shell command that completes a value.
+// bashReply returns the shell command that completes a value. complete is the field
+// Complete of its flag or argument.
 func bashReply(complete string) string {
 	switch complete {
 	case File:

@@ -33,8 +33,8 @@ type Flag struct {
 type Argument struct{ Name, Complete string }
 
 // Values of Complete, which says how a value is completed. Any other string lists
-// possible words; "" means free text. "dir " and a list of prefixes, such as URL
-// schemes, mean that the value is a folder or starts with a prefix.
+// possible words; "" means free text. A string that starts with "dir " lists prefixes,
+// such as URL schemes: the value is then a folder or starts with one of them.
 const (
 	File         = "file"
 	Dir          = "dir"

@@ -79,7 +79,8 @@ func fishCommand(b *bytes.Buffer, c *Command) {
 	}
 }
 
-// fishReply returns the completion for a value that is not a file.
+// fishReply returns the completion for a value that is not a file. complete is the
+// field Complete of its flag or argument.
 func fishReply(complete string) string {
 	switch complete {
 	case Dir:

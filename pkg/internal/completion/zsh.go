@@ -64,7 +64,7 @@ command)
 	return b.Bytes()
 }
 
-// zshFlag returns a flag's specification for _arguments.
+// zshFlag returns the specification of a flag for zsh's function _arguments.
 func zshFlag(f *Flag) string {
 	if slices.Contains(f.Names, "help") { // no other flag is given with it
 		return fmt.Sprintf("'(- *)'{-h,--help}'[%s]'", zshEscape(f.Usage))
@@ -83,7 +83,8 @@ func zshFlag(f *Flag) string {
 	return fmt.Sprintf("'%s=[%s]:%s:%s'", spec, zshEscape(f.Usage), f.Placeholder, zshReply(f.Complete))
 }
 
-// zshReply returns the action that completes a value.
+// zshReply returns the action that completes a value. complete is the field Complete of
+// its flag or argument.
 func zshReply(complete string) string {
 	switch complete {
 	case "", Zones, Capabilities:
@@ -99,7 +100,7 @@ func zshReply(complete string) string {
 	return "(" + zshEscape(complete) + ")"
 }
 
-// zshEscape escapes the characters that are special to _arguments.
+// zshEscape escapes the characters that are special to zsh's function _arguments.
 func zshEscape(text string) string {
 	return strings.NewReplacer(`'`, `'\''`, `[`, `\[`, `]`, `\]`, `:`, `\:`).Replace(text)
 }

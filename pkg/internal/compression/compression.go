@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// MagicSize is the number of bytes that Detect needs.
+// MagicSize is the number of bytes at the start of a file that Detect needs.
 const MagicSize = 6
 
 // Format is a compression format that Reader supports.

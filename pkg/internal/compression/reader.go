@@ -15,9 +15,9 @@ import (
 )
 
 // Limits on the memory for decompression. The compressor determines how much is needed,
-// so without limits a few bytes from a peer could require gigabytes. The strongest
-// presets and what the tools accept by default are allowed. The other formats need at
-// most 8 MiB.
+// so without limits a few bytes from a peer could require gigabytes. Files from the
+// strongest presets, and all that the tools accept by default, stay below the limits.
+// The formats without a limit need at most 8 MiB.
 const (
 	maxZstdWindow = 128 << 20 // bytes; the limit of the zstd tool, --ultra -22 and --long
 	maxXZDict     = 64 << 20  // bytes; xz -9
@@ -119,7 +119,7 @@ func (r *Reader) open() (err error) {
 	return err
 }
 
-// startMember starts the next member of a gzip file.
+// startMember starts to decode the member of a gzip file at the current position.
 func (r *Reader) startMember() error {
 	if err := r.gzip.Reset(r.in.Reader); err != nil {
 		return err
@@ -128,8 +128,8 @@ func (r *Reader) startMember() error {
 	return nil
 }
 
-// nextMember starts the next member of a gzip file. It returns io.EOF after the
-// last.
+// nextMember skips zeros in a gzip file and starts to decode the next member. It
+// returns io.EOF after the last member.
 func (r *Reader) nextMember() error {
 	for zeros := false; ; zeros = true {
 		next, err := r.in.Peek(2)

@@ -13,7 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 )
 
-// Anonymization holds the settings that replace addresses and names in logs.
+// Anonymization holds the settings that say how addresses and names in logs are
+// replaced.
 type Anonymization struct {
 	Anonymize string // MODE[,OPTION...], see anonymize.Parse
 	SourceIs  string // clear, anonymized or ""
@@ -36,9 +37,10 @@ func (a *Anonymization) settings(t anonymizationTexts) []*Setting {
 	}
 }
 
-// check checks the settings and returns them. by is nil only if anonymize is not set or
-// a problem was added. Without the setting anonymize, source-is is accepted only if one
-// of the destinations in to has the option anonymize.
+// check adds the problems with the settings to p, and returns what the settings
+// describe. by is nil only if anonymize is not set or a problem was added. Without the
+// setting anonymize, source-is is accepted only if one of the destinations in to has
+// the option anonymize.
 func (a *Anonymization) check(p *Problems, to ...string) (by *anonymize.Anonymizer, source anonymize.Source) {
 	switch a.SourceIs {
 	case "":
@@ -59,8 +61,9 @@ func (a *Anonymization) check(p *Problems, to ...string) (by *anonymize.Anonymiz
 	return by, source
 }
 
-// newAnonymizer returns the anonymizer for a value of anonymize. All errors are usage
-// errors, because without an anonymizer addresses would be stored clear.
+// newAnonymizer returns the anonymizer for mode, a value of the setting anonymize. All
+// errors are usage errors, because without an anonymizer addresses would be stored
+// clear.
 func newAnonymizer(mode string) (*anonymize.Anonymizer, error) {
 	opt, err := anonymize.Parse(mode)
 	if err != nil {
@@ -73,9 +76,9 @@ func newAnonymizer(mode string) (*anonymize.Anonymizer, error) {
 	return by, nil
 }
 
-// checkStores checks the destinations' anonymize options. It returns one anonymizer per
-// destination (all for those without the option), or nil if no destination has the
-// option.
+// checkStores checks the anonymize options of the destinations in to. It returns one
+// anonymizer per destination, or nil if no destination has the option. A destination
+// without the option gets the anonymizer all.
 func checkStores(p *Problems, to []string, all *anonymize.Anonymizer) (list []*anonymize.Anonymizer) {
 	found := false
 	for _, text := range to {
@@ -99,8 +102,8 @@ func checkStores(p *Problems, to []string, all *anonymize.Anonymizer) (list []*a
 	return list
 }
 
-// needSource adds a problem if anonymize is set without source-is. A growing log does
-// not show whether its addresses are anonymized already.
+// needSource adds a problem if anonymize is set without source-is, because a log that
+// still grows does not show whether its addresses are anonymized already.
 func (a *Anonymization) needSource(p *Problems) {
 	if a.Anonymize != "" && a.SourceIs == "" {
 		p.add("source-is", "must be given with `anonymize`")
