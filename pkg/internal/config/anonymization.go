@@ -110,8 +110,8 @@ func (a *Anonymization) needSource(p *Problems) {
 	}
 }
 
-// relativeKey returns the first relative path among the files that the value of
-// anonymize names, or "".
+// relativeKey returns the first relative path among the files that are named in mode, a
+// value of the setting anonymize. It returns "" if there is none.
 func relativeKey(mode string) string {
 	opt, err := anonymize.Parse(mode)
 	if err != nil {

@@ -17,8 +17,8 @@ func registries(group string, files *[]string) *Setting {
 // Authorization holds the settings that control who may use which capability.
 type Authorization struct{ Roles, Grants []string }
 
-// settings returns the settings for the table of a command. everything says what is
-// allowed if authorize is not set.
+// settings returns the settings role and authorize for a command. everything is the help
+// text that says what is allowed if authorize is not set.
 func (a *Authorization) settings(everything string) []*Setting {
 	return []*Setting{
 		{Name: "role", Group: groupMPlane, Value: &a.Roles,
@@ -28,7 +28,8 @@ func (a *Authorization) settings(everything string) []*Setting {
 	}
 }
 
-// check checks the settings and returns them as roles; nil allows everything.
+// check checks the settings in a and returns them as roles, or nil if everything is
+// allowed.
 func (a *Authorization) check(p *Problems) *mplane.Roles {
 	if len(a.Grants) == 0 {
 		if len(a.Roles) > 0 {
@@ -42,8 +43,8 @@ func (a *Authorization) check(p *Problems) *mplane.Roles {
 	return r
 }
 
-// pairs splits texts, the values of the named setting, into NAME and ROLE,ROLE at the
-// last "=" and passes both to add. It adds a problem for each invalid value.
+// pairs splits each of texts, the values of the named setting, at the last "=" into NAME
+// and ROLE,ROLE, and passes both to add. It adds a problem to p for each invalid value.
 func pairs(p *Problems, name string, texts []string, add func(name, roles string)) {
 	for _, text := range texts {
 		i := strings.LastIndexByte(text, '=')

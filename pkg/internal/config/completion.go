@@ -10,13 +10,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// completeTypes returns the words that complete a log type.
+// completeTypes returns the completions of a setting whose value is a log type, separated
+// by spaces.
 func completeTypes() string { return strings.Join(typeNames(), " ") }
 
 // CompleteStores returns the completions of the URL of a store.
 func CompleteStores() string { return completeURLs(stores.Schemes()) }
 
-// completeLayouts returns the versions of Tstat whose layouts are known.
+// completeLayouts returns the versions of Tstat whose log layouts are known, separated by
+// spaces.
 func completeLayouts() string {
 	var words []string
 	for _, t := range tstat.Types() {
@@ -26,13 +28,13 @@ func completeLayouts() string {
 	return strings.Join(slices.Compact(words), " ")
 }
 
-// completeURLs returns the completion of a setting that is a folder or a URL:
-// completion.Dir and the schemes.
+// completeURLs returns the completions of a setting whose value is a folder or a URL:
+// completion.Dir and the prefixes of s.
 func completeURLs(s dest.Schemes) string {
 	return completion.Dir + " " + strings.Join(s.Prefixes(), " ")
 }
 
-// completeColumns returns the columns of all log types.
+// completeColumns returns the names of the columns of all log types, separated by spaces.
 func completeColumns() string {
 	var words []string
 	for _, t := range tstat.Types() {

@@ -136,8 +136,8 @@ func Load(command, file string, flags Flags) (*Config, *Problems, error) {
 	return c, p, nil
 }
 
-// SettingsOf returns the settings for which a command has flags: the settings common
-// to all commands, and its own.
+// SettingsOf returns the settings for which a command has flags: those common to all
+// commands, and those of the command itself.
 func (c *Config) SettingsOf(command string) []*Setting {
 	var list []*Setting
 	for _, s := range c.Sections {
@@ -148,8 +148,7 @@ func (c *Config) SettingsOf(command string) []*Setting {
 	return list
 }
 
-// section returns the section with this name. It panics without such a
-// section.
+// section returns the section with this name. It panics if there is none.
 func (c *Config) section(name string) *Section {
 	return &c.Sections[slices.IndexFunc(c.Sections, func(s Section) bool { return s.Name == name })]
 }
@@ -173,8 +172,8 @@ func (c *Config) check(p *Problems) {
 // Logging returns the format and the minimum level of log lines.
 func (c *Config) Logging() (json bool, level slog.Level) { return c.LogFormat == "json", c.level }
 
-// Write writes the effective settings of the command as a valid config file.
-// Passwords are masked.
+// Write writes the effective settings of the running command, c.Command, as a valid
+// config file. Passwords are masked.
 func (c *Config) Write(w io.Writer) error {
 	return write(w, slices.DeleteFunc(slices.Clone(c.Sections), func(s Section) bool {
 		return !s.isReadBy(c.Command) || s.Add != nil && len(s.Added) == 0

@@ -48,13 +48,12 @@ func (c *Config) warnVariables() {
 	}
 }
 
-// ServiceFile is the config file of the commands that run as services, if none
-// is named.
+// ServiceFile is the config file of the commands that run as services, unless the user
+// names another file.
 const ServiceFile = "/etc/tstatrepo/tstatrepo.toml"
 
-// File returns the config file of a command: the file that the user named by
-// flag or environment ("" for none), else ServiceFile if the command reads it
-// by default, else "".
+// File returns the config file of a command: named, the value of the flag, else the value
+// of TSTATREPO_CONFIG, else ServiceFile if the command reads that by default, else "".
 func File(command, named string) string {
 	file := cmp.Or(named, os.Getenv(EnvName("config")))
 	if file == "" && readsByDefault(command, ServiceFile) {

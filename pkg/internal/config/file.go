@@ -32,9 +32,9 @@ type fileSections struct {
 	Probe            struct{}   `toml:"probe"`
 }
 
-// readFile overlays the settings with those of a config file, and returns all
-// errors in the file. Error messages never quote the file, because it may
-// contain a password.
+// readFile overlays the settings of c with text, the content of the named config file,
+// and returns all errors in text. Error messages never quote text, because it may contain
+// a password.
 func (c *Config) readFile(file string, text []byte) (errs []error) {
 	fail := func(line int, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s:%d: %s", file, line, fmt.Sprintf(format, args...)))
@@ -104,9 +104,9 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 	return errs
 }
 
-// tables finds the table to which each key in an array of tables belongs. Keys arrive
-// in the order of the file. So a key belongs to the next table if the current table
-// does not have the key, or if the key was already read.
+// tables finds the table to which each key in an array of tables belongs. Keys arrive in
+// the order of the file. So a key belongs to the next table if the current table lacks
+// the key, or if it was already read there.
 type tables struct {
 	in   *Section
 	list []any
@@ -155,8 +155,8 @@ func isSection(value any) bool {
 	return false
 }
 
-// didYouMeanSection returns a hint with the section that is similar to a name,
-// or "".
+// didYouMeanSection returns a hint that names the section most similar to name, or "" if
+// none is similar.
 func didYouMeanSection(name string, sections []Section) string {
 	var names []string
 	for _, s := range sections[1:] {
@@ -165,8 +165,9 @@ func didYouMeanSection(name string, sections []Section) string {
 	return hint.DidYouMean("["+name, names, "")
 }
 
-// lookup returns the setting of a key in a section. If the key is unknown, it
-// returns nil and a hint with the right section or a similar key.
+// lookup returns the setting called name in the section in. If there is no such setting,
+// it returns nil and a hint, which names the section to which the key belongs or a
+// similar key.
 func (c *Config) lookup(in *Section, name string) (*Setting, string) {
 	if in == nil {
 		return nil, ""

@@ -24,8 +24,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/upkeep"
 )
 
-// Import holds the settings that import-bulk and [collect-log] share: selection,
-// destinations and the MATH repository.
+// Import holds the settings that import-bulk and [collect-log] share: those for selecting
+// logs, for destinations and for the MATH repository.
 type Import struct {
 	To []string
 	Selection
@@ -138,8 +138,8 @@ func (b *Import) adopt() *Setting {
 		Usage: "take over streams and stored logs from DBStream's math_repo, whose outDir is `DIR`; see tstatrepo-migrate(7)"}
 }
 
-// importSchemes returns the schemes of destinations: stores and the MATH
-// repository.
+// importSchemes returns the destinations of an import, for completion and errors: stores
+// and MATH repositories.
 func importSchemes() dest.Schemes {
 	return append(stores.Schemes(), "math://host:port", "math+tls://host:port")
 }
@@ -182,12 +182,12 @@ func (b *Import) check(p *Problems) bulk.Options {
 	return opt
 }
 
-// maxTransfers is the default limit of concurrent files if each file needs a
+// maxTransfers is the default limit on concurrently imported files, if each file needs a
 // connection to a database or a probe.
 const maxTransfers = 4
 
-// files returns the number of files to import concurrently. fetched means that
-// the files come from MATH probes.
+// files returns the number of files to import concurrently. fetched reports whether the
+// files come from MATH probes.
 func (b *Import) files(fetched bool) int {
 	cpus := runtime.GOMAXPROCS(0) // respects the limit of a cgroup
 	if fetched || slices.ContainsFunc(b.To, func(to string) bool { return !stores.InFolder(to) }) {
@@ -196,15 +196,16 @@ func (b *Import) files(fetched bool) int {
 	return cmp.Or(b.Jobs, cpus)
 }
 
-// Math holds the options common to the three uses of MATH: as a repository, as a probe,
-// and to fetch logs from a probe.
+// Math holds the MATH options of a repository, of a probe, or of an import that fetches
+// logs from a probe.
 type Math struct {
 	Listeners []peer.Options
 	Callback  peer.Networks
 	To        mathproto.URL // where the probe registers
 }
 
-// checkMath checks the settings for MATH and returns those that all its uses share.
+// checkMath checks the settings that all uses of MATH share, and returns them as options.
+// It leaves Math.To empty.
 func (b *Import) checkMath(p *Problems) (m Math) {
 	m.Listeners = b.Network.listeners(p)
 	var err error
@@ -220,8 +221,8 @@ func (b *Import) Upkeep(log *slog.Logger) upkeep.Options {
 	return upkeep.Options{To: b.To, Keep: time.Duration(b.Keep), Compact: b.Compact, RetryTimeout: time.Duration(b.RetryTimeout), Log: log}
 }
 
-// Repository returns the options of a MATH repository. opt are the options of
-// its imports. file is the name of its state file in the state folder.
+// Repository returns the options of a MATH repository. opt are the options of its
+// imports. file is the name of the repository's state file in the state folder.
 func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.LogsOptions, error) {
 	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
 	one := opt // the imports of all streams use the same options
@@ -239,8 +240,8 @@ func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.L
 	}, one.Validate()
 }
 
-// Adopted adds the streams of the old tool math_repo and their state to logs, the
-// result of Repository, if Adopt names the folder of math_repo.
+// Adopted adds the streams of the old tool math_repo, with their state, to logs, the
+// result of Repository. It does nothing unless b.Adopt names math_repo's folder.
 func (b *Import) Adopted(logs *repository.LogsOptions) error {
 	if b.Adopt == "" {
 		return nil

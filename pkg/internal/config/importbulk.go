@@ -107,8 +107,8 @@ func (b *ImportBulk) IsProbe() bool { return slices.ContainsFunc(b.To, mathproto
 // IsRepository reports whether import-bulk acts as a MATH repository.
 func (b *ImportBulk) IsRepository() bool { return len(b.Listen) > 0 && !b.IsProbe() }
 
-// Options checks the settings and returns them as options of bulk.Run. args
-// replace the sources of the settings.
+// Options checks the settings and returns them as options of bulk.Run. Unless empty, args
+// replace b.Sources.
 func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	if len(args) > 0 {
 		b.Sources = args
@@ -153,7 +153,8 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	return opt
 }
 
-// checkStream checks the setting stream, which names DBStream's tables.
+// checkStream checks the setting stream if it names DBStream tables. If it names MATH
+// streams, Math checks it instead.
 func (b *ImportBulk) checkStream(p *Problems) {
 	if b.IsProbe() || b.IsRepository() {
 		return // checked by Math
@@ -184,19 +185,22 @@ func (b *ImportBulk) checkStream(p *Problems) {
 	p.usage("stream", stores.CheckStream(b.Stream, b.Probe, types))
 }
 
-// notOfRepository returns the settings that a MATH repository refuses.
+// notOfRepository returns the settings that a MATH repository refuses, and whether the
+// user set them.
 func (b *ImportBulk) notOfRepository() []given {
 	return []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {len(b.Match) > 0, "match"}, {b.Folder != "", "folder"}, {b.Stream != "", "stream"}, {b.probeGiven, "probe"},
 	}
 }
 
-// ofRepository returns the settings that only a MATH repository accepts.
+// ofRepository returns the settings that only a MATH repository accepts, and whether the
+// user set them.
 func (b *ImportBulk) ofRepository() []given {
 	return []given{{len(b.AllowCallback) > 0, "allow-callback"}, {b.Adopt != "", "adopt"}}
 }
 
-// notOfProbe returns the settings that a MATH probe refuses.
+// notOfProbe returns the settings that a MATH probe refuses, and whether the user set
+// them.
 func (b *ImportBulk) notOfProbe() []given {
 	return append(b.Rows.given(), []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
@@ -285,8 +289,8 @@ func (b *ImportBulk) checkRepository(p *Problems) {
 	}
 }
 
-// Split divides the sources between opt.Sources (files and folders) and opt.Remote
-// (MATH probes).
+// Split divides b.Sources between opt.Sources (files and folders) and opt.Remote (MATH
+// probes).
 func (b *ImportBulk) Split(opt *bulk.Options) error {
 	opt.Sources = nil
 	for _, src := range b.Sources {

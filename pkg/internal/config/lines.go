@@ -82,8 +82,8 @@ func (s *Lines) retryMax() *Setting {
 		Usage: "wait at most `DURATION` between attempts to reopen a sink"}
 }
 
-// options checks the sources and sinks, and returns the options of all settings.
-// checkFormat and checkLimits check the other settings.
+// options returns s as options, without the column selection, which checkFormat adds. It
+// checks only listeners and sinks; checkFormat and checkLimits check the other settings.
 func (s *Lines) options(p *Problems) stream.Options {
 	opt := stream.Options{
 		Listen: s.listeners(p), To: s.To, ToOptional: s.ToOptional,

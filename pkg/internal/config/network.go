@@ -37,7 +37,8 @@ func (n *Network) certificates() []*Setting {
 // TLS returns the names of the certificate files.
 func (n *Network) TLS() peer.TLS { return peer.TLS{Cert: n.Cert, Key: n.Key, CA: n.CA} }
 
-// listeners checks the settings and returns the options of each listener.
+// listeners checks the settings of the listeners and returns the options of each
+// listener.
 func (n *Network) listeners(p *Problems) []peer.Options {
 	networks, err := peer.ParseNetworks(n.Allow)
 	if err != nil {

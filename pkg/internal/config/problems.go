@@ -77,8 +77,8 @@ func (p *Problems) exclude(pairs []pair) {
 	}
 }
 
-// usage adds err and its hint if it is a usage error about a setting. It ignores other
-// errors, because they recur when the setting is used.
+// usage adds err and its hint to p if err is a usage error; name is the setting
+// concerned. It ignores other errors, because they recur when the setting is used.
 func (p *Problems) usage(name string, err error) {
 	if hint.IsUsage(err) {
 		p.hint = cmp.Or(p.hint, hint.Of(err))
@@ -86,16 +86,16 @@ func (p *Problems) usage(name string, err error) {
 	}
 }
 
-// destination adds err if it is a usage error about a destination. The problem shows
-// text, the destination, without secrets. err may be nil.
+// destination adds err to p if it is a usage error about text, a destination in the named
+// setting. The problem shows text without secrets. err may be nil.
 func (p *Problems) destination(name, text string, err error) {
 	if err != nil {
 		p.usage(name, fmt.Errorf("%q: %w", dest.Redact(text), err))
 	}
 }
 
-// Err returns all problems as one usage error, or nil. advice is the hint if no
-// problem has a hint.
+// Err returns all problems as one usage error, or nil if there are none. advice is the
+// hint if no problem has one.
 func (p *Problems) Err(advice string) error {
 	if len(p.errs) == 0 {
 		return nil
@@ -103,8 +103,8 @@ func (p *Problems) Err(advice string) error {
 	return hint.Add(hint.AsUsage(errors.Join(p.errs...)), cmp.Or(p.hint, advice))
 }
 
-// in returns an empty list of problems for another section, whose settings have no
-// flags. done adds its problems to p.
+// in returns an empty list of problems with the settings of the named section, which have
+// no flags. done adds the problems of sub to p.
 func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done func()) {
 	sub = &Problems{section: section, settings: settings}
 	return sub, func() {
@@ -113,8 +113,8 @@ func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done 
 	}
 }
 
-// withoutFlags removes backticks. Setting names in backticks would be printed as flags,
-// which the section does not have.
+// withoutFlags removes backticks from text about settings that have no flags: a setting
+// name in backticks would be printed as a flag.
 func withoutFlags(text string) string { return strings.ReplaceAll(text, "`", "") }
 
 // location returns the named time zone, or the local zone for "". It adds a problem if

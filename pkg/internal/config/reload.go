@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// reloadable lists, by section, the keys that a running serve can change; "*"
-// stands for all keys except those that begin with "-". Certificate files are
+// reloadable lists, by section, the keys that can change while serve runs. "*" stands for
+// all keys of the section, except those listed with a "-" in front. Certificate files are
 // reread when they change, without a signal.
 var reloadable = map[string][]string{
 	"":             {"log-level"},
@@ -17,8 +17,8 @@ var reloadable = map[string][]string{
 	"remote-probe": {"*"},
 }
 
-// Changes returns the keys of serve whose values differ in next: taken can change
-// without a restart, left cannot.
+// Changes returns the keys of serve whose values differ between c and next. The keys in
+// taken can change without a restart, those in left cannot.
 func (c *Config) Changes(next *Config) (taken, left []string) {
 	for i, sec := range c.Sections {
 		if !sec.isReadBy("serve") {
@@ -53,7 +53,7 @@ func sameTables(a, b [][]*Setting) bool {
 	})
 }
 
-// Take copies the values of keys from next.
+// Take copies the values of keys from next to c.
 func (c *Config) Take(next *Config, keys []string) {
 	for i := range c.Sections {
 		sec := &c.Sections[i]

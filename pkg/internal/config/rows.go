@@ -52,7 +52,7 @@ func (r *Rows) check(p *Problems, to []string) *filter.Selection {
 	return &s
 }
 
-// given returns the settings, and whether the user set them.
+// given returns the settings in r, and whether the user set each of them.
 func (r *Rows) given() []given {
 	return []given{{r.Where != "", "where"}, {r.Sample != "", "sample"}, {r.Select != "", "select"}}
 }

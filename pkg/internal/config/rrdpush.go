@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// Points holds the settings that rrd-push and [collect-rrd] share: points of
-// RRDs from other machines, and their destination.
+// Points holds the settings that rrd-push and [collect-rrd] share: those for receiving
+// points of RRDs from other machines, for naming metrics and for storing points.
 type Points struct {
 	Network
 	To           string
@@ -70,8 +70,8 @@ func (r *Points) maxMetrics() *Setting {
 
 var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 
-// check checks the settings and returns them as a target. Its Dest is nil if
-// the destination is invalid.
+// check checks the settings and returns them as a target. Target.Dest is nil if r.To is
+// invalid.
 func (r *Points) check(p *Problems) rrdpush.Target {
 	if !validPrefix.MatchString(r.Prefix) {
 		p.add("prefix", "%q is not a path of letters, digits, _ and - joined by dots", r.Prefix)
@@ -162,9 +162,9 @@ func (r *RRDPush) settings() []*Setting {
 	})
 }
 
-// Options checks the settings and returns the options of a pusher. If it returns
-// listeners, rrd-push runs an endpoint with opt.Target instead. args replace the
-// sources of the settings.
+// Options checks the settings and returns the options of a pusher. If there are
+// listeners, rrd-push runs an endpoint with opt.Target instead of a pusher. Unless empty,
+// args replace r.Sources.
 func (r *RRDPush) Options(p *Problems, args []string) (opt rrdpush.Options, listeners []peer.Options) {
 	if len(args) > 0 {
 		r.Sources = args

@@ -74,11 +74,12 @@ func (r *Runcap) settings() []*Setting {
 	}, r.certificates()...)
 }
 
-// Asks reports whether one of the settings replaces the CAPABILITY argument.
+// Asks reports whether list, show, status, stop or result is set. Each of these settings
+// replaces the CAPABILITY argument.
 func (r *Runcap) Asks() bool { return r.List || r.Show != "" || r.Status || r.Stop || r.Result }
 
-// Options checks the settings and returns the scope and the parameters of a
-// specification.
+// Options checks the settings and returns the scope and the parameter values of the
+// specification to run. when is nil if r.When is empty.
 func (r *Runcap) Options(p *Problems, args []string) (when *mplane.Scope, values map[string]string) {
 	if r.When != "" {
 		scope, err := mplane.ParseScope(r.When)

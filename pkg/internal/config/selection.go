@@ -63,11 +63,12 @@ func (s *Selection) check(p *Problems) bulk.Options {
 	return opt
 }
 
-// Location returns the time zone of the settings, which must have been checked.
+// Location returns the time zone that s.Timezone names. The settings must have been
+// checked.
 func (s *Selection) Location() *time.Location { return location(&Problems{}, s.Timezone) }
 
-// pulled returns the stream to fetch if the only source is a stream at a MATH probe, or
-// else "".
+// pulled returns the name of the stream to fetch if the only source is a stream at a MATH
+// probe, and "" otherwise.
 func pulled(sources []string) string {
 	if len(sources) != 1 || !mathproto.IsURL(sources[0]) {
 		return ""

@@ -112,7 +112,8 @@ func (s *Serve) logSettings() []*Setting {
 }
 
 // always removes a condition such as "with --follow: " from the usage of each setting,
-// because serve always meets it. It changes the settings and returns them.
+// because serve always meets that condition. It changes the settings in list and returns
+// them.
 func always(list ...*Setting) []*Setting {
 	for _, s := range list {
 		if _, usage, ok := strings.Cut(s.Usage, ": "); ok && strings.HasPrefix(s.Usage, "with ") {

@@ -41,8 +41,9 @@ func (s *Setting) Texts() []string {
 	return nil
 }
 
-// label returns what messages call the setting: the source of its value if that is known.
-// Otherwise it is the key in the given section, or the flag if section is "".
+// label returns the name of s for messages: the source of its value if known, or else its
+// key in the given section. If section is "", label returns the flag of s instead of a
+// key.
 func (s *Setting) label(section string) string {
 	switch {
 	case s.From != "":
@@ -101,8 +102,8 @@ func (s *Setting) set(text string) error {
 	return nil
 }
 
-// put stores v, which was parsed from text, in dst. If parsing failed with err, it
-// returns an error built from format and text instead.
+// put stores v, the result of parsing text, in dst. If err is not nil, parsing has
+// failed, and put returns an error built from format and text instead.
 func put[T any](dst *T, v T, err error, format, text string) error {
 	if err != nil {
 		return fmt.Errorf(format, text)

@@ -37,8 +37,8 @@ func defaultStore() Store {
 	}
 }
 
-// storeActions lists the actions of store and the settings that each of them accepts.
-// Every action accepts the settings that no list contains.
+// storeActions lists the actions of store, each with the settings that it accepts. Every
+// action also accepts the settings that are in none of these lists.
 var storeActions = []struct {
 	name     string
 	settings []string
@@ -118,9 +118,9 @@ func (s *Store) settings() []*Setting {
 	}
 }
 
-// Options checks the settings for an action, which may be "". It returns import options;
-// verify uses them to read the sources that it compares with the stores. isSet reports
-// whether a flag was given.
+// Options checks the settings for an action of store; action may be "". It returns the
+// import options with which verify reads the sources that it compares with the stores.
+// isSet reports whether a flag was given.
 func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bulk.Options {
 	if slices.Contains(s.Against, "-") {
 		p.add("against", "cannot be standard input")
@@ -147,8 +147,9 @@ func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bul
 	return opt
 }
 
-// checkTransform sets in opt the anonymization and the selection with which import-bulk
-// stored the logs that verify compares.
+// checkTransform sets in opt the anonymization and the selection that import-bulk applied
+// to the logs that verify compares. If there are no such logs, verify refuses the flags
+// of these settings.
 func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, isSet func(string) bool) {
 	switch {
 	case len(s.Against) > 0 && (action == "verify" || action == ""):
@@ -161,8 +162,8 @@ func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, is
 	}
 }
 
-// checkProbe sets opt.Probe to the probe whose logs verify compares. If no probe is set,
-// it is named after the MATH stream or this host.
+// checkProbe sets opt.Probe to the name of the probe whose logs verify compares. By
+// default, this is the name of the MATH stream or a name derived from this host.
 func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	opt.Probe, opt.ProbeGuessed = s.Probe, s.Probe == "" && pulled(s.Against) == ""
 	if opt.Probe == "" {
@@ -174,8 +175,8 @@ func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	}
 }
 
-// checkAction reports an unknown action, given settings that the action does not accept,
-// and prune without keep.
+// checkAction adds a problem for an unknown action, for each flag that the action does
+// not accept, and for prune without keep.
 func (s *Store) checkAction(p *Problems, action string, isSet func(string) bool) {
 	if action == "" {
 		return

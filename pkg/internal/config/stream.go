@@ -152,7 +152,7 @@ func (s *Stream) Options(p *Problems) stream.Options {
 	return opt
 }
 
-// root parses [PROBE=]DIR, a value of follow.
+// root parses text, a value of the setting follow in the form [PROBE=]DIR.
 func (s *Stream) root(text string) stream.Root {
 	if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
 		return stream.Root{Probe: probe, Dir: dir}
@@ -160,8 +160,8 @@ func (s *Stream) root(text string) stream.Root {
 	return stream.Root{Probe: s.Probe, Dir: text}
 }
 
-// peerProbes returns the probes in the peer-probe setting, which the stream recognizes by
-// their addresses.
+// peerProbes returns the probes that the setting peer-probe lists. The stream recognizes
+// these probes by their addresses.
 func (s *Stream) peerProbes(p *Problems) (known []peer.Probe) {
 	for _, text := range s.PeerProbes {
 		addr, name, _ := strings.Cut(text, "=")

@@ -15,8 +15,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Console is the standard error of the process, which log lines, errors and the
-// progress line share.
+// Console is the standard error of the process. Log lines, errors and the progress line
+// share it.
 type Console struct {
 	tty   bool
 	json  bool // log lines and errors are JSON
@@ -95,8 +95,8 @@ func (c *Console) Logger() *slog.Logger {
 	return slog.New(&textHandler{con: c})
 }
 
-// textHandler writes "tstatrepo: warning: message key=value". It omits the time, which
-// the journal adds and a terminal does not need.
+// textHandler writes log lines in the form "tstatrepo: warning: message key=value". It
+// omits the time, which the journal adds and a terminal does not need.
 type textHandler struct {
 	con    *Console
 	attrs  string

@@ -201,7 +201,8 @@ func (u *URL) String() string {
 	return s + "?" + values.Encode()
 }
 
-// secrets lists the patterns that Redact replaces, in this order.
+// secrets lists the patterns that Redact replaces, in the order in which it replaces
+// them.
 var secrets = []struct {
 	pattern *regexp.Regexp
 	shown   string
@@ -281,9 +282,9 @@ func (s Schemes) CheckPath(text string) error {
 	return nil
 }
 
-// MissingSource returns an error for a source for which os.Stat returned err. If src is
-// a URL with an unsupported scheme, the error has the hint kinds, which lists the
-// supported sources.
+// MissingSource returns an error about src, a source for which os.Stat returned err. If
+// src is a URL, the error says that its scheme is unknown. The hint is then kinds, a list
+// of the supported sources.
 func MissingSource(src string, err error, kinds string) error {
 	if scheme, _, ok := strings.Cut(src, "://"); ok && scheme != "" {
 		return hint.New("source "+Redact(src)+": unknown kind of source "+scheme, kinds)

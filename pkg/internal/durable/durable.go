@@ -193,8 +193,9 @@ func Rename(from, to string) error {
 }
 
 // RemoveEmpty removes the folder dir below root if it is empty, and then each parent
-// below root that has become empty. It makes these removals durable, and also earlier
-// removals of files from the lowest remaining folder. dir need not exist.
+// below root that has become empty. It makes these removals durable. In the deepest
+// folder that remains, it also makes earlier removals of files durable. dir need not
+// exist.
 func RemoveEmpty(root, dir string) error {
 	for dir != "." && os.Remove(filepath.Join(root, dir)) == nil {
 		dir = filepath.Dir(dir)
@@ -280,8 +281,8 @@ type nameSet struct {
 	synced map[string]fs.FileInfo
 }
 
-// known reports whether this process has synced path as the name of the file that info
-// describes, and not only as the name of an earlier file.
+// known reports whether this process has synced the name path for the file that info
+// describes. A sync for an earlier file with that name does not count.
 func (s *nameSet) known(path string, info fs.FileInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,10 +17,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// lookupTimeout limits the lookup of a repository's name.
+// lookupTimeout limits the time for looking up the host name of a repository.
 const lookupTimeout = 10 * time.Second
 
-// maxLogTime is the longest log.time: a week, in minutes.
+// maxLogTime is the maximum value of the parameter log.time: a week, in minutes.
 const maxLogTime = 7 * 24 * 60
 
 // awayError marks an error whose cause may be temporary, such as an unmounted folder.
@@ -71,7 +71,8 @@ func (p *Exporter) accept(ctx context.Context, label string, spec *mplane.Statem
 }
 
 // repository checks text, the HOST:PORT of a repository, and returns its addresses and
-// port. All addresses must be in Peers. An awayError reports a failed lookup.
+// port. All addresses must be in Options.Peers. If HOST cannot be looked up, the error is
+// an awayError.
 func (p *Exporter) repository(ctx context.Context, text string) (addrs []netip.Addr, port string, err error) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil || host == "" || strings.ContainsAny(text, "/@?#% \t\r\n") || len(text) > 300 {
@@ -96,8 +97,8 @@ func (p *Exporter) repository(ctx context.Context, text string) (addrs []netip.A
 }
 
 // folder checks text, a value of log.folder, and returns it as a path below one of
-// Folders. It resolves symbolic links first, so that a path from a peer cannot lead out
-// of Folders.
+// Options.Folders. It resolves symbolic links first, so that a path from a peer cannot
+// lead out of these folders.
 func (p *Exporter) folder(text string) (string, error) {
 	if !filepath.IsAbs(text) {
 		return "", fmt.Errorf("%q is not an absolute path", text)
@@ -131,9 +132,9 @@ func (p *Exporter) folder(text string) (string, error) {
 	return dir, nil
 }
 
-// below finds the first dir of Folders for which form(dir) contains or equals path. It
-// returns path with the prefix form(dir) replaced by dir, or "" if there is no such dir.
-// form converts dir to the notation of path, for example by resolving links.
+// below finds the first dir in Options.Folders for which form(dir) contains or equals
+// path. It returns path with the prefix form(dir) replaced by dir, or "" if there is no
+// such dir. form converts dir to the notation of path, for example by resolving links.
 func (p *Exporter) below(path string, form func(dir string) string) string {
 	for _, dir := range p.Folders {
 		rel, err := filepath.Rel(form(dir), path)
@@ -148,9 +149,9 @@ func (p *Exporter) outside(text string) error {
 	return fmt.Errorf("%q is not in the folders that this probe exports", text)
 }
 
-// begin registers e as running, and assigns an export of logs a free address of Listen.
-// It returns an error if no address is free. It also refuses an export that already runs,
-// because the repository would receive all data twice.
+// begin registers e as running. If e exports logs, begin also assigns it a free address
+// of Options.Listen, or returns an error if none is free. It refuses e if the same export
+// already runs, because the repository would receive all data twice.
 func (p *Exporter) begin(e *export) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

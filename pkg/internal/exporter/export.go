@@ -125,7 +125,8 @@ func (p *Exporter) exportRRD(ctx context.Context, e *export) error {
 	return push.Close()
 }
 
-// recordSent counts the points sent, and records the last point of each RRD.
+// recordSent adds the points of metrics, which have been sent, to the count in the
+// status, and records the last point of each RRD.
 func (e *export) recordSent(metrics []graphite.Metric) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -137,7 +138,7 @@ func (e *export) recordSent(metrics []graphite.Metric) {
 	}
 }
 
-// recordPass adds the result of a pass over the RRDs to the status.
+// recordPass adds sum and err, the results of a pass over the RRDs, to the status of e.
 func (e *export) recordPass(sum *rrdpush.Summary, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -147,8 +148,8 @@ func (e *export) recordPass(sum *rrdpush.Summary, err error) {
 	e.status.outcome(err)
 }
 
-// rows returns the rows of the result, one for the last point sent of each RRD. Their
-// values are in the order of columns.
+// rows returns one result row for each RRD, with the last point of that RRD that was
+// sent. The values of a row are in the order of columns.
 func (e *export) rows(columns []string) [][]string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -235,14 +236,14 @@ func (p *Exporter) recordLines(e *export, sum *stream.Stats) {
 	}
 }
 
-// quiet measures how long neither a line nor a log folder has arrived.
+// quiet measures for how long neither a line nor a log folder has arrived.
 type quiet struct {
 	lines, folders int64 // at the last update
 	since          time.Time
 }
 
-// update records the current totals, and returns for how long neither of them has
-// changed.
+// update records lines and folders, the totals at the time now, and returns for how long
+// neither total has changed.
 func (q *quiet) update(now time.Time, lines, folders int64) time.Duration {
 	if lines != q.lines || folders != q.folders {
 		q.lines, q.folders, q.since = lines, folders, now
@@ -280,7 +281,8 @@ func (p *Exporter) exportLogs(ctx context.Context, e *export) error {
 	return err
 }
 
-// stats returns a copy of the status, updated by refresh if that is set.
+// stats returns a copy of e.status. If e.refresh is set, stats calls it first to update
+// the status.
 func (e *export) stats() Export {
 	e.mu.Lock()
 	defer e.mu.Unlock()

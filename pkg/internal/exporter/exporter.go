@@ -27,7 +27,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Labels of the capabilities.
+// Labels of the capabilities of a probe.
 const (
 	RRD       = "tstat-exporter_rrd"
 	Streaming = "tstat-exporter_streaming"

@@ -48,7 +48,7 @@ func (e *Export) outcome(err error) {
 	e.LastError, e.LastSuccess = "", time.Now()
 }
 
-// Stats returns the running exports, the oldest first.
+// Stats returns the running exports, starting with the oldest.
 func (p *Exporter) Stats() []Export {
 	p.mu.Lock()
 	defer p.mu.Unlock()

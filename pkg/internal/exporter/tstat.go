@@ -36,22 +36,23 @@ type Tstat struct {
 	NewestRRD time.Time // when an RRD file last changed
 }
 
-// The folders are read at most once per readEvery. A caller waits at most readWait for
-// the first result, so that a hanging file system does not block callers.
+// Tstat's folders are read at most once per readEvery. A caller of Exporter.Tstat waits
+// at most readWait for the first result, so that a hanging file system does not block it.
 const (
 	readEvery = 10 * time.Second
 	readWait  = time.Second
 )
 
-// watch holds the result of reading the folders in the background.
+// watch holds the result of reading Tstat's folders in the background.
 type watch struct {
 	mu      sync.Mutex
 	reading chan struct{} // closed when the folders are read; nil: no read is running
 	found   Tstat
 }
 
-// Tstat returns the contents of the folders, at most about 10 seconds old. It reads the
-// folders in the background, and returns the previous result until the read is done.
+// Tstat returns the contents of Tstat's folders. If the last result is more than 10
+// seconds old, Tstat reads the folders again in the background. Until that is done, it
+// returns the last result.
 func (p *Exporter) Tstat() Tstat {
 	w := &p.watch
 	w.mu.Lock()
@@ -141,8 +142,9 @@ func (p *Exporter) count(t *Tstat, logs *tstat.Tree) {
 	}
 }
 
-// fetched reports whether an export of logs runs. newest is the time of the newest folder
-// from which a running export has delivered a log, or zero if none has.
+// fetched reports in exported whether an export of logs runs. newest is the time of the
+// newest folder from which a running export has delivered a log, or zero if there is
+// none.
 func (p *Exporter) fetched() (exported bool, newest time.Time) {
 	for _, e := range p.Stats() {
 		if e.Capability == Log {

@@ -111,8 +111,8 @@ func indexOf(columns []tstat.Column, name string) int {
 	return slices.IndexFunc(columns, func(c tstat.Column) bool { return c.Name == name })
 }
 
-// advice returns a hint for an unknown column name: a similar column of t, or a log type
-// that has a column with that name.
+// advice returns a hint about name, which is not a column of t. The hint names a similar
+// column of t, or a log type that has a column called name.
 func advice(t *tstat.LogType, name string) string {
 	if a := otherName(t, name); a != "" {
 		return a
@@ -143,7 +143,8 @@ func otherName(t *tstat.LogType, name string) string {
 	return ""
 }
 
-// similar returns a hint for a misspelled column name, or "".
+// similar returns a hint that names the column of types most similar to name, or "" if
+// none is similar.
 func similar(name string, types ...*tstat.LogType) string {
 	var names []string
 	for _, t := range types {
@@ -203,7 +204,7 @@ func (c *compiler) test(t *test) (evaluator, error) {
 	return c.compare(t.op, i, col, v)
 }
 
-// negated returns e, negated if neg is true.
+// negated returns the negation of e if neg is true, and e otherwise.
 func negated(e evaluator, neg bool) evaluator {
 	if neg {
 		return &notEval{e}

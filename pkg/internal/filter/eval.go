@@ -118,9 +118,9 @@ var accepts = map[string]acceptance{
 	"=": {no, yes, no}, "!=": {yes, no, yes}, "<": {yes, no, no}, "<=": {yes, yes, no}, ">": {no, no, yes}, ">=": {no, yes, yes},
 }
 
-// beside adapts a to a right side that the column cannot represent, so that the caller
-// can compare with the nearest representable value instead: the one below (side 1) or the
-// one above (side -1). If side is 0, beside returns a.
+// beside adapts a to a right side that the column cannot represent. The caller compares
+// with the nearest representable value instead: the next lower one (side 1) or the next
+// higher one (side -1). If side is 0, beside returns a.
 func (a acceptance) beside(side int) acceptance {
 	switch side {
 	case 1:
@@ -131,8 +131,8 @@ func (a acceptance) beside(side int) acceptance {
 	return a
 }
 
-// reader returns those values of a column that are not NULL. If it has to convert them,
-// it overwrites dst with the result.
+// reader returns the values of v that are not NULL. If they need a conversion, reader
+// overwrites dst with the converted values and returns dst.
 type reader[T any] func(v tstat.Vector, dst []T) []T
 
 func ints(v tstat.Vector, _ []int64) []int64       { return v.Ints }
@@ -158,8 +158,8 @@ func intFloats(v tstat.Vector, dst []float64) []float64 {
 	return dst
 }
 
-// texts returns the values of a column as strings. They share memory with the batch, so
-// they are valid only as long as the batch.
+// texts returns the values of a column as strings. They share memory with the batch that
+// contains v, so they are valid only as long as that batch.
 func texts(v tstat.Vector, dst []string) []string {
 	dst = dst[:0]
 	for _, x := range v.Texts {

@@ -206,7 +206,8 @@ func (p *parser) is(text string) bool {
 	return p.next.kind == word && strings.EqualFold(p.next.text, text) || p.next.kind == punctuation && p.next.text == text
 }
 
-// take skips the next token if it equals text, and reports whether it did; see is.
+// take reads past the next token if it equals text, as defined by parser.is, and reports
+// whether it did.
 func (p *parser) take(text string) (bool, error) {
 	if !p.is(text) {
 		return false, nil
@@ -342,7 +343,8 @@ func (p *parser) test() (node, error) {
 	return t, nil
 }
 
-// list parses the values of "in" and appends them to t.
+// list parses the right side of "in", which is one value or a list in parentheses, and
+// appends the values to t.values.
 func (p *parser) list(t *test) error {
 	open, err := p.take("(")
 	if err != nil {

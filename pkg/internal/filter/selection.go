@@ -109,12 +109,12 @@ func (s *Selection) withTypes(err error) error {
 	return hint.AsUsage(hint.Add(err, "it fits "+strings.Join(fit, ", ")+": name these with `type`"))
 }
 
-// hasColumn reports whether logs of a type can have a column.
+// hasColumn reports whether a log of type t can have a column with this name.
 func hasColumn(t *tstat.LogType, name string) bool {
 	return t.Column(name) >= 0 || indexOf(t.Optional, name) >= 0
 }
 
-// nearColumn returns a hint for a selected column that none of the log types has, or "".
+// nearColumn returns a hint about name, a selected column that none of types has, or "".
 func nearColumn(types []*tstat.LogType, name string) string {
 	for _, t := range slices.Concat(types, tstat.Types()) {
 		if hasColumn(t, name) {
@@ -176,8 +176,8 @@ func (s *Selection) For(t *tstat.LogType) (*Rows, error) {
 	return r, nil
 }
 
-// Uses returns a function that returns how a column is used, for tstat.ReaderOptions.Use.
-// It returns nil if all columns are kept.
+// Uses returns a function that reports how a column is used; see tstat.ReaderOptions.Use.
+// Uses returns nil if all columns are kept.
 func (r *Rows) Uses() func(tstat.Column) tstat.Use {
 	if r == nil || r.all {
 		return nil
@@ -192,8 +192,8 @@ func (r *Rows) use(c tstat.Column) tstat.Use {
 	return tstat.Skipped
 }
 
-// Kept returns one element per column that states whether the column is kept. It returns
-// nil if all columns are kept.
+// Kept returns, for each of columns, whether it is kept. It returns nil if all columns
+// are kept.
 func (r *Rows) Kept(columns []tstat.Column) []bool {
 	if r == nil || r.all {
 		return nil
@@ -205,7 +205,7 @@ func (r *Rows) Kept(columns []tstat.Column) []bool {
 	return kept
 }
 
-// Apply removes the rows that are not selected from a batch, and returns how many it
+// Apply removes from b the rows that are not selected, and returns how many rows it
 // removed.
 func (r *Rows) Apply(b *tstat.Batch) (removed int) {
 	n := b.Len()

@@ -63,9 +63,9 @@ func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
 	})
 }
 
-// Retry calls f until f succeeds, f returns an error that does not wrap
-// ErrUnavailable, or d has passed since the first failure. If ctx is done, Retry
-// returns its cause.
+// Retry calls f until f succeeds, f returns an error that does not wrap ErrUnavailable,
+// or d has passed since the first failure. If ctx is done, Retry returns the cause of
+// ctx.
 func Retry(ctx context.Context, d time.Duration, f func() error) error {
 	p := retry.Policy{Transient: isUnavailable, Limit: d, Max: 30 * time.Second}
 	err := p.Do(ctx, f)

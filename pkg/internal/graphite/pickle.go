@@ -9,9 +9,9 @@ import (
 // frames larger than 1 MiB.
 const pickleFrame = 500
 
-// AppendPickle appends metrics in carbon's pickle protocol. A frame is a length and
-// a list of (path, (time, value)) in Python's pickle protocol 2. NaN and infinity
-// are left out.
+// AppendPickle appends metrics as frames of carbon's pickle protocol. Each frame is a
+// length and a list of (path, (time, value)) in Python's pickle protocol 2. NaN and
+// infinity are left out.
 func AppendPickle(b []byte, metrics []Metric) []byte {
 	begin, n := 0, 0
 	open := func() {

@@ -21,9 +21,9 @@ import (
 // is down and the spool is full. That error also wraps ErrUnavailable.
 var ErrSpoolFull = errors.New("spool is full")
 
-// Spool is a Sink that keeps metrics on disk while another sink is unavailable.
-// When the sink is available again, Spool sends the stored metrics first, oldest
-// first.
+// Spool is a Sink that passes metrics to another sink, and keeps them on disk while that
+// sink is unavailable. When the sink is available again, Spool first sends the metrics on
+// disk, starting with the oldest.
 type Spool struct {
 	sink   Sink
 	dir    string
@@ -43,14 +43,14 @@ type spools struct {
 // of writing, so that they sort by age.
 const spoolSuffix = ".batch"
 
-// spoolHead is the format of a batch's first line, which holds the format number
-// and the SHA-256 of the rest.
+// spoolHead is the format of the first line of a batch. The line holds spoolFormat and
+// the SHA-256 of the rest of the batch.
 const (
 	spoolHead   = "tstatrepo-spool %d %x"
 	spoolFormat = 1
 )
 
-// downTime is how long a Spool sends nothing to a sink that was unavailable.
+// downTime is how long a Spool waits before it sends to an unavailable sink again.
 const downTime = 30 * time.Second
 
 // NewSpool returns a spool that stores up to max bytes in dir. Only one Spool may
@@ -63,9 +63,9 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 	return s.Beside(dir)
 }
 
-// Beside returns another spool for the sink of s, with its batches in dir. The two share
-// their size limit and the state of the sink. Only one goroutine may use such spools, and
-// closing one of them closes the sink.
+// Beside returns another spool for the sink of s, with its batches in dir. Both spools
+// share one size limit and the state of the sink. Only one goroutine may use them, and
+// closing either of them closes the sink.
 func (s *Spool) Beside(dir string) (*Spool, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
@@ -77,7 +77,7 @@ func (s *Spool) Beside(dir string) (*Spool, error) {
 // Close closes the sink. Batches stay on disk.
 func (s *Spool) Close() error { return s.sink.Close() }
 
-// Down returns the error of the sink if it is down, and nil otherwise.
+// Down returns the last error of the sink if the sink is down, and nil otherwise.
 func (s *Spool) Down() error { return s.shared.down }
 
 // batches returns the file names of the batches in a folder, oldest first, and
@@ -107,8 +107,8 @@ func (s *Spool) Len() (n int, size int64, err error) {
 	return len(names), size, err
 }
 
-// Flush sends the batches in the spool. For downTime after the sink was unavailable, it
-// sends nothing and returns the error of that attempt.
+// Flush sends the batches in the spool. If the sink was unavailable less than downTime
+// ago, Flush sends nothing and returns the error of that time.
 func (s *Spool) Flush(ctx context.Context) error {
 	if s.shared.down != nil && time.Now().Before(s.shared.until) {
 		return s.shared.down
@@ -169,8 +169,8 @@ func (s *Spool) Send(ctx context.Context, metrics []Metric) error {
 	return s.put(metrics)
 }
 
-// put writes metrics to the spool as a batch. If there is no room, its error wraps
-// ErrSpoolFull and ErrUnavailable.
+// put writes metrics to the spool as a batch. If the spool has no room for them, the
+// error wraps ErrSpoolFull and ErrUnavailable.
 func (s *Spool) put(metrics []Metric) error {
 	text := AppendText(nil, metrics)
 	if len(text) == 0 {

@@ -68,7 +68,7 @@ func (w *Whisper) Close() error { return nil }
 // the retention of their file.
 func (w *Whisper) Lost() int64 { return w.lost }
 
-// Send stores metrics. The points are durable if it returns nil.
+// Send stores metrics. When it returns nil, their points are durable.
 func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
 	lost := w.lost
 	return Retry(ctx, w.opt.RetryTimeout, func() error {
@@ -135,8 +135,8 @@ func (w *Whisper) sync(file string) error {
 	return nil
 }
 
-// file returns the path of the file of a metric. It is always inside opt.Dir, because
-// CleanPath replaces slashes and every dot becomes a slash.
+// file returns the path of the file of the metric path. The file is always inside
+// opt.Dir: CleanPath replaces slashes, and file turns every dot into a slash.
 func (w *Whisper) file(path string) string {
 	return filepath.Join(w.opt.Dir, strings.ReplaceAll(CleanPath(path), ".", "/")+".wsp")
 }
@@ -178,15 +178,15 @@ func (w *Whisper) store(m Metric) error {
 	return nil
 }
 
-// ageMargin is a safety margin in seconds. A point that will be too old for an archive
-// within ageMargin is not written to it, since the library silently drops points that
-// become too old before it writes them.
+// ageMargin is a safety margin in seconds. Points that become too old for an archive
+// within ageMargin are not written to that archive. The library would silently drop
+// points that are too old by the time it writes them.
 const ageMargin = 60
 
-// average averages points for one archive, which has slots of step seconds and covers the
-// time from begin up to end, or without an end if finest is true. list contains one
-// average per slot; rest contains the points from end on. Points before begin are counted
-// as lost.
+// average averages the points that fall into the same slot of one archive. The archive
+// has slots of step seconds and covers the time from begin up to end, or without an end
+// if finest is true. list contains one average per slot; rest contains the points from
+// end on. Points before begin are counted as lost.
 func (w *Whisper) average(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
 	old := 0
 	for old < len(points) && points[old].Time < begin {

@@ -11,7 +11,8 @@ import (
 // the causes.
 var joinedType = reflect.TypeOf(errors.Join(errUsage))
 
-// parts returns the errors joined by errors.Join, or nil.
+// parts returns the errors that errors.Join combined into err, or nil if err has another
+// type.
 func parts(err error) []error {
 	if reflect.TypeOf(err) != joinedType {
 		return nil
@@ -19,8 +20,8 @@ func parts(err error) []error {
 	return err.(interface{ Unwrap() []error }).Unwrap()
 }
 
-// Without returns err without the targets, which it matches as errors.Is does. From
-// joined errors it removes only the matching ones, and it returns nil if nothing remains.
+// Without removes from err the errors that match a target in the sense of errors.Is. From
+// joined errors it removes only those that match, and it returns nil if nothing remains.
 // Any other error that wraps a target is dropped entirely, unless it also wraps joined
 // errors that contain another error.
 func Without(err error, targets ...error) error {

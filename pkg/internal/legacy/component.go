@@ -10,13 +10,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Modules of the mPlane components that tstatrepo replaces.
+// Names of the Python modules of mPlane that tstatrepo replaces.
 const (
 	repositoryModule = "mplane.components.tstat.tstatrepository"
 	probeModule      = "mplane.components.tstat.tstat"
 )
 
-// Defaults of the reference implementation.
+// Defaults of mPlane's reference implementation.
 const (
 	defaultPort = "1228"
 	carbon      = "graphite://127.0.0.1:2003" // hard-coded in the old importer
@@ -86,8 +86,9 @@ func (c *converter) readINI(text []byte) error {
 	return nil
 }
 
-// value returns the value of a key and its line number. The value is "" if the key is
-// missing, or if a note says why its value cannot be used.
+// value returns the value of a key in t, and its line number. The value is "" if the key
+// is missing, or if its value cannot be used. In the latter case value adds a note with
+// the reason.
 func (p *component) value(t *iniTable, key string) (value string, line int) {
 	e := p.f.get(t, key)
 	if e == nil {
@@ -106,7 +107,8 @@ func (p *component) value(t *iniTable, key string) (value string, line int) {
 	return value, e.line
 }
 
-// noteUnsupported adds a note that a key has no counterpart, if the file has the key.
+// noteUnsupported adds a note that a key has no counterpart in tstatrepo, for the given
+// reason. It does nothing if the file lacks the key.
 func (p *component) noteUnsupported(t *iniTable, key, reason string) {
 	if e := p.f.get(t, key); e != nil {
 		e.used = true
@@ -230,8 +232,8 @@ func (p *component) readRoles() {
 }
 
 // readPairs converts a section of NAME = ROLE,ROLE entries to the setting named key, and
-// returns the number of valid entries. It calls check, which may be nil, for each of
-// them.
+// returns the number of valid entries. It calls check, unless that is nil, for each valid
+// entry.
 func (p *component) readPairs(section, key string, check func(*iniTable, *iniEntry)) int {
 	t := p.f.table(section)
 	if t == nil {
@@ -360,9 +362,9 @@ func (p *component) readProbe(t *iniTable) {
 	p.file = before
 }
 
-// rrdTLS reads the file that config_path names, whose certificates the old program uses
-// for RRDs. has reports whether the file has a [TLS] section. ok is false if the file
-// cannot be read.
+// rrdTLS reads the file that the key config_path in t names. The old program uses the
+// certificates in that file for RRDs. has reports whether the file has a [TLS] section.
+// ok is false if the file cannot be read.
 func (p *component) rrdTLS(t *iniTable) (has, ok bool) {
 	path, line := p.value(t, "config_path")
 	if path == "" {

@@ -114,7 +114,8 @@ func splitLines(text string) []string {
 	return strings.Split(strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n"), "\n")
 }
 
-// addSection adds a section. It returns nil if the section already exists.
+// addSection adds a section, or returns nil if that section already exists. Only the
+// section DEFAULT may occur more than once.
 func (f *iniFile) addSection(name string, line int) *iniTable {
 	if name == defaultSection { // may be repeated
 		return f.defaults
@@ -151,8 +152,8 @@ func (t *iniTable) find(key string) *iniEntry {
 // key returns a key's name with its section, for messages.
 func (t *iniTable) key(key string) string { return "[" + t.name + "] " + key }
 
-// get returns the entry for a key in t, or else in the defaults. It returns nil if both
-// lack the key.
+// get returns the entry for a key in t, or else in the section DEFAULT. It returns nil if
+// both lack the key.
 func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 	if e := t.find(key); e != nil {
 		return e

@@ -133,10 +133,9 @@ func ReadFile(name string) ([]byte, error) {
 	return text, err
 }
 
-// Convert converts the named files, and the files that they refer to, into one
-// configuration. The files must belong to one machine. Name math_repo's file together
-// with tstatrepository.conf, which does not refer to it; tstat.conf refers to
-// math_probe's file.
+// Convert converts the named files, and the files to which they refer, into the
+// configuration of one machine. tstat.conf refers to math_probe's file.
+// tstatrepository.conf does not refer to math_repo's file, so names must contain both.
 func Convert(names []string, opt Options) (*Config, error) {
 	c := &converter{opt: opt}
 	var math, rest []string
@@ -203,8 +202,8 @@ func (c *converter) note(line int, key, format string, args ...any) {
 	c.cfg.Notes = append(c.cfg.Notes, Note{c.file, line, key, fmt.Sprintf(format, args...)})
 }
 
-// location returns FILE:LINE: KEY for a key of the current file, for the comment above
-// the setting.
+// location returns FILE:LINE: KEY for a key of c.file, the file being read. This text
+// becomes the comment above the setting.
 func (c *converter) location(line int, key string) string {
 	return fmt.Sprintf("%s:%d: %s", c.file, line, key)
 }

@@ -47,8 +47,8 @@ func hasAttr(e *element, name string) bool {
 	return false
 }
 
-// hydra converts the configuration of math_repo, one of the modules in the configuration
-// of hydra. It adds notes about the other modules and settings.
+// hydra converts root, a configuration of hydra. It converts the configuration of the
+// module math_repo, and adds notes about the other modules and settings.
 func (c *converter) hydra(root *element) error {
 	found := false
 	for _, a := range root.attrs {
@@ -82,8 +82,8 @@ func (c *converter) hydra(root *element) error {
 	return nil
 }
 
-// noteUnknown adds notes about attributes of e that were not read, and about children
-// whose names are not in children. The old programs ignore both.
+// noteUnknown adds notes about attributes of e that were not read, and about child
+// elements that are repeated or not named in children.
 func (c *converter) noteUnknown(e *element, children ...string) {
 	for _, a := range e.attrs {
 		if !a.used && a.name != "xmlns" {
@@ -216,8 +216,8 @@ func (c *converter) mathRepo(e *element) {
 	}
 }
 
-// dbstream adds the URL of the database that e, a dbsHandler, describes to the given
-// section.
+// dbstream adds a database URL to the given section. The element e, a dbsHandler,
+// describes the database.
 func (c *converter) dbstream(section string, e *element) {
 	q := url.Values{}
 	if schema := e.attr("partSchema"); schema == "" {

@@ -101,8 +101,9 @@ func (s *State) stream(file string, line int, name string) *Stream {
 	return &s.Streams[len(s.Streams)-1]
 }
 
-// readElement reads the root element of a state file. It returns nil if the
-// file is missing, empty or unusable.
+// readElement reads a state file and returns its root element, whose name must be root.
+// It returns nil if the file is missing, empty or unusable; in the last case it also adds
+// a note.
 func (s *State) readElement(file, root string) *element {
 	text, err := ReadFile(file)
 	if isMissing(err) {
@@ -130,7 +131,7 @@ func (s *State) readElement(file, root string) *element {
 	return nil
 }
 
-// readRunning reads the list of registered streams.
+// readRunning reads the registered streams from file, math_repo's list of them.
 func (s *State) readRunning(file string) {
 	root := s.readElement(file, "runningImports")
 	if root == nil || root.child("imports") == nil {
@@ -171,8 +172,9 @@ func (s *State) registration(file string, e *element) {
 // 36812.
 const maxTime = 1 << 40
 
-// readTime reads a time from the named attribute, attr, of a stream's state file. It
-// calls set with the stream and the time, unless the time is missing, invalid or zero.
+// readTime reads a time from the attribute attr in file, the state file of the named
+// stream. It calls set with that stream and the time, unless the time is missing, invalid
+// or zero.
 func (s *State) readTime(file, name, attr string, set func(*Stream, time.Time)) {
 	e := s.readElement(file, "state")
 	if e == nil {

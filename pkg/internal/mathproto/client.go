@@ -133,8 +133,8 @@ func responseError(resp *http.Response) error {
 	return &statusError{resp.StatusCode, strings.ToValidUTF8(strings.TrimSpace(string(text)), "?")}
 }
 
-// responseTime returns the peer's time from the Date header, or the local time
-// without a valid Date.
+// responseTime returns the peer's time from the Date header of resp, or the local time if
+// that header is missing or invalid.
 func responseTime(resp *http.Response) time.Time {
 	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		return t
@@ -142,9 +142,9 @@ func responseTime(resp *http.Response) time.Time {
 	return time.Now()
 }
 
-// list fetches the list of a stream's files from a probe. It calls begin with the
-// probe's time, and then calls the function that begin returned once for each name.
-// finished reports whether Tstat no longer writes to any listed file.
+// list fetches the list of a stream's files from the probe at addr. It passes the probe's
+// time to begin, and then each listed name to the function that begin returned. finished
+// reports whether Tstat no longer writes to any listed file.
 func (c *client) list(ctx context.Context, addr, stream string, begin func(time.Time) func(name string)) (finished bool, err error) {
 	resp, err := c.do(ctx, http.MethodGet, addr, listPath+stream, nil)
 	if err != nil {
@@ -209,7 +209,7 @@ func (c *client) head(ctx context.Context, addr, path string) (v version, now ti
 var errLength = errors.New("the peer does not say how long the file is")
 
 // content reads a file over HTTP. If the connection breaks and the file has not changed,
-// it resumes at the same position.
+// content resumes at the same position.
 type content struct {
 	ctx    context.Context
 	c      *client
@@ -231,7 +231,8 @@ const minSpeed = 1 << 10
 // errSlow reports a peer slower than minSpeed.
 var errSlow = errors.New("the peer is too slow")
 
-// open requests a file. It returns fs.ErrNotExist if the file is gone.
+// open requests the file at path, and returns its content. addr returns the current
+// address of the probe. The error is fs.ErrNotExist if the file is gone.
 func (c *client) open(ctx context.Context, addr func() string, path string) (*content, error) {
 	f := &content{ctx: ctx, c: c, addr: addr, path: path, back: retry.New(c.timing.pause, maxPause)}
 	resp, err := c.do(ctx, http.MethodGet, addr(), path, nil)
@@ -257,7 +258,7 @@ func (c *client) open(ctx context.Context, addr func() string, path string) (*co
 // transfer.
 var errChanged = errors.New("the file changed while it was read")
 
-// request requests the part of the file that starts at pos.
+// request requests the part of the file that starts at f.pos.
 func (f *content) request() error {
 	var header []string
 	if f.pos > 0 {

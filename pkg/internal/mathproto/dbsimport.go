@@ -160,7 +160,8 @@ func (r *Repository) logRefusal(what string, req *http.Request, reg Registration
 	})
 }
 
-// register registers a stream, or changes a registered one.
+// register registers the stream that the body of req describes. If a stream with that
+// name is already registered, register changes it.
 func (r *Repository) register(req *http.Request) (code int, text string) {
 	body, err := io.ReadAll(io.LimitReader(req.Body, maxBody+1))
 	if err != nil {
@@ -252,8 +253,8 @@ func (r *Repository) countStreams(name string) (n int) {
 	return n
 }
 
-// accept adds a valid stream, or changes the stream with the same name. If
-// adopt is true, the stream is recorded as adopted.
+// accept adds the stream e, which must be valid, or changes the registered stream with
+// the same name. If adopt is true, accept also records an added stream as adopted.
 func (r *Repository) accept(e entry, adopt bool) (code int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

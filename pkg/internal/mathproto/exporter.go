@@ -92,7 +92,7 @@ type Exporter struct {
 	rewrites *rewrites // nil if logs are served as they are
 }
 
-// scan is the result of a scan of the exported folder.
+// scan holds the streams and files that were found in the exported folder.
 type scan struct {
 	streams map[string]*servedStream
 	files   map[string]string // maps listed names to paths below the root
@@ -181,7 +181,8 @@ func (p *Exporter) Run(ctx context.Context) error {
 // scanEvery is the minimum interval between folder scans that requests trigger.
 const scanEvery = time.Second
 
-// current returns a scan of the folder that is at most scanEvery old.
+// current returns the latest scan of the exported folder, or a new one if the latest is
+// older than scanEvery.
 func (p *Exporter) current(ctx context.Context) (*scan, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

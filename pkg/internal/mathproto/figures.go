@@ -33,7 +33,7 @@ func (f *figures) clearStores() {
 	f.stores = nil
 }
 
-// recordCounts records the counts of the current import run.
+// recordCounts records total, the counts of the current import run so far.
 func (f *figures) recordCounts(total bulk.TypeSummary) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -161,7 +161,8 @@ func newLists(limits listLimits) *lists {
 	return &lists{listLimits: limits, lists: map[*reading]struct{}{}}
 }
 
-// begin registers a list that is about to be read. The caller must call end.
+// begin registers a list that is about to be read. The caller must call lists.end when it
+// has read the list.
 func (l *lists) begin(cancel context.CancelCauseFunc) *reading {
 	rd := &reading{cancel: cancel}
 	if l != nil {
@@ -180,7 +181,8 @@ func (l *lists) end(rd *reading) {
 	}
 }
 
-// remove removes a list. The caller holds the lock.
+// remove removes rd from the lists being read, if it is one of them. The caller holds the
+// lock.
 func (l *lists) remove(rd *reading) {
 	if _, known := l.lists[rd]; known {
 		delete(l.lists, rd)
@@ -188,8 +190,8 @@ func (l *lists) remove(rd *reading) {
 	}
 }
 
-// grow adds bytes to the size of a list. If all lists together exceed their limit, grow
-// cancels reading the largest one, so that a long list cannot displace short ones.
+// grow adds bytes to the size of the list rd. If all lists together exceed their limit,
+// grow cancels reading the largest one, so that a long list cannot displace short ones.
 func (l *lists) grow(rd *reading, bytes int) {
 	if l == nil {
 		return
@@ -296,8 +298,8 @@ type lister struct {
 }
 
 // add records the folder of a listed name. If the file is wanted and not stored yet, add
-// also selects the name for this pass. If the limits do not allow this, it postpones the
-// newest name.
+// also selects the name for this pass. If the limits do not allow this, add postpones the
+// newest of this name and the selected ones.
 func (k *lister) add(name string) {
 	s := k.s
 	l, ok, err := parseListed(name, s.opt.Location)
@@ -345,8 +347,8 @@ func (k *lister) postpone(l listedFile) {
 	}
 }
 
-// addFolder records that the list contains the folder f. It is called for each name, and
-// names in the same folder usually follow each other.
+// addFolder records that the list contains the folder f. It is called for each name, so
+// it ignores f if the previous name was in the same folder.
 func (k *lister) addFolder(f folder) {
 	n := len(k.folders)
 	if n > 0 && k.folders[n-1] == f {
@@ -392,9 +394,10 @@ func (k *lister) listing() *listing {
 	return &listing{logs: logs, more: more, newest: k.newest, next: k.next(logs)}
 }
 
-// twins returns the stored files in other parent folders that have the same key as one
-// of the first n logs, because the import compares a record with all files that have
-// its key. n is below len(logs) if there would be too many twins.
+// twins returns the stored files that have the same store key as one of the first n logs,
+// but are in another parent folder. The import needs them, because it compares a record
+// with all files that have its key. n is below len(logs) if there would be too many
+// twins.
 func (k *lister) twins(logs []listedFile) (n int, twins []listedFile) {
 	s := k.s
 	if len(k.parents) < 2 || k.s.opt.lists == nil {

@@ -45,7 +45,7 @@ const (
 	textPlain      = "text/plain; charset=utf-8"
 )
 
-// Limits on peers.
+// Limits on the messages and streams of peers.
 const (
 	maxBody   = 64 << 10 // bytes of a registration
 	maxList   = 64 << 20 // bytes of a list of files, or of registrations

@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// Limits on the interval between checks of the repository.
+// Limits on the interval at which an Exporter checks its registrations.
 const (
 	minRegister = 2 * time.Second // after a failure; doubles up to maxRegister
 	maxRegister = time.Minute

@@ -181,8 +181,8 @@ func (r *Repository) Run(ctx context.Context) error {
 	return err
 }
 
-// Summaries returns the results of the imports that have ended. After Run, it includes
-// at least one for each stream whose stores could be opened.
+// Summaries returns the results of the imports that have ended. After Run has returned,
+// these include at least one for each stream whose stores could be opened.
 func (r *Repository) Summaries() []*bulk.Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -198,7 +198,8 @@ func (r *Repository) save() error {
 	return state.Save(r.opt.State, stateFormat, reg)
 }
 
-// saveOrLog saves the registry, and only logs an error. The caller holds the lock.
+// saveOrLog saves the registry. It logs an error instead of returning it. The caller
+// holds the lock.
 func (r *Repository) saveOrLog() {
 	if err := r.save(); err != nil {
 		r.log.Error("list of streams not saved", "err", err)
@@ -244,10 +245,10 @@ func (r *Repository) recordResponse(s *stream, ok bool) {
 // stream that the probe registered without TLS.
 const ownerSilence = time.Hour
 
-// mayChange returns nil if the peer may change or remove the stream, or else the reason
-// why not. A stream belongs to the certificate that registered it or, without TLS, to the
-// address until that has been silent for ownerSilence. The caller holds the repository's
-// lock.
+// mayChange returns nil if the peer with this address and identity may change or remove
+// the stream, or else an error that says why not. A stream belongs to the certificate
+// that registered it. Without TLS, it belongs to the address that registered it until its
+// probe has been silent for ownerSilence. The caller holds the repository's lock.
 func (s *stream) mayChange(from netip.Addr, identity string) error {
 	host := peer.Host(from) // an IPv6 host may change its address within its /64 network
 	silent := s.unanswered && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence
@@ -261,8 +262,8 @@ func (s *stream) mayChange(from netip.Addr, identity string) error {
 		fmt.Sprintf("if that probe has moved, remove the stream: send DELETE %s/%d from this machine", importPath, s.ID))
 }
 
-// probe returns a stream's probe: the one that the certificate names, else the one
-// known to have the peer's address, else one with the stream's name.
+// probe returns the probe of the stream e: the probe that the certificate names, else the
+// known probe with the peer's address, else a probe with the name of the stream.
 func (r *Repository) probe(e entry) peer.Probe {
 	name := peer.ProbeOf(e.Identity)
 	at, known := r.opt.Probes.ByAddr(e.Peer)
@@ -388,7 +389,7 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 	return err
 }
 
-// markLive sets entry.Live, because the stream has delivered new logs.
+// markLive records that the stream s has delivered new logs: it sets entry.Live.
 func (r *Repository) markLive(s *stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -399,7 +400,7 @@ func (r *Repository) markLive(s *stream) {
 	r.saveOrLog()
 }
 
-// peerOf returns s.peer(), called with the lock held.
+// peerOf returns s.peer(). It holds the lock of r during the call.
 func (r *Repository) peerOf(s *stream) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
