@@ -213,8 +213,9 @@ func (w *rewrites) source(dir string) (anonymize.Source, error) {
 	return source, nil
 }
 
-// reportRefused logs that a log is not served because it cannot be anonymized. It reports
-// each path once, but may repeat a path after keptRefused others.
+// reportRefused logs that the log at path is not served because it cannot be anonymized.
+// It reports each path once, but may repeat a path after keptRefused paths. It does not
+// report missing files.
 func (w *rewrites) reportRefused(path string, err error) {
 	w.mu.Lock()
 	first := !w.refused[path]

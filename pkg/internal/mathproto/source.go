@@ -88,7 +88,7 @@ type source struct {
 	ready   time.Time   // earliest time at which to request the list again
 }
 
-// fileState holds what is known about a listed file.
+// fileState is what a source knows about a file that the probe lists.
 type fileState struct {
 	version
 	mtime    time.Time
@@ -128,8 +128,8 @@ func (s *source) move(addr string) {
 	s.url.Addr = addr
 }
 
-// Files implements bulk.Source. It marks files that may still be growing, because old
-// probes list all files, in any order.
+// Files implements bulk.Source. It marks the files that may still be growing, because old
+// probes list unfinished files too, in any order.
 func (s *source) Files(ctx context.Context) ([]bulk.File, error) {
 	files, err := s.list(ctx)
 	if err != nil {
@@ -184,7 +184,8 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 // to read long lists.
 const pauseTimes = 4
 
-// read fetches the list and selects the names for this pass.
+// read fetches the probe's list of files, and selects from it the names to process in
+// this pass.
 func (s *source) read(ctx context.Context) (*listing, error) {
 	s.opt.lists.release(s.pending)
 	s.pending, s.more = 0, false
@@ -225,7 +226,8 @@ func (s *source) read(ctx context.Context) (*listing, error) {
 	return list, nil
 }
 
-// isStored reports whether the listed file is stored and needs no further checks.
+// isStored reports whether the file that the probe lists as name is stored and needs no
+// further checks.
 func (s *source) isStored(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -237,8 +239,8 @@ func (s *source) isStored(name string) bool {
 	return known
 }
 
-// settler returns the bulk.File.Settled function for l, or nil if stored files are not
-// recorded. The function records l as stored, unless l needs further HEAD requests.
+// settler returns the bulk.File.Settled function for l, or nil if s does not record
+// stored files. The function records l as stored, unless l needs further HEAD requests.
 func (s *source) settler(l listedFile) func() {
 	if s.opt.lists == nil || s.manyParents {
 		return nil
@@ -266,7 +268,8 @@ func (s *source) reset() {
 // needed because the peer chooses what the warnings quote.
 const maxWarned = 100
 
-// warnOnce logs each distinct warning once, up to maxWarned warnings.
+// warnOnce logs a warning unless the same warning was logged before. It logs at most
+// maxWarned warnings per stream.
 func (s *source) warnOnce(message string, attrs ...any) {
 	s.mu.Lock()
 	text := message + fmt.Sprint(attrs...)
@@ -280,8 +283,8 @@ func (s *source) warnOnce(message string, attrs ...any) {
 	}
 }
 
-// requestVersions requests the versions of those files that may have changed, and
-// returns the probe's time.
+// requestVersions requests the current version of each of logs, except those known to be
+// final. It returns the time on the probe's clock.
 func (s *source) requestVersions(ctx context.Context, logs []listedFile) (now time.Time, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -63,21 +63,22 @@ type StreamStats struct {
 // a running Tstat.
 const archiveAge = 30 * 24 * time.Hour
 
-// Lag returns the age of the newest folder from which a file was stored. It returns
-// false if no file was stored.
+// Lag returns the age of the newest folder from which a file of the stream was stored. It
+// returns false if no file of the stream was stored yet.
 func (s *StreamStats) Lag() (time.Duration, bool) {
 	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
 }
 
-// Late reports whether newer logs should have been stored by now. A stream that only
-// had logs older than archiveAge is never late. A stream that had newer logs stays late
-// until new logs arrive or the stream is removed.
+// Late reports whether logs newer than LastFolder should have been stored by now. A
+// stream that only had logs older than archiveAge is never late. A stream that had newer
+// logs stays late until new logs are stored or the stream is removed.
 func (s *StreamStats) Late() bool {
 	lag, known := s.Lag()
 	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archiveAge)
 }
 
-// Err returns the last error, or "" if a later pass stored everything.
+// Err returns the stream's last error, or "" if a pass after that error stored
+// everything.
 func (s *StreamStats) Err() string {
 	if s.ErrorTime.Before(s.LastPoll) {
 		return ""
@@ -85,8 +86,8 @@ func (s *StreamStats) Err() string {
 	return s.LastError
 }
 
-// Type returns the name of the stream's log type, or "" if the stream has several. It
-// returns an unknown StreamType unchanged.
+// Type returns the name of the stream's log type, or "" if the stream has several log
+// types. If StreamType is unknown, Type returns it unchanged.
 func (s *StreamStats) Type() string {
 	if t := LogType(s.StreamType); t != nil {
 		return t.Name
@@ -128,7 +129,7 @@ var RefusedRegistrations = prometheus.NewCounterFunc(prometheus.CounterOpts{
 
 var refusedRegistrations atomic.Int64
 
-// StoreStats is the state of one of a stream's stores.
+// StoreStats is the state of one store of a stream. A stream can have several stores.
 type StoreStats struct {
 	stream *StreamStats
 	bulk.StoreSummary

@@ -24,8 +24,8 @@ func NewCounts(width time.Duration, n int) *Counts {
 	return &Counts{width: width, bins: make([]int64, max(n, 2)), first: -1}
 }
 
-// Add counts n events that occurred at the time at. It ignores events that are older
-// than all intervals.
+// Add counts n events that occurred at the time at. It ignores them if that time is
+// before the oldest interval that c keeps.
 func (c *Counts) Add(at time.Time, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -47,8 +47,9 @@ func (c *Counts) Values(now time.Time) []int64 {
 	return c.values(now)
 }
 
-// Rate returns the number of events per second in the last two complete intervals, in the
-// only complete one, or in the current interval if none is complete yet.
+// Rate returns the number of events per second, as the average of the last two complete
+// intervals. If c has only one complete interval, it uses that one; if it has none, it
+// uses the current interval.
 func (c *Counts) Rate(now time.Time) float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,7 +72,8 @@ func (c *Counts) Rate(now time.Time) float64 {
 
 func (c *Counts) interval(t time.Time) int64 { return t.UnixNano() / int64(c.width) }
 
-// advance adds intervals up to number i, and clears the old intervals that they replace.
+// advance makes interval number i the newest one, unless a newer one exists. It clears
+// the memory of the old intervals that the new intervals reuse.
 func (c *Counts) advance(i int64) {
 	n := int64(len(c.bins))
 	for j := max(c.last+1, i-n+1); j <= i; j++ {

@@ -24,8 +24,8 @@ type Metric[T any] struct {
 	merge      func(a, b float64) float64 // combines values with the same labels
 }
 
-// Value returns a metric whose value is the result of f. f returns false if the value is
-// unknown.
+// Value returns a metric whose value is the first result of f. If the second result is
+// false, the value is unknown. Values with the same labels are added up.
 func Value[T any](name, help string, f func(*T) (float64, bool)) Metric[T] {
 	return Metric[T]{name, help, f, func(a, b float64) float64 { return a + b }}
 }
@@ -36,8 +36,8 @@ func Count[T any](name, help string, f func(*T) int64) Metric[T] {
 	return Value(name, help, func(t *T) (float64, bool) { return float64(f(t)), true })
 }
 
-// Flag returns a metric whose value is 1 if f returns true, otherwise 0. Among values
-// with the same labels, the greatest applies.
+// Flag returns a metric whose value is 1 if f returns true, otherwise 0. If several items
+// have the same labels, the value is 1 if f returns true for any of them.
 func Flag[T any](name, help string, f func(*T) bool) Metric[T] {
 	return Metric[T]{name, help, func(t *T) (v float64, known bool) {
 		if f(t) {
@@ -47,8 +47,8 @@ func Flag[T any](name, help string, f func(*T) bool) Metric[T] {
 	}, func(a, b float64) float64 { return max(a, b) }}
 }
 
-// Time returns a metric whose value is a time in Unix seconds. A zero time means
-// unknown. Among times with the same labels, the latest applies.
+// Time returns a metric whose value is the time from f in Unix seconds. A zero time means
+// unknown. If several items have the same labels, the value is the latest of their times.
 func Time[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	return Metric[T]{name, help, func(t *T) (float64, bool) {
 		at := f(t)
@@ -56,8 +56,8 @@ func Time[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	}, func(a, b float64) float64 { return max(a, b) }}
 }
 
-// Earliest returns a metric like Time, but among times with the same labels, the
-// earliest applies.
+// Earliest returns a metric like Time. If several items have the same labels, however,
+// the value is the earliest of their times.
 func Earliest[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	m := Time(name, help, f)
 	m.merge = func(a, b float64) float64 { return min(a, b) }
@@ -72,9 +72,9 @@ type Table[T any] struct {
 }
 
 // New returns a table of metrics whose names begin with tstatrepo_ and prefix. names
-// lists the names of the labels; labels returns their values for an item. If labels
-// returns one value fewer than names has, the first label comes from the items passed
-// to Collect.
+// lists the names of the labels; labels returns the values of the labels for an item. If
+// labels returns one value fewer than names has, the value of the first label comes from
+// the argument items of Collect.
 func New[T any](prefix string, names []string, labels func(*T) []string, list ...Metric[T]) *Table[T] {
 	t := &Table[T]{labels: labels, metrics: list}
 	for i := range list {
@@ -91,14 +91,16 @@ func (t *Table[T]) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Of returns items for Collect and gives all of them the same first label. first is "" if
-// the table's labels function returns all values.
+// Of returns items in the form that Table.Collect accepts. first is the value of the
+// first label for all items, or "" if the labels function passed to New returns a value
+// for each label.
 func Of[T any](first string, items ...T) iter.Seq2[string, *T] {
 	return Each([]struct{}{{}}, func(*struct{}) (string, []T) { return first, items })
 }
 
-// Each returns the items of all owners for Collect. items returns the items of an owner
-// and their first label.
+// Each returns the items of all owners in the form that Table.Collect accepts. The
+// function items returns the items of one owner, and the value of the first label for
+// them.
 func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Seq2[string, *T] {
 	return func(yield func(string, *T) bool) {
 		for i := range owners {
@@ -113,7 +115,8 @@ func Each[O, T any](owners []O, items func(*O) (first string, list []T)) iter.Se
 }
 
 // Collect sends the metrics of items, which must come from Of or Each. It merges the
-// values of items with the same labels, because a metric must be unique.
+// values of items with the same labels, because Prometheus allows only one value for each
+// set of labels.
 func (t *Table[T]) Collect(ch chan<- prometheus.Metric, items iter.Seq2[string, *T]) {
 	// Valid UTF-8 does not contain the separator.
 	const separator = "\xff"

@@ -58,7 +58,8 @@ type chunk struct {
 	min, max []byte
 }
 
-// encoder encodes column chunks. It reuses its memory.
+// encoder encodes column chunks, one after the other. It reuses its buffers for each
+// chunk.
 type encoder struct {
 	zstd       *zstd.Encoder
 	page       []byte
@@ -80,8 +81,9 @@ var encoders = sync.Pool{New: func() any {
 	return &encoder{zstd: z}
 }}
 
-// encode encodes v, the values of a column of type t in a row group with the given
-// number of rows. It appends the pages to dst.
+// encode encodes v, the values of a column of type t in a row group with the given number
+// of rows. It appends the pages to dst; the result is the data of the chunk that it
+// returns.
 func (e *encoder) encode(dst []byte, t Type, v *Values, rows int) chunk {
 	if n := len(v.Ints) + len(v.Floats) + len(v.Bools) + len(v.Ends); n+v.Nulls != rows {
 		panic(fmt.Sprintf("%d values and %d NULLs in %d rows", n, v.Nulls, rows))
@@ -179,8 +181,9 @@ func (e *encoder) bools(c *chunk, v []bool, def []int16, rows int) {
 	e.dataPages(c, def, rows, nil, func(dst []byte, from, to int) []byte { return appendPlainBools(dst, v[from:to]) })
 }
 
-// byDictionary encodes v with a dictionary, or returns false if v has too many
-// distinct numbers. low and high are the minimum and maximum of v.
+// byDictionary adds v to c, encoded with a dictionary. If v has too many distinct
+// numbers, it returns false and adds nothing. low and high are bounds of the numbers in
+// v.
 func (e *encoder) byDictionary(c *chunk, v []int64, low, high int64, def []int16, rows int) bool {
 	limit := min(maxNumbers, len(v)/8)
 	if limit == 0 {
@@ -196,9 +199,8 @@ func (e *encoder) byDictionary(c *chunk, v []int64, low, high int64, def []int16
 	return true
 }
 
-// dictionary adds e.page as a dictionary page of n entries, and e.indexes as
-// one data page. More data pages would not help, because an index takes at most
-// 2 bytes.
+// dictionary adds two pages to c: e.page as a dictionary page of n entries, and e.indexes
+// as a data page. One data page suffices, because an index takes at most 2 bytes.
 func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dictionaryPage, n, plain, true)
 	c.dictionary = len(c.data)
@@ -214,10 +216,10 @@ func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dataPage, rows, rleDictionary, true)
 }
 
-// dataPages adds data pages of about pageRows rows. If size is not nil, it returns the
-// size of a value in bytes, and pages are limited to pageSize bytes, except for single
-// larger values. The function values encodes v[from:to] for the values v of the
-// column.
+// dataPages adds data pages of about pageRows rows to c. The function values encodes the
+// column's values with the indexes from, …, to-1, and appends the result to dst. If size
+// is not nil, size returns the size of a value in bytes; a page then has at most pageSize
+// bytes, unless a single value is larger.
 func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int) int, values func(dst []byte, from, to int) []byte) {
 	compress := c.encoding != deltaBinaryPacked // its pages do not compress
 	value := 0
@@ -254,9 +256,10 @@ func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int
 	}
 }
 
-// addPage adds e.page to a chunk. If compress is true, it tries to compress the
-// page, and reports whether this saved at least 5 %. Otherwise it stores the
-// page uncompressed. values is the number of values including NULLs.
+// addPage adds e.page, which has the given number of values including NULLs, to c. It
+// compresses the page and returns true if compress is true, the page is not tiny, and
+// compression saves at least 5 %. Otherwise it adds the page uncompressed and returns
+// false.
 func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (compressed bool) {
 	e.compressed = e.compressed[:0]
 	if compress && len(e.page) >= minCompressed {
@@ -292,8 +295,8 @@ func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (
 	return compressed
 }
 
-// sized returns a slice of length n with undefined elements. It reuses old's
-// memory if there is enough.
+// sized returns a slice of length n with undefined elements. It reuses the memory of old
+// if that is large enough.
 func sized[T any](old []T, n int) []T {
 	if cap(old) < n {
 		return make([]T, n, n+n/8)
@@ -308,8 +311,8 @@ type numberTable struct {
 	slots   []uint16 // hash table of the same values
 }
 
-// maxDirect is the size up to which a range of numbers is indexed without
-// hashing.
+// maxDirect is the size of the largest range of numbers that a numberTable indexes
+// without hashing.
 const maxDirect = 1 << 16
 
 // index collects the distinct numbers of v in entries, and sets dst[i] to the index of
@@ -418,7 +421,8 @@ func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, row
 	})
 }
 
-// bound extends the statistics to include s. Strings compare as unsigned bytes.
+// bound extends the range from c.min to c.max, which is for statistics, to include s.
+// Strings compare as unsigned bytes.
 func (c *chunk) bound(s []byte) {
 	if s == nil {
 		s = []byte{} // nil would mean unknown
@@ -431,8 +435,8 @@ func (c *chunk) bound(s []byte) {
 	}
 }
 
-// limitBounds removes the statistics if they are too long, and otherwise copies
-// them, because they refer to shared memory.
+// limitBounds removes c.min and c.max if one of them is longer than maxBound. Otherwise
+// it copies both, because they refer to memory that c does not own.
 func (c *chunk) limitBounds() {
 	if len(c.min) > maxBound || len(c.max) > maxBound {
 		c.min, c.max = nil, nil
@@ -485,7 +489,7 @@ func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
 	return true
 }
 
-// text returns the string at index.
+// text returns the distinct string of t with the given index.
 func (t *textTable) text(index uint32) []byte {
 	from := uint32(0)
 	if index > 0 {

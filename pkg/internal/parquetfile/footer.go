@@ -64,8 +64,8 @@ func (t *compact) chunk(col *Column, c *chunk, rows int, at int64) {
 	t.end()
 }
 
-// pageEncoding appends a PageEncodingStats. It shows readers whether all values
-// are in the dictionary.
+// pageEncoding appends a PageEncodingStats: the number of pages with the given kind and
+// encoding. It shows readers whether a chunk has all its values in its dictionary.
 func (t *compact) pageEncoding(kind, encoding, pages int) {
 	t.open()
 	t.i32(1, kind)
@@ -111,7 +111,7 @@ func (w *Writer) footer(metadata [][2]string) []byte {
 	return t.b
 }
 
-// physical returns the format's number for t's physical type.
+// physical returns the number by which the file format identifies the physical type of t.
 func (t Type) physical() int {
 	switch t {
 	case Boolean:
@@ -124,8 +124,8 @@ func (t Type) physical() int {
 	return 2 // INT64
 }
 
-// column appends a SchemaElement. A column with a logical type also has the
-// older converted type.
+// column appends the SchemaElement that describes c. If c has a logical type, the element
+// also contains the converted type, for older readers.
 func (t *compact) column(c Column) {
 	t.open()
 	t.i32(1, c.Type.physical())

@@ -87,8 +87,8 @@ func (g *RowGroup) Reset(columns int) {
 	}
 }
 
-// encode encodes the remaining columns of g. Several goroutines may call it at
-// the same time.
+// encode encodes the columns of g that no goroutine has started to encode yet. Several
+// goroutines may call it at the same time.
 func (g *RowGroup) encode() {
 	e := encoders.Get().(*encoder)
 	for {
@@ -103,8 +103,8 @@ func (g *RowGroup) encode() {
 	}
 }
 
-// encodeColumn encodes a column. It turns a panic into an error of the row
-// group, so that a panic does not end the process.
+// encodeColumn encodes column i of g with e. It turns a panic into an error of g, so that
+// the process does not end.
 func (g *RowGroup) encodeColumn(e *encoder, i int) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -121,7 +121,7 @@ func (g *RowGroup) encodeColumn(e *encoder, i int) {
 // stop makes the goroutines that encode g end after their current columns.
 func (g *RowGroup) stop() { g.next.Store(int32(len(g.columns))) }
 
-// wait waits until no other goroutine encodes g.
+// wait waits until the goroutine that encodes g has ended, if Writer.Add started one.
 func (g *RowGroup) wait() {
 	if g.done != nil {
 		<-g.done
@@ -160,8 +160,8 @@ func (w *Writer) write(p []byte) error {
 	return err
 }
 
-// Add adds a row group. The caller must not use g until Finish or Abort returns
-// it. If inBackground is true, a goroutine starts to encode g.
+// Add adds g as the next row group of the file. The caller must not use g again until
+// Finish or Abort returns it. If inBackground is true, a goroutine starts to encode g.
 func (w *Writer) Add(g *RowGroup, inBackground bool) {
 	g.columns = w.schema.Columns
 	g.chunks = sized(g.chunks, len(g.columns))
@@ -200,8 +200,8 @@ func (w *Writer) Finish() (*RowGroup, error) {
 	return g, nil
 }
 
-// Close writes the footer with the given key-value metadata. All row groups
-// must be finished. Close does not close the io.Writer.
+// Close writes the footer with the given key-value metadata. Finish must have returned
+// all row groups before. Close does not close the io.Writer passed to NewWriter.
 func (w *Writer) Close(metadata [][2]string) error {
 	footer := w.footer(metadata)
 	footer = binary.LittleEndian.AppendUint32(footer, uint32(len(footer)))

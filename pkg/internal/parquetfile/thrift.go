@@ -27,7 +27,8 @@ func zigzag(x int64) uint64 { return uint64(x<<1) ^ uint64(x>>63) }
 
 func (t *compact) uvarint(x uint64) { t.b = binary.AppendUvarint(t.b, x) }
 
-// field starts a field. IDs must increase within a struct.
+// field starts a field with the given ID and kind. The IDs of the fields of a struct must
+// increase.
 func (t *compact) field(id int, kind byte) {
 	if d := id - t.last; d < 16 {
 		t.b = append(t.b, byte(d)<<4|kind)
@@ -73,7 +74,7 @@ func (t *compact) element(x string) {
 	t.b = append(t.b, x...)
 }
 
-// list starts a list of n elements.
+// list starts a field with the given ID that is a list of n elements of the given kind.
 func (t *compact) list(id int, kind byte, n int) {
 	t.field(id, thriftList)
 	if n < 15 {
@@ -84,8 +85,9 @@ func (t *compact) list(id int, kind byte, n int) {
 	}
 }
 
-// begin starts a struct that is a field. open starts the outermost struct or an
-// element of a list. end ends the innermost struct.
+// begin starts a field with the given ID that is a struct. Method open starts any other
+// struct: the outermost one or an element of a list. Method end ends the innermost
+// struct.
 func (t *compact) begin(id int) {
 	t.field(id, thriftStruct)
 	t.open()

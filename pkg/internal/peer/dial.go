@@ -27,7 +27,7 @@ type Dialer struct {
 	ReadStall, WriteStall time.Duration
 }
 
-// Dial connects to addr.
+// Dial connects to addr without TLS.
 func (d *Dialer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	c, err := (&net.Dialer{Timeout: d.Timeout, Control: d.Control}).DialContext(ctx, network, addr)
 	if err != nil || d.ReadStall == 0 && d.WriteStall == 0 {

@@ -42,8 +42,9 @@ var errPlain = hint.New("no TLS on a listener with TLS", "the peer has to connec
 
 var errOwnCertificate = hint.New("TLS whose certificate the peer does not accept", "the peer has to know the authority of `tls-cert`, and the name or address that it connects to must be in the certificate")
 
-// refuseTLS counts and logs a failed handshake, whose error message is text. A peer
-// that only disconnects, like a port check, does not count as refused.
+// refuseTLS counts and logs a failed TLS handshake with the peer at from. text is the
+// error message. A peer that only disconnects, like a port check, does not count as
+// refused.
 func (r *refuser) refuseTLS(from net.Addr, text string) {
 	for _, c := range serverCauses {
 		if strings.Contains(text, c.text) {
@@ -54,8 +55,8 @@ func (r *refuser) refuseTLS(from net.Addr, text string) {
 	r.log.Debug("TLS handshake failed", "peer", from, "address", r.listen, "err", text)
 }
 
-// Handshake performs the TLS handshake of c, a connection that l accepted. It fails
-// after timeout. It counts a failure as a refusal.
+// Handshake performs the TLS handshake of c, a connection that l accepted. It fails if
+// the handshake takes longer than timeout. It counts and logs failures; see refuseTLS.
 func (l *Listener) Handshake(c *tls.Conn, timeout time.Duration) error {
 	c.SetDeadline(time.Now().Add(timeout))
 	if err := c.Handshake(); err != nil {
@@ -141,12 +142,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, ExplainTLS(err)
 }
 
-// alertWait is how long a failed write of alertConn waits for the connection
-// to be closed.
+// alertWait is how long a failed write to an alertConn waits for the alertConn to be
+// closed.
 const alertWait = time.Second
 
-// alertConn is the connection below TLS. A failed write waits before it returns,
-// so that the reader can first receive the alert that explains the failure.
+// alertConn is the connection that a TLS connection uses. A failed write to it waits
+// before it returns, so that the reader can first receive the alert that explains the
+// failure.
 type alertConn struct {
 	net.Conn
 	once   sync.Once
@@ -154,8 +156,8 @@ type alertConn struct {
 	ending atomic.Bool
 }
 
-// SetWriteDeadline implements net.Conn. tls.Conn calls it before its last write, which
-// then does not wait.
+// SetWriteDeadline implements net.Conn. tls.Conn calls it before its last write. After
+// the call, a failed write no longer waits.
 func (c *alertConn) SetWriteDeadline(t time.Time) error {
 	c.ending.Store(true)
 	return c.Conn.SetWriteDeadline(t)

@@ -77,9 +77,9 @@ type Options struct {
 	Log   *slog.Logger // logs refused connections; nil disables logging
 }
 
-// Check returns a usage error if the options are invalid or let anybody connect. They
-// must restrict access to a loopback address, to allowed networks, or to clients with
-// a certificate.
+// Check returns a usage error if the options are invalid or let anybody connect. To be
+// valid, the options must restrict access to a loopback address, to allowed networks, or
+// to clients with a certificate.
 func (o Options) Check() error {
 	host, err := hostOf(o.Addr)
 	if err != nil {
@@ -155,7 +155,7 @@ type Listener struct {
 	host   string // as in Options.Addr
 }
 
-// SetDeadline makes Accept fail with os.ErrDeadlineExceeded after t.
+// SetDeadline makes Accept fail with os.ErrDeadlineExceeded from the time t on.
 func (l *Listener) SetDeadline(t time.Time) error {
 	return l.filter.Listener.(*net.TCPListener).SetDeadline(t)
 }
@@ -165,8 +165,9 @@ func (l *Listener) SyscallConn() (syscall.RawConn, error) {
 	return l.filter.Listener.(*net.TCPListener).SyscallConn()
 }
 
-// Listen opens a listener. With TLS, its connections are *tls.Conn. The handshake
-// takes place in the first Read or Write, so the caller must set a deadline before.
+// Listen opens a listener. With TLS, Accept returns a *tls.Conn before its handshake,
+// which takes place in the first Read or Write. The caller must set a deadline before
+// that.
 func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	if err := opt.Check(); err != nil {
 		return nil, err
@@ -200,8 +201,8 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	return l, nil
 }
 
-// ListenAll opens a listener for each of opts. If one fails, it closes the others.
-// log is the default for Options.Log.
+// ListenAll opens a listener for each of opts. If one cannot be opened, it closes those
+// already opened. log is the default for Options.Log.
 func ListenAll(opts []Options, log *slog.Logger) ([]*Listener, error) {
 	var list []*Listener
 	for _, o := range opts {

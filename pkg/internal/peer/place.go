@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// placeTimeout is how long a read may take before a PlaceReader releases its place.
-// A peer that sends at full speed keeps the place.
+// placeTimeout is how long a PlaceReader may take to read a piece before it releases its
+// place. If the peer sends at full speed, the PlaceReader keeps its place.
 const placeTimeout = 100 * time.Millisecond
 
 // Place is one of a limited number of slots for work on data from peers.
@@ -19,10 +19,10 @@ type Place interface {
 	Release()
 }
 
-// PlaceReader reads data from a peer in pieces. It holds a place when Read returns.
-// It releases the place while a piece takes longer than placeTimeout to arrive, so
-// that a slow peer does not block others. It waits for whole pieces, since even
-// from a slow peer each single byte may arrive within placeTimeout.
+// PlaceReader reads data from a peer in pieces. Its place is held when Read returns.
+// While a piece takes longer than placeTimeout to arrive, the place is released, so that
+// a slow peer does not block others. The timeout applies to whole pieces, since even a
+// slow peer may send each single byte within placeTimeout.
 type PlaceReader struct {
 	ctx   context.Context
 	in    io.Reader
@@ -32,9 +32,9 @@ type PlaceReader struct {
 	err   error  // to be returned after rest
 }
 
-// NewPlaceReader returns a reader that reads pieces of size bytes from in. The
-// place need not be held before the first Read. Nothing else may use the place
-// during a Read.
+// NewPlaceReader returns a PlaceReader that reads pieces of size bytes from in, and
+// acquires and releases place. The place need not be held before the first Read. Nothing
+// else may acquire or release the place during a Read.
 func NewPlaceReader(ctx context.Context, in io.Reader, place Place, size int) *PlaceReader {
 	return &PlaceReader{ctx: ctx, in: in, place: place, buf: make([]byte, size)}
 }
@@ -52,8 +52,8 @@ func (r *PlaceReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Reset discards data that was read but not returned yet. Call it after seeking in the
-// input.
+// Reset discards data that r has read from its input but not returned yet. Call it after
+// seeking in the input.
 func (r *PlaceReader) Reset() { r.rest, r.err = nil, nil }
 
 // fill reads the next piece into r.rest and acquires the place.

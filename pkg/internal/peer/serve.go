@@ -105,8 +105,8 @@ func (s *Server) server(l *Listener) *http.Server {
 // addresses have no such limit; see Host.
 func PerHost(total int) int { return max(1, total/4) }
 
-// ErrTooManyOfHost is the cause of refusal for connections from a host that already
-// has the maximum number; see PerHost.
+// ErrTooManyOfHost is the cause for refusing a connection from a host that already has
+// the maximum number of connections; see PerHost.
 var ErrTooManyOfHost = errors.New("its host has as many connections as one may have")
 
 // ConnHost returns the host of a connection's peer; see Host.
@@ -115,8 +115,8 @@ func ConnHost(c net.Conn) string {
 	return Host(addr.Addr())
 }
 
-// limited is a listener that limits the number of connections, in total and per host,
-// to the places in hosts. It does not wrap the connections, so that the kernel can
+// limited is a listener whose connections need a place in hosts, which limits their
+// number, in total and per host. It does not wrap the connections, so that the kernel can
 // still use sendfile.
 type limited struct {
 	*Listener
@@ -124,8 +124,8 @@ type limited struct {
 	hosts *Shares // shared by all listeners
 }
 
-// Accept waits for a connection first and then for a place. The reverse order
-// would reserve places for listeners without connections.
+// Accept waits for a connection first and then for a place for it. The reverse order
+// would reserve places for listeners to which nobody connects.
 func (l *limited) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()

@@ -44,8 +44,8 @@ func (s *Shares) Acquire(ctx context.Context, peer string) error {
 	return s.acquire(ctx, &waiter{peer: peer})
 }
 
-// acquireWithin waits for a place like Acquire, but returns errBound as soon as
-// the peer has reached its limit.
+// acquireWithin waits for a place like Acquire. As soon as the peer has as many places as
+// it may have, however, acquireWithin stops waiting and returns errBound.
 func (s *Shares) acquireWithin(ctx context.Context, peer string) error {
 	return s.acquire(ctx, &waiter{peer: peer, within: true})
 }
@@ -70,9 +70,8 @@ func (s *Shares) acquire(ctx context.Context, w *waiter) error {
 	return w.err // granted or refused meanwhile
 }
 
-// TryAcquire acquires a place for a peer if it can do so without waiting. If not,
-// all says why: true means that no place is free, false that the peer is at its
-// limit.
+// TryAcquire acquires a place for a peer if one is available at once, and reports whether
+// it did. If not, all is true if no place is free, or false if the peer is at its limit.
 func (s *Shares) TryAcquire(peer string) (ok, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,8 +97,8 @@ func (s *Shares) Release(peer string) {
 	s.grant()
 }
 
-// Contended reports whether another peer with fewer places is waiting. The given
-// peer should then release a place and wait for another.
+// Contended reports whether another peer is waiting that has fewer places than the given
+// peer. If so, the given peer should release a place and then wait for another.
 func (s *Shares) Contended(peer string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,9 +148,9 @@ func (s *Shares) finish(w *waiter, err error) {
 	close(w.done)
 }
 
-// Host returns the key that the limits per host use for an address: the IPv4 address,
-// or the /64 network of an IPv6 address, since a single host may use all of it. For a
-// loopback address it returns "", which stands for no limit, since such a peer is
+// Host returns the key under which the limits per host count addr: the IPv4 address, or
+// the /64 network of an IPv6 address, since a single host may use the whole network. For
+// a loopback address, Host returns "", which means no limit, since a local peer is
 // trusted and may be a proxy or a tunnel for many peers.
 func Host(addr netip.Addr) string {
 	addr = addr.Unmap().WithZone("")

@@ -34,9 +34,9 @@ func (t TLS) Check() error {
 	return nil
 }
 
-// Server returns the TLS configuration for a listener. If CA is set, clients need a
-// certificate signed by it. If changed files cannot be loaded, the configuration
-// keeps the previous ones and logs a warning.
+// Server returns the TLS configuration for a listener. If t.CA is set, clients need a
+// certificate signed by that authority. If a file of t changes but cannot be loaded, the
+// configuration keeps the previous content and logs a warning.
 func (t TLS) Server(log *slog.Logger) (*tls.Config, error) {
 	if err := t.Check(); err != nil {
 		return nil, err
@@ -52,8 +52,8 @@ func (t TLS) Server(log *slog.Logger) (*tls.Config, error) {
 	}, nil
 }
 
-// Client returns the TLS configuration for a client, with the current files. If CA
-// is not set, the client trusts the system's authorities.
+// Client returns the TLS configuration for a client, using the current content of the
+// files of t. If t.CA is not set, the client trusts the system's authorities.
 func (t TLS) Client() (*tls.Config, error) {
 	if (t.Cert == "") != (t.Key == "") {
 		return nil, t.Check()
@@ -105,7 +105,7 @@ func (t TLS) load() (*material, error) {
 	return &m, nil
 }
 
-// stamp returns the modification times of the files.
+// stamp returns the modification times of the files that t names, as far as they exist.
 func (t TLS) stamp() (s [3]time.Time) {
 	for i, path := range []string{t.Cert, t.Key, t.CA} {
 		if fi, err := os.Stat(path); err == nil {
@@ -118,7 +118,8 @@ func (t TLS) stamp() (s [3]time.Time) {
 // checkEvery is the minimum time between checks for changed files.
 const checkEvery = time.Second
 
-// cache holds the parsed files of a listener. Its method get reloads changed files.
+// cache holds the parsed TLS files of a listener. Its method get reloads them if they
+// have changed.
 type cache struct {
 	files TLS
 	log   *slog.Logger

@@ -64,7 +64,7 @@ func (d *delivery) post(samples []sample) error {
 	return err
 }
 
-// request sends a request without retries.
+// request sends body, an encoded WriteRequest, to the server once, without retries.
 func (s *Sink) request(ctx context.Context, body []byte) error {
 	unavailable := func(err error) error { return fmt.Errorf("%w: %s: %w", graphite.ErrUnavailable, s.opt.URL, err) }
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.opt.URL, bytes.NewReader(body))
@@ -87,8 +87,8 @@ func (s *Sink) request(ctx context.Context, body []byte) error {
 	return s.classify(resp.StatusCode, string(answer))
 }
 
-// classify returns the error for a response, or nil if the server accepted the points.
-// answer is the start of the response's body.
+// classify returns nil if the server accepted the points of a request, or else the error
+// that describes the server's response. answer is the start of the body of the response.
 func (s *Sink) classify(status int, answer string) error {
 	quoted := fmt.Sprintf("%d %s", status, http.StatusText(status))
 	if text := strings.TrimSpace(answer); text != "" {

@@ -142,8 +142,8 @@ func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 	return nil
 }
 
-// report passes the counts of a Send to Options.LeftOut. It logs a warning at most
-// once per reportEvery.
+// report passes left, the counts of one Send, to Options.LeftOut. It logs a warning about
+// them at most once per reportEvery.
 func (s *Sink) report(left LeftOut) {
 	if left.Total() == 0 {
 		return
@@ -190,8 +190,8 @@ type delivery struct {
 	retried500 bool     // status 500 was already retried for RetryTimeout
 }
 
-// leaveOut counts samples as left out, and keeps the first one as an example of the
-// reason. answer is the server's response, if any.
+// leaveOut counts samples as left out for the given reason. It keeps one sample per
+// reason as an example for the log. answer is the server's response, or "".
 func (d *delivery) leaveOut(samples []sample, reason, answer string) {
 	if len(samples) == 0 {
 		return
@@ -215,9 +215,9 @@ func (d *delivery) leaveOut(samples []sample, reason, answer string) {
 	}
 }
 
-// prepare returns the points to send, sorted by time across all series. Servers
-// without an out-of-order window require this order. It counts the points that cannot
-// be sent.
+// prepare returns the points to send, sorted by time across all series, because servers
+// without an out-of-order window require this order. It drops NaN and infinity. It counts
+// as left out the points with an invalid path, and points too far in the future.
 func (d *delivery) prepare(metrics []graphite.Metric) []sample {
 	latest := time.Now().Add(maxAhead).Unix()
 	samples := make([]sample, 0, graphite.Count(metrics))
@@ -248,7 +248,8 @@ func (d *delivery) prepare(metrics []graphite.Metric) []sample {
 
 func byTime(a, b sample) int { return cmp.Compare(a.Time, b.Time) }
 
-// after returns the index of the first sample later than t.
+// after returns the index of the first sample later than t. samples must be sorted by
+// time.
 func after(samples []sample, t int64) int {
 	i, _ := slices.BinarySearchFunc(samples, t, func(s sample, t int64) int {
 		if s.Time <= t {
@@ -344,10 +345,11 @@ const maxBroken = 3
 const brokenText = "500 Internal Server Error"
 
 // checkBroken finds out whether the server refuses only the points in d.broken or
-// currently stores nothing. It resends a point that the server has stored. If that
-// succeeds, checkBroken leaves out d.broken and returns nil; otherwise it returns
-// an error. Before the server stores its first point, checkBroken returns err, or
-// a general error if err is nil.
+// currently stores nothing. For this, it resends a point that the server has stored
+// before. If the server accepts the point or refuses it as a duplicate, checkBroken
+// leaves out d.broken and returns nil; otherwise it returns an error. If the server has
+// not stored any point of this Send yet, checkBroken returns err, or a general error if
+// err is nil.
 func (d *delivery) checkBroken(err error) error {
 	if d.accepted == nil {
 		return cmp.Or(err, fmt.Errorf("%w: %s answers 500 to all points", graphite.ErrUnavailable, d.opt.URL))

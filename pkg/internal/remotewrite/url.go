@@ -151,8 +151,8 @@ func firstLine(file string) (string, error) {
 	return strings.TrimSuffix(line, "\r"), err
 }
 
-// authorize adds the client's credentials and the configured headers to a request. It
-// rereads their files on each call.
+// authorize adds the client's credentials and the configured headers to r. On each call,
+// it reads the files with credentials and headers again.
 func (s *Server) authorize(r *http.Request) error {
 	set := func(line string) error {
 		name, value, err := parseHeader(line)

@@ -13,9 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/retry"
 )
 
-// victoria counts the points that VictoriaMetrics drops. VictoriaMetrics
-// acknowledges points beyond its retention and counts the dropped points only in its
-// own metrics.
+// victoria determines how many points VictoriaMetrics drops. VictoriaMetrics acknowledges
+// points that are older than its retention, drops them, and only counts them in its
+// metrics.
 type victoria struct {
 	*Sink
 	url        string
@@ -40,9 +40,9 @@ func newVictoria(s *Sink) *victoria {
 // VictoriaMetrics sends about 100 kB.
 const maxMetrics = 16 << 20
 
-// read returns the server's count of dropped points. ok is true if the server is
-// VictoriaMetrics. answered is false if the server gave no usable answer, so that ok
-// is not known.
+// read returns the number of dropped points from the server's metrics page. ok is true if
+// the server is VictoriaMetrics. If answered is false, the server gave no usable answer,
+// and ok means nothing.
 func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, v.url, nil)
 	if err != nil || v.opt.authorize(r) != nil {
@@ -74,9 +74,8 @@ func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	return count, ok, scan.Err() == nil
 }
 
-// begin reads the count at the start of a Send. It returns the number of points
-// from earlier Sends that the server has dropped but that have not been reported
-// yet.
+// begin reads the server's count of dropped points at the start of a Send. It returns how
+// many points of earlier Sends the server has dropped that were not reported yet.
 func (v *victoria) begin(ctx context.Context) (n int64) {
 	if v.known && !v.isVictoria {
 		return 0
@@ -102,10 +101,10 @@ const (
 	countWait = 3 * time.Second
 )
 
-// end returns how many points the server has dropped since begin. oldest is the
-// Unix time of the oldest point sent. end waits for the count at most once per
-// reportEvery; in between it returns 0, and a later begin or awaitCount returns the
-// number.
+// end returns how many points the server has dropped since begin. oldest is the Unix time
+// of the oldest point sent. The server updates its count late, so end waits for it, but
+// only once per reportEvery. Between these times, end returns 0, and a later begin or
+// awaitCount reports the points.
 func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	if !v.isVictoria || oldest >= time.Now().Add(-leastRetention).Unix() {
 		return 0
@@ -118,8 +117,8 @@ func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	return v.awaitCount(ctx)
 }
 
-// awaitCount waits until the server has updated its count, for at most countWait. It
-// returns how many points the server has dropped since the count was last read.
+// awaitCount waits until the server has updated its count of dropped points, for at most
+// countWait. It returns by how much the count has increased since it was last read.
 func (v *victoria) awaitCount(ctx context.Context) int64 {
 	if !v.pending {
 		return 0

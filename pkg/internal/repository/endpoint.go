@@ -112,8 +112,8 @@ func (e *endpoint) release() {
 	}
 }
 
-// close closes the endpoint permanently. It returns the error with which the
-// endpoint ended, or nil if the endpoint was never open.
+// close closes the endpoint permanently. It returns the error with which the endpoint
+// ended, or nil if there was none or the endpoint was never open.
 func (e *endpoint) close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -135,9 +135,9 @@ func (e *endpoint) close() error {
 	return nil
 }
 
-// reopen changes the function that opens the endpoint. An open endpoint first
-// accepts the data in flight, then reopens. If the new function fails, the
-// former one is used again.
+// reopen replaces the function with which the endpoint is opened. If the endpoint is
+// open, it first accepts the data in flight, and is then closed and opened with the new
+// function. If the new function fails, the former function is used again.
 func (e *endpoint) reopen(open openFunc) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -156,8 +156,8 @@ const (
 	maxRestart = time.Minute
 )
 
-// run serves the endpoint until the session ends. If the endpoint fails after it has
-// been open, run reopens it, because the process also serves other endpoints.
+// run serves the endpoint until the session s ends. If the endpoint fails after its first
+// successful opening, run reopens it, because the process also serves other endpoints.
 func (e *endpoint) run(s *session) {
 	defer close(s.done)
 	defer s.cancel()
@@ -221,8 +221,8 @@ func (e *endpoint) recordOpened(srv server) {
 }
 
 // recordClosed records that the endpoint has ended with err. If good is false, the
-// current function has failed to open the endpoint. recordClosed then restores the
-// former function, if there is one, and returns true.
+// function that opens the endpoint has failed. If reopen had set that function,
+// recordClosed restores the function used before and returns true.
 func (e *endpoint) recordClosed(err error, good bool) (former bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -32,7 +32,8 @@ type lastPoint struct {
 	received time.Time
 }
 
-// begin enables add until the matching call of end, which the caller must make.
+// begin makes add store points. The caller must call end later. Once end has been called
+// as often as begin, add does nothing again.
 func (l *lastPoints) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,8 +48,9 @@ func (l *lastPoints) end() {
 	}
 }
 
-// add stores the last point of each metric just received. It skips new metrics beyond
-// maxMetrics. It does nothing while no specification is active.
+// add stores the last point of each of metrics. It skips metrics that are not stored yet
+// if maxMetrics are stored already. It does nothing while no specification of
+// repository-collect_rrd is active.
 func (l *lastPoints) add(metrics []graphite.Metric) {
 	now := time.Now()
 	l.mu.Lock()
@@ -73,9 +75,8 @@ func (l *lastPoints) add(metrics []graphite.Metric) {
 	}
 }
 
-// rows returns a row with the columns resultsRRD for the last point of each metric,
-// ordered by path. It skips metrics of which no point was received since the given
-// time.
+// rows returns one row for the stored point of each metric, ordered by path, with the
+// columns in resultsRRD. It skips metrics that received no point since the time since.
 func (l *lastPoints) rows(since time.Time) [][]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -104,9 +104,9 @@ func New(opt Options) (*Repository, error) {
 	return r, nil
 }
 
-// opener returns a function that opens the endpoint with the given label, using the
-// options in opt. It also returns the addresses on which the endpoint listens. The
-// function is nil if the endpoint is off.
+// opener returns a function that opens the endpoint with the given label as configured by
+// opt, and the addresses on which that endpoint listens. The function is nil if opt turns
+// the endpoint off.
 func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Options) {
 	switch {
 	case label == CollectRRD && opt.RRD != nil:
@@ -130,8 +130,8 @@ func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Option
 	return nil, nil
 }
 
-// newOpenFunc returns a function that opens an endpoint with open. The endpoint
-// continues the counts of its predecessor with the same label.
+// newOpenFunc returns a function that opens an endpoint with open. The new endpoint
+// continues the counts of the endpoint that was last opened with the same label.
 func newOpenFunc[T interface {
 	server
 	Continue(former T)
@@ -210,7 +210,9 @@ func (r *Repository) Series() (series []Series, untracked int64) { return r.seri
 // are not scheduled.
 func (r *Repository) Ready() <-chan struct{} { return r.ready }
 
-// address returns the host:port at which probes reach an endpoint.
+// address returns the host:port at which probes reach an endpoint with the addresses
+// listen. If host is "", it uses the host in the first of these addresses, or else
+// 127.0.0.1.
 func address(host string, listen []peer.Options) (string, error) {
 	if len(listen) == 0 {
 		return "", errors.New("no address to listen on")
@@ -229,8 +231,8 @@ func address(host string, listen []peer.Options) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// Services returns a service for the capability of each endpoint. The services are
-// usable only while Run runs.
+// Services returns, for each endpoint, a service with the endpoint's capability. The
+// services work only while Run runs.
 func (r *Repository) Services() []component.Service {
 	var list []component.Service
 	for _, e := range r.endpoints {

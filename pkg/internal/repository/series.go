@@ -88,8 +88,8 @@ func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
 	}
 }
 
-// List returns all series, ordered by probe and metric. untracked counts the points
-// of metrics beyond the limit.
+// List returns all series, ordered by probe and metric. untracked is the number of points
+// that were not stored because their metrics exceed the limit.
 func (s *SeriesStore) List() (series []Series, untracked int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -86,8 +86,8 @@ func (s *Stores) destination(dest string, st mathproto.Stream) (*stores.Destinat
 	})
 }
 
-// Open returns the stores of a stream, which are opened on first use. The
-// caller must call release when it no longer uses them.
+// Open returns the stores of a stream. Each store is opened on its first use. The caller
+// must call release when it no longer uses the stores.
 func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release func() error, err error) {
 	var own []*stores.Destination
 	for _, dest := range s.opt.To {
@@ -103,8 +103,8 @@ func (s *Stores) Open(stream mathproto.Stream) (list []bulk.Destination, release
 	return list, func() error { return closeAll(own) }, nil
 }
 
-// adoption returns the state of math_repo that the stores adopt for a stream, or nil
-// if adoption is disabled.
+// adoption returns what the stores of a stream adopt from math_repo, or nil if adoption
+// is disabled.
 func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	if s.opt.Adopt == nil {
 		return nil

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Backoff returns the delays between attempts. The nominal delay doubles up to a
-// maximum. A random part of up to half is subtracted, so that clients that were
-// disconnected at the same moment do not all reconnect at once.
+// Backoff determines the delays between attempts. The delay doubles after each attempt,
+// up to a maximum. A random part, at most half, is subtracted from each delay, so that
+// clients that were disconnected at the same moment do not all reconnect at once.
 type Backoff struct{ min, max, next time.Duration }
 
 // New returns a Backoff whose first delay is at most min and whose later delays
@@ -31,10 +31,10 @@ func (b *Backoff) Next() time.Duration {
 // Reset makes the next delay as short as the first. Call it after a success.
 func (b *Backoff) Reset() { b.next = b.min }
 
-// Wait waits for the next delay. If ctx is done first, Wait returns its cause.
+// Wait waits for the next delay. If ctx is done first, Wait returns the cause of ctx.
 func (b *Backoff) Wait(ctx context.Context) error { return Sleep(ctx, b.Next()) }
 
-// Sleep waits for d. If ctx is done first, Sleep returns its cause.
+// Sleep waits for d. If ctx is done first, Sleep returns the cause of ctx.
 func Sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -59,8 +59,8 @@ type Policy struct {
 	Min, Max time.Duration
 }
 
-// Do calls f until f succeeds, its error is not transient, the limit has passed, or ctx
-// is done. It returns f's last error.
+// Do calls f until f succeeds or returns an error that is not transient, p.Limit has
+// passed, or ctx is done. It returns the last result of f.
 func (p Policy) Do(ctx context.Context, f func() error) error {
 	b := New(cmp.Or(p.Min, 100*time.Millisecond), cmp.Or(p.Max, 15*time.Second))
 	var end time.Time

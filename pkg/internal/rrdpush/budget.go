@@ -5,10 +5,9 @@ import (
 	"time"
 )
 
-// allowance returns how many new metrics may be sent now without exceeding
-// Dest.creates, carbon's limit on new metrics per minute. It first updates the budgets
-// of all folders; see pushState.Creates. If there is a limit, it returns 0 while a
-// spool contains metrics.
+// allowance returns how many new metrics may be sent now without exceeding Dest.creates,
+// carbon's limit on new metrics per minute. It first updates the budget of each folder;
+// see pushState.Creates. It returns 0 if there is a limit and any spool contains metrics.
 func (p *Pusher) allowance() int {
 	if p.Dest.creates <= 0 {
 		return math.MaxInt
@@ -32,9 +31,9 @@ func (p *Pusher) allowance() int {
 	return int(p.budget())
 }
 
-// budget returns how many new metrics may still be sent to the destination. The
-// budgets of folders that used to be pushed separately may differ; the smallest
-// applies.
+// budget returns how many new metrics may still be sent to the destination: the smallest
+// budget of any folder. The budgets may differ if the folders used to be pushed
+// separately.
 func (p *Pusher) budget() float64 {
 	left := p.mostCreates()
 	for _, f := range p.folders {
@@ -62,8 +61,9 @@ func (p *Pusher) createRate() float64 { return 0.95 * float64(p.Dest.creates) / 
 // manyCreates is carbon's default MAX_CREATES_PER_MINUTE in Debian.
 const manyCreates = 50
 
-// warnCreates warns once that carbon may drop new metrics. Carbon does not report
-// this to its clients.
+// warnCreates warns once if Dest.creates is not set and files need more new metrics than
+// carbon creates per minute by default. Carbon does not report to its clients that it
+// drops the others.
 func (p *Pusher) warnCreates(files []metricFile) {
 	if p.warnedMany || p.DryRun || p.Dest.scheme != "graphite" || p.Dest.creates >= 0 {
 		return

@@ -168,7 +168,7 @@ func (d *Dest) key() string {
 	return d.url
 }
 
-// openSink returns the sink of the destination.
+// openSink returns a new sink for the destination of t.
 func (t *Target) openSink() (graphite.Sink, error) {
 	d := t.Dest
 	switch d.scheme {

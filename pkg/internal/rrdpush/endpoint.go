@@ -187,7 +187,7 @@ func (e *Endpoint) Continue(former *Endpoint) {
 	})
 }
 
-// count calls change with the counts while it holds their lock.
+// count calls change with the counts of e, and holds their lock meanwhile.
 func (e *Endpoint) count(change func(*EndpointStats)) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
@@ -319,9 +319,9 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // bodyPiece is the number of bytes read from a POST at a time.
 const bodyPiece = 64 << 10
 
-// slot is an element of Endpoint.slots that a POST needs while it is processed. It
-// implements peer.Place, so that the POST releases the slot while it waits for its
-// peer.
+// slot is one of the places in Endpoint.slots, which limit the POSTs that are processed
+// at the same time. It implements peer.Place, so that a POST releases its slot while it
+// waits for data.
 type slot struct {
 	slots chan struct{}
 	held  bool
@@ -365,7 +365,8 @@ func (e *Endpoint) startPost(probe string) (*sender, error) {
 	return s, nil
 }
 
-// endPost ends a POST. It deletes the sender if it has no other POSTs and no metrics.
+// endPost records the end of a POST from probe. It deletes s, the sender of probe, if s
+// has no other POSTs and no metrics.
 func (e *Endpoint) endPost(probe string, s *sender) {
 	e.counting.Lock()
 	defer e.counting.Unlock()
@@ -374,7 +375,8 @@ func (e *Endpoint) endPost(probe string, s *sender) {
 	}
 }
 
-// store sends metrics to the sink in parts, so that other POSTs can send in between.
+// store sends metrics to the sink in parts, so that other POSTs can send their metrics
+// between two parts.
 func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
 	for size := fewestMetrics; len(metrics) > 0; {
 		n := min(size, len(metrics))
@@ -393,7 +395,7 @@ func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
 	return nil
 }
 
-// send sends metrics and returns how long the sink took.
+// send sends metrics to the sink in one part, and returns how long that took.
 func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took time.Duration, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

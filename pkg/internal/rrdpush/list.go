@@ -11,7 +11,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// Listed is a data source of an RRD file and its metric at the destination.
+// Listed is a data source of an RRD file, with the name of its metric at the destination.
 type Listed struct {
 	File    string            `json:"file"`               // path of the RRD file
 	Metric  string            `json:"metric"`             // name at the destination; "": none
@@ -28,9 +28,9 @@ func (l *Listed) Series() string {
 	return remotewrite.Join(l.Metric, l.Labels).String()
 }
 
-// List returns the data sources of all files with their names at the destination.
-// It sends nothing and reads no state. If it returns an error about unreadable
-// sources or files, it still returns the data sources of the other files.
+// List returns the data sources of the files that opt selects, with their names at the
+// destination. It sends nothing and reads no state. If some folders or files cannot be
+// read, List returns an error together with the data sources of the other files.
 func List(opt Options) ([]Listed, error) {
 	p, err := newPusher(opt)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/metrics"
 )
 
-// Metrics defines the metrics that the service exposes about its endpoints. The first
-// label is the endpoint's name.
+// Metrics defines the metrics of Endpoints. The value of the label rrd is the name of the
+// endpoint.
 var Metrics = metrics.New("rrd_push_", []string{"rrd"}, func(*EndpointStats) []string { return nil },
 	metrics.Count("posts_total", "Exports accepted from probes.", func(s *EndpointStats) int64 { return s.Posts }),
 	metrics.Count("refused_total", "Exports of probes that were refused.", func(s *EndpointStats) int64 { return s.Refused }),

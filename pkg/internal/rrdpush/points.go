@@ -26,9 +26,9 @@ const (
 	overLimit
 )
 
-// read parses [[file, time, value], …] and calls store for each batch. It counts in
-// n the points that it leaves out. If the list contains an error, only the batches
-// before the error are stored.
+// read parses [[file, time, value], …] from body, and calls store for each batch of
+// metrics. It counts in n the points that it leaves out. If the list contains an error,
+// read stores only the batches before the error.
 func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointStats, store func([]graphite.Metric) error) error {
 	d := json.NewDecoder(&pythonJSON{r: bufio.NewReader(body)})
 	d.UseNumber()
@@ -95,8 +95,8 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	return flush()
 }
 
-// metric returns 0 and the name of the metric for a file, or the reason for leaving
-// the file out. It adds the metric to those of the sender.
+// metric returns 0 and the name of the metric for an RRD file, and adds the metric to
+// from.metrics. If the file must be left out, why is the reason instead of 0.
 func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	if !rrdfile.IsTstat(file) {
 		return notTstat, ""
@@ -114,8 +114,8 @@ func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	return 0, name
 }
 
-// nextPoint parses one [file, time, value]. It returns an infinite value for NaN too;
-// see pythonJSON.
+// nextPoint parses one [file, time, value] from d, and returns the file and the point.
+// For a value of NaN, it returns an infinite value; see pythonJSON.
 func nextPoint(d *json.Decoder) (string, graphite.Point, error) {
 	var tokens [5]json.Token
 	for i := range tokens {
@@ -151,8 +151,8 @@ func unexpected(err error) error {
 	return err
 }
 
-// maxItem is the maximum number of bytes between brackets or commas, since the
-// decoder keeps them in memory.
+// maxItem is the maximum number of bytes between two brackets or commas in a POST. A
+// limit is needed because the JSON decoder keeps these bytes in memory.
 const maxItem = 8 << 10
 
 // pythonJSON is a reader that converts Python's JSON dialect to JSON: it replaces NaN
@@ -208,7 +208,7 @@ func (p *pythonJSON) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// follows reports whether text is next in the input, and skips it if so.
+// follows reports whether text comes next in the input. If so, it skips text.
 func (p *pythonJSON) follows(text string) bool {
 	next, _ := p.r.Peek(len(text)) // the next read returns the error
 	if string(next) != text {

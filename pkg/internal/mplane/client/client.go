@@ -17,8 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// maxCapabilities limits how many capabilities and pages of links a client reads from
-// one server. The client skips the rest.
+// maxCapabilities is the maximum number of capabilities and pages of links, taken
+// together, that a client reads from one server. The client skips the rest.
 const maxCapabilities = 50000
 
 // Client uses the capabilities of one supervisor or component. It is safe for
@@ -54,10 +54,10 @@ func noMessage(request string, resp *wire.Response) error {
 	return hint.New(reason, "is that URL the root of a supervisor's port for clients, like http://127.0.0.1:8890/?")
 }
 
-// Capabilities returns the peer's capabilities, in the peer's order. Starting at the
-// root, it follows the links on pages, but not to other servers. unread describes the
-// capabilities that were skipped because they are unreadable, the peer has too many, or
-// a page is too long.
+// Capabilities follows the links on the peer's pages, starting at its root page, and
+// returns the capabilities that it finds, in the order of the links. It ignores links to
+// other servers. unread describes what was skipped because a capability is unreadable,
+// the peer has too many, or a page is too long.
 func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, unread error, err error) {
 	var problems []error
 	seen := map[string]bool{"/": true}
@@ -107,8 +107,8 @@ func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, un
 
 var anchor = regexp.MustCompile(`(?i)<a\s+href\s*=\s*(?:'([^']*)'|"([^"]*)")`)
 
-// links returns the escaped paths to which a page links, except those on other servers.
-// base is the path of the page.
+// links returns the escaped paths of the links on a page, but omits links to other
+// servers. base is the path of the page itself.
 func links(page []byte, base string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		from, err := url.Parse(base)
@@ -131,8 +131,8 @@ func links(page []byte, base string) iter.Seq[string] {
 	}
 }
 
-// Send posts a message to the peer's root, even if the capability has a link, and returns
-// the response.
+// Send posts m to the peer's root, even if the capability of m has a link to another URL,
+// and returns the response.
 func (c *Client) Send(ctx context.Context, m mplane.Message) (mplane.Message, error) {
 	resp, err := c.conn.Do(ctx, http.MethodPost, "/", m)
 	if err != nil {

@@ -43,11 +43,11 @@ type Options struct {
 // maxSilence is how long a component may be silent before a supervisor drops it.
 const maxSilence = 10 * time.Second
 
-// callbackLabel is the label of the callback capability. Its specifications set the
-// time of the component's next poll.
+// callbackLabel is the label of the callback capability. A supervisor sets the time of
+// the component's next poll with a specification for this capability.
 const callbackLabel = "callback"
 
-// maxCallback is how far a supervisor can postpone the next poll.
+// maxCallback is how far a supervisor can postpone a component's next poll.
 const maxCallback = time.Hour
 
 // If the supervisor's clock is behind ours, envelopes are delayed by the difference. A
@@ -69,8 +69,8 @@ type Stats struct {
 	Refused    map[string]int64 // number of refused specifications by reason
 }
 
-// reasons maps the messages of exceptions to keys of Stats.Refused. Other messages have
-// the key otherReason.
+// reasons maps the message of an exception to the key under which Stats.Refused counts
+// it. A message that is not listed is counted under otherReason.
 var reasons = map[string]string{NoService: "unknown capability", NoPermission: "permission"}
 
 const otherReason = "other"
@@ -138,7 +138,8 @@ func (c *Component) Stats() Stats {
 	return s
 }
 
-// recordPoll records the result of a poll.
+// recordPoll records in Stats whether the component is registered, and err, the error of
+// the last poll, which may be nil.
 func (c *Component) recordPoll(registered bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -175,7 +176,7 @@ type Component struct {
 	ahead  time.Duration // by how much our clock may be ahead of the supervisor's
 }
 
-// serve polls until ctx is done.
+// serve polls the supervisor repeatedly until ctx is done.
 func (c *Component) serve(ctx context.Context) {
 	var failures int
 	for ctx.Err() == nil {
@@ -198,7 +199,7 @@ func (c *Component) serve(ctx context.Context) {
 	}
 }
 
-// pollOnce registers if necessary, and then polls once.
+// pollOnce registers with the supervisor if necessary, then polls it once.
 func (c *Component) pollOnce(ctx context.Context) error {
 	if !c.registered || time.Since(c.seen) > maxSilence {
 		if err := c.register(ctx); err != nil {
@@ -266,8 +267,8 @@ func (c *Component) register(ctx context.Context) error {
 	return nil
 }
 
-// offer returns a copy of a capability for registration, with its token and an empty
-// link.
+// offer returns the copy of a capability that a component registers. The copy has the
+// capability's token and an empty link.
 func offer(capability *mplane.Statement) *mplane.Statement {
 	o, here := *capability, ""
 	o.Link, o.Token = &here, o.ID()
@@ -306,8 +307,8 @@ func (c *Component) applyRoles(ctx context.Context) error {
 // announced is a supervisor's response to one capability or withdrawal.
 type announced struct{ Registered, Reason string }
 
-// announce sends the capabilities or withdrawals in e, and returns the supervisor's
-// responses by label.
+// announce sends e, which holds capabilities or withdrawals, and returns the supervisor's
+// response to each message by label.
 func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
 	resp, err := c.request(ctx, http.MethodPost, wire.CapabilityPath, e)
 	if err != nil {
@@ -338,7 +339,8 @@ func (c *Component) withdraw(ctx context.Context) {
 	}
 }
 
-// receive handles the messages that a poll returned.
+// receive handles m, which the supervisor sent in response to a poll. If m is an
+// envelope, receive handles each message in it.
 func (c *Component) receive(m mplane.Message) {
 	switch m := m.(type) {
 	case *mplane.Envelope:
@@ -364,8 +366,8 @@ func (c *Component) receive(m mplane.Message) {
 	}
 }
 
-// recordRefusal counts a refused specification by the reason, and warns if its capability
-// is unknown.
+// recordRefusal counts spec, which was refused for the given reason, in Stats.Refused. It
+// logs a warning if the capability of spec is unknown.
 func (c *Component) recordRefusal(spec *mplane.Statement, reason string) {
 	c.mu.Lock()
 	c.stats.Refused[cmp.Or(reasons[reason], otherReason)]++
@@ -379,8 +381,8 @@ func (c *Component) recordRefusal(spec *mplane.Statement, reason string) {
 	})
 }
 
-// send queues a reply. The reply goes to this component's supervisor, regardless of the
-// specification's link.
+// send queues m, a reply, for delivery to the supervisor of this component. It ignores
+// the link of the specification that m answers.
 func (c *Component) send(m mplane.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -427,9 +429,9 @@ func (c *Component) deliver(ctx context.Context) {
 	}
 }
 
-// due returns the first reply that can be sent at the time now. If there is none, it
-// returns nil and how long to wait. An envelope must wait until its end has passed by the
-// supervisor's clock, because RI supervisors drop an envelope that arrives earlier.
+// due returns the first queued reply that can be sent at the time now, or else nil and
+// the time to wait. An envelope cannot be sent until the end of its scope has passed on
+// the supervisor's clock, because RI supervisors drop envelopes that arrive earlier.
 func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -449,8 +451,8 @@ func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	return nil, wait
 }
 
-// request sends a request. It also determines from the response how far the supervisor's
-// clock is behind ours.
+// request sends a request to the supervisor. From the date in the response, it also
+// determines how far the supervisor's clock is behind ours.
 func (c *Component) request(ctx context.Context, method, path string, m mplane.Message) (*wire.Response, error) {
 	resp, err := c.conn.Do(ctx, method, path, m)
 	if err == nil && !resp.Date.IsZero() {
@@ -471,8 +473,7 @@ func (c *Component) request(ctx context.Context, method, path string, m mplane.M
 	return resp, err
 }
 
-// errRefused reports that the supervisor refused a reply. A refused reply must not be
-// resent.
+// errRefused reports that the supervisor refused a reply, which must then not be resent.
 var errRefused = errors.New("refused")
 
 func (c *Component) post(ctx context.Context, m mplane.Message) error {
@@ -490,7 +491,7 @@ func (c *Component) post(ctx context.Context, m mplane.Message) error {
 	return fmt.Errorf("%w with status %d", errRefused, resp.Status)
 }
 
-// flush waits until the outbox is empty or ctx is done.
+// flush waits until the queue of replies is empty or ctx is done.
 func (c *Component) flush(ctx context.Context) {
 	for {
 		c.mu.Lock()

@@ -86,7 +86,7 @@ type Specification struct {
 }
 
 // Specifications returns the running specifications, in the order of their start times.
-// It omits those that are scheduled for later.
+// It omits specifications that are scheduled but have not started yet.
 func (j *Jobs) Specifications() []Specification {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -100,8 +100,8 @@ func (j *Jobs) Specifications() []Specification {
 	return list
 }
 
-// runService calls the Run function of a service. Meanwhile, Specifications lists the run
-// with start and end; end may be zero.
+// runService calls s.Run with spec. Until s.Run returns, Specifications lists spec with
+// the times start and end; a zero end means that there is no end.
 func (j *Jobs) runService(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
 	run := &Specification{s.Capability.Label, spec.ID(), start, end}
 	j.mu.Lock()
@@ -136,18 +136,19 @@ type job struct {
 	ended       time.Time
 }
 
-// NewJobs returns a Jobs that runs services. roles restricts their use; nil allows all
-// identities.
+// NewJobs returns a Jobs that runs services. roles restricts which identities may use
+// each service; nil allows all.
 func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Roles, limits Limits, log *slog.Logger) *Jobs {
 	limits.defaults()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Jobs{services: services, registries: registries, roles: roles, limits: limits, log: log, ctx: ctx, cancel: cancel, jobs: map[string]*job{}}
 }
 
-// Submit accepts a specification and returns its receipt, or an exception. If the
-// specification's token is known, Submit returns a receipt and starts no job. Submit
-// calls accepted with the response before the job starts, and notify with the result,
-// envelope or exception when the job ends. Both functions may be nil.
+// Submit starts a job for spec and returns a receipt, or an exception if it refuses spec.
+// If identity already has a job with the token of spec, Submit returns a receipt but
+// starts no job. Submit calls accepted with the response before the job starts, and
+// notify with the result, envelope or exception when the job ends. Both functions may be
+// nil.
 func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify func(mplane.Message)) mplane.Message {
 	b, service, answer := j.accept(spec, identity, notify)
 	if b != nil {
@@ -164,8 +165,8 @@ func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify 
 	return answer
 }
 
-// accept returns the response to a specification. If a job must be started, it also
-// returns the job and its service; otherwise the job is nil.
+// accept returns the response to spec. If spec needs a new job, accept also returns the
+// job, which has not started yet, and the service that it uses. Otherwise the job is nil.
 func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplane.Message)) (*job, Service, mplane.Message) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -205,7 +206,7 @@ func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplan
 	return b, service, receipt
 }
 
-// start runs an accepted job.
+// start runs b, an accepted job, in a new goroutine.
 func (j *Jobs) start(b *job, service Service) {
 	j.wait.Go(func() {
 		defer b.cancel(nil)
@@ -228,10 +229,11 @@ func (j *Jobs) start(b *job, service Service) {
 	})
 }
 
-// service returns the service from whose capability spec was derived. It considers the
-// services whose capabilities spec fulfills at the time t, and prefers the best match,
-// then a service that identity may use, then the first. If no service matches, or
-// identity may not use the best match, refusal is the message of the exception.
+// service returns the service from whose capability spec was derived. Of the services
+// whose capabilities spec fulfills at the time t, it returns the best match; between
+// equal matches, it prefers services that identity may use, then earlier ones. If it
+// finds none, or identity may not use the one found, refusal is the message for the
+// client.
 func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (found Service, refusal string) {
 	best := -1
 	refusal = NoService
@@ -255,7 +257,7 @@ func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (fo
 	return found, refusal
 }
 
-// run runs a job until it ends, and returns the reply.
+// run runs b with the service s until the job ends, and returns the reply to its owner.
 func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	if b.spec.When.Repeated() {
 		return j.repeat(ctx, b, s, b.accepted)
@@ -274,9 +276,10 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 	})
 }
 
-// once performs one run of a specification, and returns the result or an exception. now
-// is the meaning of "now" in its scope. once calls started when the run starts; started
-// returns the start time for the result.
+// once performs one run of spec with the service s, and returns the result or an
+// exception. now is the time for which "now" stands in the scope of spec. once calls the
+// function started when the run starts, and uses the time that started returns as the
+// start of the result.
 func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)
 	if spec.Verb == mplane.Query { // the scope is the time that the data covers
@@ -310,8 +313,8 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 	return result
 }
 
-// repeat runs a repeated specification. Runs that last longer than the period overlap,
-// as far as the limit on jobs allows.
+// repeat performs the runs of b, whose specification is repeated, and returns the reply.
+// A run may start before an earlier run has ended, as far as the limit on jobs allows.
 func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mplane.Message {
 	j.mu.Lock()
 	b.when = b.spec.When.Anchored(now)
@@ -352,9 +355,9 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 	return b.finalReply(time.Now())
 }
 
-// finalReply returns the reply to a repeated specification that ended at t. The reply
-// is an exception if no run has a result, because RI supervisors only relay envelopes
-// that contain one.
+// finalReply returns the reply to a repeated specification that ended at t: an envelope,
+// or an exception if no run has a result. RI supervisors would not relay an envelope
+// without results.
 func (b *job) finalReply(t time.Time) mplane.Message {
 	failure := "There was no run"
 	for _, m := range b.results {
@@ -395,13 +398,14 @@ func (j *Jobs) addResult(b *job, m mplane.Message) {
 	j.saveOrLog()
 }
 
-// envelope returns an envelope with the results so far.
+// envelope returns an envelope with the results that b has so far.
 func (b *job) envelope() *mplane.Envelope {
 	return &mplane.Envelope{Token: b.spec.ID(), Label: b.spec.Label, When: b.when, Messages: slices.Clone(b.results)}
 }
 
-// State returns the response to a redemption: the job's reply, the results so far, or
-// the receipt while the job has no results.
+// State returns the response to a redemption of the job with the given token. The
+// response is the job's reply if the job has ended, the results so far if it has any, or
+// else a receipt.
 func (j *Jobs) State(token, identity string) mplane.Message {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -417,10 +421,9 @@ func (j *Jobs) State(token, identity string) mplane.Message {
 	return b.spec.Notice(mplane.Receipt)
 }
 
-// Interrupt asks a job to stop and returns its receipt, or its reply if the job has
-// already ended. For a repeated specification, it does not return the results so far,
-// because the client would mistake them for all results. These follow when the job has
-// stopped.
+// Interrupt asks the job with the given token to stop. It returns a receipt, or the job's
+// reply if the job has already ended. It does not return the results so far of a running
+// job, because the client would mistake them for all results.
 func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	j.mu.Lock()
 	b, ok := j.jobs[token]
@@ -453,8 +456,8 @@ func (j *Jobs) Wait(ctx context.Context, token string) {
 }
 
 // prune removes jobs that ended more than Limits.Keep ago, and the oldest ended jobs
-// beyond Limits.Finished. It keeps jobs whose reply is still undelivered. The
-// caller holds j.mu.
+// beyond Limits.Finished. With a state file, it keeps jobs with a reply that must still
+// be delivered. The caller holds j.mu.
 func (j *Jobs) prune() {
 	var finished []string
 	for token, b := range j.jobs {
@@ -474,8 +477,8 @@ func (j *Jobs) prune() {
 	}
 }
 
-// Stop stops all jobs and waits until they have reported their results or ctx is done.
-// With a state file, unfinished jobs do not report results yet; see Restore.
+// Stop stops all jobs, and waits until they have stopped or ctx is done. With a state
+// file, unfinished jobs report no results, because Restore resumes them after a restart.
 func (j *Jobs) Stop(ctx context.Context) {
 	j.cancel(ErrStopped)
 	done := make(chan struct{})

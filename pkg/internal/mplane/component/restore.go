@@ -49,7 +49,8 @@ const (
 	interruptedWhileDown = "Interrupted; the component went down before it had stopped"
 )
 
-// resumedKey is the key of the context value that marks a resumed job.
+// resumedKey is the key of a context value that is present only in the contexts of
+// resumed jobs.
 type resumedKey struct{}
 
 // Resumed reports whether ctx belongs to a job resumed after a restart. Such a job has
@@ -99,8 +100,8 @@ func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
 	return j.save()
 }
 
-// restoreJob fills b from s. It returns the service that continues the job, or else end,
-// the reply with which the job has ended.
+// restoreJob fills b from s. It returns either the service that continues the job or, if
+// the job cannot continue, its reply as end.
 func (j *Jobs) restoreJob(s savedJob, b *job, now time.Time) (service Service, end mplane.Message) {
 	fail := func(text string) (Service, mplane.Message) {
 		return Service{}, &mplane.Exception{Token: s.Token, Message: text}
@@ -140,8 +141,8 @@ func (j *Jobs) restoreJob(s savedJob, b *job, now time.Time) (service Service, e
 	return service, nil
 }
 
-// hasEnded reports whether the scope of a specification has ended by now. accepted is the
-// "now" of its scope.
+// hasEnded reports whether the scope of spec ended before the time now. accepted is when
+// spec was accepted, the time for which "now" stands in the scope.
 func hasEnded(spec *mplane.Statement, accepted, now time.Time) bool {
 	if spec.When.Repeated() {
 		_, end := spec.When.Anchored(accepted).Times(accepted)
@@ -151,14 +152,16 @@ func hasEnded(spec *mplane.Statement, accepted, now time.Time) bool {
 	return spec.Verb != mplane.Query && !d.Endless && accepted.Add(d.End).Before(now)
 }
 
-// suspended reports whether a run ended only because the component is stopping. Such a
-// run must continue after a restart.
+// suspended reports whether the run of spec with the context ctx ended only because the
+// component is stopping. Such a run must continue after a restart. accepted has the same
+// meaning as for hasEnded.
 func (j *Jobs) suspended(ctx context.Context, spec *mplane.Statement, accepted time.Time) bool {
 	return j.file != nil && errors.Is(context.Cause(ctx), ErrStopped) && !hasEnded(spec, accepted, time.Now())
 }
 
-// isDone reports whether a run of a resumed repeated specification already has a
-// result, or can no longer have one.
+// isDone reports whether repeat must skip the run spec of b, which is due at the time at,
+// because the run already had a result, or its scope had ended, when b was resumed. For
+// runs that are due later, isDone returns false.
 func (j *Jobs) isDone(b *job, spec *mplane.Statement, at time.Time) bool {
 	if !at.Before(b.resumed) {
 		return false
@@ -185,15 +188,15 @@ func (j *Jobs) MarkDelivered(m mplane.Message) {
 	}
 }
 
-// saveOrLog saves the jobs. It only logs an error, because the jobs can run without a
-// state file.
+// saveOrLog saves the jobs. It logs errors instead of returning them, because the jobs
+// can run even if they cannot be saved.
 func (j *Jobs) saveOrLog() {
 	if err := j.save(); err != nil {
 		j.log.Error("specifications not saved, a restart would end them", "err", err)
 	}
 }
 
-// save writes the state file, if Restore has set one.
+// save writes all jobs to the state file. It does nothing if there is no state file.
 func (j *Jobs) save() error {
 	if j.file == nil {
 		return nil

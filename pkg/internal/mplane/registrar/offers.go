@@ -23,13 +23,12 @@ type Offer struct {
 	matcher    *mplane.Matcher
 }
 
-// keepWithdrawn is how long a withdrawn capability is kept, so that clients notice the
-// withdrawal. It is removed sooner if its memory is needed.
+// keepWithdrawn is how long a registrar keeps a withdrawn capability, so that clients
+// notice the withdrawal. The registrar removes it sooner if other data needs the memory.
 const keepWithdrawn = time.Hour
 
-// add registers s as a capability of a component, which has the identity id and runs on
-// host. It returns "" or, if it refuses the capability, the reason. force disables the
-// memory limits.
+// add registers the capability s of the component with the identity id, which runs on
+// host. It returns "" or, if it refuses s, the reason. force disables the memory limits.
 func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {
@@ -112,8 +111,8 @@ func (reg *Registrar) unlist(o *Offer) {
 	}
 }
 
-// lists returns the maps of lists that Find searches, each with the key under which it
-// lists o.
+// lists yields each of the two maps that Find searches, together with the key under which
+// o belongs in that map.
 func (reg *Registrar) lists(o *Offer) iter.Seq2[map[string][]*Offer, string] {
 	return func(yield func(map[string][]*Offer, string) bool) {
 		_ = yield(reg.bySchema, o.schema) && yield(reg.byOrigin, o.origin)
@@ -167,11 +166,11 @@ func (reg *Registrar) markWithdrawn(o *Offer) {
 	}
 }
 
-// Find returns the offer from which a specification was derived. It considers the offers
-// that the specification fulfills, those with the same metadata first. It prefers the
-// best match, then an offer that use allows, then the first. denied reports whether use
-// rejected the best match. If no offer matches, withdrawn is a withdrawn offer that
-// matches and that use allows, or nil.
+// Find returns the offer from which spec was derived. Of the offers that spec fulfills,
+// it selects the best match; between equal matches, it prefers offers that use allows,
+// then those registered earlier. If use rejects the selected offer, found is nil and
+// denied is true. If spec fulfills no offer, withdrawn is a withdrawn offer that spec
+// fulfills and use allows, or nil.
 func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -238,8 +237,9 @@ func (reg *Registrar) Offer(token string) *mplane.Statement {
 	return withdrawal
 }
 
-// removeWithdrawn removes the withdrawn offers for which remove returns true, and
-// components without offers. The caller holds the lock.
+// removeWithdrawn removes the withdrawn offers for which remove returns true, and then
+// the components without offers. For other offers, remove must return false. The caller
+// holds the lock.
 func (reg *Registrar) removeWithdrawn(remove func(*Offer) bool) {
 	if !slices.ContainsFunc(reg.offers, remove) {
 		return

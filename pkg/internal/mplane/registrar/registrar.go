@@ -27,12 +27,13 @@ const (
 	maxAway       = time.Hour // delay of a poll that the supervisor requests
 )
 
-// callbackLabel is the label of specifications that set the time of a component's next
-// poll.
+// callbackLabel is the label of the specifications with which a supervisor sets the time
+// of a component's next poll.
 const callbackLabel = "callback"
 
 // expire is how long a component may be silent before its capabilities are withdrawn, as
-// in the RI. It must then register again. A callback specification extends the time.
+// in the RI. The component must then register again. A callback specification, which
+// delays the component's next poll, extends this time by the delay.
 const expire = 10 * time.Second
 
 // Receiver receives messages from components through a Registrar.
@@ -87,8 +88,8 @@ type component struct {
 	queue      []mplane.Message
 }
 
-// ServeHTTP serves the three paths of the workflow, with or without a final
-// slash.
+// ServeHTTP serves the three paths of the component-initiated workflow: register, poll
+// and deliver results. A final slash is optional.
 func (reg *Registrar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handlers := map[string]struct {
 		method string
@@ -112,8 +113,8 @@ func (reg *Registrar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// read returns the message in a request. If it cannot read the message, it responds
-// with an error and returns false.
+// read returns the message in the body of r. If it cannot read the message, it responds
+// with an error and returns false. id is the identity of the sender.
 func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (mplane.Message, bool) {
 	if r.Header.Get("Content-Type") != wire.ContentType {
 		wire.Answer(w, http.StatusBadRequest, "text/plain", []byte("Invalid format"))
@@ -128,8 +129,8 @@ func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (m
 	return m, true
 }
 
-// register adds and withdraws capabilities as a component requests, singly or in an
-// envelope.
+// register handles a request of the component id to add or withdraw capabilities. The
+// request contains one capability or withdrawal, or an envelope of them.
 func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string) {
 	m, ok := reg.read(w, r, id)
 	if !ok {
@@ -172,10 +173,10 @@ func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string
 	wire.Answer(w, http.StatusOK, wire.ContentType, []byte("{"+strings.Join(answers, ",")+"}"))
 }
 
-// answer returns a member of the JSON object with which the server responds to a
-// registration. It says that the capability with the given label is registered or, if
-// reason is not "", why it is refused. It is text, because names in the object may
-// repeat.
+// answer returns one member of the JSON object that is the response to a registration.
+// The member says that the capability with the given label is registered or, if reason is
+// not "", why it is refused. It is text, because one label may occur several times in the
+// object.
 func answer(label, reason string) string {
 	name, _ := json.Marshal(label)
 	if reason == "" {
@@ -243,8 +244,8 @@ func (reg *Registrar) result(w http.ResponseWriter, r *http.Request, id string) 
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
 }
 
-// recordContact records contact from a component, so that a component that delivers
-// results is not dropped because its poll is late.
+// recordContact records that a component is alive. It prevents that a component which
+// delivers results is dropped because its next poll is late.
 func (reg *Registrar) recordContact(identity string) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -276,8 +277,8 @@ func (reg *Registrar) IsQueued(identity string, m mplane.Message) bool {
 	return c != nil && slices.Contains(c.queue, m)
 }
 
-// Tidy withdraws the capabilities of silent components, and drops capabilities that
-// were withdrawn long ago. Call it about once per second.
+// Tidy withdraws the capabilities of components that were silent for longer than expire,
+// and removes capabilities that were withdrawn long ago. Call it about once per second.
 func (reg *Registrar) Tidy(now time.Time) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -310,7 +311,8 @@ func (reg *Registrar) ReserveFor(identity string, bytes int) (Lease, bool) {
 	return reg.room.Reserve(identity, host, bytes, false)
 }
 
-// Present reports whether a component is registered. seen is when it last connected.
+// Present reports whether the component with the given identity is registered, and the
+// time at which it was last seen. The time is zero if the component is unknown.
 func (reg *Registrar) Present(identity string) (registered bool, seen time.Time) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -343,7 +345,7 @@ type Snapshot struct {
 	Capabilities []json.RawMessage
 }
 
-// Save returns the registered components.
+// Save returns the registered components in a form that Restore accepts.
 func (reg *Registrar) Save() ([]Snapshot, error) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -370,7 +372,8 @@ func (reg *Registrar) Save() ([]Snapshot, error) {
 	return list, nil
 }
 
-// Restore registers the components that Save returned. They count as connected now.
+// Restore registers the components in list, which Save returned before a restart. It
+// treats them as if they had just connected.
 func (reg *Registrar) Restore(list []Snapshot) error {
 	for _, s := range list {
 		for _, text := range s.Capabilities {

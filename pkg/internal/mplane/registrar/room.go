@@ -18,8 +18,8 @@ const (
 	MaxKeptOf = 24 << 20
 )
 
-// Room limits and counts the memory that is reserved for data from peers: in total, for
-// each identity and for each host. It is safe for concurrent use.
+// Room counts the memory reserved for data from peers, and limits it in total, per
+// identity and per host. It is safe for concurrent use.
 type Room struct {
 	max, perOwner int
 
@@ -40,9 +40,9 @@ type Lease struct {
 	bytes          int
 }
 
-// Reserve reserves memory for an identity at a host. An empty host has no limit. Reserve
-// returns false if the memory would exceed a limit. force disables the limits, for data
-// that was accepted before a restart.
+// Reserve reserves memory for data of an identity at a host. If host is empty, no limit
+// per host applies. Reserve returns false if the memory would exceed a limit. force
+// disables all limits, for data that was accepted before a restart.
 func (r *Room) Reserve(identity, host string, bytes int, force bool) (Lease, bool) {
 	l := Lease{identity, host, bytes}
 	r.mu.Lock()

@@ -21,8 +21,8 @@ const (
 	maxSavedBytes = 32 << 20 // the newest job is kept even if it is larger
 )
 
-// Memory saves receipts and results in the state folder for later processes, because an
-// RI supervisor delivers each result only once.
+// Memory saves receipts and results in the state folder, where later runs of the program
+// can read them. An RI supervisor delivers each result only once.
 type Memory struct {
 	Dir        string // the state folder
 	Registries *mplane.Registries
@@ -39,20 +39,20 @@ type Job struct {
 	Until time.Time
 }
 
-// grace is how long after the end of a run its result may still arrive.
+// grace is how long after the end of a run the result of that run may still arrive.
 const grace = time.Minute
 
-// Pending reports whether more messages can arrive for a job: the result of a
-// receipt, or further results for an envelope.
+// Pending reports whether the supervisor may still send messages for the job. This is so
+// if the last message is a receipt, or an envelope that lacks results.
 func (j *Job) Pending() bool {
 	s, ok := j.Message.(*mplane.Statement)
 	return ok && s.Kind == mplane.Receipt || j.Receipt != nil
 }
 
-// reply records m, the response to a message of kind k that was sent at the time sent. An
-// envelope does not show whether it lacks results. reply therefore counts the runs that
-// the scope of receipt implies, and sets j.Receipt if results are missing. An interrupt
-// ends the scope of the envelope, so no later runs follow.
+// reply records m, the response to a message of kind k that was sent at the time sent. If
+// m is an envelope, reply counts the runs in the scope of receipt, because the envelope
+// does not show whether it lacks results. If results are missing, it sets j.Receipt.
+// After an interrupt, no more runs start, so j.Until is at most grace after sent.
 func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
 	j.Message, j.Receipt = m, nil
 	until := func(t time.Time) {
@@ -107,7 +107,7 @@ func (m *Memory) load() ([]savedJob, error) {
 	return list, err
 }
 
-// Put saves the state of one of a supervisor's jobs.
+// Put saves the state of j, a job of the given supervisor.
 func (m *Memory) Put(supervisor string, j Job) error {
 	text, err := mplane.Marshal(j.Message)
 	if err != nil {
@@ -136,7 +136,8 @@ func (m *Memory) Put(supervisor string, j Job) error {
 	return state.Save(m.path(), memoryFormat, newest(list))
 }
 
-// newest returns the last jobs in list, as many as maxSaved and maxSavedBytes allow.
+// newest returns the jobs at the end of list: as many as maxSaved and maxSavedBytes
+// allow.
 func newest(list []savedJob) []savedJob {
 	first, size := len(list), 0
 	for first > 0 && len(list)-first < maxSaved {

@@ -41,8 +41,8 @@ type Session struct {
 	runs         int // number of the next label
 }
 
-// missingValues returns the usage error for parameters without values, when there is no
-// user to ask.
+// missingValues returns the usage error for parameters that have no value when the user
+// cannot be asked for one.
 func missingValues(names []string) error {
 	var options []string
 	for _, name := range names {
@@ -60,7 +60,8 @@ type UnknownError struct{ What, Name string }
 
 func (e *UnknownError) Error() string { return fmt.Sprintf("no %s %s", e.What, visible(e.Name)) }
 
-// Retrieve fetches the peer's capabilities, and reports unreadable ones.
+// Retrieve fetches the peer's capabilities. It prints a line for each one that it had to
+// leave out, for example because it is unreadable.
 func (s *Session) Retrieve(ctx context.Context) error {
 	list, unread, err := s.Client.Capabilities(ctx)
 	if err != nil {
@@ -75,10 +76,10 @@ func (s *Session) Retrieve(ctx context.Context) error {
 	return nil
 }
 
-// Know sets the capabilities of the peer without asking the peer for them.
+// Know sets the capabilities of the peer to those given, so that Retrieve is not needed.
 func (s *Session) Know(capabilities []*mplane.Statement) { s.capabilities = capabilities }
 
-// Capabilities returns the capabilities, sorted by token.
+// Capabilities returns the known capabilities of the peer, sorted by token.
 func (s *Session) Capabilities() []*mplane.Statement {
 	list := slices.Clone(s.capabilities)
 	slices.SortStableFunc(list, func(a, b *mplane.Statement) int { return strings.Compare(a.ID(), b.ID()) })
@@ -104,8 +105,9 @@ func (s *Session) Capability(name string) (*mplane.Statement, error) {
 // numbered matches labels that end in a number, as RI supervisors require.
 var numbered = regexp.MustCompile(`-\d+$`)
 
-// Specify returns a specification for c, built from When, Values and the user's input. If
-// label does not end in a number, Specify appends one.
+// Specify returns a specification for c, built from s.When, s.Values and the answers of
+// the user. If label is "", Specify generates a label. If label does not end in a hyphen
+// and a number, Specify appends them.
 func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
 	spec := c.Specification()
 	var missing []string
@@ -174,8 +176,9 @@ func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement,
 	return spec, nil
 }
 
-// askWhen asks for a scope until it gets one that fits the capability's scope. Without
-// Ask, When may remain nil.
+// askWhen asks the user for s.When, unless s.When is already set and fits the scope of c.
+// It asks again if the answer is a scope that does not fit. If s.Ask is nil, s.When may
+// remain nil.
 func (s *Session) askWhen(c *mplane.Statement) error {
 	kept := s.When
 	for s.When == nil || !s.When.Follows(c.When, time.Now()) {
@@ -201,9 +204,9 @@ func (s *Session) askWhen(c *mplane.Statement) error {
 	return nil
 }
 
-// label returns a label for a specification of the capability with the given label. It
-// appends a number for which no saved job has the same label, because labels must
-// identify jobs.
+// label returns a label for a new specification: the label of its capability with an
+// appended number. It chooses a number so that no saved job has the same label, because
+// labels must identify jobs.
 func (s *Session) label(capability string) (string, error) {
 	var taken []string
 	if s.Memory != nil {
@@ -221,7 +224,7 @@ func (s *Session) label(capability string) (string, error) {
 	}
 }
 
-// Set sets the value of a parameter for later specifications.
+// Set sets the value of the parameter name, which all later specifications use.
 func (s *Session) Set(name, value string) {
 	if s.Values == nil {
 		s.Values = map[string]string{}
@@ -236,7 +239,7 @@ func (s *Session) printValue(name string) {
 // Names returns the names of the set parameters.
 func (s *Session) Names() []string { return slices.Sorted(maps.Keys(s.Values)) }
 
-// Run sends a specification and saves the response.
+// Run sends spec, saves the response in s.Memory, and returns the response.
 func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Message, error) {
 	sent := time.Now()
 	reply, err := s.Client.Send(ctx, spec)
@@ -248,7 +251,7 @@ func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Messa
 	return reply, s.remember(j)
 }
 
-// remember saves the state of a job.
+// remember saves the state of j in s.Memory, if s has a Memory.
 func (s *Session) remember(j Job) error {
 	if s.Memory == nil {
 		return nil
@@ -256,21 +259,24 @@ func (s *Session) remember(j Job) error {
 	return s.Memory.Put(s.Client.Root(), j)
 }
 
-// Redeem requests a job's state and returns it: the result if it is available,
-// otherwise the receipt or an exception.
+// Redeem returns the state of the job whose token or label is name: its result if
+// available, otherwise a receipt or an exception. Redeem asks the peer, unless the saved
+// state is final.
 func (s *Session) Redeem(ctx context.Context, name string) (mplane.Message, error) {
 	m, _, err := s.notify(ctx, name, mplane.Redemption)
 	return m, err
 }
 
-// Stop asks a job to stop and returns its state.
+// Stop asks the peer to stop the job whose token or label is name, and returns the state
+// of the job.
 func (s *Session) Stop(ctx context.Context, name string) (mplane.Message, error) {
 	m, _, err := s.notify(ctx, name, mplane.Interrupt)
 	return m, err
 }
 
-// notify sends a message of kind k, derived from the job's receipt, unless the job has
-// ended. m is the state of the job; pending reports whether more messages can arrive.
+// notify sends a message of kind k for the job whose token or label is name, unless the
+// saved state of the job is final. m is the new state of the job; pending reports whether
+// the state may still change.
 func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mplane.Message, pending bool, err error) {
 	j, err := s.find(name)
 	if err != nil {
@@ -335,7 +341,8 @@ func (s *Session) find(name string) (Job, error) {
 // digest matches tokens that are digests, as mPlane programs generate them.
 var digest = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// Wait requests the state of a job repeatedly until the job has ended.
+// Wait repeatedly requests the state of the job whose token or label is name, until the
+// job has ended or ctx is done, and returns the state.
 func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error) {
 	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
 		m, pending, err := s.notify(ctx, name, mplane.Redemption)

@@ -34,8 +34,8 @@ type sent struct {
 	at    time.Time
 }
 
-// refusalWindow is how long the shell checks whether the component refuses a
-// specification. RI components fetch specifications every few seconds.
+// refusalWindow is how long after sending a specification the shell checks whether the
+// component refuses it. RI components fetch specifications only every few seconds.
 const refusalWindow = time.Minute
 
 // command is a command of the shell.
@@ -44,7 +44,7 @@ type command struct {
 	run              func(*Shell, context.Context, []string) error
 }
 
-// errUsage makes the shell print the usage of the command.
+// errUsage is returned by a command to make the shell print the usage of that command.
 var errUsage = errors.New("usage")
 
 // commands returns the commands in the order in which help lists them.
@@ -295,9 +295,9 @@ func (s *Shell) runcap(ctx context.Context, args []string) error {
 	return nil
 }
 
-// showRefusals prints the recently sent specifications that were refused or have failed
-// since. The response 'ok' to a specification only means that the supervisor has accepted
-// it.
+// showRefusals prints those of the recently sent specifications that were refused, or
+// whose jobs have failed. The response 'ok' to a specification only means that the
+// supervisor has accepted it; the component may still refuse it.
 func (s *Shell) showRefusals(ctx context.Context) {
 	s.sent = slices.DeleteFunc(s.sent, func(j sent) bool {
 		if time.Since(j.at) > refusalWindow {
@@ -314,7 +314,7 @@ func (s *Shell) showRefusals(ctx context.Context) {
 	})
 }
 
-// printJob prints a job as listmeas does.
+// printJob prints the job whose token or label is name, in the format of listmeas.
 func (s *Shell) printJob(name string) error {
 	j, err := s.find(name)
 	if err == nil && j.Message != nil {
@@ -323,7 +323,8 @@ func (s *Shell) printJob(name string) error {
 	return err
 }
 
-// log prints a request of the given kind and its response, if weblogs is ON.
+// log prints that a request of the given kind was sent, and the kind of the reply. It
+// prints nothing unless the user has set weblogs to ON.
 func (s *Shell) log(kind string, reply mplane.Message) {
 	if !s.requests {
 		return
@@ -404,8 +405,8 @@ func (s *Shell) seturl(_ context.Context, args []string) error {
 	return err
 }
 
-// connect replaces the client with one for the URL in args. ok is false if the URL is
-// invalid.
+// connect replaces the shell's client with a client for the URL args[0]. ok is false if
+// that URL is invalid.
 func (s *Shell) connect(args []string) (ok bool, err error) {
 	if len(args) > 1 {
 		return false, errUsage

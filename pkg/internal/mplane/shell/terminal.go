@@ -14,9 +14,9 @@ import (
 	"golang.org/x/term"
 )
 
-// Lines reads the lines that a user types, with editing, history and completion, or the
-// lines of a file or pipe. golang.org/x/term does the editing, because the program
-// already links it and the Go project maintains it.
+// Lines reads lines: from a terminal, where the user has editing, history and completion,
+// or from a file or pipe. It uses golang.org/x/term for editing, because the program
+// already links that package and the Go project maintains it.
 type Lines struct {
 	// Complete returns the candidates for the last word of a line. It may be nil.
 	Complete func(line string) []string
@@ -56,9 +56,9 @@ func (l *Lines) Terminal() bool { return l.terminal != nil }
 // ErrInterrupted is returned by Lines.Read after ^C.
 var ErrInterrupted = errors.New("interrupted")
 
-// keys reads the user's keystrokes. It replaces ^C with keys that erase and end the line,
-// because term.Terminal would end the line but keep its content. Like a terminal, it
-// drops keys that were typed before ^C but not read yet.
+// keys reads the user's keystrokes for a term.Terminal, which would end the line at ^C
+// but keep its content. keys therefore replaces ^C with keys that erase the line and end
+// it. Like a terminal, it drops keys that were typed before ^C but not read yet.
 type keys struct {
 	in          io.Reader
 	interrupted atomic.Bool
@@ -79,7 +79,7 @@ func (k *keys) Read(p []byte) (int, error) {
 }
 
 // Read prompts for a line and returns it without its line ending. The error is io.EOF
-// after ^D or at the end of the file, and ErrInterrupted after ^C.
+// after ^D or at the end of the input, and ErrInterrupted after ^C.
 func (l *Lines) Read(prompt string) (string, error) {
 	if l.terminal == nil {
 		fmt.Fprint(l.out, prompt)
@@ -127,9 +127,10 @@ func (l *Lines) Read(prompt string) (string, error) {
 	return r.line, r.err
 }
 
-// complete is the AutoCompleteCallback of the terminal, which calls it for each key. TAB
-// extends the word before the cursor to the common prefix of all candidates. If that adds
-// nothing, complete lists the candidates.
+// complete is called by the terminal for each key; see
+// term.Terminal.AutoCompleteCallback. For TAB, it extends the word before the cursor to
+// the common prefix of all candidates. If the word already is that prefix, complete lists
+// the candidates.
 func (l *Lines) complete(line string, pos int, key rune) (string, int, bool) {
 	if key != '\t' || l.Complete == nil {
 		return "", 0, false

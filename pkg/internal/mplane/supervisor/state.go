@@ -67,7 +67,8 @@ func (s *Supervisor) save() error {
 	return err
 }
 
-// snapshot returns the content of the state file with count and jobs.
+// snapshot returns the content for the state file: count, jobs, and the registered
+// components.
 func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	v := &saved{Count: count}
 	var err error
@@ -95,8 +96,9 @@ func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	return v, nil
 }
 
-// load loads the state that the last run saved. It queues again the specifications that
-// no component has accepted, and the interrupts of running jobs.
+// load loads the state that the previous run of the supervisor saved. It queues the
+// specifications that no component has accepted yet, and the interrupts of running jobs,
+// to be sent again.
 func (s *Supervisor) load() error {
 	if s.opt.StateFile == "" {
 		return nil
@@ -121,8 +123,8 @@ func (s *Supervisor) load() error {
 	return nil
 }
 
-// restoreError returns the error for an intact state file with content that the
-// registries do not support; err is the cause.
+// restoreError returns the error for a state file that is intact, but whose content the
+// registries do not support. err is the cause.
 func (s *Supervisor) restoreError(err error) error {
 	return hint.Add(fmt.Errorf("state file %s: %w", s.opt.StateFile, err),
 		"name the registries of the last run with `registry`, or remove the state file to forget its jobs")

@@ -95,7 +95,8 @@ type job struct {
 	room, replyRoom registrar.Lease // memory reserved for the specifications and for the reply
 }
 
-// New returns a supervisor that is already listening and has the state of its last run.
+// New returns a supervisor that is already listening and has the state that its previous
+// run saved.
 func New(opt Options) (*Supervisor, error) {
 	s, err := load(opt)
 	if err == nil {
@@ -107,7 +108,8 @@ func New(opt Options) (*Supervisor, error) {
 	return s, nil
 }
 
-// load returns a supervisor that has the state of its last run, but no listeners yet.
+// load returns a supervisor that has the state saved by its previous run, but no
+// listeners yet.
 func load(opt Options) (*Supervisor, error) {
 	opt.Immediate = cmp.Or(opt.Immediate, time.Second)
 	opt.Keep = cmp.Or(opt.Keep, time.Hour)
@@ -190,8 +192,8 @@ func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Messa
 	return &mplane.Exception{Token: ask.ID(), Message: component.Unexpected}
 }
 
-// await waits up to Options.Immediate for a job to end. Once the component has accepted
-// the job, it waits at most afterAccepted longer.
+// await waits until b has ended, but only until Options.Immediate has passed, or
+// afterAccepted has passed since the component accepted b.
 func (s *Supervisor) await(ctx context.Context, b *job) {
 	ctx, cancel := context.WithTimeout(ctx, s.opt.Immediate)
 	defer cancel()
@@ -212,7 +214,8 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 }
 
 // submit relays ask, a client's specification, to a component. It returns the job, or nil
-// and the refusal to send to the client.
+// and the message with which the client is refused. If the client has already sent ask,
+// submit returns the existing job.
 func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
 	refuse := func(text string) (*job, mplane.Message) {
@@ -298,9 +301,9 @@ func (s *Supervisor) state(identity, token string) mplane.Message {
 	return b.reply
 }
 
-// interrupt asks the component to stop a job. If the component has not accepted the
-// job yet, it may not know the job. Receive then queues the interrupt when the receipt
-// arrives.
+// interrupt asks the component to stop the job that identity submitted with the given
+// token. If the component has not sent a receipt for the job yet, it may not know the
+// job, so Receive queues the interrupt when the receipt arrives.
 func (s *Supervisor) interrupt(identity, token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -314,7 +317,7 @@ func (s *Supervisor) interrupt(identity, token string) {
 	}
 }
 
-// queueInterrupt queues an interrupt for a job.
+// queueInterrupt queues an interrupt of b for the next poll of the component.
 func (s *Supervisor) queueInterrupt(b *job) {
 	b.sent, b.stopping = time.Now(), b.relayed.Notice(mplane.Interrupt)
 	if err := s.registrar.Queue(b.component, b.stopping); err != nil {
@@ -322,8 +325,8 @@ func (s *Supervisor) queueInterrupt(b *job) {
 	}
 }
 
-// Receive records that a component has accepted a job if m is a receipt. Any other
-// message ends the job and becomes its reply.
+// Receive handles m, a component's message about a job. A receipt means that the
+// component has accepted the job. Any other message ends the job and becomes its reply.
 func (s *Supervisor) Receive(identity string, m mplane.Message) {
 	token := m.ID()
 	st, ok := m.(*mplane.Statement)
@@ -350,8 +353,8 @@ func (s *Supervisor) Receive(identity string, m mplane.Message) {
 	}
 }
 
-// finish ends a job with a reply. It replaces the label and token in the reply with the
-// client's own.
+// finish ends b with the reply m. In the reply, it replaces the label and token of the
+// relayed specification with those of the client's specification.
 func (s *Supervisor) finish(b *job, m mplane.Message) {
 	if _, err := mplane.Marshal(m); err != nil { // the message is invalid and cannot be relayed
 		m = &mplane.Exception{Message: err.Error()}
@@ -388,10 +391,10 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	close(b.done)
 }
 
-// Registered is called after a component has registered, perhaps not for the first
-// time. It resends the messages that the component may have lost. A component that was
-// restarted starts the jobs again; any other component recognizes the jobs it knows by
-// their tokens.
+// Registered is called each time the component with the given identity has registered. It
+// resends the messages that the component may have lost. If the component was restarted,
+// it starts the jobs again; otherwise it recognizes by their tokens the jobs that it
+// already has.
 func (s *Supervisor) Registered(identity string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -409,9 +412,9 @@ func (s *Supervisor) Registered(identity string) {
 	}
 }
 
-// resend queues the specification of a job again if it got no response, but ends the
-// job after maxResend attempts. A component that already has the specification resends
-// its receipt.
+// resend queues the specification of b again, because the component has not responded to
+// it. After maxResend attempts, resend ends b instead. If the component already has the
+// specification, it responds with another receipt.
 func (s *Supervisor) resend(b *job) {
 	b.sent = time.Now()
 	if b.resent++; b.resent > maxResend {
@@ -472,9 +475,9 @@ func (s *Supervisor) tidy(now time.Time) {
 	}
 }
 
-// checkJob ends a job if its component is absent or its result is overdue. Otherwise
-// it resends a specification or interrupt that got no response, and interrupts a job
-// that has exceeded its scope.
+// checkJob ends b if its component has been absent for too long or its result is overdue.
+// Otherwise it resends a specification or interrupt to which the component has not
+// responded, and interrupts b if its scope is over.
 func (s *Supervisor) checkJob(b *job, now time.Time) {
 	present, seen := s.registrar.Present(b.component)
 	d := b.asked.When.Delays(b.created)

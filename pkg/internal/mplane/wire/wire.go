@@ -96,11 +96,12 @@ func Host(r *http.Request) string {
 	return peer.Host(from.Addr())
 }
 
-// hostKey is the context key for the host that sent a message; see HostOf.
+// hostKey is the key of the context value that holds the host that sent a message; see
+// HostOf.
 type hostKey struct{}
 
-// HostOf returns the host that sent a message, given the context passed to
-// Backend.Answer.
+// HostOf returns the host that sent the message for which a Server called Backend.Answer
+// with the context ctx.
 func HostOf(ctx context.Context) string {
 	host, _ := ctx.Value(hostKey{}).(string)
 	return host
@@ -129,9 +130,9 @@ func Fail(w http.ResponseWriter, status int) {
 	Answer(w, status, HTML, fmt.Appendf(nil, "<html><title>%s</title><body>%s</body></html>", text, text))
 }
 
-// Identity returns the identity of a request's sender. This is the identity in the
-// sender's certificate, or else the value of IdentityHeader (unless it is the RI's
-// default), or else the sender's address.
+// Identity returns the identity of the sender of r: the identity in the sender's
+// certificate or, without one, the value of IdentityHeader. If the header is missing or
+// has the RI's default value, Identity returns the sender's address.
 func Identity(r *http.Request) (string, error) {
 	id, err := peer.IdentityOf(r.TLS)
 	if err != nil || id != "" {
@@ -147,9 +148,9 @@ func Identity(r *http.Request) (string, error) {
 	return cmp.Or(host, r.RemoteAddr), err
 }
 
-// Link returns the root URL by which the sender of a request addresses this server. RI
-// components deliver results only if the URL's scheme, host and port match their
-// configuration.
+// Link returns the root URL of this server as the sender of r addresses it. An RI
+// component delivers results only to a link whose scheme, host and port match the
+// component's configuration.
 func Link(r *http.Request) string {
 	u := url.URL{Scheme: "http", Host: r.Host, Path: "/"}
 	if r.TLS != nil {
@@ -176,9 +177,9 @@ type Server struct {
 	Backend    Backend
 }
 
-// pagePath is the path prefix of all pages of links but the first. It is followed by
-// the index of the first capability on the page. The URL has no query, because the RI
-// follows all links on a page but may lose the part after a "?".
+// pagePath is the path prefix of the second and further pages of links. In the URL of a
+// page, the index of the first capability on that page follows. The URL has no query,
+// because the RI follows all links on a page but may lose the part after a "?".
 const pagePath = "/capability-page/"
 
 // ServeHTTP serves /, /capability, /capability/TOKEN and the pages below pagePath.
@@ -212,11 +213,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// maxPage is the length in bytes beyond which no further capability is added to a page.
+// maxPage is the length of a page in bytes at which no more capabilities are added to it.
 const maxPage = 256 << 10
 
-// page responds with links to as many capabilities as fit, starting at index first, and
-// with a link to the next page.
+// page responds with links to capabilities that the identity id may use, starting with
+// the one at index first. If not all fit on the page, the last link leads to the next
+// page.
 func (s *Server) page(w http.ResponseWriter, id string, first int) {
 	var b bytes.Buffer
 	b.WriteString("<html><head><title>Capabilities</title></head><body>")
@@ -233,8 +235,8 @@ func (s *Server) page(w http.ResponseWriter, id string, first int) {
 	Answer(w, http.StatusOK, "text/html", b.Bytes())
 }
 
-// linked returns a copy of a capability with a link to this server. The copy of a
-// withdrawal gets no link.
+// linked returns a copy of c, to which it adds a link to this server as the sender of r
+// addresses it. If c is a withdrawal, it adds no link.
 func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
 	l := *c
 	if l.Kind == mplane.Capability {
@@ -283,9 +285,9 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 	Write(w, http.StatusOK, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
 }
 
-// NewServer returns a server for a message handler, with the limits that both workflows
-// need. On shutdown it cancels the contexts of running requests, because they may be
-// waiting for a result.
+// NewServer returns a server for h, a handler of messages, with limits that suit both
+// workflows. On shutdown, the server cancels the contexts of running requests, because
+// these requests may be waiting for a result.
 func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
 	return &peer.Server{
 		Handler: http.MaxBytesHandler(h, mplane.MaxMessage+1), MaxConns: 8192,
@@ -353,7 +355,7 @@ func (d Dialer) Open() (*Conn, error) {
 // Root returns the URL of the peer, with a final slash.
 func (c *Conn) Root() string { return c.root.String() + "/" }
 
-// IsPage reports whether a response with the given media type can be a page of links.
+// IsPage reports whether a response with this media type can be a page of links.
 func IsPage(contentType string) bool { return strings.HasPrefix(contentType, "text/html") }
 
 // Response is the response to a request that Conn.Do sent.
@@ -409,8 +411,8 @@ func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*
 	return &Response{resp.StatusCode, resp.Header.Get("Content-Type"), text, cut, id, date}, nil
 }
 
-// PeerIdentity opens a connection to read the identity in the peer's certificate.
-// Without TLS it returns mplane.Anonymous.
+// PeerIdentity opens a connection to the peer, and returns the identity in the peer's
+// certificate. Without TLS it returns mplane.Anonymous.
 func (c *Conn) PeerIdentity(ctx context.Context) (string, error) {
 	if c.root.Scheme == "http" {
 		return mplane.Anonymous, nil
