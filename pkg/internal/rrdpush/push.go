@@ -29,8 +29,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/rrdfile"
 )
 
-// ErrFiles is wrapped by the error of a pass that could not read some files. The
-// points of the other files are sent nevertheless.
+// ErrFiles is wrapped by the error that Pusher.Run yields if some RRD files could not
+// be read. The points of the other files are sent nevertheless.
 var ErrFiles = errors.New("could not be read")
 
 // Target describes the destination of points and the names of their metrics.
@@ -59,9 +59,9 @@ type Target struct {
 	leftOut func(remotewrite.LeftOut)
 }
 
-// open opens the destination and returns its sink. If the destination is a server and
-// SpoolSize is not 0, the sink is a spool with the given name, and open returns the
-// spool too. Otherwise the returned spool is nil.
+// open opens t.Dest and returns its sink. If t.Dest is a server and t.SpoolSize is not
+// 0, the sink is a spool with the given name, which is also the second result.
+// Otherwise the second result is nil.
 func (t *Target) open(name string) (graphite.Sink, *graphite.Spool, error) {
 	sink, err := t.openSink()
 	if err != nil || !t.Dest.remote() || t.SpoolSize == 0 {
@@ -149,8 +149,8 @@ type Pusher struct {
 }
 
 // New returns a Pusher with its state loaded and its destination open. The caller must
-// call Close. New returns a usage error if a source is neither a folder nor an .rrd
-// file.
+// call Close. New returns a usage error if all sources are missing, or if an existing
+// source is neither a folder nor an .rrd file.
 func New(opt Options) (*Pusher, error) {
 	p, err := newPusher(opt)
 	if err != nil {
@@ -162,7 +162,8 @@ func New(opt Options) (*Pusher, error) {
 	return p, nil
 }
 
-// newPusher returns a Pusher for the sources, without state or destination; see open.
+// newPusher returns a Pusher for opt.Sources. It neither loads a state nor opens the
+// destination; see Pusher.open.
 func newPusher(opt Options) (*Pusher, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -190,8 +191,9 @@ func (p *Pusher) Close() error {
 	return err
 }
 
-// Run pushes once or, if Every is set, repeatedly until ctx is done. It yields the
-// summary and error of each pass. Canceling ctx may interrupt the last pass.
+// Run makes one pass over the RRD files or, if p.Every is set, one every p.Every until
+// ctx is done. It yields the summary and the error of each pass. Canceling ctx may
+// interrupt a pass.
 func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 	return func(yield func(*Summary, error) bool) {
 		if p.Every == 0 {
@@ -223,7 +225,7 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 	}
 }
 
-// open loads the state of all folders and opens their sinks.
+// open loads the saved state of each source folder and opens the folder's sink.
 func (p *Pusher) open() error {
 	p.leftOut = func(n remotewrite.LeftOut) {
 		p.sum.TooOld += n.TooOld
@@ -259,7 +261,7 @@ func (p *Pusher) open() error {
 	return nil
 }
 
-// load locks and loads the state of a folder.
+// load locks and loads the saved state of f.
 func (p *Pusher) load(f *folder) (err error) {
 	if f.key, err = p.keyOf(f); err != nil {
 		return err
@@ -302,7 +304,7 @@ func (p *Pusher) keyOf(f *folder) (string, error) {
 	return strings.Join(parts, "\n"), nil
 }
 
-// pass reads and sends all new points.
+// pass makes one pass: it reads and sends all new points of the sources.
 func (p *Pusher) pass(ctx context.Context) (err error) {
 	start := time.Now()
 	p.sum, p.older = &Summary{Probe: p.Probe}, nil
@@ -363,7 +365,8 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 	return err
 }
 
-// send sends a batch and saves the state.
+// send sends the metrics of b, and then saves the states of the folders that have
+// changed.
 func (p *Pusher) send(ctx context.Context, b *batch) error {
 	if len(b.metrics) > 0 {
 		if err := b.folder.sink.Send(ctx, b.metrics); err != nil {
@@ -391,8 +394,8 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// finish completes the summary of the pass and logs warnings. It returns an error if
-// the destination is down or files could not be read.
+// finish completes p.sum, the summary of a pass, and logs warnings. It returns an error
+// if the destination is down, or if the pass could not read some files.
 func (p *Pusher) finish() error {
 	if p.sum.Recreated = int64(len(p.older)); p.sum.Recreated > 0 {
 		p.Log.Warn("files are older than the last point sent: they are sent from their start",

@@ -39,7 +39,7 @@ func newBatch() *batch {
 	return &batch{files: map[string]*fileState{}, all: make([]graphite.Point, 0, batchPoints+batchPoints/10)}
 }
 
-// reset empties b for reuse. It does not reuse the map files, whose values now belong
+// reset empties b for reuse. It replaces the map b.files, because its values now belong
 // to the saved state.
 func (b *batch) reset() {
 	*b = batch{files: map[string]*fileState{}, all: b.all[:0], metrics: b.metrics[:0]}
@@ -88,9 +88,9 @@ func (r *reading) flush(ctx context.Context) error {
 	}
 }
 
-// compare returns the first difference between the new points that the two readers
-// find in files. It returns nil unless Options.Reader is rrdfile.Both. A pass calls
-// it before it sends anything.
+// compare reads the new points in files with both readers of package rrdfile, and
+// returns the first difference. It returns nil at once unless r.Reader is rrdfile.Both.
+// A pass calls compare before it sends anything.
 func (r *reading) compare(ctx context.Context, files []metricFile) error {
 	if r.Reader != rrdfile.Both {
 		return nil
@@ -107,7 +107,8 @@ func (r *reading) compare(ctx context.Context, files []metricFile) error {
 	return nil
 }
 
-// isDifference reports whether err says that the two readers read different points.
+// isDifference reports whether err says that the two readers of package rrdfile read
+// different points from a file.
 func isDifference(err error) bool { return errors.As(err, new(*rrdfile.DifferenceError)) }
 
 // newPoints holds the new points of a file.
@@ -151,8 +152,9 @@ func (r *reading) readNew(f metricFile) (got newPoints, err error) {
 	return got, err
 }
 
-// file adds the new points of a file to the next batch. It counts and logs unreadable
-// files; it returns only errors that end the pass.
+// file adds the new points in f to the batch r.next. If f cannot be read, it only
+// counts f as unreadable and logs the error. It returns an error only if the pass must
+// end.
 func (r *reading) file(f metricFile) error {
 	path := filepath.Join(f.dir, f.file)
 	got, err := r.readNew(f)
@@ -197,8 +199,8 @@ func (r *reading) file(f metricFile) error {
 	return nil
 }
 
-// fail counts an unreadable file. It logs err unless it has already logged the same
-// error for the file.
+// fail counts the file at path as unreadable. It logs err unless the error that it last
+// logged for the file was the same.
 func (p *Pusher) fail(path string, err error) {
 	p.sum.Failed++
 	if p.failed[path] != err.Error() {

@@ -128,9 +128,9 @@ func (p *Pusher) name(f metricFile) string {
 	return filepath.Join(f.dir, f.file)
 }
 
-// list returns the RRD files of the sources with the paths of their metrics, by
-// folder. If it returns an error about unreadable folders, it still returns the
-// files of the other folders.
+// list returns the RRD files of the sources, folder by folder, with the paths of their
+// metrics. If it returns an error about unreadable folders, it still returns the files
+// of the other folders.
 func (p *Pusher) list() ([]metricFile, error) {
 	var files []metricFile
 	var errs []error

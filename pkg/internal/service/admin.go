@@ -151,7 +151,8 @@ func addExport(s *admin.State, from string, e exporter.Export) {
 	}
 }
 
-// certificates returns the certificates that the service presents and trusts.
+// certificates returns the certificates in files: those that the service presents, and
+// those of the authorities that it trusts.
 func certificates(files peer.TLS) []admin.Certificate {
 	var list []admin.Certificate
 	for _, f := range []struct{ use, path string }{{"tls-cert", files.Cert}, {"tls-ca", files.CA}} {

@@ -16,7 +16,7 @@ type Change struct {
 	Applied, NeedRestart []string
 }
 
-// reload applies the configuration that load returns as far as possible, and logs the
+// reload calls load and applies the new configuration as far as possible. It logs the
 // changed keys that need a restart. No connection is lost: an endpoint responds to
 // requests in flight before it is reopened with other settings. If load returns an
 // error, nothing changes.
@@ -49,7 +49,7 @@ func (svc *Service) reload(load func() (*Change, error)) {
 	svc.opt.RRDTo = next.RRDTo
 }
 
-// touches reports whether Applied contains a key of the given section.
+// touches reports whether c.Applied contains a key of the given section.
 func (c *Change) touches(section string) bool {
 	return slices.ContainsFunc(c.Applied, func(key string) bool { return strings.HasPrefix(key, section+".") })
 }

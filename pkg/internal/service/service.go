@@ -34,7 +34,8 @@ type Shared struct {
 	recent *admin.Recent // recent log messages
 }
 
-// recentNotices is the number of errors and warnings that the page shows.
+// recentNotices is the number of errors and warnings that the administration page
+// shows.
 const recentNotices = 50
 
 // NewShared returns a Shared that passes log records to h.
@@ -171,7 +172,7 @@ type parts struct {
 	errs []error
 }
 
-// Go runs a part in a goroutine. An error from run stops all parts.
+// Go calls run, which runs one part, in a goroutine. An error from run stops all parts.
 func (p *parts) Go(run func() error) {
 	p.running.Go(func() {
 		err := run()

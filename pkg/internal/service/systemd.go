@@ -27,8 +27,8 @@ func (n notifier) reloading() {
 
 func (n notifier) stopping() { n.notify(daemon.SdNotifyStopping) }
 
-// alive tells systemd that the service is alive. It must be called on every tick of
-// watchdog.
+// alive tells systemd that the service is alive. It must be called on every tick of the
+// channel that watchdog returns.
 func (n notifier) alive() { n.notify(daemon.SdNotifyWatchdog) }
 
 // watchdog returns a channel that ticks twice per systemd's WatchdogSec. It returns

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// ErrLocked reports that another process holds the lock. Errors from Lock wrap it.
+// ErrLocked reports that another process holds a lock. Lock returns an error that wraps
+// ErrLocked.
 var ErrLocked = errors.New("locked")
 
 // Lock acquires the lock for key, which may be any string. The lock is a file in the

@@ -24,7 +24,8 @@ const banner = "tstatrepo-state"
 // package losslessjson. Older versions did not escape names.
 const escaped = "escaped"
 
-// ErrNewer reports that a newer version wrote a file. Errors from CheckFormat wrap it.
+// ErrNewer reports that a newer version of the program wrote a file. Errors from
+// CheckFormat wrap ErrNewer.
 var ErrNewer = errors.New("a newer version wrote it")
 
 // CheckFormat returns an error that wraps ErrNewer if found is greater than known.
@@ -88,9 +89,9 @@ func unusable(path, reason, advice string) error {
 	return hint.New("state file "+path+": "+reason, advice)
 }
 
-// Save atomically and durably replaces the file at path with v as JSON. It creates
-// missing folders. If two calls run concurrently, the one that renames its file last
-// takes effect.
+// Save atomically and durably replaces the file at path with one that contains v as
+// JSON. It creates missing folders. Of two concurrent calls, the one that renames its
+// file last takes effect.
 func Save(path string, format int, v any) error {
 	body, err := losslessjson.Marshal(v)
 	if err != nil {
@@ -110,8 +111,8 @@ func Save(path string, format int, v any) error {
 
 func checksum(body []byte) string { return fmt.Sprintf("%x", sha256.Sum256(body)) }
 
-// Absolute returns the absolute path, with links resolved if the file exists, so that
-// two paths to the same folder share their state.
+// Absolute returns path as an absolute path. It resolves links unless path is missing
+// or inaccessible, so that all paths to a folder lead to the same state.
 func Absolute(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {

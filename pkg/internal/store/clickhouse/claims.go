@@ -36,10 +36,10 @@ type claim struct {
 	version int64 // of its latest row
 }
 
-// Claim implements store.Claimer. It uses the server's clock in whole seconds, so
-// a claim may be valid for up to two seconds longer than ttl. On a cluster, two
-// owners may get the same file if they ask nodes that have not yet replicated
-// each other's claims.
+// Claim implements store.Claimer. It uses the server's clock in whole seconds, so a
+// claim may be valid for up to two seconds longer than ttl. On a cluster, two owners
+// may claim the same file if each asks a node to which the other's claim has not been
+// replicated yet.
 func (s *Store) Claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	keys = slices.DeleteFunc(slices.Clone(keys), func(k store.Key) bool { return !sqlstore.ValidKey(k) })
 	var out []store.Key
@@ -168,10 +168,9 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 	return nil
 }
 
-// insertClaims makes claims expire after the given number of seconds, or ends them if
-// seconds is 0, by inserting a row for each. Clients know the server's time only
-// roughly, so a row's version is also made greater than all versions read for its
-// claim.
+// insertClaims inserts a row for each of claims. The row makes the claim expire after
+// the given number of seconds, or ends it if seconds is 0. Clients know the server's
+// time only roughly, so the row's version is also greater than claim.version.
 func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
 	if len(claims) == 0 {
 		return nil

@@ -84,7 +84,7 @@ func (c *client) close() { c.http.CloseIdleConnections() }
 // params holds settings of one request.
 type params map[string]string
 
-// noDatabase makes post omit the database, which may not exist yet.
+// noDatabase makes client.post omit the database, which may not exist yet.
 var noDatabase = params{"database": ""}
 
 // post sends a request to a host, and returns the body of a successful response.
@@ -168,7 +168,8 @@ func (c *client) retry(ctx context.Context, f func() error) error {
 	return p.Do(ctx, f)
 }
 
-// hostOrder returns the hosts to try, starting with the last one that responded.
+// hostOrder returns the hosts to try, starting with the one that responded most
+// recently.
 func (c *client) hostOrder() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,7 +182,7 @@ func (c *client) hostOrder() []string {
 	return hosts
 }
 
-// prefer makes a host the first one in hostOrder.
+// prefer makes host the first one that hostOrder returns.
 func (c *client) prefer(host string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

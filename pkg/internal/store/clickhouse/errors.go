@@ -39,8 +39,8 @@ var exception = regexp.MustCompile(`(?s)^Code: (\d+)[,.](?: e\.displayText\(\) =
 
 var nodeException = regexp.MustCompile(`(?s)^There was an error on \[[^\]]*\]: .*?Code: (\d+)[,.]`)
 
-// answerError converts an error response to a serverError. code is the
-// exception code in its header, and text is its body.
+// answerError converts an error response to a serverError. code is the exception code
+// in the response's header, and text is the response's body.
 func answerError(host string, status int, code, text string) *serverError {
 	e := &serverError{host: host, status: status}
 	e.code, _ = strconv.Atoi(code) // 0 if not from ClickHouse

@@ -139,10 +139,11 @@ func (s *Store) countOf(ctx context.Context, logType string, records []store.Rec
 	})
 }
 
-// Prune implements store.Manager. It first marks the old records of a log type as pruned,
-// which hides their rows, and then drops the partitions of their days. It also removes
-// the invisible rows of replaced files, and of imports that started at least two days ago
-// and have no record.
+// Prune implements store.Manager. For each log type, it first marks the records from
+// before the given time as pruned, which hides their rows, and then drops the
+// partitions of the days before that time. It also removes the invisible rows of
+// replaced files, of withdrawn attempts, and of attempts that started about two days
+// ago or earlier and never got a record.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	types, err := s.logTypes(ctx)

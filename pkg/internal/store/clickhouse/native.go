@@ -52,7 +52,8 @@ func formOf(typ string, kind tstat.Kind) (f form, nullable, ok bool) {
 	return f, nullable, ok
 }
 
-// unwrap returns X if typ is OUTER(X), or else typ.
+// unwrap returns X if typ has the form outer(X), as in Nullable(X). Otherwise it
+// returns typ.
 func unwrap(typ, outer string) string {
 	if rest, ok := strings.CutPrefix(typ, outer+"("); ok && strings.HasSuffix(rest, ")") {
 		return rest[:len(rest)-1]
@@ -103,7 +104,8 @@ const (
 	maxTime    = 10413792000 * 1e6
 )
 
-// add appends the rows of b except those marked in skip; skipped is their number.
+// add appends the rows of b except those marked in skip; skipped is the number of
+// marked rows.
 func (k *block) add(b *tstat.Batch, skip []bool, skipped int) {
 	for i := range k.columns {
 		k.columns[i].add(b, skip)
@@ -223,7 +225,7 @@ func (c *column) addAll(v tstat.Vector) {
 	c.data = d
 }
 
-// value appends the i-th value of a vector.
+// value appends the i-th value of v, not counting NULLs.
 func (c *column) value(v tstat.Vector, i int) {
 	switch c.form {
 	case formInt, formTime:

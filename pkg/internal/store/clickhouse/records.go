@@ -102,8 +102,8 @@ type event struct {
 	rec      store.Record
 }
 
-// eventFields lists the fields that a query must select for readEvent, in order. The
-// addedColumns must follow.
+// eventFields lists the first fields that a query must select for readEvent, in order.
+// After them it must select the columns in addedColumns.
 const eventFields = "file_id, event, version, arrayStringConcat(arrayMap(x -> toString(x), replaces), ','), probe, folder, file, sha256, length, size, " +
 	"mtime_ns, path, type, layout, toUnixTimestamp(time), rows, rejects, cut, imported_us, pruned_us"
 
@@ -162,7 +162,7 @@ type attempt struct {
 	replaced  bool
 }
 
-// history holds all attempts to store the file of one key, by number.
+// history holds all attempts to store the file of one key, by the attempt's number.
 type history map[uint64]*attempt
 
 // add updates the history with an event. Events may be added in any order.
@@ -212,8 +212,8 @@ func (h history) live() []*attempt {
 	return out
 }
 
-// records returns the records of a history: those of its live attempts, except that of
-// several equal records (see store.Record.Same) only the first counts.
+// records returns the records of the live attempts in h. Of several equal records, see
+// store.Record.Same, it returns only that of the attempt with the smallest number.
 func (h history) records() []store.Record {
 	var out []store.Record
 	for _, a := range h.live() {
@@ -373,8 +373,9 @@ func list(texts []string) string {
 	return "(" + strings.Join(quoted, ",") + ")"
 }
 
-// liveOnly returns history.live in SQL: a HAVING condition for rows selected by
-// where and grouped by file_id.
+// liveOnly returns an SQL condition for live attempts, the counterpart of history.live.
+// It is for the HAVING clause of a query that selects events by where and groups them
+// by file_id.
 func (s *Store) liveOnly(where string) string {
 	withdrawn := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventWithdraw) + ")"
 	return "countIf(event = " + text(eventCommit) + ") > 0 and file_id not in " + withdrawn +
@@ -398,8 +399,8 @@ func (s *Store) visible(logType string) string {
 		" and file_id not in " + withdrawn + ") group by probe, folder, sha256" + place
 }
 
-// conflictWait is how long a commit or claim waits for a concurrent one on the
-// same file to be withdrawn.
+// conflictWait is how long a commit waits for a concurrent commit of the same file to
+// be withdrawn. A claim waits as long for a concurrent claim.
 const conflictWait = 2 * time.Second
 
 // CheckTransform returns an error if the table of records has no column for
@@ -412,10 +413,11 @@ func (s *Store) CheckTransform() error {
 	return hint.New("table "+s.filesTable()+", which an older version made, has no column "+colTransform, "import once as a user who may alter it")
 }
 
-// commit adds the record of attempt id, see store.FileTx. Afterwards it reads the events
-// again, in case another importer has committed the same file at the same time. The
-// attempt with the larger number is then withdrawn. If that attempt's importer did not
-// see the other attempt, the other one is withdrawn instead.
+// commit adds the record of attempt id; see store.FileTx. Another importer may commit
+// the same file at the same time, so commit then reads the events again. Of two
+// conflicting attempts, the importer of the one with the larger number withdraws it. If
+// that has not happened after conflictWait, the importer of the other attempt withdraws
+// its own instead.
 func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Record, known, replace []store.Record) error {
 	texts := func(rs []store.Record) (out []string) {
 		for _, k := range rs {
@@ -468,7 +470,8 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 
 // judge returns the outcome of committing attempt id with record r: nil,
 // store.ErrDuplicate or store.ErrConflict. wait means that the outcome may still become
-// nil. allowed lists the Text identifiers of records that may exist.
+// nil, if other attempts are withdrawn. allowed lists the Text identifiers of records
+// that may exist.
 func (h history) judge(id uint64, r *store.Record, allowed []string) (outcome error, wait bool) {
 	live := h.live()
 	own := h[id] // nil if the server inserted no commit

@@ -63,9 +63,10 @@ func (s *Store) awaitReplicas(ctx context.Context, host, logType string) error {
 	return nil
 }
 
-// awaitReplica waits until a replica has the rows of all log entries up to
-// number last, or is not active. It gives up after replicaPatience: the replica
-// eventually gets all rows as long as another replica has them.
+// awaitReplica waits until the replica at a ZooKeeper path has the rows of all entries
+// up to number last in the table's log, or is not active. It gives up after
+// replicaPatience: the replica eventually gets all rows as long as another replica has
+// them.
 func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64) error {
 	s.mu.Lock()
 	behind := time.Now().Before(s.behind[path])

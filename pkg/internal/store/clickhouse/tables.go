@@ -30,8 +30,8 @@ var ownColumns = []struct{ name, typ string }{{colProbe, "String"}, {colFolder, 
 // without DateTime64.
 const micros = "_us"
 
-// names returns the names of a file's columns in the table. They are the same as
-// in PostgreSQL, so that the same queries work.
+// names returns the names that the columns of f have in the table of its log type. They
+// are the same as in the PostgreSQL store, so that the same queries work.
 func names(f store.FileInfo) []string { return sqlstore.ColumnNames(f.Columns, ownNames(f.Type)) }
 
 // ownNames returns the names that a table may use for the store's own columns: those
@@ -54,8 +54,8 @@ func ownNames(typ *tstat.LogType) (own []string) {
 func rowsTable(logType string) string  { return logType + "_rows" }
 func localTable(logType string) string { return logType + "_local" }
 
-// dataTable returns the name of the table in which servers store the rows: on a
-// cluster, the local table.
+// dataTable returns the name of the table that stores the rows of a log type: the local
+// table on a cluster, and the table of rows otherwise.
 func (s *Store) dataTable(logType string) string {
 	if s.cluster {
 		return localTable(logType)
@@ -226,8 +226,9 @@ func (s *Store) forget(logType string) {
 	delete(s.tables, logType)
 }
 
-// ensure makes the next change that a log type's tables need, and reports whether a
-// change was necessary. If not, it returns the types of the columns by name.
+// ensure makes one change to the tables of a file's log type, if they need any, and
+// reports whether it did. If they need none, it returns the types of their columns by
+// name.
 func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols []string) (_ map[string]string, changed bool, err error) {
 	typ := f.Type.Name
 	data := s.dataTable(typ)
@@ -277,8 +278,8 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 }
 
 // ensureDerived creates a view or Distributed table, which stores no rows itself. It
-// replaces an existing one that lacks some of the columns. It reports whether it
-// changed anything.
+// replaces an existing one that lacks some of columns, or for which lacksPlaces returns
+// true. It reports whether it changed anything.
 func (s *Store) ensureDerived(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
 	existing, err := s.columns(ctx, host, table)
 	if err != nil {

@@ -59,8 +59,9 @@ func (x *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return nil
 }
 
-// start adds to the block the columns of b that have had no values so far. Other
-// columns without values are left out, since every value costs the server time.
+// start adds to the block the columns for which b is the first batch with values.
+// Columns that have had no values so far are left out, since every value costs the
+// server time.
 func (x *tx) start(b *tstat.Batch) error {
 	if err := x.s.cfg.columns.CheckLater(x.file, b, x.hasTarget); err != nil {
 		return err
@@ -118,7 +119,7 @@ const (
 	partBytes = 256 << 20
 )
 
-// flush passes the block to the INSERT. It starts an INSERT if none is running.
+// flush passes x.block to the running INSERT. If none is running, it first starts one.
 func (x *tx) flush() error {
 	if x.block.rows == 0 {
 		return nil

@@ -12,7 +12,7 @@ import (
 )
 
 // Verify implements store.Manager. It does not report rows without a record, since the
-// view hides them from readers. With opt.Deep it reads all rows.
+// view of their log type hides them from readers. With opt.Deep it reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if !opt.Deep {
 		return nil

@@ -169,10 +169,10 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 // math_repo.
 func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.allAdopted(f) }
 
-// allAdopted reports whether math_repo has stored all rows of a file. The file's
-// folder must have ended more than maxZoneOffset before the end of the last adopted
-// window, because folder names may be interpreted in a time zone other than the
-// probe's.
+// allAdopted reports whether math_repo has certainly stored all rows of f. For that,
+// the probe's next folder must start more than an hour plus maxZoneOffset before the
+// end of the last adopted window, because folder names may be interpreted in a time
+// zone other than the probe's.
 func (s *Store) allAdopted(f store.FileInfo) bool {
 	if len(s.adopted) == 0 || f.Next.IsZero() {
 		return false

@@ -149,8 +149,8 @@ func (s *Store) Done(f store.FileInfo) {
 	}
 }
 
-// series returns the scheduler's series for a stream. The first call starts it.
-// Without a scheduler, series returns nil.
+// series returns the scheduler's series for st, or nil without a scheduler. The first
+// call for a stream starts the series.
 func (s *Store) series(ctx context.Context, st *stream) *series {
 	if s.sched == nil {
 		return nil
@@ -168,8 +168,8 @@ func (s *Store) series(ctx context.Context, st *stream) *series {
 	return series
 }
 
-// lastAnnounced returns the last window of a stream that the scheduler has
-// listed as done, or -1. It also returns the later windows of the stream.
+// lastAnnounced returns the last window of a stream that the scheduler has listed as
+// done, or -1. In open it returns the later windows of the stream.
 func (s *Store) lastAnnounced(ctx context.Context, st *stream) (last int64, open []int64, err error) {
 	view := pgdb.Quote(catalog, viewPrefix+st.name)
 	err = s.Pool.QueryRow(ctx, "select coalesce(max(q.input_time), -1) from "+pgdb.Quote(catalog, "query_stats")+" q join "+view+
@@ -198,8 +198,8 @@ func (s *Store) Close() error {
 }
 
 // analyzeStreams runs ANALYZE on the parent tables of the written streams, but not on
-// their partitions. Since PostgreSQL 18 this requires ONLY, which older servers do not
-// support here.
+// their partitions. Since PostgreSQL 18, leaving out the partitions requires ANALYZE
+// ONLY, which older servers do not support.
 func (s *Store) analyzeStreams(ctx context.Context) {
 	option := ""
 	for _, st := range s.streams {

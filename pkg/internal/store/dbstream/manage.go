@@ -28,8 +28,9 @@ func (s *Store) Count(context.Context, []store.Record) ([]int64, error) {
 // adopted from math_repo.
 //
 // Rows do not say which file they come from. A record counts as pruned once all windows
-// that may hold rows from its file are gone. The last such window starts at the time of
-// the stream's next folder, plus an hour and the maximum difference between time zones.
+// that may hold rows from its file are gone. The last such window starts no later than
+// an hour plus maxZoneOffset after the time of the folder that follows the file's
+// folder in the stream.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -129,8 +130,8 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 }
 
 // oldWindows returns the windows of a stream that end before the given time, oldest
-// first. It leaves a window's table nil if the table that the catalog names does not
-// inherit from the stream's table.
+// first. If the table that the catalog names for a window does not inherit from the
+// stream's table, oldWindow.table is nil.
 func (s *Store) oldWindows(ctx context.Context, view pgdb.Ident, name string, before time.Time) ([]oldWindow, error) {
 	rows, _ := s.Pool.Query(ctx, `select v.serial_time::int8, n.nspname::text, c.relname::text, coalesce(pg_total_relation_size(c.oid), 0)
 		from `+view.Sanitize()+` v

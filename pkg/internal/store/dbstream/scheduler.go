@@ -65,7 +65,7 @@ const (
 	maxReason = 200 // bytes of an error text
 )
 
-// The protocol's messages. gob matches the fields by name.
+// The messages of the scheduler's protocol. gob matches their fields by name.
 type (
 	ioWindow struct {
 		Name, PartTablename string
@@ -102,7 +102,7 @@ type (
 	}
 )
 
-// scheduler announces the windows of a store's streams.
+// scheduler announces the windows of a store's streams to DBStream's scheduler.
 type scheduler struct {
 	addr   string
 	timing timing
@@ -123,8 +123,9 @@ func newScheduler(addr string, window int64, log *slog.Logger, t timing) *schedu
 	return c
 }
 
-// lookup returns the series for a stream, which it creates if necessary. A new series
-// is not registered with the scheduler until series.start.
+// lookup returns the series for the stream with the given name. If there is none,
+// lookup creates a series, which series.start later registers with DBStream's
+// scheduler.
 func (c *scheduler) lookup(name string) *series {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,8 +144,8 @@ func (c *scheduler) all() []*series {
 	return slices.Collect(maps.Values(c.series))
 }
 
-// close finishes and announces the remaining windows within timing.close. A second call
-// does nothing.
+// close finishes the remaining windows and announces them, in timing.close at most. A
+// second call does nothing.
 func (c *scheduler) close() {
 	if c.ctx.Err() != nil {
 		return
@@ -174,8 +175,9 @@ func (c *scheduler) close() {
 	}
 }
 
-// report logs changes of a series' connection: once when the scheduler
-// disconnects, and once when the series has reconnected.
+// report records the outcome of connecting s: an error, or nil if s is connected. It
+// logs only changes: that the scheduler has disconnected, that all series have
+// reconnected, or that the scheduler refuses the stream of s.
 func (c *scheduler) report(s *series, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

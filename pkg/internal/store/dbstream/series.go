@@ -106,8 +106,8 @@ func (s *series) begin(k store.Key, t time.Time) {
 	s.begun[k] = t
 }
 
-// end records that the import of a file has ended without storing it. An expected
-// file stays expected until fileDone.
+// end records that an import of the file with key k has ended without storing the file.
+// If the file is expected, it remains so until fileDone is called.
 func (s *series) end(k store.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,10 +141,10 @@ func (s *series) commit(k store.Key, f storedFile) {
 	s.advance()
 }
 
-// advance processes the stored files in the order of their folders, until an
-// earlier file is missing. A file finishes the windows that end before its first
-// row; it may share later windows with its neighbors. Rows for windows that are
-// already finished are not announced.
+// advance processes the stored files in the order of their folders, and stops at a file
+// if an earlier one is not stored yet. A file finishes the windows that end before the
+// file's earliest row, because later files should have no rows in those windows. Rows
+// for windows that are already finished are not announced.
 func (s *series) advance() {
 	for len(s.stored) > 0 && !s.missing(s.stored[0].time) {
 		f := s.stored[0]
@@ -200,8 +200,8 @@ func (s *series) finishBefore(limit int64) {
 	}
 }
 
-// finish finishes all windows before the last file's last window, because the
-// next file may have rows in that window.
+// finish finishes all windows before s.tail, the last window with rows from the latest
+// file. That window may get rows from the next file, too.
 func (s *series) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,7 +218,8 @@ func (s *series) next() (w windowWork, ok bool) {
 	return s.queue[0], true
 }
 
-// announced removes the first window from the queue after its announcement.
+// announced removes the first window from the queue. It is called once this window has
+// been announced.
 func (s *series) announced() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -80,8 +80,8 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 	return st, cols, nil
 }
 
-// fits returns an error if k's probe or log type is not the stream's, because
-// rows contain neither.
+// fits returns an error if the probe or log type of k differs from that of st. Rows
+// contain neither, so all rows of a stream must have the same ones.
 func (st *stream) fits(k store.Key) error {
 	switch {
 	case k.Probe != st.key.Probe:
@@ -94,9 +94,9 @@ func (st *stream) fits(k store.Key) error {
 	return nil
 }
 
-// ensureStream creates those of a stream's catalog entries and tables, template and
-// parent table that do not exist, and adds missing columns to the parent table. It
-// returns the parent table and the names of the file's columns in it.
+// ensureStream creates whatever a stream lacks: its entries and table in the catalog,
+// its template, its parent table, and columns of the parent table. It returns the
+// parent table and the names of the file's columns in that table.
 func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f store.FileInfo) (*pgdb.Table, []string, error) {
 	exec := func(sql string, args ...any) error {
 		_, err := tx.Exec(ctx, sql, args...)

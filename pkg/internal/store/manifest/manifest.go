@@ -78,7 +78,7 @@ func Locations(entries []Entry) []string {
 	return list
 }
 
-// line is one line of the log.
+// line is one line of a manifest.
 type line struct {
 	Put    *Entry `json:"put,omitempty"`
 	Delete *id    `json:"delete,omitempty"`
@@ -206,7 +206,8 @@ const (
 	Copy    = "copy"
 )
 
-// Size returns the size in bytes of a store's file, or 0 if it does not exist.
+// Size returns the size in bytes of the file at location in the store at root, or 0 if
+// the file does not exist.
 func Size(root, location string) (int64, error) {
 	info, err := os.Stat(filepath.Join(root, location))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -34,7 +34,7 @@ func (tx *Tx) Temp(perm fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// Rewrite compacts the log if most of its lines are obsolete.
+// Rewrite compacts the manifest's log if most lines of the log are obsolete.
 func (m *Manifest) Rewrite(ctx context.Context) error {
 	return m.Update(ctx, func(tx *Tx) error {
 		n := 0
@@ -51,8 +51,8 @@ func (m *Manifest) Rewrite(ctx context.Context) error {
 // minLines keeps Rewrite from compacting short logs.
 const minLines = 1000
 
-// rewrite replaces the log. The caller must hold the lock of the old log, and
-// holds the lock of the new log afterwards.
+// rewrite replaces the log with one that has a line for each entry. The caller must
+// hold the lock of the old log, and holds the lock of the new log afterwards.
 func (m *Manifest) rewrite() error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s%d %s\n", banner, format, m.kind)
@@ -94,8 +94,8 @@ func (m *Manifest) rewrite() error {
 	return durable.SyncDir(filepath.Dir(m.path))
 }
 
-// copyOwner gives f the mode and owner of old, because other users may also
-// write to the log.
+// copyOwner gives f, the new log, the mode and owner of old, the former log, because
+// other users may also write to the log.
 func copyOwner(f *os.File, old fs.FileInfo) error {
 	if err := f.Chmod(old.Mode().Perm()); err != nil {
 		return err

@@ -16,14 +16,15 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Tx changes the manifest under its lock.
+// Tx reads and changes a manifest while Manifest.Update or Manifest.View holds the lock
+// of the store.
 type Tx struct {
 	m   *Manifest
 	out bytes.Buffer
 }
 
-// Update calls f under an exclusive lock of the store, and then appends the
-// changes made by f, even if f returns an error.
+// Update calls f under an exclusive lock of the store. It then appends the changes that
+// f made to the manifest, even if f returned an error.
 func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -48,8 +49,9 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	return errors.Join(err, tx.flush())
 }
 
-// View calls f under a shared lock, so that no process changes the store. f must
-// not change anything either. View also works for a read-only manifest.
+// View calls f under a shared lock of the store, so that no process changes the store
+// meanwhile. f must not change anything either. View also works for a read-only
+// manifest.
 func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -140,9 +142,9 @@ func (tx *Tx) Find(r store.Record) (Entry, bool) {
 	return Entry{}, false
 }
 
-// Replaced returns the entries that Commit must remove when it stores r. It
-// returns store.ErrDuplicate or store.ErrConflict under the conditions of
-// store.FileTx.
+// Replaced returns the entries that store.FileTx.Commit must remove when it stores r.
+// Replaced returns store.ErrDuplicate or store.ErrConflict under the conditions that
+// store.FileTx documents.
 func (tx *Tx) Replaced(r store.Record, known, replace []store.Record) ([]Entry, error) {
 	isKnown, isReplaced := store.Texts(known), store.Texts(replace)
 	var replaced []Entry

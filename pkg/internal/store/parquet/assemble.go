@@ -130,7 +130,7 @@ type assembly struct {
 	current *stored
 }
 
-// group is a range of rows in a row group.
+// group is a range of the rows in one row group of a stored file.
 type group struct {
 	s     *stored
 	index int
@@ -196,8 +196,8 @@ func (a *assembly) add(s *stored, keep []span) error {
 	return nil
 }
 
-// flushAll writes the collected rows. If a row group is still pending, nothing is
-// collected, so flushAll copies the pending one unchanged.
+// flushAll writes what assembly.add has not written yet: either the pending row group,
+// which is copied unchanged, or the collected rows. There are never both.
 func (a *assembly) flushAll() error {
 	if h := a.pending; h != nil {
 		a.pending = nil
@@ -227,15 +227,16 @@ func (a *assembly) closeUnused(h *group) {
 	}
 }
 
-// contiguous reports whether the column chunks of row group index fill a range of the
-// file without gaps.
+// contiguous reports whether the column chunks of the row group with the given index
+// fill a range of the file without gaps.
 func contiguous(m *metadata.FileMetaData, index int) bool {
 	from, to, sum := extent(m, index)
 	return to-from == sum
 }
 
-// extent returns the range of bytes that the column chunks of row group index span, and
-// the sum of their sizes. If a chunk has no metadata or is in another file, sum is -1.
+// extent returns the range of bytes that the column chunks of the row group with the
+// given index span, and the sum of the chunks' sizes. If a chunk has no metadata or is
+// in another file, sum is -1.
 func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	for i, c := range m.RowGroups[index].Columns {
 		if c.MetaData == nil || c.FilePath != nil {
@@ -254,9 +255,9 @@ func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	return from, to, sum
 }
 
-// copy copies row group index of the file in, whose footer is m, byte for byte. It omits
-// indexes and Bloom filters, which are elsewhere in the file and which tstatrepo never
-// writes.
+// copy copies the row group with the given index byte for byte from in, a file whose
+// footer is m. It omits indexes and Bloom filters, which are elsewhere in the file and
+// which tstatrepo never writes.
 func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) error {
 	from, to, _ := extent(m, index)
 	n, err := io.Copy(a.out, io.NewSectionReader(in, from, to-from))
@@ -315,7 +316,7 @@ func (a *assembly) decode(g *group) error {
 	return a.w.addGroup(g.s, g.index, g.keep)
 }
 
-// flush writes the collected row groups.
+// flush writes the collected rows to the file, as row groups.
 func (a *assembly) flush() error {
 	if a.scratch == nil {
 		return nil

@@ -23,8 +23,9 @@ type buffers struct {
 // core parses as fast as two others encode.
 const maxParallel = 3
 
-// newBuffers returns the buffers for the given number of files that are open at once, and
-// of cores that encode rows. memory is the size of the buffers in bytes per file.
+// newBuffers returns the buffers of a store. files is the number of files that are open
+// at once, cores is the number of cores that encode rows, and memory is the size of the
+// buffers in bytes per file.
 func newBuffers(memory int64, files, cores int) *buffers {
 	groups := max(files, min(cores, files*maxParallel))
 	return &buffers{memory: memory * int64(files) / int64(groups), maxGroups: min(groups, cores)}

@@ -158,13 +158,15 @@ func (s *Store) removeStaleUnlocked() error {
 	return err
 }
 
-// workDir creates a folder in compactDir for the new folder of a day.
+// workDir creates a folder in compactDir, in which Compact builds the new folder of a
+// day, and returns its path.
 func (s *Store) workDir() (string, error) {
 	dir := filepath.Join(s.dir, manifest.Dir, compactDir, rand.Text())
 	return dir, os.MkdirAll(dir, 0o777)
 }
 
-// canExchange returns an error if the file system does not support exchange.
+// canExchange returns an error if the store's file system cannot exchange two folders
+// in one step.
 func (s *Store) canExchange() error {
 	dir, err := s.workDir()
 	if err != nil {
@@ -385,8 +387,9 @@ func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt st
 	return a.finish(records, nil)
 }
 
-// recordsOf returns the file's records in the order of its rows, as they are in entries,
-// the manifest's entries for the file. It returns nil if entries do not match the file.
+// recordsOf returns the records of the file s, in the order of their rows. It takes
+// them from entries, the manifest's entries for the file, and returns nil if these do
+// not match the file.
 func (s *stored) recordsOf(entries []manifest.Entry) []store.Record {
 	info, err := s.f.Stat()
 	if err != nil || len(entries) != len(s.Records) {

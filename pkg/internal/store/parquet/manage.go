@@ -217,8 +217,8 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 	return nil
 }
 
-// rewrite replaces old, the file at loc, with a file that has only the rows keep of old,
-// which belong to the records rest. It closes old.
+// rewrite replaces the file at loc, which is open as old, with a file that has only the
+// rows in keep. These rows belong to the records rest. rewrite closes old.
 func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, rest []store.Record) error {
 	tmp, err := tx.Temp(0o666)
 	if err != nil {
@@ -324,8 +324,9 @@ type part struct {
 	keep []span
 }
 
-// concat writes a file with the rows of the parts to out. Its footer lists records, and
-// replace as the records that the file replaces. concat closes the parts, but not out.
+// concat writes a file with the rows of the parts to out. In the footer, records are
+// the records of the file, and replace are those that the file replaces. concat closes
+// the parts, but not out.
 func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
 	a, err := s.assemble(ctx, out, columns)
 	for i, p := range parts {

@@ -13,7 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// addGroup adds the rows keep of row group index of s. Columns that s lacks become NULL.
+// addGroup adds the rows keep from the row group of s with the given index. Columns
+// that s lacks become NULL.
 func (w *writer) addGroup(s *stored, index int, keep span) error {
 	n := int(keep.to - keep.from)
 	if w.group.Rows > 0 && w.group.Rows+n > w.max {

@@ -13,9 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// swap exchanges a day's folder with the folder work, which has the merged files done,
-// and updates the manifest. It returns the names of the files in the old folder, or nil
-// if it did not exchange the folders.
+// swap exchanges the folder of d with the folder work, which contains the merged files
+// listed in done, and updates the manifest. It returns the names of all files in the
+// old folder of d, or nil if it did not exchange the folders.
 func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
 	dir := filepath.Join(s.dir, d.dir)
 	old := map[string]bool{}
@@ -105,9 +105,9 @@ func copyOwner(dir string, info fs.FileInfo) error {
 	return nil
 }
 
-// moveNewFiles moves all files whose names are not in known from a day's old folder to
-// the new one. Programs that do not use the lock may have created them just before the
-// exchange.
+// moveNewFiles moves all files whose names are not in known from old, the former folder
+// of d, to the current folder of d. Programs that do not use the store's lock may have
+// created such files just before swap exchanged the folders.
 func (s *Store) moveNewFiles(d *day, old string, known []string) error {
 	names, err := os.ReadDir(old)
 	if err != nil {

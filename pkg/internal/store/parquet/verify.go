@@ -276,8 +276,8 @@ func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult
 	return res, store.Unavailable(err)
 }
 
-// repairs returns what Repair has to remove: the entries whose rows it removes, by
-// location, and their totals. For doubled see Store.
+// repairs returns what Repair has to remove: in at, the entries whose rows it removes,
+// by location, and in res, their totals. For doubled see Store.doubled.
 func repairs(doubled map[logText][]manifest.Entry) (res store.RepairResult, at map[string][]manifest.Entry) {
 	at = map[string][]manifest.Entry{}
 	for _, entries := range doubled {

@@ -76,8 +76,8 @@ func canBinary(targets []sqlstore.Target) bool {
 	})
 }
 
-// prepareBinary prepares a cell for the binary form, and reports whether the values of
-// col have a binary form.
+// prepareBinary prepares c to encode the values of col in binary form, and reports
+// whether that is possible.
 func (c *cell) prepareBinary(col tstat.Column) bool {
 	t := c.target
 	c.size = sizes[t.Type]
@@ -145,8 +145,8 @@ func bitsOf[T int64 | float64](x []T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
 }
 
-// index returns the index of row i's value in bits, or -1 for NULL. i must not decrease
-// from call to call.
+// index returns the index in l.bits of the value in row i, or -1 for NULL. i must not
+// decrease from call to call.
 func (l *lane) index(i int) int {
 	if l.def[i] == 0 {
 		return -1
@@ -214,8 +214,8 @@ func (e *encoder) rowError(cell, i int) error {
 	return c.rowError(e.field(c))
 }
 
-// appendCell appends the value of c in row i, which needs conversion. It returns false if
-// the column cannot hold the value.
+// appendCell appends the value of c in row i, if the value needs a conversion that a
+// lane cannot do. It returns false if the column cannot hold the value.
 func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	at := i
 	if !c.dense {
@@ -304,9 +304,9 @@ func appendBytes(dst, t []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(t))), t...)
 }
 
-// appendInet appends an address: PostgreSQL's number for its family, its prefix
-// length in bits, a 0 because it is not a network, its length in bytes, and its
-// bytes. It returns false if f is not an address.
+// appendInet appends an address: PostgreSQL's number for its family, its prefix length
+// in bits, a 0 (not a network), its length in bytes, and its bytes. It returns false if
+// f is not an address.
 func appendInet(dst, f []byte) ([]byte, bool) {
 	if tstat.IsNull(f) {
 		return appendNull(dst), true

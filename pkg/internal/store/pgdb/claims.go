@@ -75,9 +75,10 @@ func (d *DB) createClaims(ctx context.Context) error {
 	return nil
 }
 
-// claim inserts claims, renews the owner's claims and takes over expired ones. It returns
-// the keys that the owner has now claimed, and all keys that the table cannot hold. All
-// clients process keys in the same order, which prevents deadlocks.
+// claim claims keys for owner: it inserts claims, renews those of owner, and takes over
+// expired ones. It returns the keys that owner has now claimed, and all keys that the
+// table of claims cannot hold. All clients process keys in the same order, which
+// prevents deadlocks.
 func (d *DB) claim(ctx context.Context, owner string, keys []store.Key, ttl time.Duration) ([]store.Key, error) {
 	l, p, f, n, got := d.columnsOf(keys) // no importer can store files with invalid keys
 	rows, _ := d.Pool.Query(ctx, "insert into "+d.claimsTable().Sanitize()+` as c (location, probe, folder, file, owner, expires)

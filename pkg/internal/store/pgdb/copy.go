@@ -90,7 +90,7 @@ func (b *Batch) add(number int64, line []byte, reject string) {
 	b.rows = append(b.rows, row{number, len(b.data), len(b.lines), reject})
 }
 
-// Split moves the last row to a new batch for another table.
+// Split removes the last row of b and returns it in a new batch for the table to.
 func (b *Batch) Split(to *Dest) *Batch {
 	n := len(b.rows) - 1
 	var data, line int
@@ -161,8 +161,8 @@ func (c *copier) keep(b *Batch) {
 	c.size += len(b.data) + len(b.lines)
 }
 
-// finish counts the kept rows as stored, reports the rejected rows, and frees
-// the batches.
+// finish adds the accepted rows in c.kept to Dest.stored, reports the rejected rows,
+// and frees the batches.
 func (c *copier) finish() {
 	for _, b := range c.kept {
 		for _, r := range b.rows {
@@ -200,7 +200,8 @@ func (c *copier) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// copy runs a COPY of rows. With chunks, it first sets a new savepoint.
+// copy runs a COPY of rows to the table c.to. If c.chunks is set, it first sets a new
+// savepoint.
 func (c *copier) copy(rows io.Reader) error {
 	sql := c.to.sql
 	if c.chunks {
@@ -216,9 +217,9 @@ func (c *copier) copy(rows io.Reader) error {
 	return err
 }
 
-// endingReader reads from r until end is called. It is needed because CopyFrom
-// returns when a connection breaks, although its goroutine may still be reading
-// rows.
+// endingReader reads from r until end is called. It is needed because pgconn's CopyFrom
+// returns when the connection breaks, although a goroutine that CopyFrom has started
+// may still be reading rows.
 type endingReader struct {
 	mu    sync.Mutex
 	r     io.Reader
@@ -247,7 +248,7 @@ type keptRow struct {
 	data []byte
 }
 
-// rows returns the rows of the chunk that are not rejected.
+// rows returns the rows of the current chunk that are not rejected.
 func (c *copier) rows() (rows []keptRow) {
 	for _, b := range c.kept {
 		from := 0

@@ -116,8 +116,8 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 	return nil, hint.Usage("not the URL of a database", advice)
 }
 
-// Open connects to the database at dsn, a result of SplitURL. name, with any password
-// masked, is what messages call the database.
+// Open connects to the database at dsn, a result of SplitURL. name is the URL of the
+// database to show in messages, where any password in it is masked.
 func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	cfg, err := parseConfig(dsn)
 	if err != nil {
@@ -173,7 +173,7 @@ func (d *DB) Close() {
 // String returns the URL of the database, without secrets.
 func (d *DB) String() string { return d.url }
 
-// Server returns the host, port and database of the first connection attempt.
+// Server returns the host and port to which d tries to connect first, and the database.
 func (d *DB) Server() (host string, port uint16, database string) {
 	c := d.Pool.Config().ConnConfig
 	return c.Host, c.Port, c.Database
@@ -216,8 +216,9 @@ func Classify(err error) error {
 }
 
 // lineError shortens the message of a connection error to one line. pgx's message has a
-// line for each attempt: with sslmode=prefer, the default, two for each address. The
-// first of the two lines says the same as the second, or only that the server has no TLS.
+// line for each attempt. With sslmode=prefer, the default, there are two attempts for
+// each address, with TLS and then without. The line of the first one says the same as
+// that of the second, or only that the server has no TLS.
 type lineError struct{ err error }
 
 func (e *lineError) Error() string {
@@ -378,8 +379,8 @@ func FindTable(ctx context.Context, q Querier, name Ident) (*Table, error) {
 	return &t, nil
 }
 
-// AddColumns adds to a table those of columns that have the given indexes. names are
-// their names in the table, by the same indexes, and sqlType returns their types.
+// AddColumns adds columns[i] to a table for each i in indexes. The column's name in the
+// table is names[i], and its type is the result of sqlType.
 func AddColumns(ctx context.Context, tx pgx.Tx, table Ident, indexes []int, columns []tstat.Column, names []string, sqlType func(tstat.Column) string) error {
 	var add []string
 	for _, c := range indexes {

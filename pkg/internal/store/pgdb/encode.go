@@ -69,8 +69,8 @@ type cell struct {
 	byField bool // encode the text of the field instead of the vector's value
 }
 
-// index returns the index of row i's value in the vector, or -1 for NULL. i
-// must not decrease from call to call.
+// index returns the index in c.vec of the value in row i, or -1 for NULL. i must not
+// decrease from call to call.
 func (c *cell) index(i int) int {
 	if c.dense {
 		return i
@@ -163,10 +163,10 @@ func newEncoder(columns []tstat.Column, targets []sqlstore.Target, asWritten, bi
 // has reports whether a column of the file has a target.
 func (e *encoder) has(column int) bool { return e.sources[column] }
 
-// start prepares for the rows of b, and reports whether the result of columns has
+// start prepares e for the rows of b, and reports whether the result of e.columns has
 // changed. It leaves out columns that have had no values so far, since every value in a
-// COPY, even NULL, costs the server time. It sorts the other columns in the order of the
-// fields.
+// COPY, even NULL, costs the server time. It puts the other columns in the order of the
+// log's fields.
 func (e *encoder) start(b *tstat.Batch) (changed bool) {
 	e.batch = b
 	e.idle = slices.DeleteFunc(e.idle, func(c cell) bool {
@@ -348,9 +348,9 @@ func (c *cell) reason() string {
 	}
 }
 
-// append appends one value in text form: the value at index at in the vector, or raw, the
-// field in the line. An index of -1 means NULL. append returns false if the column cannot
-// hold the value.
+// append appends one value in text form. Depending on c.op, it uses the value at index
+// at of c.vec, where -1 means NULL, or raw, the field in the line. append returns false
+// if the column cannot hold the value.
 func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	switch c.op {
 	case opText:

@@ -39,8 +39,8 @@ func (d *DB) refreshColumns(ctx context.Context) error {
 	return err
 }
 
-// AddPruned adds the column that Prune needs, if the table of records was
-// created by an older version. It fails unless the user owns the table.
+// AddPruned adds the column colPruned to the table of records if an older version
+// created the table without it. Only the owner of the table can add the column.
 func (d *DB) AddPruned(ctx context.Context) error {
 	if d.records.table == nil {
 		return nil
@@ -74,7 +74,7 @@ func (d *DB) Prunable(ctx context.Context, q Querier, before time.Time, conditio
 	return res, err
 }
 
-// MarkPruned marks the records that Prunable selects as pruned.
+// MarkPruned marks as pruned the records that Prunable counts for the same arguments.
 func (d *DB) MarkPruned(ctx context.Context, tx pgx.Tx, before time.Time, condition string, args ...any) error {
 	_, err := tx.Exec(ctx, "update "+d.records.table.Sanitize()+" r set "+colPruned+" = now() where "+d.prunable(condition), append([]any{before}, args...)...)
 	return err

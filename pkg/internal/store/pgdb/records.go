@@ -17,8 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// records is the cached state of the table of records. Its column location names the
-// table or stream that holds a file's rows. A file is stored once per location.
+// records is the cached state of the table of records. The table's column location
+// names the table or stream that holds a file's rows. A file is stored once per
+// location.
 type records struct {
 	table    Ident
 	location func(store.Key) string
@@ -50,8 +51,8 @@ func (r *records) hasAll() bool { return r.added.Load() == 1<<len(addedColumns)-
 // has reports whether the table has addedColumns[i].
 func (r *records) has(i int) bool { return r.added.Load()>>i&1 == 1 }
 
-// identity lists the columns of the unique index. A key has at most one record per
-// SHA-256 and place in each location; see store.Record.
+// identity lists the columns of the unique index on the table of records. A key has at
+// most one record per SHA-256 and place in each location; see store.Record.
 const identity = "(location, probe, folder, file, sha256, (coalesce(place, '')))"
 
 // mtime_ns supplements mtime, because file systems store nanoseconds but
@@ -126,7 +127,8 @@ func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, locat
 	return nil
 }
 
-// setColumns records which of addedColumns the table of records has.
+// setColumns records whether t, the table of records, has colPruned, and which of
+// addedColumns it has.
 func (d *DB) setColumns(t *Table) {
 	d.records.pruned.Store(t.Columns[colPruned] != "")
 	has := uint32(0)
@@ -249,8 +251,8 @@ func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record,
 	return rs, nil
 }
 
-// recordColumns returns the columns of a record in table r as SQL, in the order
-// that eachRecord expects.
+// recordColumns returns the columns of a record as an SQL list, in the order that
+// eachRecord expects. The query must name the table of records r.
 func (d *DB) recordColumns() string {
 	pruned := "r." + colPruned
 	if !d.records.pruned.Load() {
@@ -348,8 +350,8 @@ func (d *DB) replace(ctx context.Context, tx pgx.Tx, rs []store.Record) (Replace
 	return out, nil
 }
 
-// checkKnown returns store.ErrDuplicate or store.ErrConflict if r must not be
-// stored, see store.FileTx. It locks the key until the transaction ends.
+// checkKnown returns store.ErrDuplicate or store.ErrConflict if r must not be stored;
+// see store.FileTx. It locks the key of r until tx ends.
 func (d *DB) checkKnown(ctx context.Context, tx pgx.Tx, r store.Record, known, replace []store.Record) error {
 	location := d.records.location(r.Key)
 	if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", lockNumber("file", location, r.Probe, r.Folder, r.File)); err != nil {

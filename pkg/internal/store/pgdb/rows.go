@@ -54,15 +54,16 @@ func newRows(f store.FileInfo, opt RowOptions) *Rows {
 	return &Rows{enc: enc, file: f, opt: opt}
 }
 
-// Value is a value for one of the table's own columns: the text if set, else
-// the time if set, else the integer.
+// Value is a value for one of the columns in RowOptions.Own: its Text if set, else its
+// Time if set, else its Int.
 type Value struct {
 	Text string
 	Int  int64
 	Time time.Time
 }
 
-// Begin appends the start of a row to dst: the values of the table's own columns.
+// Begin appends the start of a row to dst: the values own of the columns in
+// RowOptions.Own.
 func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 	if r.enc.binary {
 		dst = binary.BigEndian.AppendUint16(dst, uint16(len(own)+len(r.enc.cells)))
@@ -89,9 +90,9 @@ func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 	return dst
 }
 
-// Start prepares for the rows of b, and reports whether the list of columns has
-// changed, see encoder.start. It returns an error if a later header in the file
-// has added a column that is not stored, see sqlstore.Columns.CheckLater.
+// Start prepares for the rows of b, and reports whether the result of r.columns has
+// changed; see encoder.start. It returns an error if a later header in the file has
+// added a column that is not stored, see sqlstore.Columns.CheckLater.
 func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	if err := r.opt.Columns.CheckLater(r.file, b, r.enc.has); err != nil {
 		return false, err
@@ -100,8 +101,8 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	return r.enc.start(b), nil
 }
 
-// manyTexts is the minimum number of rows with other text instead of addresses
-// for which checkAddresses fails before the end of the log.
+// manyTexts is a minimum for checkAddresses: before the end of a log, it fails only if
+// this many rows have other text instead of addresses.
 const manyTexts = 100
 
 // checkAddresses returns an error if more than 1 % of the rows have other text in a

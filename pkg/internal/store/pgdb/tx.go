@@ -68,8 +68,8 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 	return t, nil
 }
 
-// NewDest returns a Dest for rows that are sent to table. Its columns are those
-// that the last Start selected.
+// NewDest returns a Dest for rows that are sent to table. Its columns are those that
+// the last call of Rows.Start selected.
 func (t *Tx) NewDest(table Ident) *Dest {
 	d := &Dest{table: table, columns: t.columns()}
 	var names []string
