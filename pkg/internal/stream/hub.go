@@ -20,8 +20,8 @@ type hub struct {
 	needRaw  bool           // a sink needs Batch.Raw
 }
 
-// maxRead returns how many bytes a source may read at once. The limit is lower for
-// JSON, which is several times as long as the lines.
+// maxRead returns how many bytes a source may read at once. If the stream's format is
+// JSON, the limit is lower, because a line becomes several times as long in JSON.
 func (h *hub) maxRead() int {
 	if h.format == JSON {
 		return 64 << 10

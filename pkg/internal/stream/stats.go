@@ -44,9 +44,9 @@ type SinkStats struct {
 	Trouble  string // why the sink currently accepts nothing; "" if it works
 }
 
-// Continue adds the counts of a former stream that has ended; nil is ignored. s
-// must not have started. A sink continues the counts of the former sink with the
-// same position and name.
+// Continue adds the counts of a former stream that has ended. It does nothing if former
+// is nil. s must not have started. The sink with index i in s continues the counts of
+// the sink with index i in former if both have the same name.
 func (s *Stream) Continue(former *Stream) {
 	if former == nil {
 		return

@@ -160,15 +160,16 @@ type changedError struct{}
 
 func (changedError) Error() string { return "the columns of the table changed meanwhile" }
 
-// Is makes the error match store.ErrTransient and store.ErrUnavailable, so that the
-// import retries.
+// Is reports whether err is store.ErrTransient or store.ErrUnavailable. A changedError
+// matches both, so that the import retries.
 func (changedError) Is(err error) bool {
 	return err == store.ErrTransient || err == store.ErrUnavailable
 }
 
-// checkTypes returns ErrChanged if the server may have decoded binary values as
-// another type, since eight bytes can be an integer or a float. The COPY holds
-// a lock that prevents later changes to the table.
+// checkTypes returns ErrChanged if a column to which t sent binary values now has
+// another type. The server may have decoded such values wrongly, since eight bytes can
+// be an integer or a float. The lock that the COPY of t holds prevents later changes to
+// the table.
 func (t *Tx) checkTypes(ctx context.Context) error {
 	for _, d := range t.copied {
 		found, err := FindTable(ctx, t.tx, d.table)
@@ -184,7 +185,8 @@ func (t *Tx) checkTypes(ctx context.Context) error {
 	return nil
 }
 
-// Abort rolls back. It does nothing after Commit or Abort.
+// Abort rolls the transaction back. It does nothing if the transaction has already
+// ended.
 func (t *Tx) Abort() error {
 	if t.conn == nil {
 		return nil

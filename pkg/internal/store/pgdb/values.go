@@ -11,8 +11,8 @@ import (
 // null represents NULL in the text form of COPY.
 const null = "-"
 
-// appendRawInt appends a field as an integer. It returns false if the field is
-// not an integer in the range of the column.
+// appendRawInt appends the field f to dst as an integer. It returns false if f is not an
+// integer in the range of c's column.
 func (c *cell) appendRawInt(dst, f []byte) ([]byte, bool) {
 	if tstat.IsNull(f) {
 		return append(dst, null...), true
@@ -61,7 +61,8 @@ func appendFloat(dst []byte, x float64) []byte {
 	return strconv.AppendFloat(dst, x, 'g', -1, 64) // PostgreSQL has NaN too
 }
 
-// appendText appends t and escapes the characters that are special to COPY.
+// appendText appends t to dst. It escapes the separator sep and all other characters
+// that are special to COPY.
 func appendText(dst, t []byte, sep byte) []byte {
 	start := 0
 	for i, c := range t {
@@ -94,9 +95,9 @@ func AppendTime(dst []byte, t time.Time) []byte {
 	return appendTime(dst, new(tstat.Calendar), t.UnixMicro())
 }
 
-// appendTime appends microseconds since the epoch as 2006-01-02T15:04:05.000000+00, or
-// without decimals for whole seconds. The result contains no space, because a space may
-// be the separator.
+// appendTime appends us, a time in microseconds since the epoch, as
+// 2006-01-02T15:04:05.000000+00, or without decimals for whole seconds. The result
+// contains no space, because a space may separate the fields of a COPY line.
 func appendTime(dst []byte, c *tstat.Calendar, us int64) []byte {
 	dst = c.Append(dst, us)
 	if us%1e6 == 0 {

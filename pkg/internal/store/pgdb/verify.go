@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// ReadAll reads all values in a table. It reports damage found by the server as
-// a fault, not as an error.
+// ReadAll reads all values in a table. If the server reports damaged data, ReadAll calls
+// fault and returns nil.
 func (d *DB) ReadAll(ctx context.Context, table Ident, fault func(store.Fault)) error {
 	var size *int64
 	err := d.Pool.QueryRow(ctx, "select sum(length(t::text)) from "+table.Sanitize()+" t").Scan(&size)
@@ -29,8 +29,9 @@ func (d *DB) ReadAll(ctx context.Context, table Ident, fault func(store.Fault)) 
 	return nil
 }
 
-// EndsInCR returns an SQL condition that selects rows with a value that ends in CR, or ""
-// if the table has no text columns. The condition calls the table t.
+// EndsInCR returns an SQL condition that selects the rows of t with a value that ends in
+// CR, or "" if t has no text columns. Queries that use the condition must give the table
+// the alias t.
 func (t *Table) EndsInCR() string {
 	var any []string
 	for _, name := range slices.Sorted(maps.Keys(t.Columns)) {

@@ -16,14 +16,13 @@ import (
 
 var _ store.Manager = (*Store)(nil)
 
-// Prune implements store.Manager. It drops partitions whose range ends before
-// the given time. It drops each partition in a separate transaction, which also
-// marks the records of the partition's rows. If the user has no permission to
-// drop a partition, or the table has no partitions, Prune deletes rows.
+// Prune implements store.Manager. It drops partitions whose range ends before the given
+// time. It drops each partition in a separate transaction, which also marks the records
+// of the files in the partition as pruned. If the user has no permission to drop a
+// partition, or the table has no partitions, Prune deletes the rows instead.
 //
-// Dropping needs a brief exclusive lock. Prune waits for running imports and
-// queries for only one second at a time, so that it does not block later ones
-// for long.
+// Dropping needs a brief exclusive lock. Prune waits for the lock for at most one second
+// at a time, because new imports and queries wait behind Prune.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -148,7 +147,8 @@ func (s *Store) droppable(ctx context.Context, t *pgdb.Table, before time.Time) 
 	return list, err
 }
 
-// Count implements store.Manager. It reads the partition of each day once.
+// Count implements store.Manager. For each log type and day it runs a single query,
+// which reads only the partition of that day.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
 	files := s.RecordsTable()

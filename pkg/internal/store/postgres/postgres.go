@@ -24,7 +24,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// settings are the options of the URL that are not libpq's; see pgdb.SplitURL.
+// settings are the URL options that this package interprets. All other options of the
+// URL are libpq's; see pgdb.SplitURL.
 var settings = []string{"schema", "columns", "copy"}
 
 // Options configures Open.
@@ -34,7 +35,7 @@ type Options struct {
 	ReadOnly bool
 }
 
-// Store is a schema in a database.
+// Store stores rows in one schema of a PostgreSQL database.
 type Store struct {
 	*pgdb.DB
 	schema  string
@@ -133,9 +134,9 @@ const (
 
 var ownColumns = []string{colProbe, colFolder, colTime, colFile}
 
-// names returns the names of a file's columns in the table: in lower case, so
-// that they need no quotes, and different from the names of the table's own
-// columns and the server's system columns.
+// names returns the names that a table uses for the columns of a file. They are in lower
+// case, so that they need no quotes, and differ from ownColumns and from PostgreSQL's
+// system columns.
 func names(columns []tstat.Column) []string { return sqlstore.ColumnNames(columns, ownColumns) }
 
 // Begin implements store.Store.
@@ -166,7 +167,8 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	return &fileTx{Tx: tx, table: table, own: []pgdb.Value{{Text: f.Probe}, {Text: f.Folder}, {Time: f.Time}, {Int: tx.ID}}}, nil
 }
 
-// prepare creates the table, columns and partition that a file needs.
+// prepare creates the table, columns and partition that f needs, unless they exist, and
+// returns the table. cols are the names that the table uses for f.Columns.
 func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*pgdb.Table, error) {
 	day := f.Time.UTC().Format("20060102")
 	s.mu.Lock()
@@ -196,8 +198,8 @@ func (s *Store) prepare(ctx context.Context, f store.FileInfo, cols []string) (*
 	return found, nil
 }
 
-// forget discards the cached state of a table, because someone changed the
-// table.
+// forget discards the cached state of the table for logType. It is called after the
+// table has changed.
 func (s *Store) forget(logType string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,9 +248,9 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pgdb.Ident, f s
 	return pgdb.FindTable(ctx, tx, name)
 }
 
-// ensureDay creates the partition of a day if it does not exist. It creates a
-// separate table and attaches it, because creating the partition in place would
-// wait for all running imports.
+// ensureDay creates the partition of parent for the day of at, unless it exists. It
+// creates a separate table and attaches the table to parent, because "create table ...
+// partition of" would wait for all running imports.
 func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pgdb.Ident, t *pgdb.Table, at time.Time) error {
 	part := pgdb.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
 	var exists bool

@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
-// Verify implements store.Manager. It searches for rows whose file has no
-// record. With opt.Deep it reads all rows.
+// Verify implements store.Manager. It searches for rows whose file has no record. With
+// opt.Deep, it also searches all values for damage and for text that ends in CR.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	types, err := s.Locations(ctx)
 	if err != nil {

@@ -18,13 +18,13 @@ import (
 // adoptBatch is the number of files recorded in one update of the manifest.
 const adoptBatch = 100
 
-// Adopt adds to the manifest the copies made by math_repo, which also copies to
-// DIR/<stream>/. It records every existing log up to a.Copied, the time of the last
-// folder that math_repo finished.
+// Adopt adds to the manifest the copies that math_repo made in DIR/<stream>/. It records
+// every existing log up to a.Copied, the time of the last folder that math_repo
+// finished.
 //
-// The records lack the source's mtime, which math_repo did not keep, so a source file of
-// the same size counts as unchanged. The importer rereads source files whose size
-// differs, which replaces copies that math_repo left incomplete.
+// The records lack the mtime of the source file, which math_repo did not keep. So a
+// source file of the same size as its copy counts as unchanged. If the sizes differ,
+// because math_repo left an incomplete copy, the importer copies the source file again.
 func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	if err := store.ValidProbe(a.Stream); err != nil {
 		return err
@@ -72,7 +72,8 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 }
 
 // adopted returns the manifest's entry for the file at path name, a copy made by
-// math_repo. ok is false if the file is not adopted.
+// math_repo. ok is false if the file must not be recorded, for example because it is not
+// a log or already has a record.
 func (s *Store) adopted(a store.Adoption, name string, d fs.DirEntry) (e manifest.Entry, ok bool, err error) {
 	file := d.Name()
 	if !d.Type().IsRegular() || !tstat.IsLog(file) {

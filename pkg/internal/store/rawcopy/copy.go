@@ -1,5 +1,6 @@
-// Package rawcopy stores log files unchanged, byte for byte, below DIR/<probe>/, in the
-// same tree as in their source.
+// Package rawcopy copies log files to DIR/<probe>/. By default each copy has the same
+// content as its source file, byte for byte, and the same path as in the source; see
+// Options.
 package rawcopy
 
 import (
@@ -60,10 +61,10 @@ func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog
 	return s, nil
 }
 
-// reconcile deletes records whose copy is missing. If several records name the same copy,
-// it keeps only those whose fingerprint matches the copy. The copies of the others were
-// replaced, but the manifest has lost the lines that recorded this. Lost records are
-// recreated when their sources are copied again, see tx.location.
+// reconcile deletes records whose copy is missing. If several records name the same
+// copy, it keeps only those whose fingerprint matches the copy. The others describe
+// copies that were replaced, but the manifest has lost the lines that recorded this. If
+// a record was lost, the next copy of its source file recreates it, see tx.location.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.log.Warn("manifest is damaged: lost records return with the next import of their logs, and pruned logs may be imported again",
@@ -104,9 +105,9 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	return nil
 }
 
-// fingerprint returns the fingerprint of the decompressed content of a copy. It returns
-// an error for a truncated compressed copy, unless truncated is set because the source
-// was truncated, too.
+// fingerprint returns the fingerprint of the decompressed content of the copy at path.
+// For a compressed copy whose end is missing it returns an error, unless truncated says
+// that the source was truncated, too.
 func fingerprint(path string, truncated bool) (store.Fingerprint, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -161,7 +162,7 @@ func (s *Store) BeginRaw(ctx context.Context, f store.FileInfo) (store.RawTx, er
 	return &tx{s: s, f: f, tmp: tmp}, nil
 }
 
-// tx is one file being copied.
+// tx is the transaction that copies one file.
 type tx struct {
 	s   *Store
 	f   store.FileInfo
@@ -211,8 +212,8 @@ func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) }))
 }
 
-// publish makes the copy visible by a rename, writes its record, and removes the copies
-// that it replaces.
+// publish renames the temporary file of t to its final path, writes the record r, and
+// removes stale copies and those of the records in replace.
 func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Record) error {
 	replaced, err := m.Replaced(r, known, replace)
 	if err != nil {
@@ -256,8 +257,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	return errors.Join(errs...)
 }
 
-// otherForms returns the names that the log has without compression and with each
-// compression suffix, except name itself.
+// otherForms returns the other names that the log called name may have: with a different
+// compression suffix, or without one.
 func otherForms(name string) (names []string) {
 	plain, is := compression.CutSuffix(name)
 	for _, suffix := range append(compression.Suffixes(), "") {
@@ -287,18 +288,18 @@ func (s *Store) isStaleCopy(loc string, r store.Record) bool {
 	return textStartsWith(f, old)
 }
 
-// textStartsWith reports whether the decompressed content of f starts with the content
-// that the fingerprint text identifies.
+// textStartsWith reports whether the decompressed content of f begins with the content
+// whose fingerprint is text.
 func textStartsWith(f io.Reader, text store.Fingerprint) bool {
 	rd := new(tstat.Reader)
 	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{Marks: []int64{text.Length}})
 	return rd.Drain() == nil && rd.Mark(text.Length) == text.SHA256
 }
 
-// location returns where to store the copy: in place of the copy that it replaces, else
-// under the file's own name, or as NAME.2, NAME.3 and so on if another file has that
-// name. The copy overwrites a file without a record if the copy starts with that file's
-// content, because a killed process left that file.
+// location returns the location for t's copy: that of a copy that it replaces, else the
+// file's own name, or NAME.2, NAME.3 and so on if another file has that name. However, a
+// file without a record is overwritten if t's copy begins with its content, because a
+// killed process left that file.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
 	name := filepath.FromSlash(t.name())
 	for _, e := range replaced {
@@ -334,8 +335,7 @@ func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error)
 	}
 }
 
-// beginsWith reports whether the new copy begins with the content of the file
-// at path.
+// beginsWith reports whether t's copy begins with the content of the file at path.
 func (t *tx) beginsWith(path string) (bool, error) {
 	f, err := os.Open(path)
 	if err != nil {

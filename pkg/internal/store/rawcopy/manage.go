@@ -22,13 +22,14 @@ var (
 	_ store.RawStore = (*Store)(nil)
 )
 
-// pruneBatch is how many copies are removed under one lock.
+// pruneBatch is the maximum number of copies that Prune removes in one update of the
+// manifest.
 const pruneBatch = 500
 
-// Prune implements store.Manager. Pruned files are recorded only in the
-// manifest. So Prune first durably marks the entries as pruned. Then
-// removePruned removes the copies and clears the entries' locations. A copy
-// that cannot be removed does not count as pruned.
+// Prune implements store.Manager. Since only the manifest records which files were
+// pruned, Prune first marks the entries of these files as pruned and syncs the manifest.
+// Then removePruned removes the copies and clears the entries' locations. A copy that
+// cannot be removed does not count as pruned.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	failed := map[string]error{} // by location
@@ -86,7 +87,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 	}
 }
 
-// sizeOf returns the size of a copy, or 0 if it does not exist.
+// sizeOf returns the size of e's copy in bytes, or 0 if the copy does not exist.
 func (s *Store) sizeOf(e manifest.Entry) int64 {
 	info, err := os.Lstat(filepath.Join(s.dir, e.Location))
 	if err != nil {
@@ -95,10 +96,10 @@ func (s *Store) sizeOf(e manifest.Entry) int64 {
 	return info.Size()
 }
 
-// removePruned removes the copies whose entries are marked as pruned, including
-// those left by a killed process, and any folders that become empty. It returns
-// errors by location. If a copy cannot be removed, its entry is no longer
-// marked as pruned.
+// removePruned removes the copies whose entries are marked as pruned, and any folders
+// that become empty. A killed process may have left some of these copies. removePruned
+// returns errors by location. If a copy cannot be removed, its entry is no longer marked
+// as pruned.
 func (s *Store) removePruned(tx *manifest.Tx) map[string]error {
 	pruned, kept := map[string]manifest.Entry{}, map[string]bool{}
 	tx.All(func(e manifest.Entry) {
@@ -132,7 +133,7 @@ func (s *Store) removePruned(tx *manifest.Tx) map[string]error {
 	return failed
 }
 
-// Count implements store.Manager. It reads the copies.
+// Count implements store.Manager. It reads each copy and counts its lines.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
 	rd := new(tstat.Reader)
@@ -156,7 +157,7 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 	return counts, nil
 }
 
-// lines returns the number of data lines in a copy.
+// lines reads r's copy with rd and returns the number of data lines in it.
 func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
 	f, err := os.Open(filepath.Join(s.dir, r.Location))
 	if err != nil {

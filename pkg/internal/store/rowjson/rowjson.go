@@ -104,7 +104,7 @@ type tx struct {
 	text    bytes.Buffer
 }
 
-// Write prints rows.
+// Write prints the rows of b.
 func (t *tx) Write(_ context.Context, b *tstat.Batch) error {
 	t.text.Reset()
 	for i := range t.columns {

@@ -11,7 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Columns selects what to do with a file's columns that the table lacks.
+// Columns says what to do if a file has columns that the table for the file's rows
+// lacks.
 type Columns string
 
 // The values of Columns.
@@ -109,9 +110,9 @@ func (c Columns) Targets(f store.FileInfo, names []string, table map[string]stri
 	return ts, nil
 }
 
-// CheckLater returns an error if a later header in the file has added a column that is
-// not stored, unless c is Drop. stored reports whether the column at an index in
-// FileInfo.Columns is stored.
+// CheckLater returns an error if the rows in b have a column of f that is not stored,
+// unless c is Drop. Such a column first appears in a later header of the file. stored
+// reports whether the store keeps f.Columns[column].
 func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column int) bool) error {
 	if c == Drop {
 		return nil
@@ -136,8 +137,9 @@ const maxName = 63
 // names.
 var systemColumns = []string{"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 
-// ColumnNames returns unique names for a table's columns. They are in lower
-// case, so that they need no quotes, and differ from the names in own.
+// ColumnNames returns the names that a table uses for the given columns. The names are
+// unique, in lower case, so that they need no quotes, and differ from the names in own
+// and systemColumns.
 func ColumnNames(columns []tstat.Column, own []string) []string {
 	seen := map[string]bool{}
 	for _, n := range slices.Concat(systemColumns, own) {

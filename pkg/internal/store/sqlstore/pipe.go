@@ -8,8 +8,8 @@ import (
 	"io"
 )
 
-// Pipe passes batches of rows to an upload, which runs in a separate goroutine,
-// so that rows are prepared while the server processes earlier ones.
+// Pipe passes batches of rows to an upload, which runs in a separate goroutine. So the
+// next batches can be prepared while the server processes earlier batches.
 type Pipe[B any] struct {
 	ctx  context.Context
 	feed chan B
@@ -18,8 +18,8 @@ type Pipe[B any] struct {
 	err  error         // of the upload; read after done
 }
 
-// Start runs upload in a goroutine, with a queue for the given number of
-// batches. upload must return soon after ctx is done.
+// Start returns a Pipe and runs upload in a goroutine. The Pipe holds up to queue
+// batches that wait for the upload. upload must return soon after ctx is done.
 func Start[B any](ctx context.Context, queue int, upload func(*Pipe[B]) error) *Pipe[B] {
 	p := &Pipe[B]{ctx: ctx, feed: make(chan B, queue), stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {

@@ -29,8 +29,8 @@ func CheckKey(k store.Key) error {
 	return store.ValidProbe(k.Probe)
 }
 
-// Clean replaces NUL and invalid UTF-8 in s. Use it only for columns that no
-// program parses.
+// Clean returns s with NUL and invalid UTF-8 replaced by U+FFFD. Use it only for values
+// that no program parses.
 func Clean(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

@@ -138,7 +138,8 @@ type Destination struct {
 	st store.Manager // nil until it is opened
 }
 
-// NewDestination returns a destination without opening its store.
+// NewDestination returns the destination with the URL text. It returns an error if the
+// URL is invalid, but does not open the store.
 func NewDestination(text string, opt Options) (*Destination, error) {
 	k, rest, err := parse(text)
 	if err != nil {
@@ -208,8 +209,9 @@ func InFolder(text string) bool {
 	return err == nil && k.check == nil
 }
 
-// CheckStream returns an error if stream is not a valid Options.Stream for logs
-// of the given types from the given probe.
+// CheckStream returns an error unless stream, used as Options.Stream, gives a valid name
+// for at least one of types, the log types from probe. It also returns an error if rows
+// of several types would get the same name.
 func CheckStream(stream, probe string, types []string) error {
 	if stream == "" {
 		stream = dbstream.DefaultStream

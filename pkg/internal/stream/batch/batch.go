@@ -25,7 +25,7 @@ import (
 // Format is the format of the lines in Batch.Out.
 type Format string
 
-// Formats.
+// The values of Format.
 const (
 	Raw  Format = "raw"  // wire format: path, space and line; includes headers
 	Line Format = "line" // the line as Tstat wrote it, ending with LF
@@ -60,7 +60,8 @@ type Text struct {
 	Acked func()
 }
 
-// Batch is an encoded Text in the sinks' queues.
+// Batch is a Text that was encoded in the format of the stream and is queued for the
+// sinks.
 type Batch struct {
 	*Origin
 	Offset int64

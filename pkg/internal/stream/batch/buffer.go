@@ -39,7 +39,7 @@ func NewBuffer(size int) *Buffer {
 // Retain adds a reference.
 func (b *Buffer) Retain() { b.refs.Add(1) }
 
-// Release drops a reference. The last one returns the buffer to its pool.
+// Release drops a reference. When no reference is left, the buffer returns to its pool.
 func (b *Buffer) Release() {
 	if b.refs.Add(-1) > 0 {
 		return

@@ -13,16 +13,16 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// minCost is the minimum cost of a batch in bytes. It limits the number of tiny
-// batches in a queue.
+// minCost is the minimum number of bytes that a batch occupies in a queue, see
+// Queue.Cost. It limits how many tiny batches a queue can hold.
 const minCost = 1 << 10
 
 // stallAfter is how long a required sink may block the stream before a warning
 // is logged.
 const stallAfter = 30 * time.Second
 
-// Queue holds the batches that a sink still has to ack, including batches that
-// it has already received.
+// Queue holds the batches that a sink still has to ack, including those that the sink
+// has already received.
 type Queue struct {
 	Name     string // of the sink, without secrets
 	Optional bool   // skip batches when the queue is full, instead of blocking
@@ -52,14 +52,14 @@ func NewQueue(name string, optional bool, size int64, log *slog.Logger) *Queue {
 	return q
 }
 
-// Close closes the queue. There must be no further deliveries.
+// Close closes the queue. No batch may be delivered to it afterwards.
 func (q *Queue) Close() {
 	close(q.ch)
 	q.end()
 }
 
-// Batches returns the channel from which the sink receives batches. Close closes
-// it.
+// Batches returns the channel from which the sink receives batches. Close closes the
+// channel.
 func (q *Queue) Batches() <-chan *Batch { return q.ch }
 
 // Cost returns the number of bytes that a batch occupies in the queue.
@@ -91,8 +91,8 @@ func Deliver(ctx context.Context, queues []*Queue, b *Batch) error {
 	return nil
 }
 
-// put adds a batch to the queue, or drops it if the queue of an optional sink is
-// full.
+// put adds b to the queue. If the queue is full, put drops b if the sink is optional,
+// and otherwise waits for room until ctx is done.
 func (q *Queue) put(ctx context.Context, b *Batch) error {
 	cost := q.Cost(b)
 	if !q.room.TryAcquire(cost) {
@@ -135,13 +135,15 @@ func (q *Queue) Ack(b *Batch) {
 	b.release()
 }
 
-// Discard drops a batch of an optional sink that has ended.
+// Discard drops b, which the queue holds, instead of acking it. It is for optional sinks
+// that have ended.
 func (q *Queue) Discard(b *Batch) {
 	q.free(b)
 	q.drop(b)
 }
 
-// drop counts and releases a batch that an optional sink does not receive.
+// drop counts the lines of b as dropped and releases b. Only batches for optional sinks
+// may be dropped.
 func (q *Queue) drop(b *Batch) {
 	n := q.Stats.Dropped.Add(int64(b.Lines))
 	q.dropping.Do(func() {

@@ -12,8 +12,8 @@ type Tracker struct {
 	changed   chan struct{} // nil without Notify
 }
 
-// Notify returns a channel that receives a value when the position may have
-// changed. Call it before the first delivery.
+// Notify returns a channel that receives a value when the result of Position may have
+// changed. Call Notify before the first delivery.
 func (t *Tracker) Notify() <-chan struct{} {
 	t.changed = make(chan struct{}, 1)
 	return t.changed
@@ -34,8 +34,7 @@ func (t *Tracker) Ack(pos int64) {
 	t.signal()
 }
 
-// Skip records that nothing between the last delivered lines and pos needs an
-// ack.
+// Skip records that nothing between the position that End returns and pos needs an ack.
 func (t *Tracker) Skip(pos int64) {
 	t.mu.Lock()
 	t.read = pos
@@ -60,7 +59,7 @@ func (t *Tracker) Position() int64 {
 	return t.acked
 }
 
-// End returns the end of the last delivered lines.
+// End returns the position at which the most recently delivered lines end.
 func (t *Tracker) End() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -22,9 +22,9 @@ func NewWindow(size int64) *Window {
 	return &Window{size: size, room: make(chan struct{}), wake: make(chan struct{}, 1)}
 }
 
-// Reserve blocks until n more bytes may be delivered. If ctx is done first, it
-// returns the cause. A single Text larger than the window passes once everything
-// before it is saved.
+// Reserve blocks until n more bytes may be delivered. If n exceeds the size of the
+// window, it blocks until everything delivered before is saved. If ctx is done first,
+// Reserve returns context.Cause(ctx).
 func (w *Window) Reserve(ctx context.Context, n int64) error {
 	w.mu.Lock()
 	for w.reserved > w.saved && w.reserved-w.saved+n > w.size {
@@ -61,7 +61,8 @@ func (w *Window) Ack(n int64) {
 	}
 }
 
-// Due returns a channel that receives a value when the position should be saved.
+// Due returns a channel that receives a value when the source should save its position,
+// for example because a caller of Reserve is blocked.
 func (w *Window) Due() <-chan struct{} { return w.wake }
 
 func (w *Window) signal() {
@@ -71,16 +72,16 @@ func (w *Window) signal() {
 	}
 }
 
-// Snapshot returns the number of acked bytes. Pass it to Save after the position
-// is saved.
+// Snapshot returns the number of bytes acked so far. Once the source has saved its
+// position as of this call, pass the number to Save.
 func (w *Window) Snapshot() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.acked
 }
 
-// Save records that the position is saved up to acked, the result of an earlier Snapshot.
-// It wakes blocked callers of Reserve.
+// Save records that the source has saved its position as of the call of Snapshot that
+// returned acked. It wakes blocked callers of Reserve.
 func (w *Window) Save(acked int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

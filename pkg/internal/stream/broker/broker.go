@@ -68,7 +68,8 @@ func Parse(text string, known map[string][]string) (*Broker, error) {
 	return b, nil
 }
 
-// Same reports whether b and o have the same kind and name and share a server.
+// Same reports whether b and o are both Kafka topics or both JetStream streams, have the
+// same name, and share a server.
 func (b *Broker) Same(o *Broker) bool {
 	return b.Scheme == o.Scheme && b.Name == o.Name && slices.ContainsFunc(b.hosts, func(h string) bool { return slices.Contains(o.hosts, h) })
 }

@@ -90,8 +90,8 @@ func KafkaOptions(b *Broker, files *peer.TLS, peers peer.Networks, log *KafkaLog
 	return opts
 }
 
-// CheckTopic returns an error if no broker responds within protocol.DialTimeout
-// or the topic does not exist.
+// CheckTopic returns an error if none of the servers of b responds within
+// protocol.DialTimeout, or if the topic of b does not exist.
 func CheckTopic(ctx context.Context, client *kgo.Client, b *Broker) error {
 	ctx, cancel := context.WithTimeout(ctx, protocol.DialTimeout)
 	defer cancel()

@@ -57,7 +57,8 @@ func (e *Encoding) Run(ctx context.Context) {
 	}
 }
 
-// Save saves new headers, and logs a failure.
+// Save saves the headers in the state file if any have changed. It logs an error instead
+// of returning it.
 func (e *Encoding) Save() { e.layouts.save(e.opt.Log) }
 
 // maxEncoders limits the logs for which an Encoder keeps state.
@@ -156,8 +157,9 @@ func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
 	return dst
 }
 
-// withLF returns a copy of line that ends with LF instead of CR LF. The original
-// is shared with other sinks. The copy is valid until the next call.
+// withLF returns a copy of line that ends with LF instead of CR LF. It leaves line
+// itself unchanged, because other sinks use it too. The copy is valid until the next
+// call.
 func (e *Encoder) withLF(line []byte) []byte {
 	e.lf = append(append(e.lf[:0], line[:len(line)-2]...), '\n')
 	return e.lf

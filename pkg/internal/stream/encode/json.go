@@ -314,8 +314,8 @@ func appendJSON(dst, text []byte) []byte {
 	return append(dst, '"')
 }
 
-// time appends microseconds since the epoch as "2006-01-02T15:04:05.000000Z",
-// or null for 0.
+// time appends us, a time in microseconds since the epoch, as
+// "2006-01-02T15:04:05.000000Z", or appends null if us is 0.
 func (l *logEncoder) time(dst []byte, us int64) []byte {
 	if us == 0 {
 		return append(dst, "null"...)

@@ -12,10 +12,11 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// maxLayouts limits the logs with saved headers, since peers choose probe names.
+// maxLayouts limits the number of logs whose headers are saved. Peers choose the names
+// of probes, so there could be any number of logs.
 const maxLayouts = 4096
 
-// layoutsFormat is the format number of the state file.
+// layoutsFormat is the format number of the state file that holds the layouts.
 const layoutsFormat = 1
 
 // layouts holds the latest headers of each log, by probe and log name. They are saved
@@ -44,14 +45,15 @@ func openLayouts(path string) (*layouts, error) {
 	return l, nil
 }
 
-// get returns the headers of a log and the current version of the layouts.
+// get returns the headers of a log, and the version of l that current returns.
 func (l *layouts) get(probe, typ string) (headers, int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.headers[probe+" "+typ], l.version
 }
 
-// current returns the version, which increases with each change.
+// current returns the version of l, a number that increases with each change of a
+// header.
 func (l *layouts) current() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -83,7 +85,8 @@ func (l *layouts) set(probe, typ, part, line string) {
 	l.changed = true
 }
 
-// save writes the state file if a header has changed. It logs a failure.
+// save writes the state file if a header has changed. It logs an error instead of
+// returning it.
 func (l *layouts) save(log *slog.Logger) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -14,8 +14,9 @@ import (
 // limits the wait for the first response of an acknowledging endpoint.
 const DialTimeout = 10 * time.Second
 
-// Dial connects to addr if its IP address is in peers; an empty list allows all. If
-// files is not nil, Dial uses TLS up to version tlsMax; 0 allows the newest.
+// Dial connects to addr if its IP address is in peers. If peers is empty, all addresses
+// are allowed. If files is not nil, Dial uses TLS up to version tlsMax; 0 allows the
+// newest version.
 func Dial(ctx context.Context, addr string, files *peer.TLS, tlsMax uint16, peers peer.Networks) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
 	defer cancel()

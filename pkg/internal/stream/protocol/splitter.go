@@ -31,9 +31,9 @@ type Splitter struct {
 	Empty int64
 }
 
-// Split calls emit for each run of consecutive lines of one log. text must hold
-// complete lines; from is the offset of the run in text. Split returns the first
-// error of emit or Control.
+// Split calls emit for each run of consecutive lines of one log. text must hold complete
+// lines. from is the offset of run in text, and lines is the number of lines in run.
+// Split returns the first error from emit or s.Control.
 func (s *Splitter) Split(text []byte, emit func(o *batch.Origin, from int, run []byte, lines int) error) error {
 	from, lines, pos := 0, 0, 0
 	flush := func() error {

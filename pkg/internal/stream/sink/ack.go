@@ -58,8 +58,8 @@ func openAck(addr string, files *peer.TLS, peers peer.Networks, name string) ope
 	}
 }
 
-// answer reads a response from the endpoint and returns the acked position. It
-// returns an error if the endpoint sent one.
+// answer reads a response from the endpoint and returns the acked position in it. If the
+// endpoint reports an error instead, answer returns that error.
 func (l *ackLink) answer() (int64, error) {
 	line, err := l.in.ReadSlice('\n')
 	if err != nil {

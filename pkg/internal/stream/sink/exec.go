@@ -34,8 +34,8 @@ type command struct {
 	ack     func(int64)
 }
 
-// killAfter is how long to wait for the end of an exited command's output, which
-// processes that it started may still hold open.
+// killAfter is how long to wait, after a command has exited, for the end of its output.
+// Processes started by the command may still hold the output open.
 const killAfter = 5 * time.Second
 
 func openCommand(line string, stdout, stderr io.Writer) opener {

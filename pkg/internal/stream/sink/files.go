@@ -195,7 +195,7 @@ func (f *files) rollBack() error {
 	return errors.Join(errs...)
 }
 
-// checkSpace returns an error if the disk is nearly full.
+// checkSpace returns an error if the file system of f.dir is nearly full.
 func (f *files) checkSpace() error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(f.dir, &st); err != nil {
@@ -207,7 +207,7 @@ func (f *files) checkSpace() error {
 	return nil
 }
 
-// file returns a folder's file for the given hour, and opens it if necessary.
+// file returns the file for the given hour in the folder dir, and opens it if necessary.
 func (f *files) file(dir, hour string) (*outFile, error) {
 	if o := f.open[dir]; o != nil {
 		if o.hour == hour || o.dirty {
@@ -254,8 +254,8 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// toLineEnd seeks to the end of the file. It truncates an unfinished line, which
-// a crash may have left.
+// toLineEnd truncates an unfinished last line, which a crash may have left, and seeks to
+// the end of the file.
 func (o *outFile) toLineEnd() error {
 	size, err := o.Seek(0, io.SeekEnd)
 	if err != nil {

@@ -40,8 +40,9 @@ var compressions = map[string]kgo.CompressionCodec{
 	"none":   kgo.NoCompression(),
 }
 
-// kafkaSession is a session with a Kafka producer. The library reconnects and resends in
-// order and without duplicates. The session fails when the broker rejects a message.
+// kafkaSession is a session that sends lines through a Kafka producer. The Kafka library
+// reconnects and resends, in order and without duplicates. The session fails when the
+// broker rejects a message.
 type kafkaSession struct {
 	client   *kgo.Client
 	topic    string
@@ -108,8 +109,8 @@ func openKafka(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) 
 	}
 }
 
-// write produces text in messages of complete lines. The message key is the probe,
-// so that the probe's lines stay in order in one partition.
+// write sends text to the topic in messages of complete lines. The message key is the
+// probe, so that the probe's lines stay in order in one partition.
 func (s *kafkaSession) write(b *batch.Batch, text []byte) error {
 	return messages(b, text, s.maxBytes, func(id string, text []byte) error {
 		m := s.addPending(len(text))
@@ -141,9 +142,10 @@ func (s *kafkaSession) addPending(n int) *kafkaMessage {
 	return m
 }
 
-// onResponse finishes m if the broker has accepted it, and otherwise makes the session
-// fail. It drops m if the topic rejects even the smallest messages. Responses for
-// different probes may arrive in any order.
+// onResponse finishes m if err is nil, that is, if the broker has accepted m. Otherwise
+// it makes the session fail. It also drops the first message that the topic rejects as
+// too large even at the smallest limit. Responses for different probes may arrive in any
+// order.
 func (s *kafkaSession) onResponse(m *kafkaMessage, text []byte, err error) {
 	if err != nil {
 		if errors.Is(err, kerr.MessageTooLarge) && s.maxBytes == kafkaMinBatch && s.sending.Err() == nil {
@@ -210,8 +212,8 @@ func (s *kafkaSession) abort() {
 	s.cancel()
 }
 
-// close waits until the library has dropped all messages, since it reads their
-// text until then.
+// close ends the session and waits until the Kafka library has dropped all messages,
+// because the library reads their text until then. It returns the number of acked bytes.
 func (s *kafkaSession) close() int64 {
 	s.abort()
 	s.client.Close()

@@ -14,8 +14,8 @@ func unread(rc syscall.RawConn) (n int, err error) {
 	return n, err
 }
 
-// unsent returns the number of bytes written to a TCP connection that the peer's kernel
-// has not acknowledged yet. ok is false if the number is unknown.
+// unsent returns the number of bytes that were written to the TCP connection of rc but
+// that the peer's kernel has not acknowledged yet. ok is false if the number is unknown.
 func unsent(rc syscall.RawConn) (n int, ok bool) {
 	var err error
 	cerr := rc.Control(func(fd uintptr) {

@@ -27,8 +27,9 @@ const (
 	natsSilence = 5 * time.Second
 )
 
-// natsSession is a connection that does not reconnect by itself. Otherwise,
-// buffered messages could overtake messages that must be resent.
+// natsSession is a session that sends lines to JetStream. Its connection does not
+// reconnect by itself, because buffered messages could then overtake messages that must
+// be resent.
 type natsSession struct {
 	ending
 	nc     *nats.Conn
@@ -78,7 +79,7 @@ func openNATS(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) o
 }
 
 // prepare creates the stream if it does not exist. It fails if JetStream does not
-// respond. After a server restart, JetStream may take a while to respond.
+// respond within natsSilence, for example soon after a server restart.
 func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, natsSilence)
 	defer cancel()
@@ -151,8 +152,8 @@ func (s *natsSession) expect(f future) error {
 	}
 }
 
-// awaitAcks waits for the acknowledgements in the order of the messages, and calls ack
-// after each.
+// awaitAcks waits for the server to acknowledge each message, in the order of sending.
+// After each, it calls ack with the total number of acknowledged bytes.
 func (s *natsSession) awaitAcks(ack func(int64)) {
 	for {
 		select {

@@ -143,8 +143,8 @@ func (p *pump) finished() bool {
 	return p.q.Closed.Err() != nil && len(p.q.Batches()) == 0 && p.idle()
 }
 
-// wait waits before the next attempt. If the queue was closed after the last
-// attempt, wait returns at once.
+// wait waits before the next attempt to open a session. If the queue was closed after
+// the last attempt, wait returns at once.
 func (p *pump) wait(ctx context.Context) {
 	if !p.afterClose {
 		var cancel context.CancelFunc
@@ -166,8 +166,8 @@ func (p *pump) lineStart() int64 {
 	return p.start + int64(bytes.LastIndexByte(text[:p.acked-p.start], '\n')+1)
 }
 
-// session writes the pending batches, then new batches. It returns nil when the
-// queue is closed and everything is acked.
+// session writes the pending batches through s, starting at position base, and then new
+// batches. It returns nil when the queue is closed and everything is acked.
 func (p *pump) session(ctx context.Context, s session, base int64) error {
 	if err := p.repeat(s, base); err != nil {
 		return err

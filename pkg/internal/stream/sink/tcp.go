@@ -56,7 +56,7 @@ func newLink(nc net.Conn, ack func(int64)) *link {
 	return &link{ending: newEnding(), nc: nc, ack: ack}
 }
 
-// socket sets raw to the TCP socket of the connection.
+// socket sets l.raw to the TCP socket of the connection.
 func (l *link) socket() (err error) {
 	nc := l.nc
 	if t, ok := nc.(*tls.Conn); ok {

@@ -17,13 +17,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 )
 
-// checkpointFormat is the format number of the state file.
+// checkpointFormat is the format number of the state file that holds the checkpoint.
 const checkpointFormat = 1
 
 // saveEvery is the interval at which acked positions are saved.
 const saveEvery = time.Second
 
-// saved is the content of the state file.
+// saved is what a checkpoint keeps in its state file.
 type saved struct {
 	// Session identifies this exporter to endpoints; see tstatrepo-ack(7).
 	Session string `json:"session"`
@@ -80,7 +80,8 @@ func (c *checkpoint) positions(root string) map[string]position {
 }
 
 // enter records that the reader of a log has reached the start of a folder. It does
-// nothing while earlier lines are unacked. number is that of the last delivery, see ack.
+// nothing while earlier lines of the log are unacked. number is the number of the log's
+// last delivery, see ack.
 func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	c.mu.Lock()
 	drained := c.numbers[root+"\x00"+log] == number

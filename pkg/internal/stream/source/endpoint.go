@@ -97,8 +97,8 @@ func (e *Endpoint) Serve(ctx context.Context, l *peer.Listener) {
 	}
 }
 
-// start serves a connection in a new goroutine. It refuses the connection if
-// there are too many.
+// start serves the connection nc in a new goroutine. It refuses nc if too many
+// connections are open, in total or from the same host.
 func (e *Endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 	host := peer.ConnHost(nc)
 	if ok, all := e.places.TryAcquire(host); !ok {
@@ -314,7 +314,8 @@ func (c *conn) checkStart(ctx context.Context, head []byte, more bool) (drop int
 	return 0, head[0] != '/' && i < 0, nil
 }
 
-// skip records n bytes that are not delivered.
+// skip records that the next n bytes of the connection are not delivered and thus need
+// no ack.
 func (c *conn) skip(n int) {
 	c.pos += int64(n)
 	c.tracker.Skip(c.pos)

@@ -29,8 +29,8 @@ import (
 // the old one. A log that was switched off never appears.
 const closeGrace = 5 * time.Second
 
-// firstFolder stands for the name of a log in the checkpoint entry that records the first
-// folder until a log is found.
+// firstFolder is the name of a checkpoint entry that belongs to no log. Until a log is
+// found, the entry records the folder from which reading starts.
 const firstFolder = "-"
 
 // follower follows the log folders of one probe.
@@ -419,7 +419,8 @@ func (f *follower) folder(number int) *folder {
 	return nil
 }
 
-// forget removes from f.folders the oldest ones, which no log needs anymore.
+// forget removes the oldest folders from f.folders, up to the first folder that a log
+// still needs.
 func (f *follower) forget() {
 	least := f.first + len(f.folders) - 1
 	for _, l := range f.logs {
@@ -457,8 +458,8 @@ func (f *follower) closed(number int, name string) bool {
 	return err == nil && time.Since(info.ModTime()) > closeGrace
 }
 
-// openPath opens the root, or a file or folder below it. If Confined is set, it
-// fails for links that lead out of the root; see isLinkOut.
+// openPath opens the root, or a file or folder below it. If the option Confined is set,
+// openPath fails for links that lead out of the root; see isLinkOut.
 func (f *follower) openPath(path string) (*os.File, error) {
 	if !f.set.opt.Confined {
 		return os.Open(path)

@@ -209,7 +209,7 @@ func (l *followed) startRewriter() error {
 	return nil
 }
 
-// rewrite returns a new buffer with the anonymized lines.
+// rewrite anonymizes lines and returns the result in a new buffer.
 func (l *followed) rewrite(lines []byte) (*batch.Buffer, error) {
 	buf := batch.NewBuffer(len(lines) + len(lines)/4)
 	buf.Bytes = buf.Bytes[:0]
@@ -248,8 +248,8 @@ func (l *followed) decompress() error {
 // other content.
 var errNotCompressed = errors.New("it does not begin like a compressed file")
 
-// position seeks to the position where reading starts. On an error it restores
-// resume and fromEnd, so that the next open can retry.
+// position seeks to the position where reading starts. On an error it restores l.resume
+// and l.fromEnd, so that the next call of open can retry.
 func (l *followed) position() (err error) {
 	resume, fromEnd := l.resume, l.fromEnd
 	l.resume, l.fromEnd = position{}, false
@@ -356,8 +356,9 @@ func (l *followed) complete() (complete, recreated bool) {
 	return l.closed(l.current, l.name), false
 }
 
-// read reads a block and delivers its complete lines. It returns the number of
-// bytes read. It logs read errors and sets failed instead of returning them.
+// read reads a block and delivers its complete lines. It returns the number of bytes
+// read. If reading fails, it logs the error and sets l.failed instead of returning the
+// error.
 func (l *followed) read(ctx context.Context) (int, error) {
 	n, err := l.text.Read(l.buf.Bytes[l.n:])
 	_, compressed := l.text.(*compression.Reader)

@@ -50,7 +50,7 @@ type kafkaSource struct {
 }
 
 // part is an assigned partition. The positions of its Tracker are Kafka offsets: the
-// position after a message is its offset plus one.
+// position after the message with offset n is n+1.
 type part struct {
 	batch.Tracker
 	revoked   atomic.Bool // the partition was revoked
@@ -79,8 +79,8 @@ func (s *kafkaSource) Run(ctx, reading context.Context) error {
 	return nil
 }
 
-// open connects and joins the group. It retries all failures, since the topic may not
-// exist yet, and returns an error only if ctx is done.
+// open connects to the broker and joins the consumer group. It retries all failures,
+// since the topic may not exist yet, and returns an error only if ctx is done.
 func (s *kafkaSource) open(ctx context.Context) (*kgo.Client, error) {
 	inner := &broker.KafkaLog{Logger: s.log}
 	var opening retry.Alarm
@@ -194,7 +194,8 @@ func (s *kafkaSource) onAssigned(_ context.Context, _ *kgo.Client, topics map[st
 }
 
 // onRevoked is called before partitions move to another member. It waits for up to
-// kafkaHandOver until their lines are acked, and commits their offsets.
+// kafkaHandOver until the lines delivered from these partitions are acked, and commits
+// the partitions' offsets.
 func (s *kafkaSource) onRevoked(ctx context.Context, client *kgo.Client, topics map[string][]int32) {
 	var parts []*part
 	for _, number := range topics[s.broker.Name] {
@@ -222,14 +223,15 @@ func (s *kafkaSource) onLost(_ context.Context, _ *kgo.Client, topics map[string
 	}
 }
 
-// drain waits until all delivered lines are acked, or ctx is done.
+// drain waits until all lines delivered from parts are acked, or ctx is done.
 func (s *kafkaSource) drain(ctx context.Context, parts []*part) {
 	for _, p := range parts {
 		retry.Until(ctx, drainPoll, p.Drained)
 	}
 }
 
-// commits commits offsets periodically, and when the window is full.
+// commits commits offsets every saveEvery, and whenever the window asks for it, until
+// ctx is done; see batch.Window.Due.
 func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
 	t := time.NewTicker(saveEvery)
 	defer t.Stop()

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acceptPending reports whether Accept would return a connection without blocking.
+// acceptPending reports whether a connection waits in the backlog of l, so that Accept
+// would return it without blocking.
 func acceptPending(l syscall.Conn) bool {
 	rc, err := l.SyscallConn()
 	if err != nil {

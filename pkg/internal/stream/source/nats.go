@@ -153,8 +153,8 @@ func fetchSize(payload int64) int {
 	return int(max(1, min(natsFetch, natsFetchBytes/max(1, payload))))
 }
 
-// fetch fetches messages and delivers them. While redelivered messages are expected, it
-// holds them instead; see release. It returns how many arrived.
+// fetch fetches messages and delivers them, or holds them for release while redelivered
+// messages are expected. It returns the number of messages that arrived.
 func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
 	batch, err := cons.Fetch(o.maxMessages, jetstream.FetchMaxWait(natsPull))
 	if err != nil {

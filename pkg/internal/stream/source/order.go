@@ -122,10 +122,10 @@ func (o *order) save() error {
 	return nil
 }
 
-// sortFolders sorts folders by the times in their names. However, a folder that is ahead
-// of the clock goes first if the clock or time zone seems to have been set back since.
-// This is assumed if the folder's modification time is also ahead of the clock, or is
-// older than that of a folder that is not ahead.
+// sortFolders sorts folders by the times in their names. However, a folder ahead of the
+// clock goes first if the clock or time zone seems to have been set back after the
+// folder appeared. This is assumed if the folder's modification time is also ahead of
+// the clock, or is older than that of a folder that is not ahead.
 func sortFolders(list []*folder, now time.Time) {
 	former := map[*folder]bool{}
 	if slices.ContainsFunc(list, func(d *folder) bool { return d.ahead(now) }) {

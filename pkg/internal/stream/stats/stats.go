@@ -35,7 +35,7 @@ func NewStream() *Stream {
 }
 
 // Resume makes c continue the counts, start and rates of a former stream that has ended.
-// refused is the number of connections that its listeners refused.
+// refused is the number of connections that the listeners of former refused.
 func (c *Stream) Resume(former *Stream, refused int64) {
 	c.Start, c.Recent = former.Start, former.Recent
 	for _, n := range []struct{ to, from *atomic.Int64 }{
@@ -94,7 +94,7 @@ func (s *Source) Add(now time.Time, lines int) {
 	s.recent.Add(now, int64(lines))
 }
 
-// Sources holds the counts of all sources since the start.
+// Sources holds the counts of all sources that a stream has had since its start.
 type Sources struct {
 	mu  sync.Mutex
 	all map[[2]string]*Source // by probe and from

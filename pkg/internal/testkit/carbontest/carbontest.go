@@ -67,7 +67,7 @@ const (
 )
 
 // Start starts carbon-cache with the given storage schemas. Each of settings is a line
-// "KEY = VALUE" that adds a setting to the default ones or overrides one.
+// "KEY = VALUE" that is added to the default settings, or overrides one of them.
 func Start(t testing.TB, schemas string, settings ...string) *Server {
 	t.Helper()
 	Need(t, "graphite-carbon", "sh", "-c", "command -v carbon-cache")
@@ -153,10 +153,10 @@ func (s *Server) Up() {
 	})
 }
 
-// Addr returns the address of the plaintext protocol.
+// Addr returns the address on which the server accepts the plaintext protocol.
 func (s *Server) Addr() string { return "127.0.0.1:" + strconv.Itoa(s.Line) }
 
-// PickleAddr returns the address of the pickle protocol.
+// PickleAddr returns the address on which the server accepts the pickle protocol.
 func (s *Server) PickleAddr() string { return "127.0.0.1:" + strconv.Itoa(s.Pickle) }
 
 // Down stops the server, which then writes its cache to the files.
@@ -188,7 +188,8 @@ func (s *Server) Log() string {
 	return string(text)
 }
 
-// WaitFor polls until ok returns true. The test fails if this takes more than a minute.
+// WaitFor polls until ok returns true. If this takes more than a minute, the test fails
+// with a message that contains what.
 func WaitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
@@ -256,7 +257,8 @@ type Web struct {
 	url string
 }
 
-// StartWeb starts graphite-web. It stops with its test.
+// StartWeb starts graphite-web for the Whisper files in the folder whisper. The server
+// stops when the test ends.
 func StartWeb(t testing.TB, whisper string) *Web {
 	t.Helper()
 	Need(t, "graphite-web", "sh", "-c", "command -v graphite-manage && "+Python+" -c 'import graphite'")

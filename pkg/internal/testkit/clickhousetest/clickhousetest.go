@@ -202,7 +202,7 @@ func (s *Server) StartAgain(t testing.TB) {
 	})
 }
 
-// run starts a program in its own process group, with its output in a log file.
+// run starts cmd in its own process group and appends its output to the file log.
 func run(t testing.TB, cmd *exec.Cmd, log string) {
 	t.Helper()
 	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
@@ -217,7 +217,8 @@ func run(t testing.TB, cmd *exec.Cmd, log string) {
 	}
 }
 
-// wait waits until ready returns true. The test fails if this takes more than a minute.
+// wait polls until ready returns true. If this takes more than a minute, the test fails
+// with a message that contains name and the result of log.
 func wait(t testing.TB, name string, log func(testing.TB) string, ready func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ready(); time.Sleep(20 * time.Millisecond) {

@@ -69,7 +69,8 @@ func (m Message) Line() (first, second string) {
 	return f[0], f[1]
 }
 
-// Text returns the body as it was sent, except for whitespace.
+// Text returns the body of m. A JSON body is encoded again, so its whitespace may differ
+// from that of the captured body.
 func (m Message) Text() []byte {
 	if s, ok := m.Body.(string); ok {
 		return []byte(s)
@@ -182,8 +183,8 @@ func (t Tokens) differ(path string, got, want any) string {
 	return ""
 }
 
-// Do sends the captured request to a server at url, with the replay's tokens. It returns
-// the status, media type and body of the response.
+// Do sends the captured request m to the server at url, with tokens replaced according
+// to t. It returns the status, media type and body of the response.
 func (t Tokens) Do(tb testing.TB, url string, m Message) (status, contentType string, body []byte) {
 	tb.Helper()
 	method, path := m.Line()

@@ -39,9 +39,9 @@ type Server struct {
 	attr     *syscall.SysProcAttr
 }
 
-// bin returns the folder with the programs of a PostgreSQL server: of the one in the
-// PATH, or else of the newest one installed by Debian. It returns "" if no server is
-// installed.
+// bin returns the folder with the programs of a PostgreSQL server. This is the folder of
+// the initdb in the PATH, or else that of the newest server installed by Debian. If no
+// server is installed, bin returns "".
 func bin() string {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })

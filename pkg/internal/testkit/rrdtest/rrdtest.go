@@ -29,8 +29,8 @@ import (
 //go:embed testdata/rrds.tar.gz
 var samples []byte
 
-// Samples writes the real RRDs into a temporary folder of the test and returns
-// the folder.
+// Samples unpacks the RRDs in samples below a temporary folder of the test, and returns
+// the folder that contains them.
 func Samples(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -40,7 +40,7 @@ func Samples(t testing.TB) string {
 	return filepath.Join(dir, "rrds")
 }
 
-// Extract writes the real RRDs below dir/rrds.
+// Extract unpacks the RRDs in samples below dir/rrds.
 func Extract(dir string) error {
 	unzipped, err := gzip.NewReader(bytes.NewReader(samples))
 	if err != nil {
@@ -108,7 +108,8 @@ func Start(t testing.TB) *Tool {
 	return &Tool{t: t, in: in, out: bufio.NewReader(out)}
 }
 
-// Try runs a command and returns its output.
+// Try runs the rrdtool command that format and args describe, as in fmt.Sprintf, and
+// returns the lines of its output.
 func (r *Tool) Try(format string, args ...any) ([]string, error) {
 	if _, err := fmt.Fprintf(r.in, format+"\n", args...); err != nil {
 		return nil, err
@@ -130,7 +131,7 @@ func (r *Tool) Try(format string, args ...any) ([]string, error) {
 	}
 }
 
-// Do runs a command that must succeed.
+// Do is like Try, but the test fails if the command fails.
 func (r *Tool) Do(format string, args ...any) []string {
 	r.t.Helper()
 	lines, err := r.Try(format, args...)
