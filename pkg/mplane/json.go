@@ -23,8 +23,8 @@ const (
 	maxName    = 4096    // bytes of a label, token, verb or link
 )
 
-// object is a JSON object that keeps the order of its members. Messages are shown in this
-// order.
+// object is a JSON object that keeps the order of its members. When a message is shown,
+// its members have this order.
 type object []member
 
 type member struct {
@@ -49,7 +49,8 @@ func (o object) value(name string) any {
 	return v
 }
 
-// decode parses text as one JSON value, within the limits.
+// decode parses text as one JSON value. It returns an error if text exceeds the limits on
+// JSON from a peer, such as MaxMessage.
 func decode(text []byte) (any, error) {
 	if len(text) > MaxMessage {
 		return nil, fmt.Errorf("message has %d bytes, more than %d", len(text), MaxMessage)
@@ -116,8 +117,8 @@ func (d *decoder) value(depth int) (any, error) {
 	return t, nil
 }
 
-// textOf formats a JSON value as Python's str does, except that null becomes None. ok is
-// false for lists and objects.
+// textOf formats a JSON value as Python's str does, except that null becomes the constant
+// None, "*". ok is false for lists and objects.
 func textOf(v any) (text string, ok bool) {
 	switch v := v.(type) {
 	case string:

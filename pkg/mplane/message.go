@@ -11,7 +11,7 @@ import (
 // rejected.
 const Version = 1
 
-// Kind is the kind of a message, and also the JSON key that holds its verb.
+// Kind is the kind of a message, and also the JSON key that holds the message's verb.
 type Kind string
 
 // The kinds of messages.
@@ -27,8 +27,8 @@ const (
 	envelopeKind  Kind = "envelope"
 )
 
-// kinds lists the kinds in order of priority, for messages that have the keys of
-// several kinds.
+// kinds lists the kinds in order of priority. If a message has the JSON keys of several
+// kinds, it is of the kind that comes first.
 var kinds = []Kind{Capability, Specification, Result, Receipt, Redemption, Withdrawal, Interrupt, exceptionKind, envelopeKind}
 
 // Verbs that the protocol interprets. Messages may have other verbs.
@@ -143,8 +143,8 @@ func Size(m Message) int {
 	return 0
 }
 
-// constrains reports whether the parameters are constraints. In withdrawals they are
-// constraints too, although the RI reads them as values and then cannot write them.
+// constrains reports whether the parameters of s are constraints. Those of a withdrawal
+// are constraints too, although the RI reads them as values and then cannot write them.
 func (s *Statement) constrains() bool { return s.Kind == Capability || s.Kind == Withdrawal }
 
 // Marshal returns a message in the RI's canonical form. It returns an error if a value

@@ -89,7 +89,8 @@ func (r *Registries) add(text []byte, dir string) error {
 	return nil
 }
 
-// parse parses a registry. above holds the paths of the files that include it.
+// parse parses a registry, whose includes are relative to dir. above holds the paths of
+// the files that include this registry.
 func (r *Registries) parse(text []byte, dir string, above []string) (*registry, error) {
 	v, err := decode(text)
 	if err != nil {

@@ -6,10 +6,11 @@ import (
 	"sync"
 )
 
-// Roles determines which identities may use which capabilities, by the RI's rules. Only
-// the last grant whose label is part of the capability's label applies: the identity must
-// have one of that grant's roles. Without such a grant, or for an identity without roles,
-// access is denied. Roles is safe for concurrent use and must not be copied.
+// Roles determines which identities may use which capabilities, by the RI's rules. Of the
+// grants whose label is part of the capability's label, only the one added last applies:
+// the identity must have one of that grant's roles. Without such a grant, or for an
+// identity without roles, access is denied. Roles is safe for concurrent use and must not
+// be copied.
 type Roles struct {
 	mu         sync.RWMutex
 	allowAll   bool
@@ -34,7 +35,7 @@ type grant struct {
 }
 
 // Assign assigns the comma-separated roles to an identity, and replaces the roles that
-// it had before. Spaces are part of the names, as in the RI.
+// the identity had before. Spaces are part of a role's name, as in the RI.
 func (r *Roles) Assign(identity, roles string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -157,8 +157,8 @@ func Between(start, end time.Time) Scope { return Scope{start: pointAt(start), e
 // For returns the scope that starts now and lasts for d.
 func For(d time.Duration) Scope { return Scope{start: point{kind: now}, length: span{d, true}} }
 
-// String returns the canonical form, which is part of what digests are computed from; see
-// Statement.ID.
+// String returns the canonical form of s. Digests of statements are computed from this
+// form; see Statement.ID.
 func (s Scope) String() string {
 	var b strings.Builder
 	if s.repeat {
@@ -295,8 +295,8 @@ func (s Scope) Follows(capability Scope, t time.Time) bool {
 	return capability.contains(s.start, t) || s.end.kind == absolute && capability.contains(s.end, t)
 }
 
-// Occurrences yields the start and the scope of each run of a repeated scope that starts
-// at or after t. The sequence may be infinite.
+// Occurrences yields the start and the scope of each run of s that starts at or after t.
+// There are no runs unless s is a repeated scope. The sequence may be infinite.
 func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 	start, end := s.Times(t)
 	if start.IsZero() {
@@ -338,8 +338,8 @@ func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 // crontab holds the sorted values of each cron field.
 type crontab [6][]int
 
-// cronFields describes the fields, in order. The RI writes "*" for the hours as 0 to
-// 59, so hours above 23 must be accepted.
+// cronFields describes the fields of a crontab, in the order in which they are written.
+// The RI writes "*" for the hours as 0 to 59, so hours above 23 must be accepted.
 var cronFields = [6]struct {
 	name     string
 	min, max int
@@ -449,7 +449,7 @@ func (s Scope) Anchored(t time.Time) Scope {
 	return Scope{start: pointAt(start), end: pointAt(end), period: s.period}
 }
 
-// EndedAt returns s with t as its end, unless s ends before t.
+// EndedAt returns s with its end set to t, or s unchanged if s ends at or before t.
 func (s Scope) EndedAt(t time.Time) Scope {
 	if _, end := s.Times(t); end.IsZero() || t.Before(end) {
 		s.end, s.length = pointAt(t), span{}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// ID returns the token of s: the token it carries, or the digest that every
-// implementation computes from its contents. All digests are MD5 sums of UTF-8 text, in
+// ID returns s.Token if it is set, and otherwise the digest that every implementation
+// computes from the contents of s. All digests are MD5 sums of UTF-8 text, in
 // hexadecimal. They serve as identifiers and have no cryptographic strength.
 func (s *Statement) ID() string {
 	switch {
@@ -35,13 +35,14 @@ func (s *Statement) schemaText() string {
 	return s.Registry + " p " + names(s.Parameters) + " r " + s.columns()
 }
 
-// valueText returns the string whose digest is the token of a specification.
+// valueText returns the string from which ID computes the digest if s is a specification.
 func (s *Statement) valueText() string {
 	return s.Registry + s.Verb + " w " + s.When.String() + " pk " + names(s.Parameters) +
 		" pv " + s.values() + " r " + s.columns()
 }
 
-// fullText returns the string whose digest is the token of any other statement.
+// fullText returns the string from which ID computes the digest if s is not a
+// specification.
 func (s *Statement) fullText() string {
 	var constraints, metadata []string
 	for _, f := range s.Parameters.Sorted() {
@@ -60,8 +61,8 @@ func (s *Statement) fullText() string {
 		" r " + s.columns() + " ex None" // never an export URL, because a parameter holds it
 }
 
-// values returns the parameter values, separated by spaces. In place of each constraint
-// and each absent value, it contains Python's representation of an absent value.
+// values returns the parameter values, separated by spaces. Constraints and absent values
+// appear as the RI represents an absent value: "None" for type Time, and otherwise "*".
 func (s *Statement) values() string {
 	var list []string
 	for _, f := range s.Parameters.Sorted() {
@@ -106,9 +107,9 @@ func (s *Statement) Specification() *Statement {
 	return spec
 }
 
-// SetToken sets the token of a specification. If their scope is definite, equal
-// specifications get equal tokens, so that sending one twice does not start a second
-// job. Otherwise each token is unique.
+// SetToken sets the token of specification s. If the scope of s is definite, equal
+// specifications get equal tokens, so that sending s twice does not start a second job.
+// Otherwise the token is unique.
 func (s *Statement) SetToken() {
 	s.Token = ""
 	if s.When.Definite() {
@@ -121,7 +122,7 @@ func (s *Statement) SetToken() {
 // SetUniqueToken sets a random token.
 func (s *Statement) SetUniqueToken() { s.Token = digest(s.valueText() + rand.Text()) }
 
-// as returns a copy of s as a statement of kind k, without link and rows.
+// as returns a copy of s as a statement of kind k. The copy has no link and no rows.
 func (s *Statement) as(k Kind) *Statement {
 	c := *s
 	c.Kind, c.Link, c.Rows = k, nil, nil
@@ -145,7 +146,8 @@ func (s *Statement) Result(start, end time.Time, rows [][]string) *Statement {
 	return r
 }
 
-// Run returns the specification for a single run of s, with the scope when.
+// Run returns a specification for a single run of the repeated specification s. when is
+// the scope of this run.
 func (s *Statement) Run(when Scope) *Statement {
 	r := s.as(Specification)
 	r.Link, r.When, r.Token = s.Link, when, ""
@@ -161,9 +163,9 @@ func (s *Statement) Fulfills(capability *Statement, t time.Time) bool {
 }
 
 // Agreement returns a score for how likely it is that specification s was derived from
-// the given capability, and not from another one that it fulfills. It adds 2 if s has the
-// capability's metadata, because clients copy it, and 1 if s has the capability's label,
-// with or without an appended number such as -2.
+// the given capability, and not from another one that s fulfills. The score is 2 if s has
+// the capability's metadata, because clients copy it, plus 1 if s has the capability's
+// label, with or without an appended number such as -2.
 func (s *Statement) Agreement(capability *Statement) int {
 	n := 0
 	differs := func(f Field) bool { return !slices.Contains(capability.Metadata, f) }
@@ -207,8 +209,8 @@ func NewMatcher(capability *Statement) (*Matcher, error) {
 }
 
 // Accepts reports whether spec, which must have the capability's schema, fits the
-// capability's scope and meets every constraint, with t as "now". It ignores verb,
-// label and metadata.
+// capability's scope and meets every constraint, with t as "now". The verb, label and
+// metadata of spec do not matter.
 func (m *Matcher) Accepts(spec *Statement, t time.Time) bool {
 	for _, f := range m.constraints {
 		value, _ := spec.Parameters.Get(f.name)

@@ -27,8 +27,8 @@ const (
 	maxData     = 64 << 20 // bytes of header and archives
 )
 
-// errCut reports a file that is shorter than its header requires. The writer may not
-// have finished it yet.
+// errCut reports a file that is shorter than its header requires. The program that writes
+// the file may not have finished it yet.
 var errCut = errors.New("too short for its header")
 
 // archive is a round-robin archive: one consolidation of the data.
@@ -50,8 +50,8 @@ type header struct {
 	size     int64 // size of the header
 }
 
-// headerSize returns how many bytes from the start of a file parse needs. head holds the
-// first bytes of the file.
+// headerSize returns how many bytes from the start of a file are needed to parse its
+// header. head holds the first bytes of that file.
 func headerSize(head []byte) (int64, error) {
 	layouts, err := detect(head)
 	if err != nil {
@@ -72,8 +72,8 @@ func headerSize(head []byte) (int64, error) {
 	return most, nil
 }
 
-// parse parses and checks the header in b, which holds headerSize bytes or the whole
-// file. size is the file's size. parse reuses the memory of h.
+// parse parses and checks the header in b, which holds the first headerSize bytes of the
+// file, or the whole file. size is the file's size. parse reuses the memory of h.
 func (h *header) parse(b []byte, size int64) error {
 	layouts, err := detect(b)
 	if err != nil {
@@ -102,8 +102,8 @@ func (h *header) parse(b []byte, size int64) error {
 	return unknownLayout("the size of the file does not tell that of its times")
 }
 
-// parseAs parses a header as layout l, and returns the size that the file must then
-// have.
+// parseAs parses the header in b as layout l, and returns the size that a file with this
+// header must have.
 func (h *header) parseAs(l layout, b []byte) (size int64, err error) {
 	at := l.counts()
 	ds, rra, step := l.number(b[at:]), l.number(b[at+l.word:]), l.number(b[at+2*l.word:])
@@ -189,7 +189,7 @@ func (h *header) last(a archive) int64 { return h.update - h.update%h.rowStep(a)
 // begin returns the Unix time at which an archive's first row starts.
 func (h *header) begin(a archive) int64 { return h.last(a) - a.rows*h.rowStep(a) }
 
-// piece is a part of the requested period, with the archive from which it is read.
+// piece is a part of the period to be read, with the archive from which its points come.
 type piece struct {
 	archive
 	after, until int64 // Unix times; includes until, but not after

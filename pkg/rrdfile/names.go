@@ -13,7 +13,7 @@ import (
 
 // A Naming returns the metric path for a Tstat RRD file, given the file's name without
 // folder. It returns "" if the file has no metric name. The path consists of nodes joined
-// by dots, and does not include the prefix and the probe.
+// by dots. The caller may put further nodes before it, such as the name of the probe.
 type Naming func(file string) string
 
 // Namings lists the modes of NamingOf.
@@ -22,7 +22,8 @@ var Namings = []string{"default", "upstream", "raw"}
 // NamingOf returns the Naming of a mode:
 //
 //   - default: the names of mPlane's importer where they are correct, and other
-//     names where those are empty or collide; see Table.Name
+//     names elsewhere, for example where the importer's names are empty or collide;
+//     see Table.Name
 //   - upstream: exactly the names of mPlane's importer; see UpstreamName
 //   - raw: the file name without ".rrd"
 //
@@ -165,8 +166,8 @@ func (t *Table) Name(file string) string {
 	return cleanPath(path + "." + statistic)
 }
 
-// path returns the metric path that h has without a Table: the path except for its last
-// node, and the last node, which names the statistic.
+// path returns the metric path that h has without a Table, in two parts: statistic is the
+// last node, which names the statistic, and path is all that precedes it.
 func (h *histogram) path() (path, statistic string) {
 	f := families[h.base]
 	statistic = h.statisticName(f)
@@ -200,7 +201,7 @@ func (h *histogram) path() (path, statistic string) {
 	return node, statistic
 }
 
-// statisticName returns the last node of the metric path.
+// statisticName returns the last node of the metric path of h, whose family is f.
 func (h *histogram) statisticName(f family) string {
 	if name := statistics[h.statistic]; name != "" {
 		return name
@@ -233,8 +234,8 @@ var statistics = map[string]string{
 	"avg": "Average", "min": "Minimum", "max": "Maximum", "var": "Variance", "stdev": "Stdev",
 }
 
-// cleanPath replaces all characters in a path's nodes except letters, digits, _ and -
-// with _. It removes empty nodes.
+// cleanPath replaces each character in the nodes of a path with _, unless it is a letter,
+// a digit, _ or -. It also removes empty nodes.
 func cleanPath(path string) string {
 	if isClean(path) {
 		return path

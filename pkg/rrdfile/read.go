@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrBusy reports that a file was being written, or was incomplete, at every attempt.
-// Read returns errors that wrap it. The next run may find the file complete.
+// ErrBusy reports that a file was being written during every attempt to read it. Read
+// returns errors that wrap ErrBusy. The next run may find the file complete.
 var ErrBusy = errors.New("is being written")
 
 // Point is a value at a time.
@@ -148,7 +148,7 @@ func locked(fd int) (bool, error) {
 	return lock.Type != unix.F_UNLCK, nil
 }
 
-// pread fills b from the file, starting at an offset.
+// pread reads len(b) bytes of the file into b, starting at offset.
 func pread(fd int, b []byte, offset int64) error {
 	for len(b) > 0 {
 		n, err := unix.Pread(fd, b, offset)
@@ -241,7 +241,7 @@ func (r *Reader) readHeader(fd int, size int64) (*header, error) {
 	}
 }
 
-// readRows returns the rows of p's archive.
+// readRows returns all rows of the archive from which p is read.
 func (r *Reader) readRows(fd int, h *header, p piece) ([]byte, error) {
 	n := p.rows * int64(len(h.sources)) * doubleSize
 	if p.offset+n <= r.head {

@@ -27,7 +27,8 @@ func (u *upstream) has(word string) bool { return strings.Contains(u.name, word)
 
 func (u *upstream) first(word string) bool { return strings.Contains(u.words[0], word) }
 
-// fromEnd returns the i-th word from the end, where 1 is the last word.
+// fromEnd returns the i-th word of the file's name, counted from the end; 1 is the last
+// word. If there are fewer words, it sets u.failed and returns "".
 func (u *upstream) fromEnd(i int) string {
 	if len(u.words) < i {
 		u.failed = true
@@ -59,14 +60,15 @@ func (u *upstream) direction() string {
 	return "Unkown_in_out_loc."
 }
 
-// index returns the last word without "idx", and whether the word is an index.
+// index returns the last word of the file's name, without "idx", and whether that word
+// contains "idx".
 func (u *upstream) index() (string, bool) {
 	w := u.fromEnd(1)
 	return strings.ReplaceAll(w, "idx", ""), strings.Contains(w, "idx")
 }
 
-// decode returns the name of the file's index according to names, or other if there is
-// none.
+// decode returns the entry of names for the file's index, or other if there is no such
+// entry.
 func (u *upstream) decode(names map[string]string, other string) string {
 	if i, ok := u.index(); ok && names[i] != "" {
 		return names[i]
@@ -167,8 +169,8 @@ func (u *upstream) stream() string {
 	return name
 }
 
-// either returns the element of names at the position given by the file's index. If there
-// is none, it returns the file's name.
+// either returns the element of names whose position is the file's index. If there is no
+// such element, it returns the file's name.
 func (u *upstream) either(names []string) string {
 	for i, n := range names {
 		if u.has("idx" + string(rune('0'+i))) {
@@ -268,7 +270,8 @@ func (u *upstream) tcp() string {
 	return ""
 }
 
-// The importer's names for indexes, where they differ from the correct ones.
+// The names that mPlane's importer gives indexes, where they differ from the correct
+// ones.
 var (
 	upstreamHTTP = without(httpKinds, "14", "21", "22", "23", "24", "25", "26")
 

@@ -18,7 +18,7 @@ type ahead struct {
 	panicked any // the value that the goroutine panicked with
 }
 
-// begin starts the goroutine, which reads the first block from src.
+// begin starts a goroutine that reads the first block of src.
 func (a *ahead) begin(src io.Reader) {
 	a.src, a.err, a.panicked = src, nil, nil
 	if a.block == nil {
@@ -43,7 +43,7 @@ func (a *ahead) start() {
 	}()
 }
 
-// join waits until the goroutine has ended.
+// join waits until the goroutine that reads ahead, if any, has ended.
 func (a *ahead) join() {
 	if a.done != nil {
 		<-a.done
@@ -51,8 +51,8 @@ func (a *ahead) join() {
 	}
 }
 
-// Read implements io.Reader. If the goroutine panicked, Read panics too, because the
-// caller recovers from panics and then fails only this file's import.
+// Read implements io.Reader. If the goroutine that reads ahead panicked, Read panics too,
+// because the caller recovers from panics and then fails only this file's import.
 func (a *ahead) Read(p []byte) (int, error) {
 	a.join()
 	if a.panicked != nil {

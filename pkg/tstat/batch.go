@@ -150,8 +150,8 @@ func (p Fields) Begin(f int) uint32 {
 	return p[f-1] + 1
 }
 
-// move shifts the ends of all fields from their positions in the original row to those in
-// the rewritten row.
+// move converts p, the ends of the fields in an original row, to their ends in the
+// rewritten row. replaced lists the fields with new text.
 func (p Fields) move(replaced []Replaced) {
 	for i, x := range replaced {
 		next := len(p)
@@ -205,7 +205,7 @@ func (b *Batch) Column(c int) (Vector, bool) {
 	return b.Decoded(c)
 }
 
-// Decoded is like Column, but also returns columns whose use is Decoded.
+// Decoded is like Column, but also returns the values of columns whose Use is Decoded.
 func (b *Batch) Decoded(c int) (Vector, bool) {
 	v := &b.cols[c]
 	if !v.active {
@@ -272,7 +272,8 @@ func (b *Batch) Keep(keep []bool) {
 	b.n = n
 }
 
-// keepValues moves the values of the rows that are kept to the front.
+// keepValues moves the values of the rows for which keep is true to the front of values.
+// A row has a value if its def is 1.
 func keepValues[T any](values []T, def []int16, keep []bool) {
 	from, to := 0, 0
 	for i, d := range def {
@@ -302,7 +303,7 @@ func (b *Batch) reset() {
 	b.n, b.escaped, b.arena, b.split, b.moves = 0, 0, b.arena[:0], b.split[:0], b.moves[:0]
 }
 
-// allocFields returns a slice for the ends of the n fields of the current row.
+// allocFields returns a slice of length n, for the ends of the fields of the current row.
 func (b *Batch) allocFields(n int) Fields {
 	have := len(b.split)
 	if have+n > cap(b.split) {
@@ -313,14 +314,14 @@ func (b *Batch) allocFields(n int) Fields {
 	return b.split[have:]
 }
 
-// setNull makes the column NULL in the current row.
+// setNull makes the column NULL in the given row, which is the current one.
 func (v *vector) setNull(row int) {
 	v.def[row] = 0
 	v.nulls++
 }
 
-// unsetNull makes the column not NULL in the current row, so that a value can be
-// stored.
+// unsetNull makes the column not NULL in the given row, which is the current one, so that
+// a value can be stored.
 func (v *vector) unsetNull(row int) {
 	if v.def[row] == 0 {
 		v.def[row] = 1
@@ -328,8 +329,8 @@ func (v *vector) unsetNull(row int) {
 	}
 }
 
-// undo reverts the NULLs that were set for the first n fields of the current row, which
-// is malformed.
+// undo makes the columns of the first n fields of the current row not NULL again, because
+// the row is discarded.
 func (b *Batch) undo(m *mapping, n int) {
 	for _, f := range m.fields[:n] {
 		if f.col >= 0 {
@@ -397,7 +398,9 @@ var endColumns = []struct {
 	{"first_tm", "durat", 1e6}, // chat, skype
 }
 
-// addEnds sets each row's end to start + durat if that is later.
+// addEnds sets the end of each row to the sum of its columns start and durat, if that sum
+// is later. unit is the unit of durat, in microseconds. durat is -1 if the rows have no
+// such column.
 func (b *Batch) addEnds(start, durat int, unit float64) {
 	s := &b.cols[start]
 	si, di := 0, 0

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Layouts for package time of the names of log folders, without ".out". Tstat has used
-// folderForm since 2.4 (07/2012).
+// Layouts, in the notation of package time, for the names of log folders without ".out".
+// Tstat has used folderForm since 2.4 (07/2012).
 const (
 	folderForm    = "2006_01_02_15_04"
 	oldFolderForm = "15_04_02_Jan_2006"

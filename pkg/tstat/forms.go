@@ -65,8 +65,8 @@ func (r *Reader) addLayouts(layouts []*layout) {
 	}
 }
 
-// activate activates the vector of every column that a line of the file can have. In the
-// row of a line without that column, it is NULL.
+// activate activates the vector of every column that a line of the file can have. If a
+// line lacks one of these columns, the column is NULL in the line's row.
 func (r *Reader) activate() {
 	used := make([]bool, len(r.columns))
 	for _, byCount := range r.forms {

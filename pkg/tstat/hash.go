@@ -39,8 +39,9 @@ func (r *Reader) startHash(text []byte) {
 	}()
 }
 
-// joinHash waits until the text is hashed. If the goroutine panicked, joinHash panics
-// too, because the caller recovers from panics and then fails only this file's import.
+// joinHash waits for the goroutine that startHash started, if any. If that goroutine
+// panicked, joinHash panics too, because the caller recovers from panics and then fails
+// only this file's import.
 func (r *Reader) joinHash() {
 	if r.hashing == nil {
 		return
@@ -83,7 +84,7 @@ func (r *Reader) hash(text []byte) {
 	}
 }
 
-// MarkLine returns the number of lines in the first length bytes of text. length must
+// MarkLine returns the number of lines in the first length bytes of the text. length must
 // be one of ReaderOptions.Marks; see Mark.
 func (r *Reader) MarkLine(length int64) int64 {
 	r.flush(1)
@@ -91,8 +92,8 @@ func (r *Reader) MarkLine(length int64) int64 {
 	return r.markLines[length]
 }
 
-// Mark returns the SHA-256, in hex, of the first length bytes of text, or "" if the
-// text is shorter. length must be 0 or one of ReaderOptions.Marks.
+// Mark returns the SHA-256, in hex, of the first length bytes of the text, or "" if the
+// text read so far is shorter. length must be 0 or one of ReaderOptions.Marks.
 func (r *Reader) Mark(length int64) string {
 	if length == 0 {
 		return emptySHA256
@@ -104,9 +105,9 @@ func (r *Reader) Mark(length int64) string {
 
 const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-// Drain reads the whole file without parsing it. It only counts lines: every line
-// except a header counts as a row. Drain replaces Next for stores that keep the file
-// unchanged. A caller must not call both.
+// Drain reads the whole file without parsing it. It only counts lines: every line except
+// a header counts as a row. For a store that keeps the file unchanged, the caller calls
+// Drain instead of Next. It must not call both.
 func (r *Reader) Drain() error {
 	r.draining = true
 	for !r.eof {

@@ -34,8 +34,8 @@ func (h *head) find(text []byte, length int64) {
 	}
 }
 
-// next returns the smallest number of bytes, above length, of which the head needs the
-// hash.
+// next returns the smallest n above length for which the head needs the hash of the first
+// n bytes of the text.
 func (h *head) next(length int64) int64 {
 	stop := int64(math.MaxInt64)
 	if n := len(h.rungs); n < 50 {
@@ -47,7 +47,7 @@ func (h *head) next(length int64) int64 {
 	return stop
 }
 
-// add records the hash of the first length bytes, if the head needs it.
+// add records sum, the hash of the first length bytes of the text, if the head needs it.
 func (h *head) add(length int64, sum string) {
 	if length == h.length {
 		h.sum = sum[:headSum]
@@ -77,11 +77,11 @@ func (r *Reader) Head() string {
 	return b.String()
 }
 
-// CompareHeads compares the heads of two files; see Reader.Head. same reports whether
-// both files have the same first data line and the same header before it. agree reports
-// whether all other hashes that both heads contain are also equal. If so, the shorter
-// text is probably a prefix of the longer one. Heads do not show whether the two differ
-// beyond the last hash of the shorter text.
+// CompareHeads compares a and b, the heads of two files; see Reader.Head. same reports
+// whether both files have the same first data line and the same header before it. agree
+// reports whether all other hashes that both heads contain are also equal. If so, the
+// shorter text is probably a prefix of the longer one. Heads do not show whether the
+// texts differ beyond the last hash of the shorter text.
 func CompareHeads(a, b string) (same, agree bool) {
 	as, bs := strings.Split(a, ","), strings.Split(b, ",")
 	if as[0] == "" || as[0] != bs[0] {

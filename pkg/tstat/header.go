@@ -24,9 +24,9 @@ type header struct {
 
 var errHeader = errors.New("line begins with '#' but is not a header")
 
-// parseHeader parses a header line without its newline. It requires the printed indexes
-// to be numbers but ignores their values, because versions from 2013 printed wrong
-// ones.
+// parseHeader parses a header line without its newline. It requires a number after each
+// name, the index of the column, but ignores its value, because versions from 2013
+// printed wrong indexes.
 func parseHeader(line []byte, sep byte) (header, error) {
 	h := header{part: "row"}
 	if len(line) == 0 || line[0] != '#' {

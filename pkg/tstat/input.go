@@ -80,9 +80,9 @@ func (r *Reader) fill(enough int) error {
 	return nil
 }
 
-// CutIsText reports whether an unfinished last line can be the start of a row or
-// header. Such a line has no control characters except TAB, and at most as many columns
-// as the type allows. CutIsText also returns true if the last line is finished.
+// CutIsText reports whether an unfinished last line can be the start of a row or header.
+// To be one, the line must have no control characters except TAB, and at most as many
+// columns as the type allows. CutIsText also returns true if the last line is finished.
 func (r *Reader) CutIsText() bool {
 	rest := r.buf[r.pos:r.end]
 	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
@@ -156,10 +156,10 @@ func (r *Reader) Stop() {
 	r.joinHash()
 }
 
-// Damage returns an error if a compressed file has a wrong checksum or contains data
-// that cannot be decompressed. Any part of the text may then be wrong. A missing end
-// does not count as damage; see Truncated. Until the end of the file is reached, Damage
-// returns nil.
+// Damage returns an error if the file is compressed and has a wrong checksum or contains
+// data that cannot be decompressed. Any part of the text may then be wrong. A file whose
+// end is missing is not damaged; see Truncated. Until the end of the file is reached,
+// Damage returns nil.
 func (r *Reader) Damage() error {
 	if r.damage == io.EOF || errors.Is(r.damage, io.ErrUnexpectedEOF) {
 		return nil

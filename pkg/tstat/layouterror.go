@@ -36,8 +36,8 @@ func (e *LayoutError) Hint() string {
 }
 
 // NewColumnsError reports that a later header of the file has unknown columns that
-// ReaderOptions.Extra lacks. The caller must read the file again with
-// ReaderOptions.Extra set to Extra.
+// ReaderOptions.Extra lacks. The caller must read the file again with ReaderOptions.Extra
+// set to the Extra of the error.
 type NewColumnsError struct{ Extra []string }
 
 func (e *NewColumnsError) Error() string {

@@ -135,8 +135,9 @@ func (l *Lines) Form(line []byte) (f *Form, text []byte, err error) {
 	return f, line, nil
 }
 
-// choose returns the form of a line with n fields according to the layouts of the known
-// versions, or nil if no layout matches.
+// choose searches the layouts of the known versions for one that matches line, which has
+// n fields. It returns the line's form according to that layout, or nil if no layout
+// matches.
 func (l *Lines) choose(part string, n int, line []byte) *Form {
 	if l.typ.rows == chatMessages {
 		return l.chatForm(n, line)

@@ -342,9 +342,9 @@ func (v *vector) parseBool(line []byte, p int, sep byte, row int) (int, bool) {
 	return q, false
 }
 
-// parseText stores the field's text and never fails. It escapes bytes that are not valid
-// in text; see escape. "-" is NULL, and so is "--" in YouTube's columns. An empty field
-// is a value.
+// parseText stores in v the text of the field at index p of line. It returns the index at
+// which the field ends, and true. It escapes bytes that are not valid in text; see
+// escape. "-" is NULL, and so is "--" in YouTube's columns. An empty field is a value.
 func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int, bool) {
 	q := p
 	for q+8 <= len(line) {

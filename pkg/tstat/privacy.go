@@ -42,12 +42,12 @@ func (t *LogType) HasAddresses() bool {
 	return slices.ContainsFunc(t.Columns, func(c Column) bool { return c.Privacy == ClientAddress || c.Privacy == ServerAddress })
 }
 
-// removed is the start of a line that replaces a removed line.
+// removed is the start of the lines that AppendRemoved writes in place of removed lines.
 const removed = "#! "
 
-// AppendRemoved appends to dst a line, with its newline, that replaces a line that had
-// to be removed from a log. A Reader of any log type counts it as a reject with this
-// reason. Other programs skip it as a comment.
+// AppendRemoved appends a line to dst, with its newline, to replace a line that had to be
+// removed from a log. A Reader of any log type counts the appended line as a reject with
+// the given reason. Other programs skip it as a comment.
 func AppendRemoved(dst []byte, reason string) []byte {
 	return append(append(append(dst, removed...), reason...), '\n')
 }

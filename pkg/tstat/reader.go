@@ -22,8 +22,8 @@ const MaxLine = 1 << 20
 // skipped.
 const blockSize = MaxLine
 
-// maxExtra is the maximum number of columns in a file that its log type lacks. A limit is
-// needed because each column costs memory.
+// maxExtra is the maximum number of columns in a file that are unknown to its log type. A
+// limit is needed because each column costs memory.
 const maxExtra = 256
 
 // layoutLines is how many lines are examined to determine the layout of a file without
@@ -148,7 +148,7 @@ func NewReader(src io.Reader, t *LogType, opt ReaderOptions) *Reader {
 	return r
 }
 
-// Reset makes r read another file, and reuses the buffers of r.
+// Reset makes r read another file, src, as NewReader does, and reuses the buffers of r.
 func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	opt.Marks = slices.Sorted(slices.Values(opt.Marks))
 	if opt.Location == nil {
@@ -180,8 +180,8 @@ func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	r.setColumns()
 }
 
-// setColumns sets the columns to the type's columns and extra, and prepares a vector
-// for each.
+// setColumns sets r.columns to the columns of the log type, followed by those in r.extra,
+// and prepares a vector for each.
 func (r *Reader) setColumns() {
 	r.columns = append(slices.Clip(slices.Clone(r.typ.Columns)), make([]Column, len(r.extra))...)
 	for i, name := range r.extra {
@@ -245,7 +245,7 @@ func (r *Reader) Layout() string { return r.layout }
 // Counts returns the counts of what r has read so far.
 func (r *Reader) Counts() Counts { return r.counts }
 
-// Next returns at least one row, or io.EOF at the end of the file.
+// Next returns a batch of at least one row, or io.EOF at the end of the file.
 func (r *Reader) Next() (*Batch, error) {
 	b := &r.batch
 	b.reset()

@@ -54,8 +54,8 @@ func (r *Reader) isUnusual(line []byte) bool {
 	return err != nil || h.part != "row"
 }
 
-// rewriteLine rewrites a line of the original text and processes the result. If the
-// line is a row, rewriteLine parses it before it rewrites it.
+// rewriteLine rewrites a line of the original text and processes the result. If the line
+// is a row, rewriteLine parses the original row first.
 func (r *Reader) rewriteLine(line []byte) error {
 	b := &r.batch
 	begin := len(r.rewritten)
@@ -106,8 +106,8 @@ func (b *Batch) replace(m *mapping, line []byte, replaced []Replaced) (moved []R
 	return b.moves[n:]
 }
 
-// flush adds the rewritten text to the fingerprint if it has at least enough bytes. The
-// text stays valid until flush next adds text.
+// flush adds r.rewritten, the rewritten text, to the fingerprint if it has at least
+// enough bytes. The text stays valid until flush next adds text.
 func (r *Reader) flush(enough int) {
 	text := r.rewritten
 	if len(text) < enough {

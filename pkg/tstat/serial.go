@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// Serials returns DBStream's serial_time of each row: its time in whole seconds since
-// the epoch, which orders the rows of a stream. A row without an absolute time gets the
-// time of its folder.
+// Serials returns DBStream's serial_time of each row: the row's time in whole seconds
+// since the epoch, which orders the rows of a stream. A row without an absolute time gets
+// the time of its folder.
 //
 // The source of the time depends on the log type; see Ends. DBStream's own importer
 // computes a TCP flow's time from last, and a video flow's time from first_abs and
-// last_rel_ms. For these types, Serials repeats the importer's floating-point
-// computation from the text, because the last bit can determine the second, and thus
-// the window.
+// last_rel_ms. For these types, Serials repeats the importer's floating-point computation
+// from the text, because the last bit can determine the second, and thus DBStream's time
+// window.
 func (b *Batch) Serials(folder time.Time) []int64 {
 	b.serial = b.serial[:0]
 	last, firstAbs, lastRel := b.Type.Column("last"), -1, -1

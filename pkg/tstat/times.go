@@ -17,9 +17,9 @@ const maxTime = 253402300800 * 1e6
 // to 2.4).
 type derive struct{ firstAbs, durat, first, last int }
 
-// parseTime parses a time as printed by Tstat: milliseconds or seconds since the epoch
-// with decimals. It rounds the decimal digits to the microsecond, because any further
-// digits are floating-point noise. 0 means no time.
+// parseTime parses the field at index p of line, a time as printed by Tstat: milliseconds
+// or seconds since the epoch with decimals. It rounds the decimal digits to the
+// microsecond, because any further digits are floating-point noise. 0 means no time.
 func (v *vector) parseTime(line []byte, p int, sep byte, row int) (int, bool) {
 	if q, ok := v.parseUsualTime(line, p, sep, row); ok {
 		return q, true

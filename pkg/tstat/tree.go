@@ -16,7 +16,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// maxDepth is how many levels of folders are searched below a root.
+// maxDepth is the maximum number of levels of folders that a scan searches below the
+// root.
 const maxDepth = 64
 
 // Folder is a log folder on disk.
@@ -54,8 +55,9 @@ type Tree struct {
 	Passed []Passed
 }
 
-// Passed is a file in a log folder, or a folder with logs, that a scan ignored because it
-// does not have the name of a log or log folder.
+// Passed is a file or folder that a scan ignored because of its name: a file in a log
+// folder that is not named like a log, or a folder with logs that is not named like a log
+// folder.
 type Passed struct {
 	Path       string
 	Rel        string // below the root, slash separated

@@ -22,9 +22,10 @@ type Run struct {
 	Ended   time.Time
 }
 
-// WriteImports overwrites f with the metrics of runs, whose keys are probes, and of the
-// stores' upkeep in kept. For a failed run, it keeps the time of the last success that f
-// holds. An alert on the age of that time thus also detects runs that never start.
+// WriteImports overwrites f with the metrics of runs, by probe, and of kept, the upkeep
+// of the stores. If a run failed, the time of the last success that f contains for its
+// probe is kept. An alert on the age of that time thus also detects runs that never
+// start.
 func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	reg := prometheus.NewRegistry()
 	gauges := map[string]*prometheus.GaugeVec{}
@@ -95,8 +96,9 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	return f.Write(reg)
 }
 
-// ByProbe merges the runs with the same Summary.Probe, such as those of a probe's
-// streams. The keys of the result are probes.
+// ByProbe merges the runs with the same Summary.Probe, for example if one probe has
+// several streams. The keys of the result are the names of the probes. Each run must have
+// a Summary.
 func ByProbe(runs map[string]Run) map[string]Run {
 	probes := map[string]Run{}
 	for _, r := range runs {

@@ -18,7 +18,8 @@ type File struct {
 	Version string // of the program
 }
 
-// Write adds the version to reg and overwrites f with the metrics in reg.
+// Write adds a metric with f.Version to reg, and overwrites the file at f.Path with all
+// metrics in reg.
 func (f File) Write(reg *prometheus.Registry) error {
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tstatrepo_build_info", Help: "Version of tstatrepo, always 1."}, []string{"version", "goversion"})
 	reg.MustRegister(build)
@@ -29,8 +30,9 @@ func (f File) Write(reg *prometheus.Registry) error {
 	return nil
 }
 
-// formerSuccess returns the value of the given last-success metric of a probe in the
-// existing file, in Unix seconds. It returns 0 if there is no such value.
+// formerSuccess returns the Unix time that the existing file contains for metric, the
+// name of a last-success metric, and for a probe. It returns 0 if the file contains no
+// such time.
 func (f File) formerSuccess(metric, probe string) float64 {
 	text, err := os.ReadFile(f.Path)
 	if err != nil {

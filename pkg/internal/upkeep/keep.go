@@ -62,8 +62,8 @@ type Keeper struct {
 	stats []Stats
 }
 
-// retryAfter is the delay before a failed round is retried, unless the next
-// regular round is earlier.
+// retryAfter is the time after which the upkeep of all stores is repeated if that of any
+// store failed, unless Options.Every is shorter.
 const retryAfter = time.Hour
 
 // New returns a keeper. The caller must call Run.
@@ -77,8 +77,9 @@ func New(opt Options) *Keeper {
 	return k
 }
 
-// Continue copies the Stats of each store that a former keeper also maintained. The
-// former keeper must have ended; nil is allowed. Call Continue before Run.
+// Continue copies the Stats of each store that former, an earlier Keeper, also
+// maintained. The Run of former must have returned, and that of k must not have started.
+// former may be nil.
 func (k *Keeper) Continue(former *Keeper) {
 	for _, f := range former.Stats() {
 		for i := range k.stats {
@@ -101,8 +102,9 @@ func (k *Keeper) Stats() []Stats {
 }
 
 // Run prunes and compacts the stores immediately and then every Options.Every, until ctx
-// is done. It logs and counts failures and retries sooner after them; see retryAfter. It
-// returns immediately if nothing is enabled.
+// is done. If the upkeep of a store fails, Run logs and counts the failure, and the next
+// round starts after an hour or Options.Every, whichever is shorter. Run returns
+// immediately if nothing is enabled.
 func (k *Keeper) Run(ctx context.Context) {
 	for k.opt.Enabled() {
 		wait := k.opt.Every
@@ -127,7 +129,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
-// maintain prunes and compacts one store.
+// maintain prunes and compacts dest, the i-th store of Options.To.
 func (k *Keeper) maintain(ctx context.Context, i int, dest string) (err error) {
 	st, err := stores.Open(ctx, dest, stores.Options{Log: k.opt.Log, RetryTimeout: k.opt.RetryTimeout})
 	if err != nil {

@@ -61,7 +61,7 @@ type Gap struct {
 	Missing int64     `json:"missing"` // estimated number of missing folders
 }
 
-// List summarizes the records that filter selects.
+// List summarizes the records of m that filter selects.
 func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, error) {
 	type series struct{ logType, probe string }
 	type key struct {

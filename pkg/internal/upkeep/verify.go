@@ -26,8 +26,8 @@ const (
 	Unsourced = "unsourced" // stored content is in no source file of that name
 )
 
-// Finding is a fault or difference that Verify found. Its Kind is one of the kinds above,
-// or that of a store.Fault.
+// Finding is a fault or difference that Verify found. Its Kind is one of the constants
+// from Missing to Unsourced, or that of a store.Fault.
 type Finding struct {
 	Kind   string    `json:"kind"`
 	Key    store.Key `json:"key,omitzero"`
@@ -189,8 +189,8 @@ func (c *comparison) storedLengths(k store.Key) []int64 {
 	return slices.Compact(list)
 }
 
-// otherTransform reports whether the rows of a record have a different transform
-// from the one that the import would apply.
+// otherTransform reports whether the rows of a record have a different transform from the
+// one that an import with the options VerifyOptions.Against would apply.
 func (c *comparison) otherTransform(r store.Record) bool { return r.Transform != c.transform }
 
 // add compares a source file with the records of its log.
@@ -325,15 +325,15 @@ func folders(sources []string) (map[string]bool, error) {
 	return names, nil
 }
 
-// isOlder reports whether a source file is an older, shorter state of the log that a
-// record describes. import-bulk skips such files.
+// isOlder reports whether the source file id is an older, shorter state of the log that r
+// describes. import-bulk skips such files.
 func isOlder(id bulk.Identity, r store.Record) bool {
 	_, agree := tstat.CompareHeads(id.Head, r.Head)
 	return agree && id.Length < r.Length && !r.Damaged
 }
 
-// countBatch is the number of records per call to Count. Records are sorted by day,
-// because databases read whole days.
+// countBatch is the number of records that countRows passes to Count in one call. It
+// first sorts the records by log type and time, because databases read whole days.
 const countBatch = 1000
 
 // countRows compares the number of rows in each record with the number of
@@ -384,8 +384,8 @@ func (rep *Report) countRows(ctx context.Context, m store.Manager, progress bulk
 }
 
 // recount corrects counts, the results of Count for records, because another process may
-// have changed records meanwhile. It replaces the count of a record that was replaced or
-// pruned by the record's Rows, and counts the rows of a moved record again.
+// have changed the store meanwhile. If a record was replaced or pruned, its count becomes
+// record.Rows. If the rows of a record were moved, recount counts them again.
 func recount(ctx context.Context, m store.Manager, records []store.Record, counts []int64) error {
 	for i, old := range records {
 		if counts[i] == old.Rows {

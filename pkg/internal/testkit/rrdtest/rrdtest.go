@@ -152,13 +152,14 @@ func (r *Tool) Info(file string) map[string]string {
 	return info
 }
 
-// Number returns the value of a key in the result of Info as a number.
+// Number returns the value of key in info, the result of Info, as a whole number. It
+// returns 0 for a value that is not a number.
 func Number(info map[string]string, key string) int64 {
 	n, _ := strconv.ParseInt(info[key], 10, 64)
 	return n
 }
 
-// Row is a line of "rrdtool fetch".
+// Row is a line that "rrdtool fetch" prints: a time and the value of each data source.
 type Row struct {
 	Time   int64
 	Values []float64
@@ -187,10 +188,10 @@ func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row 
 	return rows
 }
 
-// Points returns the points that package rrdfile must read from the file if after, a Unix
-// time, is passed to it: a map from time to value for each data source. Each point is
-// from the finest archive that reaches back to its time. Unfinished steps and NaN are
-// left out. Only the archives of the best consolidation function in the file are used.
+// Points returns the points that rrdfile's Reader.Read must return for the same
+// arguments: for each data source, a map from Unix time to value. Each point is from the
+// finest archive that reaches back to its time. Unfinished steps and NaN are left out.
+// Only the archives of the best consolidation function in the file are used.
 func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	r.t.Helper()
 	info := r.Info(file)

@@ -123,7 +123,7 @@ func (s *suite) claim(st store.Claimer, owner string, ttl time.Duration, keys, w
 	}
 }
 
-// claimWhenFree waits until the claim of a key expires, and claims the key.
+// claimWhenFree waits until the current claim of k expires, and then claims k for owner.
 func (s *suite) claimWhenFree(st store.Claimer, owner string, k store.Key) {
 	s.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {

@@ -201,8 +201,8 @@ func (s *suite) insist(st store.Store, f logFile) error {
 	}
 }
 
-// conflict checks that Commit fails if the store has a record that the caller has
-// not seen.
+// conflict checks that Commit fails if the store has a record with the same key that is
+// missing from the known records passed to Commit.
 func (s *suite) conflict() {
 	a, b := s.file(rows(10, "a")), s.file(rows(20, "a"))
 	tx, rec := s.write(s.store, b)

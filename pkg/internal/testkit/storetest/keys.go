@@ -111,7 +111,8 @@ func (s *suite) notFinite() {
 }
 
 // places checks that identical files at two places (see store.Record) count as two files.
-// Without a place, such a file is a duplicate, because it could be either of the two.
+// An identical file without a place is a duplicate, because it could be either of the
+// two.
 func (s *suite) places() {
 	at := func(place, text string) logFile {
 		f := s.file(text)
@@ -171,8 +172,8 @@ func (s *suite) places() {
 	}
 }
 
-// older checks that a store from an older version can be read without being changed, and
-// that a writer upgrades the store.
+// older checks that a store written by an older version can be read without being
+// changed, and that the store is upgraded when the current version writes to it.
 func (s *suite) older() {
 	if s.Older == nil {
 		s.Skip("its tables have all columns")

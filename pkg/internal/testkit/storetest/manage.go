@@ -21,7 +21,7 @@ func (s *suite) manager() store.Manager {
 }
 
 // at returns a file in the given folder of a probe. Its n rows have the domain name fqdn
-// and a time one minute after that of the folder.
+// and a time one minute after the time in the folder's name.
 func at(probe, folder string, n int, fqdn string) logFile {
 	t, err := time.Parse("2006_01_02_15_04", folder)
 	if err != nil {
@@ -81,8 +81,8 @@ func (s *suite) allRecords() {
 	}
 }
 
-// counted checks that Count returns the row counts in want for the records of the store,
-// and that these are all records.
+// counted checks that the keys of want are those of the store's records, and that Count
+// returns, for each record, the number of rows in want.
 func (s *suite) counted(want map[store.Key]int64) {
 	s.Helper()
 	if s.NoReplace {
@@ -284,8 +284,8 @@ func (s *suite) prune() {
 	}
 }
 
-// pruneAll checks that a store accepts rows after everything was pruned, even from an
-// importer that was connected all along.
+// pruneAll checks that a store accepts rows after all its rows were pruned, even from an
+// importer that had opened the store before.
 func (s *suite) pruneAll() {
 	m := s.manager()
 	other := s.Open(s.T)

@@ -86,7 +86,7 @@ const logType = "log_udp_complete"
 // record.
 const damagedPlace = "damaged"
 
-// transformOf returns the Transform that write sets in f's record.
+// transformOf returns the Transform that write sets in the record of f.
 func transformOf(f logFile) string {
 	if f.place == damagedPlace {
 		return "tstat key=0123456789abcdef names=keep"
@@ -184,7 +184,7 @@ func (s *suite) records(st store.Store, r store.Record) []store.Record {
 	return rs
 }
 
-// put stores f, which replaces the records in replace.
+// put stores f in st in place of the records in replace, and returns the record of f.
 func (s *suite) put(st store.Store, f logFile, replace ...store.Record) store.Record {
 	s.Helper()
 	tx, rec := s.write(st, f)

@@ -25,8 +25,8 @@ const memoryTarget = 300 * mib
 // out returns the output folder of measured commands. It is empty before each run.
 func (b *bench) out() string { return filepath.Join(b.dir, "out") }
 
-// fresh removes the previous run's output and waits until the disk is idle, so that runs
-// do not affect each other.
+// fresh empties the output folder and runs sync, so that a run does not have to wait for
+// the writes of the previous one.
 func (b *bench) fresh(ctx context.Context) error {
 	if err := os.RemoveAll(b.out()); err != nil {
 		return err
@@ -40,9 +40,9 @@ func (b *bench) fresh(ctx context.Context) error {
 // side runs one of the two programs that a case compares, and measures the run.
 type side func(context.Context) (usage, error)
 
-// imports returns a side that imports a tree into a new store of the given type, such as
-// parquet, below out. It checks the reported number of files and, except for copies, of
-// rows.
+// imports returns a side that imports a tree into a new store below out. store is the
+// type of the store, such as parquet. The side fails unless the import reports all files
+// of the tree and, except for copies, all rows.
 func (b *bench) imports(t tree, store string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -84,8 +84,8 @@ func readSummary(text []byte) (summary, error) {
 	return s.Total, nil
 }
 
-// duckdb returns a side that reads a tree with DuckDB into a table or a Parquet file, as
-// kind says (table or parquet), without a memory limit.
+// duckdb returns a side that reads a tree with DuckDB, without a memory limit, into a
+// table or a Parquet file. kind is table or parquet.
 func (b *bench) duckdb(t tree, kind string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -171,8 +171,8 @@ var peerName = regexp.MustCompile(` / [^,]*`)
 
 // compare runs ours and peer alternately and adds a result. units is the amount of work
 // in one run, in rows or MiB, for example. target is the minimum ratio of speeds; 0 means
-// no target. If b.base is set, the peer is the older tstatrepo instead, and a case that
-// it cannot run is left out.
+// no target. If b.base is set, the older tstatrepo replaces peer, and the case is left
+// out if the older tstatrepo cannot run it.
 func (b *bench) compare(ctx context.Context, name string, units, target float64, ours, peer side) error {
 	if b.base != nil {
 		peer, target = b.asBase(ours), baseTarget
@@ -401,7 +401,7 @@ func diskFree(path string) int64 {
 	return int64(fs.Bavail) * int64(fs.Bsize)
 }
 
-// caseAgain imports a tree without new files, like most runs from cron.
+// caseAgain imports a tree whose files are all stored already, like most runs from cron.
 func (b *bench) caseAgain(ctx context.Context) error {
 	t, err := b.generate(ctx, 10*int64(b.files), b.files, time.Minute)
 	if err != nil {

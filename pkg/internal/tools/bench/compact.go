@@ -13,12 +13,13 @@ import (
 // compactTarget is the minimum speed of compaction, in bytes of Parquet read per second.
 const compactTarget = 200e6
 
-// compactProbes is the number of probes in the compacted store. All have the same logs.
+// compactProbes is the number of probes in the compacted store. The logs of all probes
+// have the same contents.
 const compactProbes = 4
 
-// caseCompact compacts the logs of several probes, each with the rows that load returns.
-// The peer copies the same bytes without parsing them. A second comparison has logs so
-// short that their rows are reencoded.
+// caseCompact compacts a store with the logs of several probes; see compactProbes. The
+// peer copies the same bytes without parsing them. A second comparison uses shorter logs,
+// whose rows the compaction must reencode.
 func (b *bench) caseCompact(ctx context.Context) error {
 	for _, c := range []struct {
 		name    string

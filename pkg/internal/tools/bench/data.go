@@ -77,7 +77,8 @@ func (b *bench) multiply(t tree, n int) (tree, error) {
 	return b.measure(dir, t.rows*int64(n), t.files*n)
 }
 
-// measure returns the tree in dir, with the total size of its files.
+// measure returns the tree in dir, with the total size of its files. rows is its number
+// of rows. measure returns an error unless the tree has the given number of files.
 func (b *bench) measure(dir string, rows int64, files int) (tree, error) {
 	t := tree{dir: dir, rows: rows}
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {

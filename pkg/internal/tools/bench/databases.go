@@ -161,7 +161,7 @@ type serverTB struct {
 	cleanup []func()
 }
 
-// serverError is the panic value of Fatal.
+// serverError is the value with which serverTB.Fatal panics.
 type serverError string
 
 func (*serverTB) Helper()                            {}
@@ -180,8 +180,8 @@ func (t *serverTB) TempDir() string {
 	return dir
 }
 
-// end must be deferred. It runs the cleanup functions, which stop the server, and
-// converts a panic with a serverError to the error err.
+// end runs the cleanup functions, which stop the server. If the caller is panicking with
+// a serverError, end stops the panic and stores the error in *err. end must be deferred.
 func (t *serverTB) end(err *error) {
 	p := recover()
 	for i := len(t.cleanup) - 1; i >= 0; i-- {

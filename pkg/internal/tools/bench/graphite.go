@@ -29,7 +29,7 @@ const (
 	rrdPasses = 20 // a single pass is too short to measure
 )
 
-// rrds creates the load, unless it exists, and returns its folder.
+// rrds creates the RRDs of the RRD cases, unless they exist, and returns their folder.
 func (b *bench) rrds(tb *serverTB) (string, error) {
 	dir := filepath.Join(b.dir, "rrds")
 	if _, err := os.Stat(dir); err == nil {
@@ -60,13 +60,14 @@ func (b *bench) rrds(tb *serverTB) (string, error) {
 	return dir, os.Rename(part, dir)
 }
 
-// python returns a command that runs a script with Debian's Python, which finds Debian's
-// modules.
+// python returns a command that runs a script of this package with Debian's Python,
+// because only that Python finds the modules in Debian's packages.
 func (b *bench) python(script string, args ...string) []string {
 	return append([]string{carbontest.Python, filepath.Join(b.root, "pkg", "internal", "tools", "bench", script)}, args...)
 }
 
-// number returns a side that runs the command args, which must print the number want.
+// number returns a side that runs the command args and fails unless the command prints
+// the number want.
 func (b *bench) number(want int, args []string) side {
 	return func(ctx context.Context) (usage, error) {
 		u, err := b.run(ctx, args...)
@@ -77,8 +78,8 @@ func (b *bench) number(want int, args []string) side {
 	}
 }
 
-// caseRRDRead reads RRD files and converts their names to metric names. The peer only
-// fetches the points, including one more row per file.
+// caseRRDRead reads the points of RRD files and converts the files' names to metric
+// names. The peer only fetches the points, and gets one more row per file.
 func (b *bench) caseRRDRead(ctx context.Context) (err error) {
 	tb := &serverTB{}
 	defer tb.end(&err)
@@ -131,7 +132,8 @@ func (s *lineSink) port() string {
 	return port
 }
 
-// counted returns a side that runs f and checks that s received a line for each point.
+// counted returns a side that runs f and checks that s received rrdPoints lines, one for
+// each point of the load.
 func (s *lineSink) counted(f side) side {
 	return func(ctx context.Context) (usage, error) {
 		s.lines.Store(0)

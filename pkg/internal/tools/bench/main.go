@@ -1,7 +1,8 @@
 // Command bench measures tstatrepo against other programs and against the project's
-// targets: `make bench`. It generates load (cmd/tstatgen), builds tstatrepo and DuckDB
-// (pkg/internal/tools/duckdb), and runs both alternately on the same two CPUs. With -base
-// the peer is tstatrepo built from an older commit.
+// targets: `make bench`. It generates load (cmd/tstatgen) and builds tstatrepo and its
+// peers, such as DuckDB (pkg/internal/tools/duckdb). Each case runs tstatrepo and a peer
+// alternately on the same two CPUs. With -base the peer is tstatrepo built from an older
+// commit.
 //
 // Load and programs are kept in a folder below $TMPDIR for the next run.
 package main
@@ -197,8 +198,8 @@ func choose(list string) (chosen []benchCase, known bool) {
 	return chosen, len(chosen) == len(names)
 }
 
-// add adds results that were measured together since the last call, with the noise since
-// then.
+// add adds results that were measured together. Each gets the noise since the previous
+// call of add, or since the start of the case.
 func (b *bench) add(list ...result) {
 	now := readNoise("/proc")
 	for _, r := range list {

@@ -18,8 +18,8 @@ import (
 // mathStream is the name of the MATH stream that serve offers.
 const mathStream = "bench"
 
-// serve runs tstatrepo as a MATH probe that offers a tree's files, on the CPUs of the
-// measured commands. remote is the tree with the probe's URL as its folder.
+// serve runs tstatrepo as a MATH probe that offers the files of t, on the CPUs of the
+// measured commands. remote is t with the URL of the probe in place of the folder.
 func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() error, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -51,7 +51,7 @@ func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() err
 	return remote, stop, nil
 }
 
-// served returns the number of files that a probe lists.
+// served returns the number of files that the MATH probe at addr lists.
 func served(addr string) int {
 	resp, err := http.Get("http://" + addr + "/ListDir/" + mathStream)
 	if err != nil {

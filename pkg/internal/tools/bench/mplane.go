@@ -37,7 +37,7 @@ const (
 // specifications; components respond with a receipt and a result, and clients redeem the
 // results. This process simulates the components and clients. There is no peer, since the
 // reference implementation blocks for each client. If b.base is set, the case compares
-// the CPU times of the two supervisors.
+// the CPU time of the supervisor with that of the older tstatrepo's supervisor.
 func (b *bench) caseMPlane(ctx context.Context) error {
 	if b.base != nil {
 		sent := float64(b.specs) * mplaneLoadTime.Seconds()
@@ -398,7 +398,7 @@ func (l *mplaneLoad) relay(ctx context.Context) float64 {
 	return float64(done.Load()) / max((time.Since(start)-mplanePoll).Seconds(), mplaneLoadTime.Seconds())
 }
 
-// run sends one specification and redeems its result.
+// run sends specification n with the given scope, and redeems the result.
 func (l *mplaneLoad) run(ctx context.Context, n int, scope mplane.Scope) error {
 	c, err := l.capability(n%l.components, n%mplaneCapabilities)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// caseNATS streams lines to JetStream. The peer is publish, which sends messages of the
-// same size.
+// caseNATS streams lines to JetStream. The peer is the function publish, which sends
+// messages of the same size.
 func (b *bench) caseNATS(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {

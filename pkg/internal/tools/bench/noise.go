@@ -37,7 +37,7 @@ func (r reading) since(before reading) noise {
 	return noise{max(0, r.others-before.others) / seconds, max(0, r.stolen-before.stolen) / seconds}
 }
 
-// process is a process in /proc.
+// process holds the parent and the CPU time of a process, as read from /proc.
 type process struct {
 	parent int
 	cpu    int64 // ticks, including children that ended and were waited for

@@ -26,8 +26,9 @@ var builds = []program{
 	{"tstatduck", "pkg/internal/tools/duckdb", ".", "1", "g++"},
 }
 
-// checks maps Debian packages to shell commands that succeed if the package is installed.
-// Names that are not in checks are programs in the PATH.
+// checks maps the names of Debian packages to shell commands that succeed if the package
+// is installed. A required name that is not a key of checks is that of a program in the
+// PATH.
 var checks = map[string]string{
 	"librrd-dev":      "pkg-config --exists librrd",
 	"netcat-openbsd":  "nc -h 2>&1 | grep -q OpenBSD",
@@ -35,7 +36,8 @@ var checks = map[string]string{
 	"python3-rrdtool": carbontest.Python + " -c 'import rrdtool'",
 }
 
-// baseNeeds are the programs that older commits need to build tstatrepo.
+// baseNeeds lists the program and the Debian package that are needed to build tstatrepo
+// from an older commit.
 var baseNeeds = []string{"gcc", "librrd-dev"}
 
 // requirements returns the programs that the cases in list need: those to build, and

@@ -45,11 +45,11 @@ func newLimits(ctx context.Context) limits {
 	return l
 }
 
-// bind returns the command prefix that binds a command to the CPUs.
+// bind returns the command prefix that binds a command to the given CPUs.
 func bind(cpus ...string) []string { return []string{"taskset", "-c", strings.Join(cpus, ",")} }
 
 // allowedCPUs returns the numbers of up to two CPUs that this process may use. In a
-// container they need not begin at 0.
+// container, the first of them need not be 0.
 func allowedCPUs() []string {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

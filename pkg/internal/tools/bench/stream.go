@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// wireLine is the length, in bytes, of the lines that latency writes.
+// wireLine is the length, in bytes, of the log lines that the method latency writes.
 const wireLine = 640
 
 // wire writes the log lines of a tree to a file in the wire format of old exporters. It
@@ -53,9 +53,9 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// receive runs and measures a program that listens on addr, with its output in the file
-// out. It calls send once the program listens. If stop is set, it then stops the program;
-// otherwise the program must end by itself.
+// receive runs and measures the program args, which listens on addr, and writes the
+// program's output to the file out. It calls send once the program listens. If stop is
+// set, it then stops the program; otherwise the program must end by itself.
 func (b *bench) receive(ctx context.Context, addr, out string, send func() error, stop bool, args ...string) (usage, error) {
 	f, err := os.Create(out)
 	if err != nil {
@@ -171,8 +171,9 @@ func (b *bench) split(ctx context.Context, path string, n int) ([]string, error)
 	return filepath.Glob(filepath.Join(dir, "x*"))
 }
 
-// endpoint returns a side that runs tstatrepo's endpoint and sends it each of the files
-// over its own connection. lines is the total number of lines that must arrive.
+// endpoint returns a side that runs "tstatrepo stream" as an endpoint for lines and sends
+// it each of the files over its own connection. lines is the total number of lines that
+// must arrive.
 func (b *bench) endpoint(paths []string, lines int64, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -239,7 +240,8 @@ func checkLines(path string, want int64) error {
 	return nil
 }
 
-// caseStream compares the endpoint with socat, with 1 and with 100 connections.
+// caseStream compares tstatrepo's endpoint for lines with socat, with 1 and with 100
+// connections.
 func (b *bench) caseStream(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {
@@ -258,8 +260,9 @@ func (b *bench) caseStream(ctx context.Context) error {
 	return b.rate(ctx, "stream to stdout as JSON, lines/s", float64(lines), 250_000, b.endpoint([]string{path}, lines-1, "--format=json"))
 }
 
-// rate compares the rate of one side with target, in units per second. If b.base is set,
-// it compares the side with the older tstatrepo instead.
+// rate runs ours several times and compares its median rate with target, in units per
+// second. units is the amount of work in one run. If b.base is set, rate compares ours
+// with the older tstatrepo instead.
 func (b *bench) rate(ctx context.Context, name string, units, target float64, ours side) error {
 	if b.base != nil {
 		return b.compare(ctx, name, units, 0, ours, nil)
@@ -360,8 +363,8 @@ func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) 
 }
 
 // latency appends blocks to a followed log as Tstat does, and measures how long the last
-// complete line of each block takes to arrive. The returned wall time is the median. slow
-// is the 99th percentile in milliseconds.
+// complete line of each block takes to arrive. The wall time in u is the median of these
+// times, and slow is their 99th percentile in milliseconds.
 func (b *bench) latency(ctx context.Context) (u usage, slow float64, err error) {
 	root := filepath.Join(b.dir, "live")
 	folder := filepath.Join(root, "2016_03_24_21_37.out")

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// The type and layout of the logs that readcsv reads, which are those that make
-// bench uses.
+// The type and the layout of the logs that readcsv reads. `make bench` generates such
+// logs.
 const (
 	csvType   = "log_tcp_complete"
 	csvLayout = "3.0.0"

