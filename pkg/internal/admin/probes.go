@@ -183,7 +183,8 @@ func (p *probeView) finish() {
 	p.Clock, p.HasTime = clockOf(p.All)
 }
 
-// Has returns the numbers of streams, sources and metrics of the probe as text.
+// Has returns text that says how many streams, sources and metrics the probe has, without
+// those it has none of.
 func (p *probeView) Has() string {
 	var list []string
 	if len(p.All) > 0 {

@@ -116,8 +116,8 @@ type freeRecord struct {
 	text  string // Record.Text
 }
 
-// assign records that rec, a free record in the store with the given index, belongs to
-// t.
+// assign records that rec belongs to t. rec is a free record in the store
+// Options.Stores[index].
 func (r *run) assign(index int, rec *store.Record, t *task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -190,9 +190,8 @@ func (r *run) storedAsIs(t *task, since time.Time) bool {
 	return true
 }
 
-// hasTwin reports whether another file of the scan has the same key, size and
-// modification time as t. Then only the content shows which of the files a free record
-// belongs to.
+// hasTwin reports whether another file in the scan has the same key, size and modification
+// time as t. If so, only the content shows which of the files a free record belongs to.
 func (r *run) hasTwin(t *task) bool {
 	r.mu.Lock()
 	files := r.scanned[t.key].all()

@@ -165,9 +165,9 @@ func didYouMeanSection(name string, sections []Section) string {
 	return hint.DidYouMean("["+name, names, "")
 }
 
-// lookup returns the setting called name in the section in. If there is no such setting,
-// it returns nil and a hint, which names the section to which the key belongs or a
-// similar key.
+// lookup returns the setting with the given name from a section. If the section has no such
+// setting, lookup returns nil and a hint: the sections that have the setting, or a similar
+// setting.
 func (c *Config) lookup(in *Section, name string) (*Setting, string) {
 	if in == nil {
 		return nil, ""

@@ -200,8 +200,8 @@ func (w *Writer) Finish() (*RowGroup, error) {
 	return g, nil
 }
 
-// Close writes the footer with the given key-value metadata. Finish must have returned
-// all row groups before. Close does not close the io.Writer passed to NewWriter.
+// Close writes the footer with the given key-value metadata. Call it only after Finish has
+// returned all row groups. Close does not close the io.Writer passed to NewWriter.
 func (w *Writer) Close(metadata [][2]string) error {
 	footer := w.footer(metadata)
 	footer = binary.LittleEndian.AppendUint32(footer, uint32(len(footer)))

@@ -37,7 +37,7 @@ const chunkSize = 8 << 20
 // processes the end of a chunk.
 const waitingBatches = 8
 
-// maxRefused is the number of a file's rows that the server may refuse. If it
+// maxRefused is the maximum number of rows per file that the server may refuse. If it
 // refuses more, the whole file fails.
 const maxRefused = 100
 
