@@ -71,7 +71,7 @@ type flagWord struct {
 }
 
 // assemble checks that cmd accepts the flags in words. It returns path, the flags and
-// args in the order that urfave/cli requires.
+// args in the order that urfave/cli requires. For values, see valueFlags.
 func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, args []string, values map[string]bool) ([]string, error) {
 	known := map[string]bool{"help": true, "h": true, "version": true}
 	if cmd != nil {
@@ -164,8 +164,8 @@ func unknownFlag(name string, known map[string]bool) error {
 	return hint.Usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
 }
 
-// hintUsage adds a hint to err that refers to the help of a command. For path, see
-// seeHelp.
+// hintUsage adds a hint to err. The hint refers to the help of the command with the
+// given path; see seeHelp.
 func hintUsage(path []string, err error) error {
 	return hint.Add(err, seeHelp(path...))
 }

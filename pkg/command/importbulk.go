@@ -145,8 +145,8 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 }
 
 // finish returns the error with which the command ends: err or, if err is nil and lines
-// were rejected, a rejectsError. If both errors occurred, finish prints the
-// rejectsError.
+// were rejected, a rejectsError. If err is not nil and lines were rejected, finish only
+// prints the rejectsError.
 func (b *importBulk) finish(con *console.Console, sum *bulk.Summary, err error) error {
 	if sum != nil && sum.Total.Rejects > 0 {
 		rejects := rejectsError{sum.Total.Rejects, sum.RejectFile}

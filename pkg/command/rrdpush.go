@@ -137,8 +137,8 @@ func (r rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
 	return t.Flush()
 }
 
-// report prints the summary: with --json as JSON to stdout, and with --verbose, or on a
-// terminal without --json, as text to the console. --quiet suppresses the text.
+// report prints sum to stdout as JSON if --json is given. With --verbose, or on a
+// terminal without --json, it prints sum to the console as text, unless --quiet is given.
 func (r rrdPush) report(stdout io.Writer, con *console.Console, sum *rrdpush.Summary) error {
 	if r.JSON {
 		if err := console.WriteJSON(stdout, sum); err != nil {

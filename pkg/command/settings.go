@@ -112,8 +112,8 @@ func checkOrPrint(c *cli.Context, con *console.Console, cfg *config.Config) (boo
 }
 
 // printOld performs --print-config if it was given and the config file belongs to one
-// of the old tools; see config.PrintOld. It returns true if the command then has
-// nothing left to do.
+// of the old tools; see config.PrintOld. It returns true if it printed the configuration
+// or failed, because the command then has nothing left to do.
 func printOld(c *cli.Context) (bool, error) {
 	file := configFile(c)
 	if file == "" || !c.Bool("print-config") {

@@ -115,8 +115,8 @@ func probeOf(kind string, findings []upkeep.Finding) string {
 
 // transformOf returns the import-bulk options that select the transform of the store's
 // logs. Without these options, the command that repairs a finding would store clear
-// addresses. If verify was not given any of them but the store has transformed logs,
-// transformOf returns TRANSFORM, for the user to fill in.
+// addresses. If verify was called without such options but the store has transformed
+// logs, transformOf returns TRANSFORM, a placeholder for the user to fill in.
 func (s storeRun) transformOf(rep *upkeep.Report) string {
 	var options []string
 	for _, o := range [][2]string{{"anonymize", s.Anonymize}, {"source-is", s.SourceIs}, {"where", s.Where}, {"sample", s.Sample}, {"select", s.Select}} {

@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
-// report prints sum: with --json to stdout as JSON, and in a dry run without --json to
-// stdout as text. Otherwise, and in addition to JSON, it prints text to the console if
+// report prints sum to stdout as JSON if --json is given, or else as text in a dry run.
+// If it has not printed text to stdout, it prints text to the console, provided that
 // isWatched returns true.
 func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
 	loc := b.Location()
@@ -121,7 +121,8 @@ func warnOpen(log *slog.Logger, sum *bulk.Summary) {
 	}
 }
 
-// writePassed prints ignored files and folders that look like logs.
+// writePassed prints the files and folders in p, which were ignored although they look
+// like logs.
 func writePassed(w io.Writer, p bulk.PassedOver) {
 	if p.Files+p.Folders == 0 {
 		return

@@ -183,8 +183,8 @@ func (p *probeView) finish() {
 	p.Clock, p.HasTime = clockOf(p.All)
 }
 
-// Has returns text that says how many streams, sources and metrics the probe has, without
-// those it has none of.
+// Has returns text with the numbers of streams, sources and metrics of p. It omits
+// numbers that are 0.
 func (p *probeView) Has() string {
 	var list []string
 	if len(p.All) > 0 {

@@ -18,8 +18,8 @@ import (
 )
 
 // status is the JSON form of the page. It is stable: keys may be added, but are
-// never renamed or removed, and keep their types and units. The struct tag doc
-// describes the value in the manual.
+// never renamed or removed, and keep their types and units. The manual describes each
+// key with the text of its doc struct tag.
 type status struct {
 	Name       string            `json:"name" doc:"host name of this machine"`
 	Version    string            `json:"version" doc:"version of tstatrepo"`

@@ -285,8 +285,7 @@ func (v *view) Title() string {
 	return v.Name
 }
 
-// Hidden returns the number of probes that the page omits because their number is
-// limited.
+// Hidden returns how many probes the page omits because it shows only a limited number.
 func (v *view) Hidden() int64 { return v.Front.More + v.Folded.More }
 
 // Open reports whether a section of the page is open rather than folded. It is open if
@@ -431,8 +430,8 @@ func (v *view) LinkAllPlots() string {
 // place is a link to the details of a problem.
 type place struct{ Href, Text string }
 
-// Places returns links to the details of p: those of its probes or, if the page shows
-// none of them, that of the section for its part.
+// Places returns links to the details of p: one link for each of p.Probes that the page
+// shows or, if it shows none of them, a link to the section for p.Part.
 func (v *view) Places(p Problem) (list []place) {
 	for _, name := range p.Probes {
 		i := slices.IndexFunc(v.Front.Shown, func(of *probeView) bool { return of.Name == name })

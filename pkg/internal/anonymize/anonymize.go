@@ -201,8 +201,8 @@ func (a *Anonymizer) Blind(text string) string {
 	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
-// worker replaces single values with an Anonymizer, and has the buffers for it. It is
-// not safe for concurrent use.
+// worker uses an Anonymizer to replace single values, and has the buffers for this. It
+// is not safe for concurrent use.
 type worker struct {
 	*Anonymizer
 	blocks *blocks // nil without a key

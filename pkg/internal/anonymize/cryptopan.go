@@ -53,8 +53,8 @@ type net24 struct {
 
 type cached6 struct{ addr, result [16]byte }
 
-// cachedFlips holds, in flips, which bits of the prefix hi, lo Crypto-PAn flips. The
-// field flips may cover only the last bits of the prefix.
+// cachedFlips is a cache entry for the prefix in hi and lo. flips is a mask of the bits
+// that Crypto-PAn flips; it may cover only the last bits of the prefix.
 type cachedFlips struct{ hi, lo, flips uint64 }
 
 // newCryptopan returns a cryptopan. The first 16 bytes of key are the AES key. The
@@ -79,8 +79,8 @@ func newCryptopan(key *[keySize]byte) *cryptopan {
 	return c
 }
 
-// blocks anonymizes addresses with a cryptopan, and has the buffers for it. It is not
-// safe for concurrent use.
+// blocks uses a cryptopan to anonymize addresses, and has the buffers for this. It is
+// not safe for concurrent use.
 type blocks struct {
 	*cryptopan
 	padHi, padLo uint64
@@ -203,8 +203,8 @@ func hash6(hi, lo uint64) uint64 { return (hi*0x9e3779b97f4a7c15 ^ lo) * 0x9e377
 var tstatMasks = [4]uint32{0xffffffff, 0xf0f0f0f0, 0x0f0f0f0f, 0x00000000}
 
 // parseMasks parses the values of Crypto_IPv6_Mask_0 to Crypto_IPv6_Mask_3, separated by
-// colons. It reverses their bytes: Tstat XORs them with words in network byte order, which
-// it reads on a little-endian machine.
+// colons. It reverses the bytes of each mask, because Tstat, on a little-endian machine,
+// XORs the masks with words in network byte order.
 func parseMasks(text string) (*[4]uint32, error) {
 	parts := strings.Split(text, ":")
 	var masks [4]uint32

@@ -97,7 +97,7 @@ func (r *reader) fill(out []byte, size int) []byte {
 }
 
 // appendMasked appends an unfinished line, with each value replaced by "-". It keeps
-// the number of fields. Control characters except tabs become NUL, because they show
+// the number of fields. Control characters except tabs become NUL, which still shows
 // that the line is binary.
 func appendMasked(dst, line []byte, sep byte) []byte {
 	if len(line) > 0 && line[0] == '#' {

@@ -81,8 +81,8 @@ func (p *planned) isNull(text []byte) bool {
 	return len(text) == 0 || len(text) == 1 && text[0] == '-' || p.dashes && string(text) == "--"
 }
 
-// side holds the indexes in plan.fields of an address and its flags; -1 stands for a
-// field that the lines lack.
+// side holds the indexes in plan.fields of an address and its flags. -1 means that the
+// lines of the plan have no such field.
 type side struct{ addr, internal, anonymized int }
 
 // maxPlans is the maximum number of cached plans. It is limited because each header in
@@ -164,7 +164,7 @@ type rowError struct{ column, reason string }
 
 func (e *rowError) Error() string { return "column " + e.column + ": " + e.reason }
 
-// setForm sets w.form to f, the form of the next rows, and w.plan to the plan for f.
+// setForm sets w.form to f, the form of the following rows, and w.plan to the plan for f.
 func (w *Rewriter) setForm(f *tstat.Form) {
 	w.form = f
 	if w.plan = w.plans[f]; w.plan != nil {
@@ -501,8 +501,8 @@ func (w *Rewriter) appendText(dst, text []byte, f *planned, anonymized bool) []b
 	}
 }
 
-// keepsNames reports whether the mode is tstat and Tstat's --enc leaves the names of this
-// log type clear.
+// keepsNames reports whether the mode is tstat and Tstat's --enc does not encrypt the
+// names in logs of the type that w rewrites.
 func (w *Rewriter) keepsNames() bool {
 	return w.opt.Mode == "tstat" && (w.typ.Name == "log_http_complete" || w.typ.Name == "log_dns_complete")
 }

@@ -21,12 +21,12 @@ import (
 )
 
 // DefaultClaimTime is the default of Options.ClaimTime. It leaves a slow server enough
-// time to renew claims. It is not longer because the files of an importer that died can
-// only be imported after this time.
+// time to renew claims. A longer time would delay the import of files that were claimed
+// by an importer that died.
 const DefaultClaimTime = 2 * time.Minute
 
 // Limits on how many files are claimed at once. They are low so that several importers
-// share the work evenly to the end, but high enough for several small files.
+// share the work evenly to the end, but high enough to claim several small files.
 const (
 	claimFiles = 32
 	claimBytes = 8 << 20 // on disk
@@ -205,7 +205,7 @@ func (c *claims) drop(k store.Key) {
 	}
 }
 
-// removeOthers removes and returns the files claimed by other importers.
+// removeOthers returns the files claimed by other importers, and removes them from c.
 func (c *claims) removeOthers() []*task {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -269,7 +269,7 @@ func (c *claims) claimNext(ctx context.Context) error {
 func claimable(g []*task) bool { return g[0].key.Folder != "" && !g[0].stdin }
 
 // claim claims keys in all available shared stores. It returns the keys that all these
-// stores granted. Without such a store it returns all keys. The caller must hold c.mu.
+// stores granted, or all keys if there are no such stores. The caller must hold c.mu.
 func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]bool, error) {
 	for _, k := range keys { // a failed call may have claimed keys too
 		c.held[k] = true
@@ -377,7 +377,7 @@ func (c *claims) renew(ctx context.Context) {
 	}
 }
 
-// countOthers counts files that other importers have stored since this pass
+// countOthers counts tasks as files that other importers have stored since this pass
 // found them missing.
 func (r *run) countOthers(tasks []*task) {
 	for _, t := range tasks {

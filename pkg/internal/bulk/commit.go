@@ -131,8 +131,8 @@ func (im *fileImport) warn(s store.Store, rel relation) {
 	}
 }
 
-// replaced returns the result of relate, except with Options.Replace. The file then
-// replaces all of its records that existed when the run started.
+// replaced returns the result of relate or, with Options.Replace, a relation in which
+// the file replaces all of its records that existed when the run started.
 func (im *fileImport) replaced(index int, t text) relation {
 	if !im.opt.Replace {
 		return im.relate(index, t)

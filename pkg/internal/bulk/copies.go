@@ -21,8 +21,8 @@ const maxCopies = 100_000
 const copiesFormat = 1
 
 // copies records, across runs, which files are older states or second copies of
-// stored logs. The store has no record of such a file, so without copies every
-// run would read it again.
+// stored logs. Stores have no records of such files, so without copies every run
+// would read these files again.
 type copies struct {
 	path string // path of the state file; "" disables copies
 	part bool   // the run sees only some of the files, so it keeps the entries of the others
@@ -53,15 +53,15 @@ func loadCopies(path string, part bool) (*copies, error) {
 	return c, nil
 }
 
-// copyID returns an ID that stands for the current version of t's file as a copy of
-// rec's log in the store to.
+// copyID returns an ID that stands for the current version of t's file as a copy of the
+// log that rec describes. rec is a record in the store named by to.
 func copyID(t *task, to fmt.Stringer, rec *store.Record) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %d %d %q %q %q", t.path, t.size, t.mtime.UnixNano(), to.String(), rec.Key, rec.Text()))
 	return hex.EncodeToString(sum[:16])
 }
 
-// find returns the first of records whose log t's file is known to copy, or nil. The
-// records come from the store to.
+// find returns the first of records whose log is known to have t's file as a copy, or
+// nil. The records come from the store named by to.
 func (c *copies) find(t *task, to fmt.Stringer, records []store.Record) *store.Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +85,8 @@ func (c *copies) add(t *task, to fmt.Stringer, rec *store.Record) {
 	}
 }
 
-// save replaces the state of the last run with the copies seen in this run.
+// save replaces the copies saved by the last run with those seen in this run. If c.part
+// is set, it also keeps the copies of the last run.
 func (c *copies) save() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -26,7 +26,7 @@ import (
 
 // importFile imports t's file into every store that lacks it. It starts over if another
 // import stored the same file meanwhile, if a later header adds columns, or if a store
-// asks for it. importFile waits while no store is available.
+// returns store.ErrReread. importFile waits while no store is available.
 func (r *run) importFile(ctx context.Context, t *task) error {
 	var extra []string
 	for try := 1; ; {
@@ -184,15 +184,15 @@ func (im *fileImport) identify() (wanted bool, err error) {
 }
 
 // reject identifies a rejected line. store is the index of the store that
-// rejected the line, or -1 for the reader.
+// rejected the line, or -1 if the tstat.Reader rejected it.
 type reject struct {
 	store int
 	line  int64
 }
 
 // reject returns a function that adds malformed lines to the reject file, each line
-// only once even if the file is read again. index is the index of the store, or -1 for
-// the reader.
+// only once even if the log is read again. index is the index of the store that rejects
+// the lines, or -1 if the tstat.Reader rejects them.
 func (im *fileImport) reject(index int) func(line int64, reason string, text []byte) {
 	return func(line int64, reason string, text []byte) {
 		t, rej := im.task, reject{index, line}
@@ -421,9 +421,10 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 	return im.commit(typed)
 }
 
-// beginRaw starts to copy the file to the stores of whole files. If the text is not
-// rewritten, reading from src reads in and writes the copies. Otherwise the caller must
-// write the rewritten text to copies. typed reports whether other stores accept rows.
+// beginRaw starts to copy the file to the stores that accept whole files. If the text is
+// not rewritten, src reads from in and writes what it reads to these stores. Otherwise
+// the caller must write the rewritten text to copies. typed reports whether other stores
+// accept rows.
 func (im *fileImport) beginRaw(in io.Reader, info store.FileInfo) (src io.Reader, copies []io.WriteCloser, typed bool) {
 	src = in
 	im.each(func(g *target) error {

@@ -10,9 +10,9 @@ import (
 )
 
 // lookupElsewhere looks up the logs of tasks under the names of other probes. It does
-// so only if the name of this probe is guessed: the host name changes with each run of
-// a container. silent holds the stores that did not respond; they must not receive the
-// files. lookupElsewhere returns an error if no store responds.
+// so only if the name of this probe is guessed from the host name, which changes with
+// each run of a container. silent holds the stores that did not respond; they must not
+// receive the files. lookupElsewhere returns an error if no store responds.
 func (r *run) lookupElsewhere(ctx context.Context, tasks []*task) (silent storeSet, err error) {
 	if !r.opt.ProbeGuessed || len(tasks) == 0 {
 		return 0, nil

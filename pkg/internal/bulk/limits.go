@@ -45,8 +45,9 @@ func NewLimits(jobs int, mib float64) *Limits {
 	return l
 }
 
-// place is a file that is being imported, as counted by Limits. Between Acquire and
-// Release it occupies one of the places. It is not safe for concurrent use.
+// place represents a file that is being imported. Between Acquire and Release, the file
+// occupies one of the places that Limits describes. A place is not safe for concurrent
+// use.
 type place struct {
 	*Limits
 	peerName string

@@ -94,8 +94,8 @@ func (r *rejectFile) open() {
 }
 
 // failure makes the lines written so far durable. If lines are missing because of an
-// error, the next call returns that error, but later calls do not. Other goroutines can
-// add lines meanwhile.
+// error, failure returns that error, but only once. Other goroutines can add lines
+// meanwhile.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -138,7 +138,7 @@ func (r *run) passes(ctx context.Context) error {
 	}
 }
 
-// failedError is ErrFailed with the number of files.
+// failedError is ErrFailed with the number of files that were not imported.
 type failedError struct{ n int }
 
 func (e *failedError) Error() string {
@@ -331,7 +331,7 @@ func (r *run) pass(ctx context.Context) error {
 	return nil
 }
 
-// lookupKeys is the number of keys in one lookup.
+// lookupKeys is the maximum number of keys in one lookup.
 const lookupKeys = 1000
 
 // anyTyped reports whether any store accepts rows.
