@@ -138,7 +138,8 @@ func Merge(runs []*Summary) *Summary {
 	return m
 }
 
-// addStore adds the counts in add to those that s has for the same store.
+// addStore adds the counts of add to the entry of s.Stores for the same store. If there is
+// no such entry, it appends add.
 func (s *Summary) addStore(add StoreSummary) {
 	i := slices.IndexFunc(s.Stores, func(o StoreSummary) bool { return o.Store == add.Store })
 	if i < 0 {
@@ -158,7 +159,7 @@ func (s *Summary) addStore(add StoreSummary) {
 	a.Error = cmp.Or(a.Error, add.Error)
 }
 
-// sumUp sets the fields that are computed from types, the sums of each log type.
+// sumUp sets the totals and rates of s from types, which holds the sums of each log type.
 func (s *Summary) sumUp(types map[string]*TypeSummary) {
 	s.Types, s.Total = nil, TypeSummary{}
 	for _, t := range types {
@@ -175,7 +176,7 @@ func (s *Summary) sumUp(types map[string]*TypeSummary) {
 	}
 }
 
-// Add adds the counts of t.
+// Add adds the counts of t to those of a.
 func (a *TypeSummary) Add(t *TypeSummary) {
 	a.Files += t.Files
 	a.Skipped += t.Skipped
@@ -216,7 +217,7 @@ func (r *run) count(t *task, f func(*TypeSummary)) {
 	}
 }
 
-// total sums up all types. The caller must hold r.mu.
+// total returns the sum of the counts of all log types. The caller must hold r.mu.
 func (r *run) total() (sum TypeSummary) {
 	for _, t := range r.types {
 		sum.Add(t)

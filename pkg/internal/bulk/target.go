@@ -55,8 +55,8 @@ func (im *fileImport) findTargets(leaveOut storeSet) error {
 	return nil
 }
 
-// deferFile leaves the file for the next pass if the stores of this pass are
-// unavailable but another store is available. Otherwise it returns err.
+// deferFile leaves the file for the next pass and returns nil if err wraps
+// store.ErrUnavailable and at least one store is available. Otherwise it returns err.
 func (im *fileImport) deferFile(err error) error {
 	if !errors.Is(err, store.ErrUnavailable) || len(im.available(im.allStores())) == 0 {
 		return err

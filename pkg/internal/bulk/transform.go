@@ -28,7 +28,7 @@ import (
 // select from it, in the form of store.Record.Transform.
 func (o *Options) Transform() string { return o.transform(o.Anonymize) }
 
-// transform returns what Transform would return if o.Anonymize were by.
+// transform is like Transform, except that by replaces o.Anonymize.
 func (o *Options) transform(by *anonymize.Anonymizer) string {
 	var parts []string
 	if by != nil {
@@ -53,7 +53,7 @@ func (o *Options) anonymizer(index int) *anonymize.Anonymizer {
 	return o.Anonymize
 }
 
-// byTransform groups the targets that get the same text.
+// byTransform groups im.targets so that the targets in a group get the same text.
 func (im *fileImport) byTransform() (groups [][]*target) {
 	for _, g := range im.targets {
 		same := func(group []*target) bool { return group[0].transform == g.transform }
@@ -247,8 +247,8 @@ type plainText struct{ io.Writer }
 
 func (plainText) Close() error { return nil }
 
-// rewrittenName returns the name of the rewritten copy of a file. It replaces a suffix
-// whose format cannot be written by that of zstd.
+// rewrittenName returns the name of the rewritten copy of a file. If the compression format
+// of the file cannot be written, the copy has the suffix of zstd instead.
 func rewrittenName(name string) string {
 	switch plain, suffix := compression.CutSuffix(name); suffix {
 	case "", ".gz", ".zst":

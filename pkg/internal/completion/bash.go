@@ -82,7 +82,8 @@ complete -F _tstatrepo tstatrepo
 	return b.Bytes()
 }
 
-// bashCommand writes the clause for c of the case statement that completes commands.
+// bashCommand writes the clause for the command c in the case statement that selects the
+// completions of a command.
 func bashCommand(b *bytes.Buffer, c *Command) {
 	fmt.Fprintf(b, "    %s)\n        case $prev in\n", c.Name)
 	var flags, free []string
@@ -126,7 +127,7 @@ func bashCommand(b *bytes.Buffer, c *Command) {
 }
 
 // bashReply returns the shell command that completes a value. complete is the field
-// Complete of its flag or argument.
+// Complete of the Flag or Argument that the value belongs to.
 func bashReply(complete string) string {
 	switch complete {
 	case File:

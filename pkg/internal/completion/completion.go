@@ -4,7 +4,7 @@ package completion
 
 import "strings"
 
-// Program describes the commands and flags of the program.
+// Program describes the commands and flags of tstatrepo.
 type Program struct {
 	Commands []Command
 	// Ask lists the runcap flags that select the supervisor and the connection. The
@@ -12,7 +12,7 @@ type Program struct {
 	Ask []string
 }
 
-// Command is a command of the program.
+// Command is a command of tstatrepo.
 type Command struct {
 	Name, Usage string
 	Flags       []Flag
@@ -32,9 +32,10 @@ type Flag struct {
 // repeated.
 type Argument struct{ Name, Complete string }
 
-// Values of Complete, which says how a value is completed. Any other string lists
-// possible words; "" means free text. A string that starts with "dir " lists prefixes,
-// such as URL schemes: the value is then a folder or starts with one of them.
+// Values of the field Complete of a Flag or Argument, which says how to complete its value.
+// Any other string lists possible words; "" means free text. A string that starts with
+// "dir " lists prefixes, such as URL schemes: the value is then a folder or starts with one
+// of the prefixes.
 const (
 	File         = "file"
 	Dir          = "dir"
@@ -69,7 +70,7 @@ func (p *Program) names() []string {
 	return names
 }
 
-// ask returns the flags in Ask with their dashes.
+// ask returns the flags that p.Ask names, with their dashes.
 func (p *Program) ask() []string {
 	var flags []string
 	for _, name := range p.Ask {
@@ -78,8 +79,8 @@ func (p *Program) ask() []string {
 	return flags
 }
 
-// urls returns the prefixes after "dir " in a value of Complete. ok is false for other
-// values.
+// urls returns the prefixes after "dir " in complete. ok is false if complete does not
+// start with "dir ".
 func urls(complete string) (words string, ok bool) { return strings.CutPrefix(complete, Dir+" ") }
 
 func dashed(name string) string {

@@ -80,7 +80,7 @@ func fishCommand(b *bytes.Buffer, c *Command) {
 }
 
 // fishReply returns the completion for a value that is not a file. complete is the
-// field Complete of its flag or argument.
+// field Complete of the Flag or Argument that the value belongs to.
 func fishReply(complete string) string {
 	switch complete {
 	case Dir:

@@ -84,7 +84,7 @@ func zshFlag(f *Flag) string {
 }
 
 // zshReply returns the action that completes a value. complete is the field Complete of
-// its flag or argument.
+// the Flag or Argument that the value belongs to.
 func zshReply(complete string) string {
 	switch complete {
 	case "", Zones, Capabilities:

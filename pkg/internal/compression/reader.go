@@ -15,9 +15,9 @@ import (
 )
 
 // Limits on the memory for decompression. The compressor determines how much is needed,
-// so without limits a few bytes from a peer could require gigabytes. Files from the
-// strongest presets, and all that the tools accept by default, stay below the limits.
-// The formats without a limit need at most 8 MiB.
+// so without limits a few bytes from a peer could require gigabytes. The limits admit
+// files from the strongest presets of xz and zstd, and all files that the zstd tool
+// decompresses by default. The other formats need at most 8 MiB.
 const (
 	maxZstdWindow = 128 << 20 // bytes; the limit of the zstd tool, --ultra -22 and --long
 	maxXZDict     = 64 << 20  // bytes; xz -9

@@ -20,8 +20,8 @@ type Anonymization struct {
 	SourceIs  string // clear, anonymized or ""
 }
 
-// anonymizationTexts holds the parts of the settings' help texts that differ between
-// sections.
+// anonymizationTexts holds those parts of the help texts of Anonymization's settings that
+// differ between sections.
 type anonymizationTexts struct {
 	where   string // where addresses and names are replaced, like " in followed logs"
 	off     string // what happens without anonymize
@@ -37,10 +37,10 @@ func (a *Anonymization) settings(t anonymizationTexts) []*Setting {
 	}
 }
 
-// check adds the problems with the settings to p, and returns what the settings
-// describe. by is nil only if anonymize is not set or a problem was added. Without the
-// setting anonymize, source-is is accepted only if one of the destinations in to has
-// the option anonymize.
+// check adds the problems with the settings to p, and returns the anonymizer and the
+// source that the settings describe. by is nil only if anonymize is not set or a problem
+// was added. Without the setting anonymize, source-is is accepted only if one of the
+// destinations in to has the option anonymize.
 func (a *Anonymization) check(p *Problems, to ...string) (by *anonymize.Anonymizer, source anonymize.Source) {
 	switch a.SourceIs {
 	case "":

@@ -17,7 +17,7 @@ func registries(group string, files *[]string) *Setting {
 // Authorization holds the settings that control who may use which capability.
 type Authorization struct{ Roles, Grants []string }
 
-// settings returns the settings role and authorize for a command. everything is the help
+// settings returns the role and authorize settings for a command. everything is the help
 // text that says what is allowed if authorize is not set.
 func (a *Authorization) settings(everything string) []*Setting {
 	return []*Setting{

@@ -52,8 +52,9 @@ func (c *Config) warnVariables() {
 // names another file.
 const ServiceFile = "/etc/tstatrepo/tstatrepo.toml"
 
-// File returns the config file of a command: named, the value of the flag, else the value
-// of TSTATREPO_CONFIG, else ServiceFile if the command reads that by default, else "".
+// File returns the config file of a command: named (the value of the flag --config), else
+// the value of TSTATREPO_CONFIG, else ServiceFile if the command reads it by default, else
+// "".
 func File(command, named string) string {
 	file := cmp.Or(named, os.Getenv(EnvName("config")))
 	if file == "" && readsByDefault(command, ServiceFile) {

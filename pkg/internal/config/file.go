@@ -14,8 +14,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// fileSections has one field per section, so that strict decoding into it
-// reports each key of the file with its line; see readFile.
+// fileSections has a field for each section, but none for the keys. A strict decoder
+// therefore reports every key of a config file as unknown, with its line; see readFile.
 type fileSections struct {
 	ImportBulk struct{} `toml:"import-bulk"`
 	Stream     struct{} `toml:"stream"`
@@ -106,7 +106,7 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 
 // tables finds the table to which each key in an array of tables belongs. Keys arrive in
 // the order of the file. So a key belongs to the next table if the current table lacks
-// the key, or if it was already read there.
+// the key, or if that key of the current table has already arrived.
 type tables struct {
 	in   *Section
 	list []any

@@ -107,8 +107,8 @@ func (b *ImportBulk) IsProbe() bool { return slices.ContainsFunc(b.To, mathproto
 // IsRepository reports whether import-bulk acts as a MATH repository.
 func (b *ImportBulk) IsRepository() bool { return len(b.Listen) > 0 && !b.IsProbe() }
 
-// Options checks the settings and returns them as options of bulk.Run. Unless empty, args
-// replace b.Sources.
+// Options checks the settings and returns them as options of bulk.Run. If args is not
+// empty, it replaces b.Sources.
 func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	if len(args) > 0 {
 		b.Sources = args
@@ -153,7 +153,7 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	return opt
 }
 
-// checkStream checks the setting stream if it names DBStream tables. If it names MATH
+// checkStream checks the stream setting if it names DBStream tables. If it names MATH
 // streams, Math checks it instead.
 func (b *ImportBulk) checkStream(p *Problems) {
 	if b.IsProbe() || b.IsRepository() {

@@ -166,8 +166,8 @@ func relativeFile(text string) string {
 	return ""
 }
 
-// folderOf returns the folder that the destination text writes to, or "" if it does not
-// write to a folder.
+// folderOf returns the folder that a destination writes to, or "" if it does not write to a
+// folder. text is the destination as the user wrote it.
 func folderOf(text string) string {
 	text, _, _ = stores.SplitTransform(text)
 	scheme, rest := dest.Split(text)

@@ -53,7 +53,8 @@ func names(list []given) (names []string) {
 	return names
 }
 
-// refuse adds the problem why for each setting in the list that the user set.
+// refuse adds a problem with the message why for each setting in the list that the user
+// has set.
 func (p *Problems) refuse(why string, list ...given) {
 	for _, g := range list {
 		if g.set {
@@ -103,8 +104,8 @@ func (p *Problems) Err(advice string) error {
 	return hint.Add(hint.AsUsage(errors.Join(p.errs...)), cmp.Or(p.hint, advice))
 }
 
-// in returns an empty list of problems with the settings of the named section, which have
-// no flags. done adds the problems of sub to p.
+// in returns sub, which collects problems with the settings of the named section. These
+// settings have no flags. done adds the problems of sub to p.
 func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done func()) {
 	sub = &Problems{section: section, settings: settings}
 	return sub, func() {
@@ -157,7 +158,7 @@ func within[T int | float64](p *Problems, name string, v, least, most T) {
 	}
 }
 
-// Problems returns an empty list of problems with the settings of a command.
+// Problems returns a new Problems that collects the errors in the settings of a command.
 func (c *Config) Problems(command string) *Problems {
 	return &Problems{settings: c.SettingsOf(command)}
 }

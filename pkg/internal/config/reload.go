@@ -53,7 +53,7 @@ func sameTables(a, b [][]*Setting) bool {
 	})
 }
 
-// Take copies the values of keys from next to c.
+// Take sets each of keys in c to the value that it has in next.
 func (c *Config) Take(next *Config, keys []string) {
 	for i := range c.Sections {
 		sec := &c.Sections[i]

@@ -35,7 +35,7 @@ func defaultPoints() Points {
 	}
 }
 
-// retry returns the settings for an unavailable destination.
+// retry returns the settings that apply while the destination is unavailable.
 func (r *Points) retry() []*Setting {
 	return []*Setting{
 		{Name: "retry-timeout", Group: groupDestination, Value: &r.RetryTimeout,
@@ -163,8 +163,8 @@ func (r *RRDPush) settings() []*Setting {
 }
 
 // Options checks the settings and returns the options of a pusher. If there are
-// listeners, rrd-push runs an endpoint with opt.Target instead of a pusher. Unless empty,
-// args replace r.Sources.
+// listeners, rrd-push runs an endpoint with opt.Target instead of a pusher. If args is not
+// empty, it replaces r.Sources.
 func (r *RRDPush) Options(p *Problems, args []string) (opt rrdpush.Options, listeners []peer.Options) {
 	if len(args) > 0 {
 		r.Sources = args

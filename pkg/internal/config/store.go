@@ -148,8 +148,8 @@ func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bul
 }
 
 // checkTransform sets in opt the anonymization and the selection that import-bulk applied
-// to the logs that verify compares. If there are no such logs, verify refuses the flags
-// of these settings.
+// to the logs that verify compares with the stores. Without the setting against, verify
+// compares no logs, and refuses the flags for anonymization and selection.
 func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, isSet func(string) bool) {
 	switch {
 	case len(s.Against) > 0 && (action == "verify" || action == ""):

@@ -152,7 +152,7 @@ func (s *Stream) Options(p *Problems) stream.Options {
 	return opt
 }
 
-// root parses text, a value of the setting follow in the form [PROBE=]DIR.
+// root parses text, a value of the follow setting, which has the form [PROBE=]DIR.
 func (s *Stream) root(text string) stream.Root {
 	if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
 		return stream.Root{Probe: probe, Dir: dir}
@@ -160,7 +160,7 @@ func (s *Stream) root(text string) stream.Root {
 	return stream.Root{Probe: s.Probe, Dir: text}
 }
 
-// peerProbes returns the probes that the setting peer-probe lists. The stream recognizes
+// peerProbes returns the probes that the peer-probe setting lists. The stream recognizes
 // these probes by their addresses.
 func (s *Stream) peerProbes(p *Problems) (known []peer.Probe) {
 	for _, text := range s.PeerProbes {
@@ -190,8 +190,8 @@ func (s *Stream) checkSources(p *Problems) {
 	}
 }
 
-// CheckFollow returns a usage error if all sources of lines are folders and no
-// folder exists. It accepts missing folders if there are other sources, because
+// CheckFollow returns a usage error if all sources of lines are folders and none of
+// them exists. It accepts missing folders if there are other sources, because
 // the folders may be created later.
 func (s *Stream) CheckFollow(follow []stream.Root) error {
 	if len(s.Listen)+len(s.From) > 0 {

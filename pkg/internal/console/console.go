@@ -56,8 +56,8 @@ func (c *Console) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// Fail prints the error that ends the process, one line per joined error, and then
-// its hint.
+// Fail prints err, the error that ends the process, with one line per joined error, and
+// then the hint of err.
 func (c *Console) Fail(err error) {
 	text := err.Error()
 	if hint.IsUsage(err) {

@@ -281,8 +281,8 @@ type nameSet struct {
 	synced map[string]fs.FileInfo
 }
 
-// known reports whether this process has synced the name path for the file that info
-// describes. A sync for an earlier file with that name does not count.
+// known reports whether this process has synced path as the name of the file that info
+// describes. A sync while path named an earlier file does not count.
 func (s *nameSet) known(path string, info fs.FileInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -299,8 +299,8 @@ func (s *nameSet) add(path string, info fs.FileInfo) {
 	s.synced[path] = info
 }
 
-// device returns the device number of the file system that holds the file, or 0 if the
-// number is unknown.
+// device returns the device number of the file system that holds the file that info
+// describes, or 0 if the number is unknown.
 func device(info fs.FileInfo) uint64 {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

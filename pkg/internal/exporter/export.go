@@ -90,8 +90,8 @@ func (p *Exporter) run(label string, do func(context.Context, *export) error) fu
 	}
 }
 
-// transform returns the anonymization that the exporter with the given label applies, as
-// messages show it, or "none".
+// transform describes, for messages, the anonymization that the exporter with the given
+// label applies. It returns "none" if the exporter applies none.
 func (p *Exporter) transform(label string) string {
 	if p.Anonymize == nil || label == RRD { // RRDs hold no addresses
 		return "none"
@@ -125,8 +125,8 @@ func (p *Exporter) exportRRD(ctx context.Context, e *export) error {
 	return push.Close()
 }
 
-// recordSent adds the points of metrics, which have been sent, to the count in the
-// status, and records the last point of each RRD.
+// recordSent records that metrics have been sent: it adds their number of points to
+// e.status.Points, and keeps the last point of each metric.
 func (e *export) recordSent(metrics []graphite.Metric) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -148,8 +148,8 @@ func (e *export) recordPass(sum *rrdpush.Summary, err error) {
 	e.status.outcome(err)
 }
 
-// rows returns one result row for each RRD, with the last point of that RRD that was
-// sent. The values of a row are in the order of columns.
+// rows returns one result row for each RRD, which describes the last point sent from that
+// RRD. The values of a row are in the order of columns.
 func (e *export) rows(columns []string) [][]string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -214,7 +214,7 @@ func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 
 // recordLines copies sum, the statistics of a stream, to the status of e. It logs a
 // warning when neither a line nor a log folder has arrived for e.silence, and a message
-// when they arrive again.
+// when one arrives again.
 func (p *Exporter) recordLines(e *export, sum *stream.Stats) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -105,8 +105,8 @@ type Exporter struct {
 	watch watch // of the folders of Tstat
 }
 
-// New returns an Exporter whose Services a component can offer. The folders need not
-// exist.
+// New returns an Exporter whose Services a component can offer. The folders in opt need
+// not exist.
 func New(opt Options) (*Exporter, error) {
 	if len(opt.Folders) == 0 && opt.LogFolder != "" {
 		opt.Folders = []string{opt.LogFolder}

@@ -142,9 +142,9 @@ func (p *Exporter) count(t *Tstat, logs *tstat.Tree) {
 	}
 }
 
-// fetched reports in exported whether an export of logs runs. newest is the time of the
-// newest folder from which a running export has delivered a log, or zero if there is
-// none.
+// fetched describes the running exports of logs. exported reports whether there are any.
+// newest is the time of the newest folder from which they have delivered a log, or zero if
+// they have delivered none.
 func (p *Exporter) fetched() (exported bool, newest time.Time) {
 	for _, e := range p.Stats() {
 		if e.Capability == Log {

@@ -143,8 +143,8 @@ func otherName(t *tstat.LogType, name string) string {
 	return ""
 }
 
-// similar returns a hint that names the column of types most similar to name, or "" if
-// none is similar.
+// similar returns a hint with the column name most similar to name among the columns of
+// types, or "" if none is similar.
 func similar(name string, types ...*tstat.LogType) string {
 	var names []string
 	for _, t := range types {

@@ -118,9 +118,9 @@ var accepts = map[string]acceptance{
 	"=": {no, yes, no}, "!=": {yes, no, yes}, "<": {yes, no, no}, "<=": {yes, yes, no}, ">": {no, no, yes}, ">=": {no, yes, yes},
 }
 
-// beside adapts a to a right side that the column cannot represent. The caller compares
-// with the nearest representable value instead: the next lower one (side 1) or the next
-// higher one (side -1). If side is 0, beside returns a.
+// beside returns the acceptance to use instead of a if the number on the right side is
+// replaced by an integer. side is 1 if the number is greater than the integer, -1 if it is
+// less, and 0 if they are equal.
 func (a acceptance) beside(side int) acceptance {
 	switch side {
 	case 1:

@@ -43,8 +43,8 @@ func (s *Selection) IsAll() bool {
 // FiltersRows reports whether the selection leaves out rows.
 func (s *Selection) FiltersRows() bool { return s != nil && (s.Where != nil || s.Sample != Sample{}) }
 
-// maxString is the maximum length, in bytes, of a part that String shows in full. String
-// replaces longer parts with a hash.
+// maxString is the maximum length, in bytes, of a part of a Selection that
+// Selection.String shows in full. String replaces longer parts with a hash.
 const maxString = 200
 
 // String returns the selection in canonical form, or "" if it selects everything. Neither

@@ -34,7 +34,8 @@ type Carbon struct {
 	buf    []byte
 }
 
-// NewCarbon returns a sink for the server. It does not connect; Send does.
+// NewCarbon returns a sink for the carbon server at opt.Addr. It does not connect; Send
+// does.
 func NewCarbon(opt CarbonOptions) *Carbon {
 	if opt.Timeout == 0 {
 		opt.Timeout = time.Minute
@@ -64,8 +65,8 @@ func (c *Carbon) Send(ctx context.Context, metrics []Metric) error {
 }
 
 // Retry calls f until f succeeds, f returns an error that does not wrap ErrUnavailable,
-// or d has passed since the first failure. If ctx is done, Retry returns the cause of
-// ctx.
+// or d has passed since the first failure. If ctx is done, Retry returns
+// context.Cause(ctx).
 func Retry(ctx context.Context, d time.Duration, f func() error) error {
 	p := retry.Policy{Transient: isUnavailable, Limit: d, Max: 30 * time.Second}
 	err := p.Do(ctx, f)

@@ -108,7 +108,7 @@ func (s *Spool) Len() (n int, size int64, err error) {
 }
 
 // Flush sends the batches in the spool. If the sink was unavailable less than downTime
-// ago, Flush sends nothing and returns the error of that time.
+// ago, Flush sends nothing and returns the error that the sink returned then.
 func (s *Spool) Flush(ctx context.Context) error {
 	if s.shared.down != nil && time.Now().Before(s.shared.until) {
 		return s.shared.down

@@ -135,8 +135,8 @@ func (w *Whisper) sync(file string) error {
 	return nil
 }
 
-// file returns the path of the file of the metric path. The file is always inside
-// opt.Dir: CleanPath replaces slashes, and file turns every dot into a slash.
+// file returns the name of the Whisper file for the metric with the given path. The file is
+// always inside opt.Dir: CleanPath replaces slashes, and file turns every dot into a slash.
 func (w *Whisper) file(path string) string {
 	return filepath.Join(w.opt.Dir, strings.ReplaceAll(CleanPath(path), ".", "/")+".wsp")
 }
@@ -179,14 +179,14 @@ func (w *Whisper) store(m Metric) error {
 }
 
 // ageMargin is a safety margin in seconds. Points that become too old for an archive
-// within ageMargin are not written to that archive. The library would silently drop
-// points that are too old by the time it writes them.
+// within ageMargin are not written to that archive. The Whisper library would silently
+// drop points that are too old by the time it writes them.
 const ageMargin = 60
 
 // average averages the points that fall into the same slot of one archive. The archive
-// has slots of step seconds and covers the time from begin up to end, or without an end
-// if finest is true. list contains one average per slot; rest contains the points from
-// end on. Points before begin are counted as lost.
+// has slots of step seconds. It covers the time from begin to end, excluding end; if finest
+// is true, average ignores end. list contains one average per slot, and rest contains the
+// points after the archive. Points before begin are counted as lost. path is for messages.
 func (w *Whisper) average(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
 	old := 0
 	for old < len(points) && points[old].Time < begin {
@@ -248,7 +248,8 @@ func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
 }
 
 // stepOf returns the step of a metric in seconds. If the step is unknown, stepOf returns
-// the smallest interval between the points, but at most an hour, or else Tstat's default.
+// the smallest interval between the points, but at most an hour. Without such an interval,
+// it returns Tstat's default.
 func stepOf(m Metric) int64 {
 	if m.Step > 0 {
 		return m.Step

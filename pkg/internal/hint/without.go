@@ -11,8 +11,8 @@ import (
 // the causes.
 var joinedType = reflect.TypeOf(errors.Join(errUsage))
 
-// parts returns the errors that errors.Join combined into err, or nil if err has another
-// type.
+// parts returns the errors that errors.Join combined into err, or nil if err was not
+// returned by errors.Join.
 func parts(err error) []error {
 	if reflect.TypeOf(err) != joinedType {
 		return nil
@@ -41,8 +41,8 @@ func Without(err error, targets ...error) error {
 	return nil
 }
 
-// wrapsOther reports whether err wraps joined errors of which at least one is not a
-// target.
+// wrapsOther reports whether err is or wraps joined errors of which at least one matches
+// none of the targets.
 func wrapsOther(err error, targets []error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if parts(err) != nil {

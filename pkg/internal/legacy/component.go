@@ -108,7 +108,7 @@ func (p *component) value(t *iniTable, key string) (value string, line int) {
 }
 
 // noteUnsupported adds a note that a key has no counterpart in tstatrepo, for the given
-// reason. It does nothing if the file lacks the key.
+// reason. It does nothing if neither t nor the section DEFAULT has the key.
 func (p *component) noteUnsupported(t *iniTable, key, reason string) {
 	if e := p.f.get(t, key); e != nil {
 		e.used = true
@@ -321,8 +321,8 @@ func (p *component) readRepository(t *iniTable) {
 	}
 }
 
-// readProbe reads Tstat's folders from tstat.conf, and then the file of the math_probe
-// that tstat.conf refers to.
+// readProbe reads Tstat's folders from tstat.conf, and then reads math_probe.xml in the
+// folder that the key math_path names.
 func (p *component) readProbe(t *iniTable) {
 	if id, line := p.value(t, "System_ID"); id != "" {
 		p.set("probe", "system-id", id, p.location(line, t.key("System_ID")))
@@ -362,9 +362,9 @@ func (p *component) readProbe(t *iniTable) {
 	p.file = before
 }
 
-// rrdTLS reads the file that the key config_path in t names. The old program uses the
-// certificates in that file for RRDs. has reports whether the file has a [TLS] section.
-// ok is false if the file cannot be read.
+// rrdTLS reads the file that the key config_path in t names. The Python component of mPlane
+// uses the certificates in that file for RRDs. has reports whether the file has a [TLS]
+// section. ok is false if the file cannot be read.
 func (p *component) rrdTLS(t *iniTable) (has, ok bool) {
 	path, line := p.value(t, "config_path")
 	if path == "" {

@@ -44,9 +44,9 @@ type iniProblem struct {
 	text string
 }
 
-// parseINI parses text, the content of the named file. problems lists what configparser
-// rejects although the file can be read; err reports the first line that cannot be
-// parsed.
+// parseINI parses text, the content of the named file. problems lists mistakes that
+// parseINI tolerates, but for which Python's configparser rejects the file. err reports
+// the first mistake that parseINI does not tolerate.
 func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err error) {
 	if !utf8.Valid(text) {
 		return nil, nil, &Error{File: name, Reason: "is not UTF-8 text"}
