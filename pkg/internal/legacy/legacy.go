@@ -162,7 +162,7 @@ func Convert(names []string, opt Options) (*Config, error) {
 	return c.config(), nil
 }
 
-// read converts one file.
+// read converts text, the content of the file with the given name.
 func (c *converter) read(name string, text []byte) error {
 	c.file = name
 	done := len(c.cfg.Notes)
@@ -202,14 +202,15 @@ func (c *converter) note(line int, key, format string, args ...any) {
 	c.cfg.Notes = append(c.cfg.Notes, Note{c.file, line, key, fmt.Sprintf(format, args...)})
 }
 
-// location returns FILE:LINE: KEY for a key of c.file, the file being read. This text
-// becomes the comment above the setting.
+// location returns FILE:LINE: KEY, the location of a key in c.file, the file being read.
+// WriteTOML writes it above the setting that comes from the key.
 func (c *converter) location(line int, key string) string {
 	return fmt.Sprintf("%s:%d: %s", c.file, line, key)
 }
 
-// set adds a setting, unless an earlier file set the same key. The comment above the
-// setting contains from, the origin of the value.
+// set adds a setting to the section. If the section already has a setting with this key,
+// set adds a note instead. from is the origin of value; WriteTOML writes it above the
+// setting.
 func (c *converter) set(section, key string, value any, from string) {
 	c.add(section, Setting{Key: key, Value: value, From: from})
 }

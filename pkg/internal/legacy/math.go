@@ -16,8 +16,8 @@ import (
 // configuration.
 const pgPort = "5432"
 
-// readXML reads a configuration of math_probe, math_repo or hydra. hydra starts
-// math_repo, so its file contains math_repo's configuration.
+// readXML converts text, a configuration of math_probe, math_repo or hydra. hydra starts
+// math_repo, so hydra's file contains math_repo's configuration.
 func (c *converter) readXML(text []byte) error {
 	root, err := parseXML(c.file, text)
 	if err != nil {
@@ -106,16 +106,16 @@ func (c *converter) noteUnknown(e *element, children ...string) {
 	}
 }
 
-// fileTime adds a note if e has an unknown fileTimeConvMethod, the way in which the old
-// program determines the times of files.
+// fileTime adds a note if fileTimeConvMethod is missing in e or has an unknown value.
+// This attribute says how the old program determines the times of files.
 func (c *converter) fileTime(e *element) {
 	if m := e.attr("fileTimeConvMethod"); m != "tstat" {
 		c.note(e.line, "<"+e.name+" fileTimeConvMethod>", "%q is unknown: the old program exits; tstatrepo uses the times of Tstat's folders", m)
 	}
 }
 
-// listen returns the address on which an old program listened. If e has no valid address,
-// listen adds a note and ok is false.
+// listen returns the address on which the old program with the configuration e listened.
+// If e has no valid address, listen adds a note and ok is false.
 func (c *converter) listen(e *element) (addr string, ok bool) {
 	addr, err := address(e.attr("ip"), e.attr("port"))
 	if err != nil {

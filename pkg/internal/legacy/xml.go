@@ -29,9 +29,8 @@ const (
 	maxText     = 1000 // about how many bytes of an element's text are kept
 )
 
-// parseXML parses the first element of a file. Like the old programs, it
-// ignores everything after this element, and accepts a comment before the
-// declaration.
+// parseXML parses the first element of a file. Like the old programs, it ignores
+// everything after this element, and accepts a comment before the XML declaration.
 func parseXML(name string, text []byte) (*element, error) {
 	dec := xml.NewDecoder(bytes.NewReader(trimBOM(text)))
 	dec.CharsetReader = func(charset string, _ io.Reader) (io.Reader, error) {

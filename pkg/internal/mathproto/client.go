@@ -48,8 +48,9 @@ type clockReading struct {
 	at    time.Time     // local time of the reading
 }
 
-// clock returns how far the peer's clock is ahead of the local clock, and the local time
-// at which it was read. at is zero until the peer has sent its time.
+// clock returns how far the peer's clock is ahead of the local clock, and at, the local
+// time at which the peer's clock was read. Both are zero until the peer has sent its
+// time.
 func (c *client) clock() (ahead time.Duration, at time.Time) {
 	if r := c.reading.Load(); r != nil {
 		return r.ahead, r.at

@@ -151,7 +151,7 @@ func fromThisMachine(req *http.Request, from netip.Addr) bool {
 }
 
 // logRefusal counts a refused request. If r.refusals allows another log line, it also
-// logs the request, with what as the message.
+// logs the request and err. The parameter what is the log message.
 func (r *Repository) logRefusal(what string, req *http.Request, reg Registration, err error) {
 	refusedRegistrations.Add(1)
 	r.refusals.Do(func() {

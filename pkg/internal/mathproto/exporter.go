@@ -105,7 +105,8 @@ type servedStream struct {
 	old     []string // names that old peers can parse
 }
 
-// CheckStreams returns an error if ExporterOptions.Stream is invalid.
+// CheckStreams returns an error if pattern, used as ExporterOptions.Stream, yields an
+// invalid stream name for the given probe.
 func CheckStreams(pattern, probe string) error {
 	name := streamName(pattern, probe, "log_tcp_complete")
 	if err := store.ValidProbe(name); err != nil {

@@ -33,16 +33,16 @@ type listLimits struct {
 	maxPerStream, minPerStream int
 }
 
-// defaultListLimits allows 64 MiB for reading. Its limit for pending also allows about 64
-// MiB, because a pass needs about 1.3 KB per selected name.
+// defaultListLimits allows 64 MiB for the lists being read. It also allows about 64 MiB
+// for the selected names, because a pass needs about 1.3 KB for each of them.
 var defaultListLimits = listLimits{reading: 64 << 20, pending: 50_000, maxPerStream: 10_000, minPerStream: 100}
 
 // maxParents limits how many parent folders of log folders a source distinguishes. Each
 // Tstat process has its own parent folder.
 const maxParents = 64
 
-// maxItem is the maximum number of bytes of a name in a list that are kept. Longer names
-// are invalid anyway.
+// maxItem is the maximum number of bytes that are kept of each name in a list. Longer
+// names are invalid anyway.
 const maxItem = 8 * maxName
 
 // decodeList calls f for each name in a JSON array, and treats null as an empty array. It
@@ -283,8 +283,8 @@ func compareFolders(a, b folder) int {
 	return cmp.Or(cmp.Compare(a.parent, b.parent), cmp.Compare(a.begin, b.begin))
 }
 
-// lister selects the names in a list that one pass imports. It processes the list name by
-// name.
+// lister selects from a list the names that one pass imports. It processes the list name
+// by name.
 type lister struct {
 	s         *source
 	rd        *reading
@@ -298,8 +298,8 @@ type lister struct {
 }
 
 // add records the folder of a listed name. If the file is wanted and not stored yet, add
-// also selects the name for this pass. If the limits do not allow this, add postpones the
-// newest of this name and the selected ones.
+// also selects the name for this pass. If the limits allow no further name, add postpones
+// the newest one, which may be this name or one selected earlier.
 func (k *lister) add(name string) {
 	s := k.s
 	l, ok, err := parseListed(name, s.opt.Location)
@@ -395,9 +395,9 @@ func (k *lister) listing() *listing {
 }
 
 // twins returns the stored files that have the same store key as one of the first n logs,
-// but are in another parent folder. The import needs them, because it compares a record
-// with all files that have its key. n is below len(logs) if there would be too many
-// twins.
+// but are in another parent folder. The import needs them, because it compares the
+// records of a key with all files that have this key. If all logs together would have too
+// many twins, n is less than len(logs).
 func (k *lister) twins(logs []listedFile) (n int, twins []listedFile) {
 	s := k.s
 	if len(k.parents) < 2 || k.s.opt.lists == nil {

@@ -61,7 +61,7 @@ const (
 	maxTime = 1 << 40
 )
 
-// Registration is the body of POST /DBSImport and the response to GET.
+// Registration is the body of POST /DBSImport and of the response to GET /DBSImport/{id}.
 type Registration struct {
 	XMLName     xml.Name // always empty; the old encoder writes it by accident, and peers may compare it
 	CallBackUrl string   // host:port of the probe
@@ -169,11 +169,12 @@ type listedFile struct {
 	time   tstat.FolderTime
 }
 
-// errOutsideStream reports a name in a probe's list that leads out of the stream.
+// errOutsideStream reports a name in a probe's list that is invalid or leads out of the
+// stream.
 var errOutsideStream = errors.New("listed name leads out of the stream")
 
-// parseListed parses a listed name. ok is false if the file is not a log in a log
-// folder, since old probes list other files too.
+// parseListed parses p, a name from a probe's list. ok is false if p is not a log in a
+// log folder; old probes also list other files.
 func parseListed(p string, loc *time.Location) (l listedFile, ok bool, err error) {
 	if p == "" || len(p) > maxName || !utf8.ValidString(p) || strings.ContainsFunc(p, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {
 		return l, false, errOutsideStream

@@ -55,8 +55,9 @@ func (p *Exporter) register(ctx context.Context) {
 	}
 }
 
-// recordRegistration records which streams are registered, and err, the result of a
-// check. If stopped is true, it ignores err, because the stop may have caused the error.
+// recordRegistration records which streams are registered, and err, the result of the
+// latest call of registerOnce. If stopped is true, the exporter is stopping, which may
+// have caused err, so err is ignored.
 func (p *Exporter) recordRegistration(streams []string, stopped bool, err error) {
 	slices.Sort(streams)
 	p.statsMu.Lock()
@@ -223,7 +224,7 @@ func (p *Exporter) advertise(ctx context.Context, listen *net.TCPAddr) (string, 
 	return netip.AddrPortFrom(c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), uint16(listen.Port)).String(), nil
 }
 
-// CheckAdvertise returns an error if ExporterOptions.Advertise is invalid.
+// CheckAdvertise returns an error if addr is not valid as ExporterOptions.Advertise.
 func CheckAdvertise(addr string) error {
 	if err := checkAddr(addr); err != nil {
 		return fmt.Errorf("%q: %w", addr, err)

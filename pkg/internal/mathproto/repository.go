@@ -226,7 +226,8 @@ func (r *Repository) newStream(e entry, f *figures) *stream {
 	return s
 }
 
-// recordResponse records whether a stream's probe answered a request (ok).
+// recordResponse records ok, which says whether the probe of the stream s answered a
+// request.
 func (r *Repository) recordResponse(s *stream, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -262,8 +263,8 @@ func (s *stream) mayChange(from netip.Addr, identity string) error {
 		fmt.Sprintf("if that probe has moved, remove the stream: send DELETE %s/%d from this machine", importPath, s.ID))
 }
 
-// probe returns the probe of the stream e: the probe that the certificate names, else the
-// known probe with the peer's address, else a probe with the name of the stream.
+// probe returns the probe of the stream e: the probe that e.Identity names, else the
+// known probe with the address e.Peer, else a probe with the name of the stream.
 func (r *Repository) probe(e entry) peer.Probe {
 	name := peer.ProbeOf(e.Identity)
 	at, known := r.opt.Probes.ByAddr(e.Peer)
@@ -277,8 +278,8 @@ func (r *Repository) probe(e entry) peer.Probe {
 	return peer.Probe{Name: name, Location: named.Location}
 }
 
-// start starts the import of a stream. If former is not nil, start first waits until
-// former's import has released its stores. The caller holds the lock.
+// start starts the import of s in a new goroutine. If former is not nil, the import first
+// waits until former's import has released its stores. The caller holds the lock.
 func (r *Repository) start(s, former *stream) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
@@ -407,10 +408,9 @@ func (r *Repository) peerOf(s *stream) string {
 	return s.peer()
 }
 
-// peer returns the name under which the limits per peer count a stream: its
-// certificate's identity, or the network address that registered it. Each
-// stream from this machine counts separately, because several probes may use
-// tunnels.
+// peer returns the name under which a stream counts toward the limits per peer: its
+// certificate's identity, or the network address that registered it. Each stream from
+// this machine counts separately, because several probes may use tunnels.
 func (e *entry) peer() string {
 	return cmp.Or(e.Identity, peer.Host(e.Peer), "stream "+e.StreamName)
 }

@@ -214,8 +214,8 @@ func (w *rewrites) source(dir string) (anonymize.Source, error) {
 }
 
 // reportRefused logs that the log at path is not served because it cannot be anonymized.
-// It reports each path once, but may repeat a path after keptRefused paths. It does not
-// report missing files.
+// It reports each path once, but may repeat a path after keptRefused other paths. It does
+// not report missing files.
 func (w *rewrites) reportRefused(path string, err error) {
 	w.mu.Lock()
 	first := !w.refused[path]

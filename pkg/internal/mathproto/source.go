@@ -283,8 +283,8 @@ func (s *source) warnOnce(message string, attrs ...any) {
 	}
 }
 
-// requestVersions requests the current version of each of logs, except those known to be
-// final. It returns the time on the probe's clock.
+// requestVersions requests the current version of each file in logs, except files that
+// need no further HEAD requests. It returns the time on the probe's clock.
 func (s *source) requestVersions(ctx context.Context, logs []listedFile) (now time.Time, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

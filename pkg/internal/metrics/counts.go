@@ -72,8 +72,9 @@ func (c *Counts) Rate(now time.Time) float64 {
 
 func (c *Counts) interval(t time.Time) int64 { return t.UnixNano() / int64(c.width) }
 
-// advance makes interval number i the newest one, unless a newer one exists. It clears
-// the memory of the old intervals that the new intervals reuse.
+// advance makes interval number i the newest one, unless a newer one exists. It sets the
+// counts of the added intervals to zero, because they reuse the memory of the oldest
+// ones.
 func (c *Counts) advance(i int64) {
 	n := int64(len(c.bins))
 	for j := max(c.last+1, i-n+1); j <= i; j++ {

@@ -82,8 +82,8 @@ var encoders = sync.Pool{New: func() any {
 }}
 
 // encode encodes v, the values of a column of type t in a row group with the given number
-// of rows. It appends the pages to dst; the result is the data of the chunk that it
-// returns.
+// of rows. It appends the encoded pages to dst, and returns a chunk whose data is the
+// extended slice.
 func (e *encoder) encode(dst []byte, t Type, v *Values, rows int) chunk {
 	if n := len(v.Ints) + len(v.Floats) + len(v.Bools) + len(v.Ends); n+v.Nulls != rows {
 		panic(fmt.Sprintf("%d values and %d NULLs in %d rows", n, v.Nulls, rows))
@@ -136,10 +136,10 @@ func (e *encoder) floats(c *chunk, floats []float64, def []int16, rows int) {
 	e.dataPages(c, def, rows, nil, func(dst []byte, from, to int) []byte { return appendPlain(dst, v[from:to]) })
 }
 
-// floatBounds returns the minimum and maximum of v for statistics, or nil if
-// any value is NaN. The format's TypeDefinedOrder ignores NaN, but a reader may
-// sort NaN above all values, where it would exceed the maximum. A minimum of
-// zero is written as -0, and a maximum of zero as +0.
+// floatBounds returns the minimum and maximum of v for statistics, or nil if v is empty
+// or contains NaN. The format's TypeDefinedOrder ignores NaN, but a reader may sort NaN
+// above all other values, and thus above the maximum. A minimum of zero is written as -0,
+// and a maximum of zero as +0.
 func floatBounds(v []float64) (least, greatest []byte) {
 	if len(v) == 0 {
 		return nil, nil
@@ -216,8 +216,8 @@ func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dataPage, rows, rleDictionary, true)
 }
 
-// dataPages adds data pages of about pageRows rows to c. The function values encodes the
-// column's values with the indexes from, …, to-1, and appends the result to dst. If size
+// dataPages adds data pages of about pageRows rows to c. The function values appends to
+// dst the encoded column values with indexes in the half-open range [from, to). If size
 // is not nil, size returns the size of a value in bytes; a page then has at most pageSize
 // bytes, unless a single value is larger.
 func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int) int, values func(dst []byte, from, to int) []byte) {

@@ -48,9 +48,9 @@ func appendPlainBools(dst []byte, v []bool) []byte {
 	return dst
 }
 
-// appendLevels appends the definition levels of a data page: for each row, 1 for a
-// value or 0 for NULL. They are encoded by appendHybrid with a width of 1, after the
-// length of the result in 4 bytes. If def is nil, no row is NULL.
+// appendLevels appends the definition levels of a data page: for each row, 1 for a value
+// or 0 for NULL. It writes the length of the encoded levels in 4 bytes, then the levels,
+// encoded as by appendHybrid with a width of 1. If def is nil, no row is NULL.
 func appendLevels(dst []byte, def []int16, rows int) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
@@ -63,8 +63,8 @@ func appendLevels(dst []byte, def []int16, rows int) []byte {
 	return dst
 }
 
-// minRun is the minimum number of equal values that appendHybrid writes as a
-// run.
+// minRun is the minimum number of equal values that appendHybrid writes as a run. Only
+// the last run may be shorter.
 const minRun = 16
 
 // appendHybrid appends v, whose values have width bits (1 to 16), in the hybrid of
@@ -103,7 +103,7 @@ func runLength[T comparable](v []T) int {
 	return len(v)
 }
 
-// appendRun appends n equal values of width bits as a run of the hybrid.
+// appendRun appends n equal values of width bits as one run; see appendHybrid.
 func appendRun(dst []byte, n int, value uint16, width int) []byte {
 	dst = binary.AppendUvarint(dst, uint64(n)<<1)
 	dst = append(dst, byte(value))
@@ -113,7 +113,7 @@ func appendRun(dst []byte, n int, value uint16, width int) []byte {
 	return dst
 }
 
-// appendPacked appends groups of 8 values of width bits (1 to 16), lowest bits
+// appendPacked appends v in groups of 8 values of width bits (1 to 16), lowest bits
 // first. It fills the last group with zeros.
 func appendPacked[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	at := len(dst)
@@ -209,9 +209,9 @@ func appendMiniblock(dst []byte, v *[deltaMiniblock]int64, width int) []byte {
 	return dst
 }
 
-// appendStored appends src, uncompressed, as a Zstandard frame of raw blocks (RFC
-// 8878, 3.1.1). Pages that do not compress well need such frames, because a column
-// chunk has one codec, and some readers use the codec of the first row group for all.
+// appendStored appends src, uncompressed, as a Zstandard frame of raw blocks (RFC 8878,
+// 3.1.1). Pages that do not compress well need such frames, because a column chunk has
+// one codec, and some readers use the codec of the first row group for all row groups.
 func appendStored(dst, src []byte) []byte {
 	const (
 		maxBlock      = 128 << 10

@@ -267,8 +267,8 @@ func (c *Component) register(ctx context.Context) error {
 	return nil
 }
 
-// offer returns the copy of a capability that a component registers. The copy has the
-// capability's token and an empty link.
+// offer returns a copy of capability for registering it with the supervisor. The copy has
+// the token of capability and an empty link.
 func offer(capability *mplane.Statement) *mplane.Statement {
 	o, here := *capability, ""
 	o.Link, o.Token = &here, o.ID()

@@ -277,9 +277,8 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 }
 
 // once performs one run of spec with the service s, and returns the result or an
-// exception. now is the time for which "now" stands in the scope of spec. once calls the
-// function started when the run starts, and uses the time that started returns as the
-// start of the result.
+// exception. now is the time for which "now" stands in the scope of spec. When the run
+// starts, once calls started(), which returns the start time for the result.
 func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)
 	if spec.Verb == mplane.Query { // the scope is the time that the data covers
@@ -403,9 +402,9 @@ func (b *job) envelope() *mplane.Envelope {
 	return &mplane.Envelope{Token: b.spec.ID(), Label: b.spec.Label, When: b.when, Messages: slices.Clone(b.results)}
 }
 
-// State returns the response to a redemption of the job with the given token. The
-// response is the job's reply if the job has ended, the results so far if it has any, or
-// else a receipt.
+// State returns the response to a redemption of the job with the given token: the job's
+// reply if it has ended, the results so far if there are any, or else a receipt. If
+// identity does not own such a job, the response is an exception.
 func (j *Jobs) State(token, identity string) mplane.Message {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -153,15 +153,15 @@ func hasEnded(spec *mplane.Statement, accepted, now time.Time) bool {
 }
 
 // suspended reports whether the run of spec with the context ctx ended only because the
-// component is stopping. Such a run must continue after a restart. accepted has the same
-// meaning as for hasEnded.
+// component is stopping. Such a run must continue after a restart. accepted is the time
+// for which "now" stands in the scope of spec.
 func (j *Jobs) suspended(ctx context.Context, spec *mplane.Statement, accepted time.Time) bool {
 	return j.file != nil && errors.Is(context.Cause(ctx), ErrStopped) && !hasEnded(spec, accepted, time.Now())
 }
 
-// isDone reports whether repeat must skip the run spec of b, which is due at the time at,
-// because the run already had a result, or its scope had ended, when b was resumed. For
-// runs that are due later, isDone returns false.
+// isDone reports whether repeat must skip spec, the run of b that is due at the time at.
+// A run is skipped if it already had a result, or its scope had ended, when b was
+// resumed. Runs that are due after this time are never skipped.
 func (j *Jobs) isDone(b *job, spec *mplane.Statement, at time.Time) bool {
 	if !at.Before(b.resumed) {
 		return false

@@ -167,10 +167,10 @@ func (reg *Registrar) markWithdrawn(o *Offer) {
 }
 
 // Find returns the offer from which spec was derived. Of the offers that spec fulfills,
-// it selects the best match; between equal matches, it prefers offers that use allows,
-// then those registered earlier. If use rejects the selected offer, found is nil and
-// denied is true. If spec fulfills no offer, withdrawn is a withdrawn offer that spec
-// fulfills and use allows, or nil.
+// it selects the best match; between equal matches, it prefers offers whose label the
+// function use accepts, then those registered earlier. If use rejects the label of the
+// selected offer, found is nil and denied is true. If spec fulfills no offer, withdrawn
+// is a withdrawn offer that spec fulfills and whose label use accepts, or nil.
 func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -238,8 +238,8 @@ func (reg *Registrar) Offer(token string) *mplane.Statement {
 }
 
 // removeWithdrawn removes the withdrawn offers for which remove returns true, and then
-// the components without offers. For other offers, remove must return false. The caller
-// holds the lock.
+// the components without offers. For offers that are not withdrawn, remove must return
+// false. The caller holds the lock.
 func (reg *Registrar) removeWithdrawn(remove func(*Offer) bool) {
 	if !slices.ContainsFunc(reg.offers, remove) {
 		return

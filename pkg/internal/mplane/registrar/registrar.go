@@ -175,8 +175,8 @@ func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string
 
 // answer returns one member of the JSON object that is the response to a registration.
 // The member says that the capability with the given label is registered or, if reason is
-// not "", why it is refused. It is text, because one label may occur several times in the
-// object.
+// not "", why it is refused. Members are text, not entries of a map, because one label
+// may occur several times in the object.
 func answer(label, reason string) string {
 	name, _ := json.Marshal(label)
 	if reason == "" {
@@ -186,7 +186,7 @@ func answer(label, reason string) string {
 	return fmt.Sprintf(`%s:{"registered":"no", "reason":%s}`, name, text)
 }
 
-// flatten returns m, or the messages in an envelope and its nested envelopes.
+// flatten returns m or, if m is an envelope, the messages in m and its nested envelopes.
 func flatten(m mplane.Message) []mplane.Message {
 	e, ok := m.(*mplane.Envelope)
 	if !ok {
@@ -244,8 +244,8 @@ func (reg *Registrar) result(w http.ResponseWriter, r *http.Request, id string) 
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
 }
 
-// recordContact records that a component is alive. It prevents that a component which
-// delivers results is dropped because its next poll is late.
+// recordContact records that a component is alive. This keeps a component that delivers
+// results from being dropped because its next poll is late.
 func (reg *Registrar) recordContact(identity string) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()

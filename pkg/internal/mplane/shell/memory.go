@@ -42,8 +42,8 @@ type Job struct {
 // grace is how long after the end of a run the result of that run may still arrive.
 const grace = time.Minute
 
-// Pending reports whether the supervisor may still send messages for the job. This is so
-// if the last message is a receipt, or an envelope that lacks results.
+// Pending reports whether the supervisor may still send messages for the job. It returns
+// true if the last message is a receipt, or an envelope that lacks results.
 func (j *Job) Pending() bool {
 	s, ok := j.Message.(*mplane.Statement)
 	return ok && s.Kind == mplane.Receipt || j.Receipt != nil

@@ -102,7 +102,7 @@ func (s *Session) Capability(name string) (*mplane.Statement, error) {
 	return nil, &UnknownError{"capability for token or label", name}
 }
 
-// numbered matches labels that end in a number, as RI supervisors require.
+// numbered matches labels that end in a hyphen and a number, as RI supervisors require.
 var numbered = regexp.MustCompile(`-\d+$`)
 
 // Specify returns a specification for c, built from s.When, s.Values and the answers of

@@ -34,8 +34,9 @@ type sent struct {
 	at    time.Time
 }
 
-// refusalWindow is how long after sending a specification the shell checks whether the
-// component refuses it. RI components fetch specifications only every few seconds.
+// refusalWindow is the period after sending a specification during which the shell checks
+// whether the component refuses it. RI components fetch specifications only every few
+// seconds.
 const refusalWindow = time.Minute
 
 // command is a command of the shell.

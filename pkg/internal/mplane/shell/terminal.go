@@ -57,8 +57,9 @@ func (l *Lines) Terminal() bool { return l.terminal != nil }
 var ErrInterrupted = errors.New("interrupted")
 
 // keys reads the user's keystrokes for a term.Terminal, which would end the line at ^C
-// but keep its content. keys therefore replaces ^C with keys that erase the line and end
-// it. Like a terminal, it drops keys that were typed before ^C but not read yet.
+// but keep its content. The type therefore replaces ^C with keystrokes that erase the
+// line and end it. Like a terminal, it drops keystrokes that precede ^C but were not read
+// yet.
 type keys struct {
 	in          io.Reader
 	interrupted atomic.Bool

@@ -158,8 +158,8 @@ func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 	return list
 }
 
-// Capability returns a capability or its withdrawal. It returns nil if the token is
-// unknown or identity may not use the capability.
+// Capability returns the capability with the given token, or its withdrawal. It returns
+// nil if the token is unknown or identity may not use the capability.
 func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
 	c := s.registrar.Offer(token)
 	if c == nil || !s.opt.Roles.Allowed(c.Label, identity) {
@@ -192,8 +192,8 @@ func (s *Supervisor) Answer(ctx context.Context, identity string, m mplane.Messa
 	return &mplane.Exception{Token: ask.ID(), Message: component.Unexpected}
 }
 
-// await waits until b has ended, but only until Options.Immediate has passed, or
-// afterAccepted has passed since the component accepted b.
+// await waits until b has ended. It gives up when ctx is done, when Options.Immediate has
+// passed, or when afterAccepted has passed since the component accepted b.
 func (s *Supervisor) await(ctx context.Context, b *job) {
 	ctx, cancel := context.WithTimeout(ctx, s.opt.Immediate)
 	defer cancel()
@@ -213,8 +213,8 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 	}
 }
 
-// submit relays ask, a client's specification, to a component. It returns the job, or nil
-// and the message with which the client is refused. If the client has already sent ask,
+// submit relays ask, a client's specification, to a component. It returns the job or, if
+// it refuses ask, nil and the message for the client. If the client has already sent ask,
 // submit returns the existing job.
 func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
@@ -282,9 +282,8 @@ func (s *Supervisor) insert(b *job) {
 	s.dirty = true
 }
 
-// state returns the reply to the job that identity submitted with the token. It
-// returns a receipt if the job is still running, or an exception if the job is
-// unknown.
+// state returns the reply to the job that identity submitted with the given token. It
+// returns a receipt if the job is still running, or an exception if the job is unknown.
 func (s *Supervisor) state(identity, token string) mplane.Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -392,9 +391,9 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 }
 
 // Registered is called each time the component with the given identity has registered. It
-// resends the messages that the component may have lost. If the component was restarted,
-// it starts the jobs again; otherwise it recognizes by their tokens the jobs that it
-// already has.
+// resends the specifications that the component may have lost. A component that was
+// restarted starts their jobs again; otherwise it recognizes the tokens of the jobs that
+// it already has.
 func (s *Supervisor) Registered(identity string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -148,9 +148,9 @@ func Identity(r *http.Request) (string, error) {
 	return cmp.Or(host, r.RemoteAddr), err
 }
 
-// Link returns the root URL of this server as the sender of r addresses it. An RI
-// component delivers results only to a link whose scheme, host and port match the
-// component's configuration.
+// Link returns the root URL of this server, with the scheme and host that the sender of r
+// used. An RI component delivers results only to a link whose scheme, host and port match
+// the component's configuration.
 func Link(r *http.Request) string {
 	u := url.URL{Scheme: "http", Host: r.Host, Path: "/"}
 	if r.TLS != nil {
@@ -177,9 +177,9 @@ type Server struct {
 	Backend    Backend
 }
 
-// pagePath is the path prefix of the second and further pages of links. In the URL of a
-// page, the index of the first capability on that page follows. The URL has no query,
-// because the RI follows all links on a page but may lose the part after a "?".
+// pagePath is the path prefix of all pages of links but the first. In the URL of a page,
+// the prefix is followed by the index of the first capability on that page. The URL has
+// no query, because the RI follows all links on a page but may lose the part after a "?".
 const pagePath = "/capability-page/"
 
 // ServeHTTP serves /, /capability, /capability/TOKEN and the pages below pagePath.
@@ -213,7 +213,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// maxPage is the length of a page in bytes at which no more capabilities are added to it.
+// maxPage is the length, in bytes, at which a page is full: no more capabilities are
+// added to it.
 const maxPage = 256 << 10
 
 // page responds with links to capabilities that the identity id may use, starting with
@@ -235,8 +236,8 @@ func (s *Server) page(w http.ResponseWriter, id string, first int) {
 	Answer(w, http.StatusOK, "text/html", b.Bytes())
 }
 
-// linked returns a copy of c, to which it adds a link to this server as the sender of r
-// addresses it. If c is a withdrawal, it adds no link.
+// linked returns a copy of c that contains the token of c. If c is a capability, the copy
+// also contains a link to this server; see Link.
 func linked(c *mplane.Statement, r *http.Request) *mplane.Statement {
 	l := *c
 	if l.Kind == mplane.Capability {
