@@ -85,8 +85,8 @@ func (d *Dialer) Transport() *Transport {
 	}}
 }
 
-// NoRedirect keeps an http.Client from following redirects, so that a peer cannot
-// make it send a password elsewhere.
+// NoRedirect keeps an http.Client from following redirects, so that a peer cannot make
+// the client send a password elsewhere.
 func NoRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // stallConn sets a deadline for each read and write.

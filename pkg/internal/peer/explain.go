@@ -42,9 +42,9 @@ var errPlain = hint.New("no TLS on a listener with TLS", "the peer has to connec
 
 var errOwnCertificate = hint.New("TLS whose certificate the peer does not accept", "the peer has to know the authority of `tls-cert`, and the name or address that it connects to must be in the certificate")
 
-// refuseTLS counts and logs a failed TLS handshake with the peer at from. text is the
-// error message. A peer that only disconnects, like a port check, does not count as
-// refused.
+// refuseTLS counts and logs a failed TLS handshake. from is the address of the peer, and
+// text is the error message. A peer that only disconnects, like a port check, does not
+// count as refused.
 func (r *refuser) refuseTLS(from net.Addr, text string) {
 	for _, c := range serverCauses {
 		if strings.Contains(text, c.text) {
@@ -146,9 +146,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // closed.
 const alertWait = time.Second
 
-// alertConn is the connection that a TLS connection uses. A failed write to it waits
-// before it returns, so that the reader can first receive the alert that explains the
-// failure.
+// alertConn is the net.Conn below a TLS connection. A failed Write does not return at
+// once, so that the reader can first receive the TLS alert that explains the failure; see
+// alertWait.
 type alertConn struct {
 	net.Conn
 	once   sync.Once
@@ -156,8 +156,8 @@ type alertConn struct {
 	ending atomic.Bool
 }
 
-// SetWriteDeadline implements net.Conn. tls.Conn calls it before its last write. After
-// the call, a failed write no longer waits.
+// SetWriteDeadline implements net.Conn. tls.Conn calls it before its last write. From
+// then on, a failed write returns at once.
 func (c *alertConn) SetWriteDeadline(t time.Time) error {
 	c.ending.Store(true)
 	return c.Conn.SetWriteDeadline(t)

@@ -17,7 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Networks is a list of allowed networks. An empty list allows all addresses.
+// Networks is a list of allowed networks. If the list is empty, Check allows all
+// addresses.
 type Networks []netip.Prefix
 
 // ParseNetworks parses networks like 10.0.0.0/8 and single IP addresses.

@@ -115,9 +115,9 @@ func ConnHost(c net.Conn) string {
 	return Host(addr.Addr())
 }
 
-// limited is a listener whose connections need a place in hosts, which limits their
-// number, in total and per host. It does not wrap the connections, so that the kernel can
-// still use sendfile.
+// limited is a listener whose Accept returns a connection only if the field hosts has a
+// place for it. hosts limits the number of connections, in total and per host. limited
+// does not wrap the connections, so that the kernel can still use sendfile.
 type limited struct {
 	*Listener
 	ctx   context.Context

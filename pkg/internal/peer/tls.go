@@ -23,7 +23,8 @@ type TLS struct {
 // Enabled reports whether any file is set.
 func (t TLS) Enabled() bool { return t != TLS{} }
 
-// Check returns a usage error if the files of a listener are incomplete.
+// Check returns a usage error if t lacks a file that a listener needs to use the other
+// files of t.
 func (t TLS) Check() error {
 	switch {
 	case (t.Cert == "") != (t.Key == ""):

@@ -14,8 +14,8 @@ import (
 )
 
 // Causes of refusal for requests from web pages. Any web page can make a browser send
-// requests to the user's machine and networks (CSRF). guard recognizes most of them by
-// headers that no peer sends.
+// requests to the user's machine and networks (CSRF). guard recognizes most such requests
+// by headers that no peer sends.
 var (
 	errHost = hint.New("request under a foreign name, perhaps of a web page",
 		"call a listener on the loopback address localhost, by its number, or as the setting for its address does")

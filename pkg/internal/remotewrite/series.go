@@ -104,7 +104,7 @@ func (s Series) String() string {
 	return b.String()
 }
 
-// sample is a point of a series; series is an index into delivery.series.
+// sample is a point of a series. The field series is an index into delivery.series.
 type sample struct {
 	series int
 	graphite.Point

@@ -28,7 +28,7 @@ type Options struct {
 	LeftOut func(LeftOut)
 }
 
-// LeftOut counts the points of a Send that the server did not store.
+// LeftOut counts the points of one call to Sink.Send that the server did not store.
 type LeftOut struct {
 	TooOld     int64 // older than the server accepts
 	OutOfOrder int64 // older than other points of the series, if the server refuses them
@@ -277,8 +277,8 @@ func (d *delivery) deliverAll(samples []sample) error {
 	return nil
 }
 
-// deliver sends samples. A server that refuses a request stores none of its
-// samples. deliver then splits the samples until it has isolated the refused ones.
+// deliver sends samples in one request. If the server refuses the request, it stores none
+// of the samples. deliver then splits the samples until it has isolated the refused ones.
 func (d *delivery) deliver(samples []sample) error {
 	if n := after(samples, d.bound); n > 0 {
 		d.leaveOut(samples[:n], tooOld, "")
@@ -338,8 +338,8 @@ func (d *delivery) deliver(samples []sample) error {
 	return d.deliver(samples[half:])
 }
 
-// maxBroken is the number of consecutive points with status 500 after which deliver
-// calls checkBroken.
+// maxBroken is the number of consecutive points refused with status 500 after which
+// deliver calls checkBroken.
 const maxBroken = 3
 
 const brokenText = "500 Internal Server Error"

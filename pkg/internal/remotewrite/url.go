@@ -32,7 +32,7 @@ type Server struct {
 // defaultTimeout is the default for Server.Timeout.
 const defaultTimeout = time.Minute
 
-// schemePrefix precedes the scheme http or https in the URLs of ParseURL.
+// schemePrefix precedes the scheme http or https in the URLs that ParseURL accepts.
 const schemePrefix = "prometheus+"
 
 const urlHint = "for example prometheus+http://localhost:9090/api/v1/write"
@@ -89,7 +89,8 @@ func ParseURL(text string) (Server, error) {
 	return s, s.check(scheme)
 }
 
-// check returns a usage error if the settings contradict each other.
+// check returns a usage error if the settings in s are invalid or contradict each other.
+// scheme is the scheme of the URL, without schemePrefix.
 func (s *Server) check(scheme string) error {
 	switch {
 	case (s.User == "") != (s.PasswordFile == ""):

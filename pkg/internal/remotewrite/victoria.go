@@ -74,8 +74,8 @@ func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	return count, ok, scan.Err() == nil
 }
 
-// begin reads the server's count of dropped points at the start of a Send. It returns how
-// many points of earlier Sends the server has dropped that were not reported yet.
+// begin reads the server's count of dropped points at the start of a Send. It returns the
+// number of dropped points from earlier Sends that were not reported yet.
 func (v *victoria) begin(ctx context.Context) (n int64) {
 	if v.known && !v.isVictoria {
 		return 0
@@ -102,9 +102,9 @@ const (
 )
 
 // end returns how many points the server has dropped since begin. oldest is the Unix time
-// of the oldest point sent. The server updates its count late, so end waits for it, but
-// only once per reportEvery. Between these times, end returns 0, and a later begin or
-// awaitCount reports the points.
+// of the oldest point sent. The server updates its count late, so end waits for the
+// update, but only once per reportEvery. Otherwise end returns 0 at once, and a later
+// begin or awaitCount reports the points.
 func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	if !v.isVictoria || oldest >= time.Now().Add(-leastRetention).Unix() {
 		return 0

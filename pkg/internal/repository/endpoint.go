@@ -46,7 +46,8 @@ type endpoint struct {
 	err       error // why the endpoint is closed although it has users
 }
 
-// session is the period from an endpoint's first user until its server has ended.
+// session is one period of use of an endpoint, from its first user until its server has
+// ended.
 type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -33,7 +33,7 @@ type lastPoint struct {
 }
 
 // begin makes add store points. The caller must call end later. Once end has been called
-// as often as begin, add does nothing again.
+// as often as begin, add stores no more points.
 func (l *lastPoints) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -76,7 +76,8 @@ func (l *lastPoints) add(metrics []graphite.Metric) {
 }
 
 // rows returns one row for the stored point of each metric, ordered by path, with the
-// columns in resultsRRD. It skips metrics that received no point since the time since.
+// columns in resultsRRD. It skips metrics that last received a point before the given
+// time.
 func (l *lastPoints) rows(since time.Time) [][]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

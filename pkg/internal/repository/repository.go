@@ -210,9 +210,9 @@ func (r *Repository) Series() (series []Series, untracked int64) { return r.seri
 // are not scheduled.
 func (r *Repository) Ready() <-chan struct{} { return r.ready }
 
-// address returns the host:port at which probes reach an endpoint with the addresses
-// listen. If host is "", it uses the host in the first of these addresses, or else
-// 127.0.0.1.
+// address returns the host:port at which probes reach an endpoint. listen holds the
+// addresses on which the endpoint listens. If host is "", address uses the host in the
+// first of these addresses, or else 127.0.0.1.
 func address(host string, listen []peer.Options) (string, error) {
 	if len(listen) == 0 {
 		return "", errors.New("no address to listen on")

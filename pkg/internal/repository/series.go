@@ -80,7 +80,8 @@ func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
 	s.series[key] = kept
 }
 
-// add adds the points of metrics whose paths are PREFIX.PROBE.METRIC.
+// add adds the points of metrics. Their paths must have the form PREFIX.PROBE.METRIC,
+// where PREFIX is the given prefix.
 func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
 	for _, m := range metrics {
 		probe, metric, _ := strings.Cut(strings.TrimPrefix(m.Path, prefix+"."), ".")

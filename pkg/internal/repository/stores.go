@@ -114,8 +114,7 @@ func (s *Stores) adoption(stream mathproto.Stream) *store.Adoption {
 	return &a
 }
 
-// adopting is a destination that adopts math_repo's data for a stream when it is
-// opened.
+// adopting is a destination that, when opened, adopts math_repo's data for a stream.
 type adopting struct {
 	*stores.Destination
 	adoption *store.Adoption // may be nil

@@ -32,7 +32,7 @@ func (p *Pusher) allowance() int {
 }
 
 // budget returns how many new metrics may still be sent to the destination: the smallest
-// budget of any folder. The budgets may differ if the folders used to be pushed
+// budget of any folder. The budgets may differ if the folders were previously pushed
 // separately.
 func (p *Pusher) budget() float64 {
 	left := p.mostCreates()
@@ -42,8 +42,9 @@ func (p *Pusher) budget() float64 {
 	return left
 }
 
-// ownMetrics is the number of new metrics reserved for carbon itself. A minute after
-// its start, carbon creates about 20 carbon.agents metrics under the same limit.
+// ownMetrics is the number of new metrics reserved for carbon itself. A minute after its
+// start, carbon creates about 20 carbon.agents metrics, which count toward its limit on
+// new metrics.
 const ownMetrics = 25
 
 // mostCreates returns the maximum budget: the new metrics that carbon allows per
@@ -53,17 +54,16 @@ func (p *Pusher) mostCreates() float64 {
 	return float64(n - min(ownMetrics, n/2))
 }
 
-// createRate returns how many new metrics may be sent per second. The rate is a
-// little below carbon's limit, since carbon counts a metric when it creates the
-// file.
+// createRate returns how many new metrics may be sent per second. The rate is a little
+// below carbon's limit, since carbon counts a metric when it creates the metric's file.
 func (p *Pusher) createRate() float64 { return 0.95 * float64(p.Dest.creates) / 60 }
 
 // manyCreates is carbon's default MAX_CREATES_PER_MINUTE in Debian.
 const manyCreates = 50
 
 // warnCreates warns once if Dest.creates is not set and files need more new metrics than
-// carbon creates per minute by default. Carbon does not report to its clients that it
-// drops the others.
+// carbon creates per minute by default. Carbon drops the excess metrics and does not tell
+// its clients.
 func (p *Pusher) warnCreates(files []metricFile) {
 	if p.warnedMany || p.DryRun || p.Dest.scheme != "graphite" || p.Dest.creates >= 0 {
 		return

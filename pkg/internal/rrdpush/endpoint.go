@@ -187,7 +187,7 @@ func (e *Endpoint) Continue(former *Endpoint) {
 	})
 }
 
-// count calls change with the counts of e, and holds their lock meanwhile.
+// count locks the counts of e and calls change with them.
 func (e *Endpoint) count(change func(*EndpointStats)) {
 	e.counting.Lock()
 	defer e.counting.Unlock()

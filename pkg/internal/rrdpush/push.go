@@ -191,9 +191,9 @@ func (p *Pusher) Close() error {
 	return err
 }
 
-// Run makes one pass over the RRD files or, if p.Every is set, one every p.Every until
-// ctx is done. It yields the summary and the error of each pass. Canceling ctx may
-// interrupt a pass.
+// Run makes one pass over the RRD files. If p.Every is set, Run makes a pass at that
+// interval until ctx is done. It yields the summary and the error of each pass. Canceling
+// ctx may interrupt a pass.
 func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 	return func(yield func(*Summary, error) bool) {
 		if p.Every == 0 {
@@ -365,8 +365,7 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 	return err
 }
 
-// send sends the metrics of b, and then saves the states of the folders that have
-// changed.
+// send sends the metrics of b, and then saves every folder state that has changed.
 func (p *Pusher) send(ctx context.Context, b *batch) error {
 	if len(b.metrics) > 0 {
 		if err := b.folder.sink.Send(ctx, b.metrics); err != nil {

@@ -88,9 +88,9 @@ func (r *reading) flush(ctx context.Context) error {
 	}
 }
 
-// compare reads the new points in files with both readers of package rrdfile, and
-// returns the first difference. It returns nil at once unless r.Reader is rrdfile.Both.
-// A pass calls compare before it sends anything.
+// compare uses both readers of package rrdfile to read the new points in files, and
+// returns the first difference. It returns nil at once unless r.Reader is rrdfile.Both. A
+// pass calls compare before it sends anything.
 func (r *reading) compare(ctx context.Context, files []metricFile) error {
 	if r.Reader != rrdfile.Both {
 		return nil

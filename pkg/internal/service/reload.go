@@ -7,8 +7,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Change is a new configuration for a running service. Options.Shared must be that of
-// the current configuration.
+// Change is a new configuration for a running service. Its Options.Shared must be the
+// same as in the current configuration.
 type Change struct {
 	Options Options
 	// Applied lists the changed keys that the service applies. NeedRestart lists

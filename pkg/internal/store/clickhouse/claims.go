@@ -13,8 +13,8 @@ import (
 )
 
 // The table of claims is append-only. Renewing a claim inserts a row with the same
-// number; ending a claim inserts a row whose until is 0. Prune drops the partitions of
-// days more than a week ago.
+// number; ending a claim inserts a row with 0 in the column until. Prune drops the
+// partitions of days more than a week ago.
 const (
 	claimsOrder  = "(file, folder, probe, owner)"
 	createClaims = ` (
@@ -168,9 +168,9 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 	return nil
 }
 
-// insertClaims inserts a row for each of claims. The row makes the claim expire after
-// the given number of seconds, or ends it if seconds is 0. Clients know the server's
-// time only roughly, so the row's version is also greater than claim.version.
+// insertClaims inserts a row for each of claims. The row makes the claim expire after the
+// given number of seconds, or ends it if seconds is 0. The row's version is the server's
+// time as estimated by the client, but always greater than claim.version.
 func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
 	if len(claims) == 0 {
 		return nil

@@ -212,8 +212,8 @@ func (h history) live() []*attempt {
 	return out
 }
 
-// records returns the records of the live attempts in h. Of several equal records, see
-// store.Record.Same, it returns only that of the attempt with the smallest number.
+// records returns the records of the live attempts in h. If several records are the same
+// (see store.Record.Same), it returns only that of the attempt with the smallest number.
 func (h history) records() []store.Record {
 	var out []store.Record
 	for _, a := range h.live() {
@@ -399,8 +399,8 @@ func (s *Store) visible(logType string) string {
 		" and file_id not in " + withdrawn + ") group by probe, folder, sha256" + place
 }
 
-// conflictWait is how long a commit waits for a concurrent commit of the same file to
-// be withdrawn. A claim waits as long for a concurrent claim.
+// conflictWait is how long a commit waits for a concurrent commit of the same file to be
+// withdrawn. Claim waits just as long for a concurrent claim to end.
 const conflictWait = 2 * time.Second
 
 // CheckTransform returns an error if the table of records has no column for
@@ -470,8 +470,8 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 
 // judge returns the outcome of committing attempt id with record r: nil,
 // store.ErrDuplicate or store.ErrConflict. wait means that the outcome may still become
-// nil, if other attempts are withdrawn. allowed lists the Text identifiers of records
-// that may exist.
+// nil, if other attempts are withdrawn. allowed lists the Text identifiers of the records
+// that may already exist.
 func (h history) judge(id uint64, r *store.Record, allowed []string) (outcome error, wait bool) {
 	live := h.live()
 	own := h[id] // nil if the server inserted no commit

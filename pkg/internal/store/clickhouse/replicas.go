@@ -23,8 +23,8 @@ const (
 // rows. The server acknowledges an INSERT as soon as one replica has the rows. If that
 // replica were then destroyed, rows that have a record would be lost.
 //
-// The setting insert_quorum does not help: without insert_quorum_parallel, a
-// server refuses a second such INSERT into a table while one is running.
+// The setting insert_quorum does not help: without insert_quorum_parallel, a server
+// refuses a second INSERT with a quorum into a table while one is running.
 //
 // On any node, ZooKeeper shows each replica's progress: the table's log, the position up
 // to which each replica has copied the log to its queue, and the remaining entries of
@@ -63,10 +63,10 @@ func (s *Store) awaitReplicas(ctx context.Context, host, logType string) error {
 	return nil
 }
 
-// awaitReplica waits until the replica at a ZooKeeper path has the rows of all entries
-// up to number last in the table's log, or is not active. It gives up after
-// replicaPatience: the replica eventually gets all rows as long as another replica has
-// them.
+// awaitReplica waits until the replica at a ZooKeeper path is not active, or has the rows
+// of all entries in the table's log up to the entry with the number last. It gives up
+// after replicaPatience: the replica eventually gets all rows as long as another replica
+// has them.
 func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64) error {
 	s.mu.Lock()
 	behind := time.Now().Before(s.behind[path])

@@ -75,8 +75,8 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	return nil
 }
 
-// adopt returns a stream's time in adoptedTable. If the table lacks the stream,
-// adopt adds the stream and also returns the windows that the catalog does not
+// adopt returns the time that adoptedTable holds for a stream. If the table lacks the
+// stream, adopt adds the stream and also returns its windows that the catalog does not
 // list.
 func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	adopted, err := readAdopted(ctx, tx)
@@ -106,9 +106,9 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 	return until, unlisted, err
 }
 
-// filledUntil returns the time up to which math_repo filled a stream, and the
-// windows that the catalog does not list. It returns 0 if the stream is not in
-// this database or tstatrepo has already stored files in it.
+// filledUntil returns the time up to which math_repo filled a stream, and the stream's
+// windows that the catalog does not list. It returns 0 if the stream is not in this
+// database, or if tstatrepo has already stored files in the stream.
 func (s *Store) filledUntil(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	if t, err := pgdb.FindTable(ctx, tx, pgdb.Ident{public, name}); err != nil || t == nil {
 		return 0, nil, err // another database
@@ -128,8 +128,8 @@ func (s *Store) filledUntil(ctx context.Context, tx pgx.Tx, name string, a store
 	return until, unlisted, err
 }
 
-// lastWindow returns the end of a stream's last window, or 0, and the windows
-// that have a partition but are not in the catalog.
+// lastWindow returns the end of a stream's last window, or 0 if it has no window. It also
+// returns the windows that have a partition but are not in the catalog.
 func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int64, unlisted []int64, err error) {
 	view := pgdb.Ident{catalog, viewPrefix + name}
 	listed := map[int64]bool{}
@@ -170,9 +170,8 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.allAdopted(f) }
 
 // allAdopted reports whether math_repo has certainly stored all rows of f. For that,
-// the probe's next folder must start more than an hour plus maxZoneOffset before the
-// end of the last adopted window, because folder names may be interpreted in a time
-// zone other than the probe's.
+// f.Next must be more than an hour plus maxZoneOffset before the end of the last adopted
+// window, because folder names may be interpreted in a time zone other than the probe's.
 func (s *Store) allAdopted(f store.FileInfo) bool {
 	if len(s.adopted) == 0 || f.Next.IsZero() {
 		return false

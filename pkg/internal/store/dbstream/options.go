@@ -73,8 +73,8 @@ func parse(text string) (dsn string, c config, err error) {
 	return dsn, c, err
 }
 
-// parseWindow returns the length of a window in seconds. It parses the setting window
-// in own, a duration such as 600s or 1h.
+// parseWindow returns the length of a window in seconds. It parses own["window"], a
+// duration such as 600s or 1h.
 func parseWindow(own dest.Options) (int64, error) {
 	text := own["window"]
 	if text == "" {
