@@ -124,9 +124,8 @@ func (r *Record) Same(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && r.Place == o.Place
 }
 
-// Clashes reports whether r and o may describe the same source file. Their keys
-// and SHA-256 must be equal, and their places must be equal or one of them
-// unknown.
+// Clashes reports whether r and o may describe the same source file, that is, whether
+// their keys and SHA-256 are equal, and their places are equal or at least one is unknown.
 func (r *Record) Clashes(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && (r.Place == o.Place || r.Place == "" || o.Place == "")
 }

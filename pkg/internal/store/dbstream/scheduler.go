@@ -65,7 +65,7 @@ const (
 	maxReason = 200 // bytes of an error text
 )
 
-// The messages of the scheduler's protocol. gob matches their fields by name.
+// The messages of the protocol of DBStream's scheduler. gob matches fields by name.
 type (
 	ioWindow struct {
 		Name, PartTablename string
@@ -144,8 +144,8 @@ func (c *scheduler) all() []*series {
 	return slices.Collect(maps.Values(c.series))
 }
 
-// close finishes the remaining windows and announces them, in timing.close at most. A
-// second call does nothing.
+// close finishes the remaining windows and announces them. It takes timing.close at
+// most. A second call does nothing.
 func (c *scheduler) close() {
 	if c.ctx.Err() != nil {
 		return

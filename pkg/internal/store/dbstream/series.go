@@ -57,7 +57,7 @@ type series struct {
 	done chan struct{} // closed when the connection has ended for good
 }
 
-// expectedFiles counts the expected files of a key. There are several if several
+// expectedFiles counts the expected files of a key. A key has several files if several
 // Tstat processes write folders of the same name.
 type expectedFiles struct {
 	time   time.Time // of their folder

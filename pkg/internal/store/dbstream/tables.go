@@ -80,8 +80,8 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 	return st, cols, nil
 }
 
-// fits returns an error if the probe or log type of k differs from that of st. Rows
-// contain neither, so all rows of a stream must have the same ones.
+// fits returns an error if the probe or log type of k differs from that of st. Rows do
+// not say which probe or log type they come from, so a stream can have only one of each.
 func (st *stream) fits(k store.Key) error {
 	switch {
 	case k.Probe != st.key.Probe:
@@ -165,9 +165,10 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 	return t, cols, err
 }
 
-// ensureWindow creates the partition of a window and its row in the catalog. It
-// uses a separate transaction, because the parent table stays locked until the
-// commit. If the import fails later, an empty window is harmless.
+// ensureWindow creates the partition of the window that begins at start, and the window's
+// row in the catalog. It uses a separate transaction, because the parent table stays
+// locked until that transaction commits. If the import fails later, an empty window is
+// harmless.
 func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()

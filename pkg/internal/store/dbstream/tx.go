@@ -149,7 +149,7 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	return nil
 }
 
-// reportStored reports the number of the file's stored rows in each window to x.series.
+// reportStored tells x.series how many of the file's rows are stored in each window.
 func (x *fileTx) reportStored(byWindow map[int64]int64) {
 	f := storedFile{time: x.file.Time, low: x.low, windows: map[int64]work{}}
 	rows, took := int64(0), time.Since(x.begun)

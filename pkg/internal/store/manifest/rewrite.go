@@ -108,8 +108,8 @@ func copyOwner(f *os.File, old fs.FileInfo) error {
 	return f.Chown(int(a.Uid), int(a.Gid))
 }
 
-// Temp creates a file for uncommitted rows. It is locked while it is open, so
-// that RemoveStale recognizes files left by killed processes.
+// Temp creates a file for uncommitted rows. The file is locked while it is open, so
+// that RemoveStale removes only files left by killed processes.
 func (m *Manifest) Temp(ctx context.Context, perm fs.FileMode) (f *os.File, err error) {
 	err = m.Update(ctx, func(tx *Tx) error {
 		f, err = tx.Temp(perm)

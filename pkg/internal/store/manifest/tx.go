@@ -23,8 +23,8 @@ type Tx struct {
 	out bytes.Buffer
 }
 
-// Update calls f under an exclusive lock of the store. It then appends the changes that
-// f made to the manifest, even if f returned an error.
+// Update calls f under an exclusive lock of the store. It then writes the changes that f
+// has made, even if f returned an error.
 func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

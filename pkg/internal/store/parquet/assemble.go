@@ -104,9 +104,9 @@ func widen(a, b []tstat.Column) []tstat.Column {
 // span is a range of rows: those whose index is at least from and less than to.
 type span struct{ from, to int64 }
 
-// minCopied is the minimum number of rows for a row group to be copied
-// unchanged. Smaller neighboring row groups are merged, because a footer that
-// lists many small row groups would be larger than the rows.
+// minCopied is the number of rows from which a row group is not merged with its
+// neighbors, but copied unchanged if possible. Smaller ones are merged, because a footer
+// that lists many small row groups would be larger than their rows.
 const minCopied = 4 << 10
 
 // scratchSize is the size, in bytes, that assembly.scratch may reach before its row
@@ -197,7 +197,7 @@ func (a *assembly) add(s *stored, keep []span) error {
 }
 
 // flushAll writes what assembly.add has not written yet: either the pending row group,
-// which is copied unchanged, or the collected rows. There are never both.
+// which is copied unchanged, or the collected rows. An assembly never has both.
 func (a *assembly) flushAll() error {
 	if h := a.pending; h != nil {
 		a.pending = nil

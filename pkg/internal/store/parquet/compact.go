@@ -201,8 +201,8 @@ type storedFile struct {
 func (f *storedFile) size() int64 { return f.entries[0].StoredSize }
 
 // closedDays returns the days with at least two small files to merge, oldest first. It
-// omits days that ended or changed less than opt.ClosedAfter ago. It counts the days that
-// it omits in res.
+// omits days that ended or changed less than opt.ClosedAfter ago. It sets res.Open and
+// res.Whole, the numbers of the omitted days.
 func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) ([]*day, error) {
 	entries, err := s.manifest.All()
 	if err != nil {
@@ -256,7 +256,7 @@ func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) (
 // errChanged reports that a day's folder has changed since it was examined.
 var errChanged = errors.New("its files changed meanwhile")
 
-// large is a large file and the small files that are merged into it.
+// large is a new, large file and the small files that are merged into it.
 type large struct {
 	columns []tstat.Column
 	from    []storedFile

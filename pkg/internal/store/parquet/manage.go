@@ -96,8 +96,8 @@ func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before tim
 }
 
 // removePruned removes the rows of the given entries, which are marked as pruned or
-// replaced, and any folders that become empty. In kept it returns the locations of files
-// that it could not change; the logs in these files do not count as pruned.
+// replaced, and any folders that become empty. kept is the set of locations whose files it
+// could not change; the logs in these files do not count as pruned.
 func (s *Store) removePruned(tx *manifest.Tx, pruned []manifest.Entry) (kept map[string]bool, err error) {
 	kept = map[string]bool{}
 	var errs []error
@@ -139,7 +139,7 @@ func (s *Store) removePruned(tx *manifest.Tx, pruned []manifest.Entry) (kept map
 	return kept, errors.Join(errs...)
 }
 
-// Count implements store.Manager. It reads the footers.
+// Count implements store.Manager. It reads only the footers of the files.
 func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, error) {
 	counts := make([]int64, len(records))
 	at := map[string][]int{} // location -> indexes
@@ -257,12 +257,12 @@ func (s *stored) selectRows(keep func(store.Record) bool) (rows []span, records 
 	return rows, records
 }
 
-// containsRecord reports whether one of the entries has the same record as r.
+// containsRecord reports whether one of the entries is for r; see store.Record.Same.
 func containsRecord(entries []manifest.Entry, r store.Record) bool {
 	return slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Same(r) })
 }
 
-// entriesAt returns the manifest's entries for those of the records whose rows are at
+// entriesAt returns the manifest's entries for records, but only those with the location
 // loc.
 func entriesAt(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
 	var list []manifest.Entry
@@ -275,9 +275,9 @@ func entriesAt(tx *manifest.Tx, records []store.Record, loc string) []manifest.E
 }
 
 // mergeOthers prepares the new file, t.tmp, to replace the file at loc, which may also
-// hold rows of other logs. It adds these rows to the new file and returns the entries of
-// their logs in others. It omits rows that are in another file according to the manifest.
-// ok is false if a column has different types in the two files.
+// hold rows of other logs. It adds these rows to the new file, except those that the
+// manifest places in another file. others are the entries whose rows it has added. ok is
+// false if a column has different types in the two files.
 func (t *tx) mergeOthers(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
 	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
 	if here[0].FileRecords == len(here) {
@@ -324,9 +324,9 @@ type part struct {
 	keep []span
 }
 
-// concat writes a file with the rows of the parts to out. In the footer, records are
-// the records of the file, and replace are those that the file replaces. concat closes
-// the parts, but not out.
+// concat writes a file with the rows of the parts to out. The footer lists records, which
+// are in the order of the rows, and replace, the records that the file replaces. concat
+// closes the parts, but not out.
 func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
 	a, err := s.assemble(ctx, out, columns)
 	for i, p := range parts {

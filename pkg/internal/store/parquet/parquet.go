@@ -263,9 +263,9 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	return errors.Join(errs...)
 }
 
-// remove removes replaced entries and their rows. It does not touch the file at location
-// by, which replaced these rows. Entries whose rows cannot be removed stay marked as
-// replaced, and removePruned retries them.
+// remove removes replaced entries and their rows. by is the location of the file that
+// replaces these rows; remove leaves that file alone. Entries whose rows cannot be removed
+// stay marked as replaced, and removePruned retries them.
 func (s *Store) remove(tx *manifest.Tx, replaced []manifest.Entry, by string) error {
 	at := map[string][]manifest.Entry{}
 	for _, e := range replaced {

@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// addGroup adds the rows keep from the row group of s with the given index. Columns
-// that s lacks become NULL.
+// addGroup adds the rows in the range keep from the row group of s with the given index.
+// In columns that s lacks, the added rows have NULL.
 func (w *writer) addGroup(s *stored, index int, keep span) error {
 	n := int(keep.to - keep.from)
 	if w.group.Rows > 0 && w.group.Rows+n > w.max {
@@ -64,8 +64,8 @@ func newInput() *input {
 	return &input{make([]int16, batchSize), nil, make([]int64, batchSize), make([]float64, batchSize), make([]bool, batchSize), make([]parquet.ByteArray, batchSize)}
 }
 
-// read decodes up to n rows of one page into in. values is the number of rows that are
-// not NULL.
+// read decodes up to n rows from one page of a column. rows is the number of decoded rows,
+// and values is the number of those that are not NULL.
 func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values int, err error) {
 	switch cr := cr.(type) {
 	case *file.Int64ColumnChunkReader:
@@ -80,7 +80,7 @@ func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values in
 	return 0, 0, fmt.Errorf("cannot read a column of %T", cr)
 }
 
-// addColumn appends to c the values that a column chunk has for the rows keep.
+// addColumn appends to c the values of a column chunk for the rows in the range keep.
 func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, keep span) error {
 	in := &w.in
 	if in.def == nil {
@@ -126,8 +126,8 @@ func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, kee
 	return nil
 }
 
-// define records which of the added rows have a value. def has a 1 for each row with a
-// value and a 0 for each NULL; values is the number of 1s.
+// define records which of the rows just added to c have a value. def has a 1 for each row
+// with a value and a 0 for each NULL; values is the number of 1s.
 func (w *writer) define(c *parquetfile.Values, def []int16, values int) {
 	if values == len(def) && c.Nulls == 0 {
 		return

@@ -142,9 +142,9 @@ func (w *writer) write(b *tstat.Batch) error {
 	return nil
 }
 
-// grow makes room in s for n more values. Once s has longLog values, grow makes room
-// for all rows of a row group at once. When s grew in smaller steps, copying it took a
-// third of the time.
+// grow makes room in s for n more values. Once s has longLog values, grow makes room for
+// a whole row group at once; rows is the maximum number of rows in it. When s grew in
+// smaller steps, copying it took a third of the time.
 func grow[T any](s []T, n, rows int) []T {
 	if cap(s)-len(s) >= n {
 		return s

@@ -97,8 +97,8 @@ func (c *cell) prepareBinary(col tstat.Column) bool {
 	return true
 }
 
-// lane holds what is needed from a cell to copy values from a vector without conversion.
-// It fits into a cache line, because encoding a row visits all lanes.
+// lane is the part of a cell that is needed to copy values from a vector without
+// conversion. It fits into a cache line, because encoding a row visits all lanes.
 type lane struct {
 	op    laneOp
 	dense bool  // see cell
@@ -206,16 +206,16 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	return dst, nil
 }
 
-// rowError returns an error for a cell's value in row i that the column cannot
-// hold.
+// rowError returns the error for row i if the column of e.cells[cell] cannot hold the
+// row's value.
 func (e *encoder) rowError(cell, i int) error {
 	c := &e.cells[cell]
 	e.setLine(i)
 	return c.rowError(e.field(c))
 }
 
-// appendCell appends the value of c in row i, if the value needs a conversion that a
-// lane cannot do. It returns false if the column cannot hold the value.
+// appendCell appends the value of c in row i. It is called for values that a lane cannot
+// copy. It returns false if the column cannot hold the value.
 func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	at := i
 	if !c.dense {
@@ -246,8 +246,8 @@ func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 const longest = 4 + 8
 
 // appendField appends, in binary form, the same value that c.append would append in text
-// form. at is the index of the value in the vector, or -1. appendField returns false if
-// the column cannot hold the value.
+// form. at is the index of the value in c.vec, or -1 for NULL. appendField returns false
+// if the column cannot hold the value.
 func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 	field := e.field(c)
 	if c.op == opRawFloat {

@@ -30,7 +30,7 @@ import (
 // chunks create more subtransactions; more than 64 of them in one transaction slow down
 // concurrent queries.
 
-// chunkSize is the size in bytes at which a chunk ends.
+// chunkSize is the size in bytes at which a chunk ends. Each chunk is a separate COPY.
 const chunkSize = 8 << 20
 
 // waitingBatches is the number of batches that may be prepared while the server
@@ -83,8 +83,9 @@ func (d *Dest) NewBatch() *Batch {
 	return b
 }
 
-// add adds a row whose data has just been appended to b.data. If reject is not empty, it
-// is the reason why the row is not stored.
+// add adds the row of line, the log line with the given number. The caller has just
+// appended the row's data to b.data. If reject is not empty, it is the reason why the row
+// is not stored.
 func (b *Batch) add(number int64, line []byte, reject string) {
 	b.lines = append(b.lines, line...)
 	b.rows = append(b.rows, row{number, len(b.data), len(b.lines), reject})
@@ -262,7 +263,7 @@ func (c *copier) rows() (rows []keptRow) {
 	return rows
 }
 
-// copyRows copies some rows of a refused chunk, except those that the server refuses.
+// copyRows copies rows, a part of a refused chunk, except those that the server refuses.
 func (c *copier) copyRows(rows []keptRow) error {
 	if len(rows) == 0 {
 		return nil
@@ -328,7 +329,7 @@ func refusedRow(pe *pgconn.PgError) int {
 	return n - 1
 }
 
-// report reports the rejected rows of the kept batches, and frees the batches.
+// report reports the rejected rows of the batches in c.kept, and frees the batches.
 func (c *copier) report() {
 	for _, b := range c.kept {
 		from := 0

@@ -217,8 +217,8 @@ func Classify(err error) error {
 
 // lineError shortens the message of a connection error to one line. pgx's message has a
 // line for each attempt. With sslmode=prefer, the default, there are two attempts for
-// each address, with TLS and then without. The line of the first one says the same as
-// that of the second, or only that the server has no TLS.
+// each address, with TLS and then without. The line of the attempt with TLS says the same
+// as the other line, or only that the server has no TLS.
 type lineError struct{ err error }
 
 func (e *lineError) Error() string {
@@ -294,12 +294,12 @@ func List(names []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// lockWait is how long a change to tables waits for a lock before it releases its own
-// locks and retries. The holder of a table's lock may be about to wait for the advisory
-// lock in a second session, which would be a deadlock that the server cannot detect.
+// lockWait is how long DB.Change waits for a lock before it releases its own locks and
+// retries. The client that holds the lock of a table may itself, in a second session, wait
+// for the advisory lock of Change. The server cannot detect such a deadlock.
 const lockWait = "1s"
 
-// changeWait is how long Change retries while other clients hold the locks.
+// changeWait is how long DB.Change retries while other clients hold locks that it needs.
 // After that the caller must retry.
 const changeWait = 30 * time.Second
 

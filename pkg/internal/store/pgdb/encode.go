@@ -333,7 +333,7 @@ func isText(field []byte) bool {
 	return len(bytes.Trim(field, hex+".:")) > 0
 }
 
-// reason says why the column cannot hold a value.
+// reason says why the column of c cannot hold a value.
 func (c *cell) reason() string {
 	switch c.op {
 	case opInet:
@@ -348,9 +348,9 @@ func (c *cell) reason() string {
 	}
 }
 
-// append appends one value in text form. Depending on c.op, it uses the value at index
-// at of c.vec, where -1 means NULL, or raw, the field in the line. append returns false
-// if the column cannot hold the value.
+// append appends one value in text form. Depending on c.op, it takes the value from raw,
+// the field in the line, or from c.vec, where at is the index of the value, or -1 for
+// NULL. append returns false if the column cannot hold the value.
 func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	switch c.op {
 	case opText:

@@ -60,10 +60,9 @@ func (d *DB) AddPruned(ctx context.Context) error {
 	return nil
 }
 
-// Prunable returns the totals for the records from before the given time whose
-// rows are still stored. condition, if not empty, is an additional SQL
-// condition on the table of records, which is named r. The condition's
-// arguments start at $2.
+// Prunable counts the records whose folder is older than the given time and whose rows are
+// still stored, and adds up their rows. condition, if not empty, is an additional SQL
+// condition on the table of records, which is named r. Its arguments, args, start at $2.
 func (d *DB) Prunable(ctx context.Context, q Querier, before time.Time, condition string, args ...any) (store.PruneResult, error) {
 	var res store.PruneResult
 	if d.records.table == nil {

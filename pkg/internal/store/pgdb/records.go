@@ -31,9 +31,9 @@ type records struct {
 	added atomic.Uint32
 }
 
-// addedColumns are the columns that the first versions lacked. fallback is the value to
-// use for NULL or a missing column. The columns are nullable, so that adding them changes
-// only the catalog on every server version.
+// addedColumns are the columns that the table of records lacked in the first versions.
+// fallback is the value to use for NULL or a missing column. The columns are nullable, so
+// that adding them changes only the catalog on every server version.
 var addedColumns = []struct{ name, typ, fallback string }{
 	{"place", "text", "''"},
 	{"head", "text", "''"},
@@ -41,7 +41,7 @@ var addedColumns = []struct{ name, typ, fallback string }{
 	{"transform", "text", "''"},
 }
 
-// colTransform is the index of transform in addedColumns. Only the records of
+// colTransform is the index of the column transform in addedColumns. Only the records of
 // transformed logs need this column.
 const colTransform = 3
 
@@ -190,8 +190,8 @@ func (d *DB) addColumns(ctx context.Context) error {
 	return nil
 }
 
-// columnsOf returns the keys' column values. Keys that the table cannot hold
-// are returned in invalid instead.
+// columnsOf converts keys to column values of the table of records. invalid lists the keys
+// that the table cannot hold; the other results omit them.
 func (d *DB) columnsOf(keys []store.Key) (locations, probes, folders, files []string, invalid []store.Key) {
 	for _, k := range keys {
 		if !sqlstore.ValidKey(k) {
@@ -216,9 +216,9 @@ func (d *DB) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, erro
 	return collectRecords(rows)
 }
 
-// OtherProbes implements store.Store. The index starts with location and probe. Both have
-// few distinct values, so the query skips from each distinct value to the next instead of
-// reading all rows.
+// OtherProbes implements store.Store. The first columns in the index of the table of
+// records are location and probe. Both have few distinct values, so the query skips from
+// each distinct value to the next instead of reading all rows.
 func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record, error) {
 	if d.records.table == nil {
 		return nil, nil
@@ -275,7 +275,7 @@ func (d *DB) added(table string, i int) string {
 	return "coalesce(" + table + "." + c.name + ", " + c.fallback + ")"
 }
 
-// PlaceOf returns an SQL expression for the place of a record. alias is the one that the
+// PlaceOf returns an SQL expression for the place of a record. alias is the name that the
 // query uses for the table of records.
 func (d *DB) PlaceOf(alias string) string { return d.added(alias, 0) }
 

@@ -62,7 +62,7 @@ type Value struct {
 	Time time.Time
 }
 
-// Begin appends the start of a row to dst: the values own of the columns in
+// Begin appends the start of a row to dst: own, the values of the columns in
 // RowOptions.Own.
 func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 	if r.enc.binary {

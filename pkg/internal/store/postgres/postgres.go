@@ -248,9 +248,9 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pgdb.Ident, f s
 	return pgdb.FindTable(ctx, tx, name)
 }
 
-// ensureDay creates the partition of parent for the day of at, unless it exists. It
-// creates a separate table and attaches the table to parent, because "create table ...
-// partition of" would wait for all running imports.
+// ensureDay creates the partition of parent for the day that contains the time at, unless
+// it exists. It creates a separate table and attaches the table to parent, because "create
+// table ... partition of" would wait for all running imports.
 func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pgdb.Ident, t *pgdb.Table, at time.Time) error {
 	part := pgdb.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
 	var exists bool

@@ -296,10 +296,10 @@ func textStartsWith(f io.Reader, text store.Fingerprint) bool {
 	return rd.Drain() == nil && rd.Mark(text.Length) == text.SHA256
 }
 
-// location returns the location for t's copy: that of a copy that it replaces, else the
-// file's own name, or NAME.2, NAME.3 and so on if another file has that name. However, a
-// file without a record is overwritten if t's copy begins with its content, because a
-// killed process left that file.
+// location returns the location for t's copy. If t replaces a copy, this is usually the
+// location of that copy. Otherwise it is the result of t.name, or NAME.2, NAME.3 and so on
+// if another file has that name. An existing file may be overwritten if it has no record
+// and t's copy begins with its content, because a killed process left such a file.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
 	name := filepath.FromSlash(t.name())
 	for _, e := range replaced {

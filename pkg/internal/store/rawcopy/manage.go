@@ -239,8 +239,8 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	return nil
 }
 
-// replaced reports whether another process has removed or moved e in the manifest since e
-// was read.
+// replaced reports whether another process has removed e from the manifest, or changed its
+// location, since e was read.
 func (s *Store) replaced(e manifest.Entry) bool {
 	now, err := s.manifest.Lookup([]store.Key{e.Key})
 	return err == nil && !slices.ContainsFunc(now, func(r store.Record) bool { return r.Same(e.Record) && r.Location == e.Location })

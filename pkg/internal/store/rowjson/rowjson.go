@@ -20,8 +20,8 @@ import (
 
 var _ store.Manager = (*Store)(nil)
 
-// Store prints each row as a JSON object on a line: the log's type, probe and
-// folder, then the columns. It prints rows as they are read, even if the import
+// Store prints each row as a JSON object on its own line: the log's type, probe
+// and folder, then the columns. It prints rows as they are read, even if the import
 // of their log fails later.
 type Store struct {
 	store.Defaults

@@ -209,9 +209,9 @@ func InFolder(text string) bool {
 	return err == nil && k.check == nil
 }
 
-// CheckStream returns an error unless stream, used as Options.Stream, gives a valid name
-// for at least one of types, the log types from probe. It also returns an error if rows
-// of several types would get the same name.
+// CheckStream returns an error unless stream, used as Options.Stream, results in a valid
+// stream name for at least one of types, the log types from probe. It also returns an
+// error if several types would share a stream.
 func CheckStream(stream, probe string, types []string) error {
 	if stream == "" {
 		stream = dbstream.DefaultStream
@@ -280,9 +280,9 @@ func parse(text string) (k kind, rest string, err error) {
 	return k, rest, err
 }
 
-// SplitTransform removes the option anonymize from a destination and returns its value,
-// unescaped. given reports whether the destination has the option, with any value. Stores
-// never see the option, because the importer does the anonymizing.
+// SplitTransform removes the option anonymize from a destination and returns the option's
+// value without URL escapes. given reports whether the destination has the option, with
+// any value. Stores never see the option, because the importer does the anonymizing.
 func SplitTransform(text string) (destination, anonymize string, given bool) {
 	destination, query, _ := strings.Cut(text, "?")
 	var modes, others []string

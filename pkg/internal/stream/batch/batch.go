@@ -77,7 +77,7 @@ type Batch struct {
 	users   atomic.Int32 // queues that still use Raw and Out
 }
 
-// release drops one queue's use of the batch. The last release frees the buffers.
+// release ends one queue's use of the batch. The last release frees the batch's buffers.
 func (b *Batch) release() {
 	if b.users.Add(-1) > 0 {
 		return

@@ -135,7 +135,7 @@ func (q *Queue) Ack(b *Batch) {
 	b.release()
 }
 
-// Discard drops b, which the queue holds, instead of acking it. It is for optional sinks
+// Discard drops b, a batch from the queue, without acking it. It is for optional sinks
 // that have ended.
 func (q *Queue) Discard(b *Batch) {
 	q.free(b)
