@@ -280,8 +280,8 @@ func (s *Stream) close() {
 func (s *Stream) Addrs() []string { return peer.Addrs(s.listeners) }
 
 // Run streams until ctx is done, or until a source or required sink fails. Then the
-// sources stop, and the sinks may still ack lines in flight for the time Options.Drain.
-// Run returns nil if nothing failed and no line was lost. It can be called only once.
+// sources stop, and the sinks have up to Options.Drain to ack the lines in flight. Run
+// returns nil if nothing failed and no line was lost. It can be called only once.
 func (s *Stream) Run(ctx context.Context) error {
 	defer s.close()
 	// reading is canceled first. work is canceled when the sinks have acked

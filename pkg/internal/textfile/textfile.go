@@ -30,9 +30,8 @@ func (f File) Write(reg *prometheus.Registry) error {
 	return nil
 }
 
-// formerSuccess returns the Unix time that the existing file contains for metric, the
-// name of a last-success metric, and for a probe. It returns 0 if the file contains no
-// such time.
+// formerSuccess returns the Unix time that the existing file contains for the given
+// last-success metric and probe, or 0 if the file contains none.
 func (f File) formerSuccess(metric, probe string) float64 {
 	text, err := os.ReadFile(f.Path)
 	if err != nil {

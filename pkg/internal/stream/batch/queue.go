@@ -152,7 +152,7 @@ func (q *Queue) drop(b *Batch) {
 	b.release()
 }
 
-// free frees a batch's room in the queue.
+// free releases the room that b takes up in the queue.
 func (q *Queue) free(b *Batch) {
 	cost := q.Cost(b)
 	q.Stats.Queued.Add(-cost)

@@ -23,8 +23,8 @@ func NewWindow(size int64) *Window {
 }
 
 // Reserve blocks until n more bytes may be delivered. If n exceeds the size of the
-// window, it blocks until everything delivered before is saved. If ctx is done first,
-// Reserve returns context.Cause(ctx).
+// window, it blocks until the saved position covers all earlier deliveries. If ctx is
+// done first, Reserve returns context.Cause(ctx).
 func (w *Window) Reserve(ctx context.Context, n int64) error {
 	w.mu.Lock()
 	for w.reserved > w.saved && w.reserved-w.saved+n > w.size {
@@ -80,8 +80,8 @@ func (w *Window) Snapshot() int64 {
 	return w.acked
 }
 
-// Save records that the source has saved its position as of the call of Snapshot that
-// returned acked. It wakes blocked callers of Reserve.
+// Save records that the source has saved the position that it had when Snapshot returned
+// acked. It wakes blocked callers of Reserve.
 func (w *Window) Save(acked int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

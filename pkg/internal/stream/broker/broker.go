@@ -36,9 +36,8 @@ func IsTopic(name string) bool {
 	return protocol.IsName(name, protocol.WordChars+".", 249) && name != "." && name != ".."
 }
 
-// Parse parses
-// SCHEME://[USER@]HOST[:PORT][,HOST[:PORT]...]/NAME[?OPTION=VALUE&...]. known
-// lists the valid options by scheme without "+tls".
+// Parse parses SCHEME://[USER@]HOST[:PORT][,HOST[:PORT]...]/NAME[?OPTION=VALUE&...].
+// known maps each scheme, without "+tls", to its valid options.
 func Parse(text string, known map[string][]string) (*Broker, error) {
 	u, err := dest.Parse(text)
 	if err != nil {

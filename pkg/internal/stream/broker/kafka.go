@@ -44,8 +44,8 @@ func (b *Broker) checkSASL() error {
 	return nil
 }
 
-// checkVersion checks the option version, which names the newest Kafka version
-// whose requests are used. Some servers send unreadable responses to newer
+// checkVersion checks the value of the option version, the newest Kafka version whose
+// requests the client may send. Some servers send unreadable responses to newer
 // requests.
 func (b *Broker) checkVersion() error {
 	if text, ok := b.Options["version"]; ok && kversion.FromString(text) == nil {

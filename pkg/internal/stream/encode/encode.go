@@ -61,7 +61,7 @@ func (e *Encoding) Run(ctx context.Context) {
 // of returning it.
 func (e *Encoding) Save() { e.layouts.save(e.opt.Log) }
 
-// maxEncoders limits the logs for which an Encoder keeps state.
+// maxEncoders is the maximum number of logs for which an Encoder keeps state.
 const maxEncoders = 256
 
 // Encoder converts the lines of one source. It is not safe for concurrent use.
@@ -157,9 +157,8 @@ func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
 	return dst
 }
 
-// withLF returns a copy of line that ends with LF instead of CR LF. It leaves line
-// itself unchanged, because other sinks use it too. The copy is valid until the next
-// call.
+// withLF returns a copy of line that ends with LF instead of CR LF. It does not modify
+// line, which some sinks send unchanged. The copy is valid until the next call.
 func (e *Encoder) withLF(line []byte) []byte {
 	e.lf = append(append(e.lf[:0], line[:len(line)-2]...), '\n')
 	return e.lf

@@ -67,7 +67,8 @@ func (l *logEncoder) derived(c *form) *derived {
 	return &d
 }
 
-// shortName is the maximum length of field.name that is copied as one block.
+// shortName is the maximum length of a field.name that fits in field.short, which is
+// copied as one block.
 const shortName = 32
 
 // json appends a line as an object. This is the hot path: it makes one pass over
@@ -149,8 +150,8 @@ func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 	return append(l.times(out[:w], line, c, sep), '}', '\n'), nil
 }
 
-// times appends the columns first and last of a line if they have to be derived; see
-// derived.
+// times appends the columns named first and last if they have to be derived from other
+// columns of the line; see derived.
 func (l *logEncoder) times(dst, line []byte, c *form, sep byte) []byte {
 	if c.derive == nil {
 		return dst

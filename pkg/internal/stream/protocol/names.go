@@ -21,8 +21,8 @@ const maxTypes = 64
 // forget a name, so nameAge limits the rate at which a peer can invent names.
 const nameAge = 24 * time.Hour
 
-// PerPeer returns how many of limit names a single peer may add: a quarter, and at
-// least one.
+// PerPeer returns how many names a single peer may add to a set of at most limit names:
+// a quarter of limit, but at least one.
 func PerPeer(limit int) int { return max(1, limit/4) }
 
 // Names is a set of names chosen by peers. A single peer cannot fill it. It is

@@ -143,9 +143,9 @@ func (s *kafkaSession) addPending(n int) *kafkaMessage {
 }
 
 // onResponse finishes m if err is nil, that is, if the broker has accepted m. Otherwise
-// it makes the session fail. It also drops the first message that the topic rejects as
-// too large even at the smallest limit. Responses for different probes may arrive in any
-// order.
+// it makes the session fail. If the topic rejects m as too large although s.maxBytes is
+// at its minimum, onResponse also drops m, but only the first such message. Responses
+// for different probes may arrive in any order.
 func (s *kafkaSession) onResponse(m *kafkaMessage, text []byte, err error) {
 	if err != nil {
 		if errors.Is(err, kerr.MessageTooLarge) && s.maxBytes == kafkaMinBatch && s.sending.Err() == nil {

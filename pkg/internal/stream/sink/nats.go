@@ -153,7 +153,7 @@ func (s *natsSession) expect(f future) error {
 }
 
 // awaitAcks waits for the server to acknowledge each message, in the order of sending.
-// After each, it calls ack with the total number of acknowledged bytes.
+// After each acknowledgement, it calls ack with the total number of acknowledged bytes.
 func (s *natsSession) awaitAcks(ack func(int64)) {
 	for {
 		select {

@@ -47,8 +47,8 @@ func newEnding() ending {
 func (e ending) broken() <-chan struct{} { return e.ctx.Done() }
 func (e ending) err() error              { return context.Cause(e.ctx) }
 
-// opener opens a session. The session calls ack with the total number of bytes
-// that have arrived. It must not call ack concurrently.
+// opener opens a session. The session calls ack with the total number of bytes that have
+// reached the receiver. It must not call ack concurrently.
 type opener func(ctx context.Context, ack func(n int64)) (session, error)
 
 // pump sends the batches of a queue through sessions. After a failure it resends
@@ -101,9 +101,10 @@ func (p *pump) Run(ctx context.Context) error {
 	}
 }
 
-// connect opens a session, retrying until ctx is done. Unless first is set, it waits
-// before the first attempt. base is the position of the session's first byte. It returns
-// a nil session and a nil error if the queue is closed and everything is acked.
+// connect opens a session, retrying until ctx is done. It waits before each attempt,
+// except before the first one if first is set. base is the position of the session's
+// first byte. connect returns a nil session and a nil error if the queue is closed and
+// everything is acked.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
 	var opening retry.Alarm
 	for {

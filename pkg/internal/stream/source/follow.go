@@ -419,8 +419,8 @@ func (f *follower) folder(number int) *folder {
 	return nil
 }
 
-// forget removes the oldest folders from f.folders, up to the first folder that a log
-// still needs.
+// forget removes from f.folders all folders that are older than those that the logs
+// still need.
 func (f *follower) forget() {
 	least := f.first + len(f.folders) - 1
 	for _, l := range f.logs {

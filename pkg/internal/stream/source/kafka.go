@@ -35,8 +35,8 @@ const (
 	commitTimeout = 5 * time.Second
 )
 
-// kafkaSource consumes a topic as a member of a consumer group. It commits
-// offsets when their lines are acked.
+// kafkaSource consumes a topic as a member of a consumer group. It commits an offset
+// once the lines of all earlier messages are acked.
 type kafkaSource struct {
 	*reader
 	instance string        // static member id, the same after a restart
@@ -300,8 +300,8 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 	return true
 }
 
-// leave commits once more and leaves the group, so that other members get its
-// partitions at once.
+// leave commits once more and leaves the group, so that other members get the partitions
+// of s at once.
 func (s *kafkaSource) leave(client *kgo.Client) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()

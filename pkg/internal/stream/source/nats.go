@@ -153,8 +153,9 @@ func fetchSize(payload int64) int {
 	return int(max(1, min(natsFetch, natsFetchBytes/max(1, payload))))
 }
 
-// fetch fetches messages and delivers them, or holds them for release while redelivered
-// messages are expected. It returns the number of messages that arrived.
+// fetch fetches messages and delivers them. While redelivered messages are expected, it
+// holds all messages and calls release later. It returns the number of messages that
+// arrived.
 func (o *natsOrder) fetch(cons jetstream.Consumer) (n int, err error) {
 	batch, err := cons.Fetch(o.maxMessages, jetstream.FetchMaxWait(natsPull))
 	if err != nil {
@@ -198,8 +199,8 @@ func (o *natsOrder) release() error {
 	return nil
 }
 
-// checkIdle returns an error if the server has messages but does not deliver them, or
-// if delivered messages did not arrive. The caller then reconnects.
+// checkIdle returns an error if the server has messages but does not deliver them, or if
+// messages that it counts as delivered did not arrive. The caller then reconnects.
 func (s *natsSource) checkIdle(ctx context.Context, cons jetstream.Consumer) error {
 	info, err := cons.Info(ctx)
 	s.mu.Lock()
@@ -255,8 +256,8 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 }
 
 // awaitRedelivery waits until the server redelivers the unacked messages of a killed
-// process, which precede newer messages. It returns their number, or 0 if there
-// is nothing to wait for. If another process also consumes, the order is
+// process, which precede newer messages. It returns the number of unacked messages, or 0
+// if there is nothing to wait for. If another process also reads from cons, the order is
 // undefined and awaitRedelivery does not wait.
 func (s *natsSource) awaitRedelivery(ctx context.Context, cons jetstream.Consumer) (int, error) {
 	info := cons.CachedInfo()
@@ -268,7 +269,8 @@ func (s *natsSource) awaitRedelivery(ctx context.Context, cons jetstream.Consume
 	return info.NumAckPending, retry.Sleep(ctx, wait)
 }
 
-// message delivers the lines of a message, unless it was delivered before.
+// message delivers the lines of a message, unless the message has already been
+// delivered.
 func (s *natsSource) message(ctx context.Context, msg jetstream.Msg) error {
 	meta, err := msg.Metadata()
 	if err != nil {

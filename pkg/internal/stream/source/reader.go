@@ -51,8 +51,8 @@ func Parse(text string) (*broker.Broker, error) {
 	return b, nil
 }
 
-// Subscribe returns an Input that reads from a broker, whose URL is text. number must be
-// unique within the run.
+// Subscribe returns an Input that reads from the broker with the URL text. number must
+// be unique within the run.
 func (s *Set) Subscribe(text string, number int) (Input, error) {
 	b, err := Parse(text)
 	if err != nil {
@@ -106,7 +106,7 @@ type readProbe struct {
 	src   *stats.Source
 }
 
-// maxReadProbes limits the probes for which a reader keeps state.
+// maxReadProbes is the maximum number of probes for which a reader keeps state.
 const maxReadProbes = 256
 
 // maxOpened is the maximum size in bytes of a message after reader.open has put the path

@@ -62,8 +62,8 @@ func (c *Sink) Resume(former *Sink) {
 	c.Repeated.Add(former.Repeated.Load())
 }
 
-// maxSources limits the sources with separate counts. Further sources share one
-// entry without a name.
+// maxSources is the maximum number of sources with separate counts. Further sources
+// share one entry without a name.
 const maxSources = 2048
 
 // SourceTotals summarizes the lines of a probe from one address, folder or

@@ -38,7 +38,7 @@ type file struct {
 }
 
 // Record returns a Disk for the folder root. Until the test ends, every sync by package
-// durable updates it. Only one test of a process can record at a time.
+// durable updates the Disk. Only one test of a process can record at a time.
 func Record(t testing.TB, root string) *Disk {
 	t.Helper()
 	d := &Disk{root: root, names: map[inode]map[string]inode{}, files: map[inode]file{}}

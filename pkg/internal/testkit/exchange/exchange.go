@@ -42,7 +42,7 @@ type Message struct {
 	Body   any               // decoded JSON, or a string
 }
 
-// Load returns the exchanges of a scenario, a or b.
+// Load returns the exchanges of the given scenario, "a" or "b".
 func Load(t testing.TB, scenario string) []*Exchange {
 	t.Helper()
 	text, err := captured.ReadFile("testdata/" + scenario + ".jsonl")

@@ -282,7 +282,7 @@ func (s *Server) Exec(t testing.TB, database, sql string) {
 }
 
 // OlderFiles returns SQL that changes the table of records in a schema back to the form
-// that it had before the columns place (see store.Record), head and damaged were added.
+// that it had before the columns place, head and damaged were added; see store.Record.
 func OlderFiles(schema string) string {
 	table := schema + ".tstatrepo_files"
 	return "alter table " + table + " drop column place, drop column head, drop column damaged;" +

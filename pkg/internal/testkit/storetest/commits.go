@@ -182,8 +182,8 @@ func (s *suite) concurrent() {
 	}
 }
 
-// insist stores f without replacing other versions of the log with the same key. It
-// retries after conflicts.
+// insist stores f and keeps all other versions of the log with the same key. It retries
+// after conflicts.
 func (s *suite) insist(st store.Store, f logFile) error {
 	for {
 		tx, rec, err := write(s.ctx, st, f)
@@ -201,8 +201,8 @@ func (s *suite) insist(st store.Store, f logFile) error {
 	}
 }
 
-// conflict checks that Commit fails if the store has a record with the same key that is
-// missing from the known records passed to Commit.
+// conflict checks that Commit fails if the known records passed to it lack a record that
+// the store has under the same key.
 func (s *suite) conflict() {
 	a, b := s.file(rows(10, "a")), s.file(rows(20, "a"))
 	tx, rec := s.write(s.store, b)

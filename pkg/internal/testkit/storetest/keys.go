@@ -26,7 +26,8 @@ func (s *suite) lookup() {
 	}
 }
 
-// probes checks OtherProbes, and that identical files from two probes count as two files.
+// probes checks the method OtherProbes of the store, and that identical files from two
+// probes count as two files.
 func (s *suite) probes() {
 	a, b := s.file(rows(10, "a")), s.file(rows(10, "a"))
 	b.probe = "p2"

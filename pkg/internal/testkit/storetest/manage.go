@@ -285,7 +285,7 @@ func (s *suite) prune() {
 }
 
 // pruneAll checks that a store accepts rows after all its rows were pruned, even from an
-// importer that had opened the store before.
+// importer that opened the store before the pruning.
 func (s *suite) pruneAll() {
 	m := s.manager()
 	other := s.Open(s.T)

@@ -109,7 +109,7 @@ func rows(n int, fqdn string) string {
 	return rowsAt(time.UnixMilli(1458855462170), n, fqdn)
 }
 
-// rowsAt is like rows, but the rows have the time at.
+// rowsAt is like rows, but sets the time of the rows to at.
 func rowsAt(at time.Time, n int, fqdn string) string {
 	var b strings.Builder
 	b.WriteString("#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_isint:5 fqdn:6\n")

@@ -42,7 +42,7 @@ type side func(context.Context) (usage, error)
 
 // imports returns a side that imports a tree into a new store below out. store is the
 // type of the store, such as parquet. The side fails unless the import reports all files
-// of the tree and, except for copies, all rows.
+// of the tree and, unless store is copy, all rows.
 func (b *bench) imports(t tree, store string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -162,17 +162,17 @@ func quantile(v []float64, q float64) float64 {
 	return v[i] + (x-float64(i))*(v[i+1]-v[i])
 }
 
-// baseTarget is the minimum ratio of our speed to the speed of an older tstatrepo.
+// baseTarget is the minimum ratio of tstatrepo's speed to the speed of an older version.
 const baseTarget = 0.97
 
-// peerName matches the name of the peer in the name of a case: " / " and all that follows
-// up to a comma.
+// peerName matches the part of a case's name that names the peer, that is, what
+// tstatrepo is compared with: " / " and all that follows up to a comma.
 var peerName = regexp.MustCompile(` / [^,]*`)
 
 // compare runs ours and peer alternately and adds a result. units is the amount of work
-// in one run, in rows or MiB, for example. target is the minimum ratio of speeds; 0 means
-// no target. If b.base is set, the older tstatrepo replaces peer, and the case is left
-// out if the older tstatrepo cannot run it.
+// in one run, in rows or MiB, for example. target is the minimum ratio of the speed of
+// ours to that of peer; 0 means no target. If b.base is set, that older tstatrepo
+// replaces peer, and a case that it cannot run is left out.
 func (b *bench) compare(ctx context.Context, name string, units, target float64, ours, peer side) error {
 	if b.base != nil {
 		peer, target = b.asBase(ours), baseTarget

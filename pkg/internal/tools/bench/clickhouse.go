@@ -9,9 +9,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
 )
 
-// caseClickHouse imports into a private ClickHouse server. The peer is a pair of parallel
-// curl processes that post the same rows, converted to TabSeparated beforehand, into a
-// plain table with the same columns.
+// caseClickHouse compares an import into a private ClickHouse server with two parallel
+// curl processes that post the same rows into a plain table with the same columns. The
+// rows are converted to TabSeparated beforehand.
 func (b *bench) caseClickHouse(ctx context.Context) (err error) {
 	t, err := b.load(ctx)
 	if err != nil {

@@ -17,9 +17,9 @@ const compactTarget = 200e6
 // have the same contents.
 const compactProbes = 4
 
-// caseCompact compacts a store with the logs of several probes; see compactProbes. The
-// peer copies the same bytes without parsing them. A second comparison uses shorter logs,
-// whose rows the compaction must reencode.
+// caseCompact compares the compaction of a store with copying the same bytes without
+// parsing them. The store has the logs of several probes; see compactProbes. A second
+// comparison uses shorter logs, whose rows the compaction must reencode.
 func (b *bench) caseCompact(ctx context.Context) error {
 	for _, c := range []struct {
 		name    string

@@ -23,8 +23,8 @@ type tree struct {
 var start = time.Date(2016, 3, 24, 21, 37, 0, 0, time.UTC)
 
 // generate returns a tree with the given number of rows and folders. It runs tstatgen
-// with the additional flags, unless the tree is left from an earlier run. The same
-// arguments always give the same bytes.
+// with the additional flags, unless an earlier run has already created the tree. The
+// same arguments always give the same bytes.
 func (b *bench) generate(ctx context.Context, rows int64, folders int, interval time.Duration, flags ...string) (tree, error) {
 	dir := filepath.Join(b.dir, fmt.Sprintf("logs-%dx%d", rows, folders)+strings.Join(flags, ""))
 	if _, err := os.Stat(dir); err != nil {

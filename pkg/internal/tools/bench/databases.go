@@ -13,7 +13,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// caseDatabases imports into a private PostgreSQL server. The peer is a pair of parallel
+// caseDatabases compares an import into a private PostgreSQL server with two parallel
 // psql processes that \copy the logs into a plain table with the same columns. ANALYZE,
 // which DBStream expects an importer to run, is measured separately.
 func (b *bench) caseDatabases(ctx context.Context) (err error) {
@@ -180,8 +180,9 @@ func (t *serverTB) TempDir() string {
 	return dir
 }
 
-// end runs the cleanup functions, which stop the server. If the caller is panicking with
-// a serverError, end stops the panic and stores the error in *err. end must be deferred.
+// end runs the cleanup functions of t, which stop the server. If the caller is panicking
+// with a serverError, end stops the panic and stores the error in *err. end must be
+// deferred.
 func (t *serverTB) end(err *error) {
 	p := recover()
 	for i := len(t.cleanup) - 1; i >= 0; i-- {

@@ -79,7 +79,8 @@ func (b *bench) number(want int, args []string) side {
 }
 
 // caseRRDRead reads the points of RRD files and converts the files' names to metric
-// names. The peer only fetches the points, and gets one more row per file.
+// names. It compares this with fetch.py, which only fetches the points and gets one more
+// row per file.
 func (b *bench) caseRRDRead(ctx context.Context) (err error) {
 	tb := &serverTB{}
 	defer tb.end(&err)
