@@ -140,8 +140,8 @@ func textOf(v any) (text string, ok bool) {
 	return "", false
 }
 
-// nameOf returns the value of the member key, which must be a string of at most maxName
-// bytes. It returns "" if the value is absent or null.
+// nameOf returns the value of the member with the given key, or "" if the value is absent
+// or null. Otherwise, the value must be a string of at most maxName bytes.
 func (o object) nameOf(key string) (string, error) {
 	v := o.value(key)
 	if v == nil {

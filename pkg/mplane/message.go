@@ -231,7 +231,7 @@ func (e *Exception) object() (object, error) {
 	return object{{"exception", token}, {"message", e.Message}}, nil
 }
 
-// ID returns the token of the specification that the messages belong to.
+// ID returns the token of the specification that the messages in e belong to.
 func (e *Envelope) ID() string { return e.Token }
 
 func (e *Envelope) object() (object, error) {

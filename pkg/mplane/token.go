@@ -146,8 +146,8 @@ func (s *Statement) Result(start, end time.Time, rows [][]string) *Statement {
 	return r
 }
 
-// Run returns a specification for a single run of the repeated specification s. when is
-// the scope of this run.
+// Run returns a specification for a single run of the repeated specification s. The
+// argument when is the scope of this run.
 func (s *Statement) Run(when Scope) *Statement {
 	r := s.as(Specification)
 	r.Link, r.When, r.Token = s.Link, when, ""

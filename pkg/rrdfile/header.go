@@ -195,8 +195,9 @@ type piece struct {
 	after, until int64 // Unix times; includes until, but not after
 }
 
-// pieces splits the period from after, a Unix time, to the last finished row into parts,
-// oldest first. Each part is read from the finest archive that covers it.
+// pieces splits a period into parts, oldest first. The period starts at after, a Unix
+// time, and ends with the last finished row. Each part is read from the finest archive
+// that covers it.
 func (h *header) pieces(after int64) []piece {
 	var list []archive
 	for _, f := range functions {

@@ -12,8 +12,8 @@ import (
 //   - default: see Table.LabelName
 //   - raw: rrd{file=FILE}, the file name without ".rrd"
 //
-// The upstream names of NamingOf have no labels. Table t overrides default names; it
-// may be nil. ok is false for other modes.
+// Table t overrides default names; it may be nil. ok is false for other modes, such as
+// upstream, whose names have no labels.
 func LabelNamingOf(mode string, t *Table) (naming Naming, ok bool) {
 	switch mode {
 	case "default":
@@ -76,8 +76,8 @@ func (t *Table) LabelName(file string) string {
 	return name + "{" + strings.Join(labels, ",") + "}"
 }
 
-// portHistograms lists the histograms that count packets by TCP port. NamingOf names
-// the ports in only some of them.
+// portHistograms lists the histograms that count packets by TCP port. LabelName uses the
+// names of the ports for all of them, NamingOf for only some.
 var portHistograms = []string{"tcp_port_dst", "tcp_port_src", "tcp_port_syndst", "tcp_port_synsrc"}
 
 // indexName returns the name of a histogram's index, such as uTP for 16, or "" if the

@@ -2,5 +2,5 @@
 
 package rrdfile
 
-// inMemory returns false, because only Linux reports a file system's type in this way.
+// inMemory always returns false: in-memory file systems are recognized only on Linux.
 func inMemory(int) (bool, error) { return false, nil }

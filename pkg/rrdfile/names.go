@@ -277,8 +277,8 @@ type family struct {
 	word  string            // prefix of indexes without a name; "" means value
 }
 
-// list returns a map from the position of each name in names, as a decimal string, to the
-// name. It omits empty names.
+// list returns a map whose values are the names that are not empty. The key of a name is
+// its position in names, as a decimal string.
 func list(names ...string) map[string]string {
 	m := make(map[string]string, len(names))
 	for i, n := range names {
@@ -398,8 +398,8 @@ var upstreamMeasures = map[string]bool{
 	"avg": true, "min": true, "max": true, "stdev": true, "prc50": true, "prc90": true, "prc95": true, "prc99": true,
 }
 
-// measured lists, by base, histograms that the importer names correctly if the statistic
-// is one of upstreamMeasures. The asterisk in a path stands for the direction.
+// measured lists, by base, histograms that mPlane's importer names correctly if the
+// statistic is one of upstreamMeasures. The asterisk in a path stands for the direction.
 var measured = map[string]struct {
 	path       string
 	directions []string

@@ -13,7 +13,7 @@ import (
 )
 
 // ErrBusy reports that a file was being written during every attempt to read it. Read
-// returns errors that wrap ErrBusy. The next run may find the file complete.
+// returns errors that wrap ErrBusy. A later Read may succeed.
 var ErrBusy = errors.New("is being written")
 
 // Point is a value at a time.
@@ -71,8 +71,8 @@ type Reader struct {
 	file   File // the result of the last Read; its memory is reused
 }
 
-// decoder decodes the rows of archives. points appends the points in the period of p to
-// f, given all rows of p's archive.
+// decoder decodes the rows of archives. Its method points appends the points in the
+// period of a piece p to f. The argument rows must hold all rows of p's archive.
 type decoder interface {
 	points(h *header, p piece, rows []byte, f *File) error
 	close() error
@@ -88,9 +88,9 @@ func (r *Reader) Close() error { return r.decode.close() }
 // Tstat takes about 100 microseconds.
 const retries = 10
 
-// Read returns the points of all data sources that are later than after, a Unix time. The
-// unfinished step has no point. Each point comes from the finest archive that still
-// covers its time. The result is valid until the next call of Read.
+// Read returns all points whose time is later than after, a Unix time, for all data
+// sources. The unfinished step has no point. Each point comes from the finest archive
+// that still covers its time. The result is valid until the next call of Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)

@@ -89,7 +89,7 @@ func (u *upstream) measure() string {
 	return "Unknown_filename"
 }
 
-// indexed lists the histograms to which the importer gives a fixed name, followed by
+// indexed lists the histograms to which mPlane's importer gives a fixed name, followed by
 // the direction and the index.
 var indexed = []struct {
 	word, name string

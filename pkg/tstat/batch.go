@@ -21,8 +21,8 @@ type Vector struct {
 	Texts  [][]byte
 }
 
-// vector is a Vector under construction. Its slices have their full length; the batch
-// counts the rows.
+// vector is a Vector under construction. Once it is active, its slices have room for
+// batchRows values; the Batch counts the rows.
 type vector struct {
 	kind    Kind
 	seconds bool // a Time that Tstat writes in seconds
@@ -329,7 +329,7 @@ func (v *vector) unsetNull(row int) {
 	}
 }
 
-// undo makes the columns of the first n fields of the current row not NULL again, because
+// undo calls unsetNull for the columns of the first n fields of the current row, because
 // the row is discarded.
 func (b *Batch) undo(m *mapping, n int) {
 	for _, f := range m.fields[:n] {
@@ -398,9 +398,9 @@ var endColumns = []struct {
 	{"first_tm", "durat", 1e6}, // chat, skype
 }
 
-// addEnds sets the end of each row to the sum of its columns start and durat, if that sum
-// is later. unit is the unit of durat, in microseconds. durat is -1 if the rows have no
-// such column.
+// addEnds sets the end of each row to the sum of its columns start and durat, unless the
+// end is already later. unit is the unit of durat, in microseconds. durat is -1 if the
+// rows have no such column.
 func (b *Batch) addEnds(start, durat int, unit float64) {
 	s := &b.cols[start]
 	si, di := 0, 0

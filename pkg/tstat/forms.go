@@ -237,9 +237,9 @@ func (r *Reader) guess() error {
 	return nil
 }
 
-// fits returns the layouts with n columns. If the options name a version, fits returns
-// only layouts of that version. If any of the layouts with n columns belong to versions
-// that write no header, fits returns only those.
+// fits returns the layouts with n columns. If ReaderOptions.Layout names a version, fits
+// returns only layouts of that version. If any of the layouts with n columns belong to
+// versions that write no header, fits returns only those.
 func (r *Reader) fits(n int) []*layout {
 	named := slices.Contains(r.typ.Versions(), r.opt.Layout)
 	var plain, others []*layout

@@ -28,9 +28,9 @@ func (e *errReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// fill moves the unread text to the start of the buffer and reads more, until the
-// buffer holds at least enough bytes. Unless r.byRow is set, fill hashes the text up to
-// the last newline.
+// fill moves the unread text to the start of the buffer and reads more, until the buffer
+// holds at least the given number of bytes. Unless r.byRow is set, fill hashes the text
+// up to the last newline.
 func (r *Reader) fill(enough int) error {
 	if !r.byRow {
 		r.joinHash()
@@ -81,8 +81,9 @@ func (r *Reader) fill(enough int) error {
 }
 
 // CutIsText reports whether an unfinished last line can be the start of a row or header.
-// To be one, the line must have no control characters except TAB, and at most as many
-// columns as the type allows. CutIsText also returns true if the last line is finished.
+// Such a line has no control characters except TAB. The start of a row also has at most
+// as many fields as a row of the log type or of the file can have. CutIsText also returns
+// true if the last line is finished.
 func (r *Reader) CutIsText() bool {
 	rest := r.buf[r.pos:r.end]
 	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {

@@ -10,9 +10,10 @@ import (
 )
 
 // Lines determines the columns of lines that arrive one by one from a live log, possibly
-// long after its header. It uses the columns of the last header. Without a header, it
-// uses those of the requested version, or else those of the newest version with as many
-// columns as the line has. Lines must end in LF; the caller removes a CR before it.
+// long after its header. It uses the columns of the most recent header. Without a header,
+// it uses those of the version requested in NewLines, or else those of the newest version
+// with as many columns as the line has. Lines must end in LF; the caller removes a CR
+// before it.
 type Lines struct {
 	typ     *LogType
 	layout  string
@@ -25,7 +26,7 @@ type Lines struct {
 	arena   []byte
 }
 
-// Form describes the fields of a line. Lines with the same columns share it.
+// Form describes the fields of a line. Lines with the same columns share a Form.
 type Form struct {
 	// Fields holds the column of each field, as an index into Lines.Columns, or -1 for
 	// a field that holds no value.

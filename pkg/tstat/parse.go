@@ -111,8 +111,9 @@ func (b *Batch) parseRow(line []byte, m *mapping, columns []Column) error {
 	return nil
 }
 
-// skipFields stores the ends of the fields from index p on in ends, until ends is full or
-// the line ends. It returns the number of ends stored, at least 1.
+// skipFields stores the ends of fields in ends, starting with the field at index p of
+// line, until ends is full or the line ends. It returns the number of ends stored, at
+// least 1.
 func skipFields(line []byte, p int, sep byte, ends Fields) (n int) {
 	const ones, low = 0x0101010101010101, 0x7f7f7f7f7f7f7f7f
 	seps := ones * uint64(sep)

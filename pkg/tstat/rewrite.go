@@ -106,8 +106,9 @@ func (b *Batch) replace(m *mapping, line []byte, replaced []Replaced) (moved []R
 	return b.moves[n:]
 }
 
-// flush adds r.rewritten, the rewritten text, to the fingerprint if it has at least
-// enough bytes. The text stays valid until flush next adds text.
+// flush adds r.rewritten, the rewritten text, to the fingerprint. It does nothing if the
+// text is shorter than the given number of bytes. The text stays valid until flush next
+// adds text.
 func (r *Reader) flush(enough int) {
 	text := r.rewritten
 	if len(text) < enough {

@@ -101,10 +101,10 @@ func Scan(ctx context.Context, root string, loc *time.Location) (*Tree, error) {
 
 // ScanWith finds the log folders below root, at any depth, and the logs in them. It
 // follows symbolic links and visits each folder once. It ignores folders whose names
-// begin with a dot (like .snapshot), histogram folders inside log folders, and files
-// that are not logs. Tree.Passed lists ignored files that look like logs. A plain log
-// hides compressed files of the same log, because they are still being written. If a
-// log has several compressed files, the oldest one hides the others.
+// begin with a dot (like .snapshot), histogram folders inside log folders, and files that
+// are not logs. Tree.Passed lists ignored files that look like logs. A plain log hides
+// compressed files of the same log, because the compressed files are still being written.
+// If a log has several compressed files, the oldest one hides the others.
 func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) {
 	s := &scanner{ctx: ctx, opt: opt, tree: &Tree{}, seen: map[fileID]bool{}}
 	info, err := os.Stat(root)

@@ -17,8 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 )
 
-// Before returns the start of the first UTC day to keep. Pruning removes the
-// earlier days, all of which ended at least keep before now.
+// Before returns the start of the first UTC day to keep. Pruning removes all earlier
+// days; each of them ended at least the duration keep before now.
 func Before(now time.Time, keep time.Duration) time.Time {
 	return now.UTC().Add(-keep).Truncate(24 * time.Hour)
 }
@@ -62,8 +62,8 @@ type Keeper struct {
 	stats []Stats
 }
 
-// retryAfter is the time after which the upkeep of all stores is repeated if that of any
-// store failed, unless Options.Every is shorter.
+// retryAfter is the maximum time until the next round of upkeep if the upkeep of any
+// store failed.
 const retryAfter = time.Hour
 
 // New returns a keeper. The caller must call Run.
@@ -78,7 +78,7 @@ func New(opt Options) *Keeper {
 }
 
 // Continue copies the Stats of each store that former, an earlier Keeper, also
-// maintained. The Run of former must have returned, and that of k must not have started.
+// maintained. former.Run must have returned, and k.Run must not have been called yet.
 // former may be nil.
 func (k *Keeper) Continue(former *Keeper) {
 	for _, f := range former.Stats() {

@@ -332,8 +332,9 @@ func isOlder(id bulk.Identity, r store.Record) bool {
 	return agree && id.Length < r.Length && !r.Damaged
 }
 
-// countBatch is the number of records that countRows passes to Count in one call. It
-// first sorts the records by log type and time, because databases read whole days.
+// countBatch is the number of records that countRows passes to store.Manager.Count in one
+// call. countRows first sorts the records by log type and time, because databases read
+// whole days.
 const countBatch = 1000
 
 // countRows compares the number of rows in each record with the number of
@@ -383,9 +384,10 @@ func (rep *Report) countRows(ctx context.Context, m store.Manager, progress bulk
 	return nil
 }
 
-// recount corrects counts, the results of Count for records, because another process may
-// have changed the store meanwhile. If a record was replaced or pruned, its count becomes
-// record.Rows. If the rows of a record were moved, recount counts them again.
+// recount corrects counts, the results of m.Count for records, because another process
+// may have changed the store meanwhile. If a record was replaced or pruned, its count is
+// set to the record's Rows. If the rows of a record were moved, recount counts them
+// again.
 func recount(ctx context.Context, m store.Manager, records []store.Record, counts []int64) error {
 	for i, old := range records {
 		if counts[i] == old.Rows {

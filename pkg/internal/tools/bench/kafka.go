@@ -16,7 +16,7 @@ import (
 )
 
 // caseKafka streams lines to an in-memory broker. The peer is the bare producer of
-// franz-go, the library that tstatrepo also uses. It sends records of the same size.
+// franz-go, the library that tstatrepo uses. Its records are as large as tstatrepo's.
 func (b *bench) caseKafka(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 )
 
 // caseNATS streams lines to JetStream. The peer is the function publish, which sends
-// messages of the same size.
+// messages of the same size as tstatrepo's.
 func (b *bench) caseNATS(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {

@@ -31,7 +31,7 @@ func (n noise) String() string { return fmt.Sprintf("%.2f + %.2f", n.others, n.s
 
 func (n noise) loud() bool { return n.others+n.stolen > maxNoise }
 
-// since returns the noise between the readings before and r.
+// since returns the noise between an earlier reading, before, and the reading r.
 func (r reading) since(before reading) noise {
 	seconds := r.at.Sub(before.at).Seconds()
 	return noise{max(0, r.others-before.others) / seconds, max(0, r.stolen-before.stolen) / seconds}

@@ -15,7 +15,8 @@ import (
 )
 
 // program is a program that can be built from this repository. cgo is the value of
-// CGO_ENABLED for the build, and needs names the programs that the build needs.
+// CGO_ENABLED for the build. The programs listed in needs must be installed for the
+// build.
 type program struct{ name, module, pkg, cgo, needs string }
 
 var builds = []program{
@@ -27,8 +28,7 @@ var builds = []program{
 }
 
 // checks maps the names of Debian packages to shell commands that succeed if the package
-// is installed. A required name that is not a key of checks is that of a program in the
-// PATH.
+// is installed. All other requirements are programs in the PATH.
 var checks = map[string]string{
 	"librrd-dev":      "pkg-config --exists librrd",
 	"netcat-openbsd":  "nc -h 2>&1 | grep -q OpenBSD",
@@ -42,7 +42,7 @@ var baseNeeds = []string{"gcc", "librrd-dev"}
 
 // requirements returns the programs that the cases in list need: those to build, and
 // those that must be installed already. If base is set, it leaves out the programs of
-// peers.
+// peers and adds baseNeeds.
 func requirements(list []benchCase, base bool) (build, installed []string) {
 	build = []string{"tstatrepo", "tstatgen"}
 	if base {
@@ -68,8 +68,8 @@ func requirements(list []benchCase, base bool) (build, installed []string) {
 	return build, slices.Compact(installed)
 }
 
-// missing returns an error that lists the programs in names that are not installed, or
-// nil if all are installed.
+// missing returns an error that lists which of the named programs and Debian packages are
+// not installed, or nil if all are installed.
 func missing(ctx context.Context, names []string) error {
 	var absent []string
 	for _, name := range names {
@@ -162,7 +162,7 @@ func (b *bench) comparable(list []benchCase) (compared []benchCase) {
 	return compared
 }
 
-// asBase returns a side that runs s with the older tstatrepo.
+// asBase returns a side that runs s with b.base, the older tstatrepo.
 func (b *bench) asBase(s side) side {
 	return func(ctx context.Context) (usage, error) {
 		b.binary = b.base.binary
@@ -174,8 +174,8 @@ func (b *bench) asBase(s side) side {
 var optionNames = regexp.MustCompile(`--[a-z][a-z-]*`)
 
 // tstatrepo returns a command line for tstatrepo. Options must have the form
-// --name=value. An option is left out if either of the two compared binaries
-// lacks it.
+// --name=value. If b.base is set, options that either of the two compared binaries lacks
+// are left out.
 func (b *bench) tstatrepo(command string, args ...string) []string {
 	words := strings.Fields(command)
 	cmd := append([]string{b.binary}, words...)
@@ -189,8 +189,8 @@ func (b *bench) tstatrepo(command string, args ...string) []string {
 	return cmd
 }
 
-// knows reports whether the help that binary prints for a command mentions an
-// option.
+// knows reports whether the binary at the given path lists the named option in its help
+// for a command.
 func (o *base) knows(binary string, command []string, name string) bool {
 	prefix := binary + " " + strings.Join(command, " ") + " "
 	if !o.known[prefix] {

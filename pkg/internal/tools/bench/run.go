@@ -22,8 +22,8 @@ type usage struct {
 	out  []byte        // stdout
 }
 
-// limits restricts measured commands to the same two CPUs, so that both sides have the
-// same resources.
+// limits restricts measured commands to the same two CPUs, so that tstatrepo and its peer
+// have the same resources.
 type limits struct {
 	prefix []string // taskset -c 0,1
 	cpus   []string // of prefix; empty if commands cannot be bound to CPUs

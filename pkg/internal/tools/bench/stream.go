@@ -55,7 +55,7 @@ func freeAddr() (string, error) {
 
 // receive runs and measures the program args, which listens on addr, and writes the
 // program's output to the file out. It calls send once the program listens. If stop is
-// set, it then stops the program; otherwise the program must end by itself.
+// set, receive then stops the program; otherwise the program must end by itself.
 func (b *bench) receive(ctx context.Context, addr, out string, send func() error, stop bool, args ...string) (usage, error) {
 	f, err := os.Create(out)
 	if err != nil {
@@ -152,7 +152,8 @@ func sendFiles(addr string, paths []string) error {
 	return all
 }
 
-// split splits the file at path, which wire has written, into n files of complete lines.
+// split splits the file at path, the result of the method wire, into n files of complete
+// lines. It returns their paths.
 func (b *bench) split(ctx context.Context, path string, n int) ([]string, error) {
 	dir := filepath.Join(b.dir, fmt.Sprintf("wire-%d-%d", b.rows, n))
 	if _, err := os.Stat(dir); err != nil {

@@ -153,10 +153,10 @@ func checkHeader(path string, columns int) error {
 	return nil
 }
 
-// selectCSV returns a SELECT from read_csv for files that have the columns cols. only
-// lists the columns to select, separated by commas; "" selects all. The types are those
-// of tstatrepo's tables, except that absolute times remain numbers unless timestamps is
-// set.
+// selectCSV returns a SELECT from read_csv for files that have the columns cols. The
+// columns to select are listed in only, separated by commas; "" selects all. The types
+// are those of tstatrepo's tables, except that absolute times remain numbers unless
+// timestamps is set.
 func selectCSV(files []string, cols []column, only string, timestamps bool) string {
 	types := map[string]string{
 		"int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN", "text": "VARCHAR",

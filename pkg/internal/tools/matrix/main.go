@@ -115,8 +115,9 @@ func choose(all []server, words []string) ([]server, error) {
 	return chosen, nil
 }
 
-// run tests the servers in all that match words (see choose), and prints the table. It
-// returns an error if a server is not available, if a test fails, or if no test ran.
+// run tests the servers that choose returns for all and words, and prints the table.
+// cache is the folder of downloaded servers. run returns an error if a server is not
+// available, if a test fails, or if no test ran.
 func run(ctx context.Context, cache string, all []server, words []string) error {
 	chosen, err := choose(all, words)
 	if err != nil {
