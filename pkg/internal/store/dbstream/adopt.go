@@ -173,11 +173,8 @@ func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.allA
 // f.Next must be more than an hour plus maxZoneOffset before the end of the last adopted
 // window, because folder names may be interpreted in a time zone other than the probe's.
 func (s *Store) allAdopted(f store.FileInfo) bool {
-	if len(s.adopted) == 0 || f.Next.IsZero() {
-		return false
-	}
 	name, err := s.streamName(f.Probe, f.Type.Name)
-	if err != nil {
+	if err != nil || f.Next.IsZero() {
 		return false
 	}
 	s.mu.Lock()
