@@ -325,9 +325,11 @@ func (t *numberTable) index(dst []uint16, v []int64, low, high int64, limit int)
 		return t.entries, true // with one entry, dictionary does not read dst
 	}
 	if uint64(high)-uint64(low) < maxDirect {
-		return t.entries, t.indexDirect(dst, v, low, int(high-low)+1, limit)
+		ok = t.indexDirect(dst, v, low, int(high-low)+1, limit)
+	} else {
+		ok = t.indexHashed(dst, v, limit)
 	}
-	return t.entries, t.indexHashed(dst, v, limit)
+	return t.entries, ok
 }
 
 // indexDirect is index without a hash table. All numbers must be at least low and less
