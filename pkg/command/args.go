@@ -164,13 +164,13 @@ func unknownFlag(name string, known map[string]bool) error {
 	return hint.Usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
 }
 
-// hintUsage adds a hint to err. The hint refers to the help of the command with the
+// hintUsage adds a hint to err. The hint points to the help for the command with the
 // given path; see seeHelp.
 func hintUsage(path []string, err error) error {
 	return hint.Add(err, seeHelp(path...))
 }
 
-// seeHelp returns a hint that refers to the help of a command. path holds the names of
+// seeHelp returns a hint that points to a command's help. path holds the names of
 // the command and its subcommand. An empty path stands for the program itself.
 func seeHelp(path ...string) string {
 	return fmt.Sprintf("see '%s --help'", strings.Join(append([]string{"tstatrepo"}, path...), " "))

@@ -72,7 +72,7 @@ func importBulkCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// runImportBulk performs the command import-bulk: it runs bulk.Run, a MATH probe or a
+// runImportBulk runs the import-bulk command: it runs bulk.Run, a MATH probe or a
 // MATH repository with options from flags and config, and reports the result.
 func runImportBulk(c *cli.Context, con *console.Console) error {
 	if done, err := printOld(c); done {

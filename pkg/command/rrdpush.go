@@ -53,7 +53,7 @@ func rrdPushCommand(con *console.Console) *cli.Command {
 // rrdPush is one run of rrd-push.
 type rrdPush struct{ *config.RRDPush }
 
-// runRRDPush performs the command rrd-push: it runs a pusher or an endpoint, with
+// runRRDPush runs the rrd-push command: it runs a pusher or an endpoint, with
 // options from flags and config, and reports the result.
 func runRRDPush(c *cli.Context, con *console.Console) error {
 	var opt rrdpush.Options

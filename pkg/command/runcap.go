@@ -51,7 +51,7 @@ func runcapCommand(con *console.Console) *cli.Command {
 // runcap is one run of the command runcap.
 type runcap struct{ *config.Runcap }
 
-// runRuncap performs the command runcap: it starts the shell or performs a single
+// runRuncap runs the runcap command: it starts the shell or performs a single
 // action, with options from flags and config.
 func runRuncap(c *cli.Context, con *console.Console) error {
 	var when *mplane.Scope

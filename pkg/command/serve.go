@@ -37,7 +37,7 @@ func serveCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// runServe performs the command serve with options from flags and config.
+// runServe runs the serve command with options from flags and config.
 func runServe(c *cli.Context, con *console.Console) error {
 	// Until the service is ready, ignore SIGHUP, which would otherwise end the process.
 	hup := make(chan os.Signal, 1)

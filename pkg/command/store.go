@@ -49,7 +49,7 @@ func storeCommand(con *console.Console) *cli.Command {
 // storeRun is one run of the command store.
 type storeRun struct{ *config.Store }
 
-// runStore performs the command store with options from flags and config.
+// runStore runs the store command with options from flags and config.
 func runStore(c *cli.Context, con *console.Console) error {
 	var opt bulk.Options
 	cfg, err := configure(c, con, func(cfg *config.Config, p *config.Problems) {

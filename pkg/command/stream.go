@@ -44,7 +44,7 @@ func streamCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// runStream performs the command stream with options from flags and config.
+// runStream runs the stream command with options from flags and config.
 func runStream(c *cli.Context, con *console.Console) error {
 	var opt stream.Options
 	cfg, err := configure(c, con, func(cfg *config.Config, p *config.Problems) { opt = cfg.Stream.Options(p) })

@@ -33,7 +33,7 @@ func supervisorCommand(con *console.Console) *cli.Command {
 	}
 }
 
-// runSupervisor performs the command supervisor with options from flags and config.
+// runSupervisor runs the supervisor command with options from flags and config.
 func runSupervisor(c *cli.Context, con *console.Console) error {
 	var opt supervisor.Options
 	cfg, err := configure(c, con, func(cfg *config.Config, p *config.Problems) {

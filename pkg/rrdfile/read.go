@@ -89,8 +89,9 @@ func (r *Reader) Close() error { return r.decode.close() }
 const retries = 10
 
 // Read returns all points whose time is later than after, a Unix time, for all data
-// sources. The unfinished step has no point. Each point comes from the finest archive
-// that still covers its time. The result is valid until the next call of Read.
+// sources, but no point for the step that is still in progress. Each point comes from the
+// finest archive that still covers its time. The result is valid until the next call of
+// Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)

@@ -386,7 +386,7 @@ func (b *Batch) parseText(v *vector, line []byte, p int, sep byte, row int) (int
 func cleanText(f []byte) bool { return utf8.Valid(f) && bytes.IndexByte(f, 0) < 0 }
 
 // escape replaces NUL and bytes that are not UTF-8 with \xHH, because typed stores can
-// hold only valid text. The result lies in the batch's arena.
+// hold only valid text. The result points into the batch's arena.
 func (b *Batch) escape(f []byte) []byte {
 	const hex = "0123456789abcdef"
 	start := len(b.arena)

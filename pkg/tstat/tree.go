@@ -167,9 +167,10 @@ func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 }
 
 // follows reports whether Tstat really opened n after f, given that n's name is newer.
-// Names mislead if the probe's clock or time zone was set back: the time in n's name may
-// be later than now or than n's last change. If that time is less than settle ago, f must
-// also not have changed after n did.
+// Names mislead if the probe's clock or time zone was set back, so follows requires that
+// the time in n's name is neither in the future nor later than n's last change. If the
+// time in n's name is less than settle ago, it also requires that f has not changed since
+// n's last change.
 func (n *Folder) follows(f *Folder, now time.Time, settle time.Duration) bool {
 	return !n.Time.After(now) && !n.Time.After(n.ModTime) &&
 		(now.Sub(n.Time) >= settle || !f.ModTime.After(n.ModTime))

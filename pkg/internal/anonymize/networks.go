@@ -31,7 +31,8 @@ const (
 	maxNetworksFile = 1 << 20 // bytes
 )
 
-// readNetworks reads a file of networks in the format of Tstat's options -N, -Y and -W.
+// readNetworks reads a list of networks from a file in the format that Tstat's -N, -Y and
+// -W options take.
 func readNetworks(path string) (*networks, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -69,7 +69,7 @@ func (s *StoreSummary) Lag(now time.Time) (lag time.Duration, known bool) {
 	return max(0, now.Sub(from)), !from.IsZero()
 }
 
-// dest is a store of a run, with its state and counts.
+// dest is one of the stores that a run writes to, with its state and counts.
 type dest struct {
 	Destination
 	index     int

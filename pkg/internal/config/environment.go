@@ -52,7 +52,7 @@ func (c *Config) warnVariables() {
 // names another file.
 const ServiceFile = "/etc/tstatrepo/tstatrepo.toml"
 
-// File returns the config file of a command: named (the value of the flag --config), else
+// File returns the config file of a command: named (from the command line), else
 // the value of TSTATREPO_CONFIG, else ServiceFile if the command reads it by default, else
 // "".
 func File(command, named string) string {

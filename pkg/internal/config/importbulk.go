@@ -42,7 +42,7 @@ func defaultImportBulk() ImportBulk {
 	return b
 }
 
-// settings returns the table of settings, in the order of the help.
+// settings returns the table of settings, in the order in which the help lists them.
 func (b *ImportBulk) settings() []*Setting {
 	return slices.Concat([]*Setting{
 		{Name: "sources", Group: groupSource, Value: &b.Sources,

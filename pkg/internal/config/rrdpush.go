@@ -125,7 +125,7 @@ func defaultRRDPush() RRDPush {
 	return r
 }
 
-// settings returns the table of settings, in the order of the help.
+// settings returns the table of settings, in the order in which the help lists them.
 func (r *RRDPush) settings() []*Setting {
 	return slices.Concat([]*Setting{
 		{Name: "sources", Group: groupSource, Value: &r.Sources,

@@ -30,7 +30,7 @@ type Runcap struct {
 
 func defaultRuncap() Runcap { return Runcap{Supervisor: "http://127.0.0.1:8890/"} }
 
-// settings returns the table of settings, in the order of the help.
+// settings returns the table of settings, in the order in which the help lists them.
 func (r *Runcap) settings() []*Setting {
 	const (
 		what = "Specification"

@@ -381,8 +381,8 @@ func (c *Component) recordRefusal(spec *mplane.Statement, reason string) {
 	})
 }
 
-// send queues m, a reply, for delivery to the supervisor of this component. It ignores
-// the link of the specification that m answers.
+// send queues m, a reply, for delivery to this component's supervisor, even if the
+// specification that m answers names another URL in its link.
 func (c *Component) send(m mplane.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

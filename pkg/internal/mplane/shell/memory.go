@@ -49,10 +49,11 @@ func (j *Job) Pending() bool {
 	return ok && s.Kind == mplane.Receipt || j.Receipt != nil
 }
 
-// reply records m, the response to a message of kind k that was sent at the time sent. If
-// m is an envelope, reply counts the runs in the scope of receipt, because the envelope
-// does not show whether it lacks results. If results are missing, it sets j.Receipt.
-// After an interrupt, no more runs start, so j.Until is at most grace after sent.
+// reply records m, the response to a message of kind k. sent is when that message was
+// sent. An envelope does not say whether it is complete, so reply compares the number of
+// its messages with the number of runs in receipt's scope. If results are missing and may
+// still arrive, it sets j.Receipt. No run starts after an interrupt, so an interrupt
+// limits j.Until to sent + grace.
 func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
 	j.Message, j.Receipt = m, nil
 	until := func(t time.Time) {

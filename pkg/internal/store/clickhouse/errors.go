@@ -206,6 +206,6 @@ func classify(err error) error {
 	return err
 }
 
-// refusal matches TLS alerts of a server that requires a certificate or rejects
+// refusal matches TLS alerts from a server that requires a certificate or rejects
 // the client's certificate. crypto/tls has no types for these alerts.
 var refusal = regexp.MustCompile(`certificate|access denied|handshake failure|protocol version|insufficient security`)

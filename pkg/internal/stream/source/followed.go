@@ -244,8 +244,8 @@ func (l *followed) decompress() error {
 	return nil
 }
 
-// errNotCompressed reports a file that has the suffix of a compressed log but
-// other content.
+// errNotCompressed reports a file that has the suffix of a compressed log but is not
+// compressed in any known format.
 var errNotCompressed = errors.New("it does not begin like a compressed file")
 
 // position seeks to the position where reading starts. On an error it restores l.resume
