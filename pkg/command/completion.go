@@ -22,7 +22,7 @@ func completionProgram(app *cli.App) *completion.Program {
 	for _, c := range visibleCommands(app) {
 		values := map[string]string{"config": completion.File}
 		for _, s := range cfg.SettingsOf(c.Name) {
-			values[s.Name] = s.Complete
+			values[s.Name] = s.Completion()
 		}
 		command := completion.Command{Name: c.Name, Usage: c.Usage, Arguments: completedArguments(app, c)}
 		for _, g := range flagGroups(c) {

@@ -10,6 +10,27 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
+// Values of Setting.Complete that stand for words of the log types. Completion looks
+// the words up, because parsing the log types would delay the start of every command.
+const (
+	logTypes   = "<log types>"
+	logColumns = "<columns>"
+	logLayouts = "<layouts>"
+)
+
+// Completion returns the completion of the value, see package completion.
+func (s *Setting) Completion() string {
+	switch s.Complete {
+	case logTypes:
+		return completeTypes()
+	case logColumns:
+		return completeColumns()
+	case logLayouts:
+		return completeLayouts()
+	}
+	return s.Complete
+}
+
 // completeTypes returns the completions of a setting whose value is a log type, separated
 // by spaces.
 func completeTypes() string { return strings.Join(typeNames(), " ") }

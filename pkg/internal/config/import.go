@@ -75,7 +75,7 @@ const (
 )
 
 func (b *Import) types() *Setting {
-	return &Setting{Name: "type", Group: groupSource, Value: &b.Types, Empty: "all", Complete: completeTypes(),
+	return &Setting{Name: "type", Group: groupSource, Value: &b.Types, Empty: "all", Complete: logTypes,
 		Usage: "import log types that match `GLOB`, like 'log_tcp_*'"}
 }
 
@@ -90,7 +90,7 @@ func (b *Import) timezone() *Setting {
 }
 
 func (b *Import) layout() *Setting {
-	return &Setting{Name: "layout", Group: groupSource, Value: &b.Layout, Empty: "by the header or the number of columns", Complete: completeLayouts(),
+	return &Setting{Name: "layout", Group: groupSource, Value: &b.Layout, Empty: "by the header or the number of columns", Complete: logLayouts,
 		Usage: "read logs without a header as logs of Tstat `VERSION`"}
 }
 

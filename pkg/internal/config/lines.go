@@ -52,7 +52,7 @@ func (s *Lines) format() []*Setting {
 			Usage: "write lines in `FORMAT`: raw (log path, space, line), line or json"},
 		{Name: "select", Group: groupSinks, Value: &s.Columns, Empty: "all",
 			Usage: "with --format line or json: write only `COLUMNS`, like 'c_ip,s_ip,s_bytes_all'"},
-		{Name: "layout", Group: groupSinks, Value: &s.Layout, Empty: "the newest that matches", Complete: completeLayouts(),
+		{Name: "layout", Group: groupSinks, Value: &s.Layout, Empty: "the newest that matches", Complete: logLayouts,
 			Usage: "with --select or --format json: read lines without a header as lines of Tstat `VERSION`"},
 	}
 }

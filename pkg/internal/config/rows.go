@@ -18,7 +18,7 @@ func (r *Rows) settings() []*Setting {
 			Usage: "store only rows for which `EXPRESSION` is true, like 's_bytes_all > 1e9 and s_ip in 10.0.0.0/8'; see tstatrepo-transform(7)"},
 		{Name: "sample", Group: groupTransform, Value: &r.Sample, Empty: "all flows",
 			Usage: "store only the rows of `1/N` of the flows, chosen by a hash of addresses and ports"},
-		{Name: "select", Group: groupTransform, Value: &r.Select, Empty: "all columns", Complete: completeColumns(),
+		{Name: "select", Group: groupTransform, Value: &r.Select, Empty: "all columns", Complete: logColumns,
 			Usage: "store only `COLUMNS`, separated by commas, like c_ip,s_ip,s_bytes_all"},
 	}
 }

@@ -19,7 +19,7 @@ type Setting struct {
 	Value any
 	// Empty describes the meaning of an empty value.
 	Empty string
-	// Complete is the completion of the value, see package completion.
+	// Complete is the completion of the value, or stands for it; see Completion.
 	Complete string
 
 	From string // source of the value, for messages

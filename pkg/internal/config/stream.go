@@ -75,7 +75,7 @@ func (s *Stream) settings() []*Setting {
 			Usage: "read the growing logs of Tstat's output folder, `[PROBE=]DIR`"},
 		{Name: "probe", Group: folders, Value: &s.Probe, Empty: "host name up to the first dot",
 			Usage: "use `NAME` for folders without a PROBE"},
-		{Name: "type", Group: folders, Value: &s.Types, Empty: "all", Complete: completeTypes(),
+		{Name: "type", Group: folders, Value: &s.Types, Empty: "all", Complete: logTypes,
 			Usage: "follow log types that match `GLOB`, like 'log_tcp_*'"},
 		{Name: "start", Group: folders, Value: &s.Start, Complete: "checkpoint begin end",
 			Usage: "start at `WHERE`: checkpoint (the end of the last run; in the first run the newest folder), begin (the oldest folder) or end"},
