@@ -26,20 +26,21 @@ COMP_LINE=$2; shift 2; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
 _tstatrepo
 printf '%s\n' "${COMPREPLY[@]}"`},
 	"fish": {[]string{"fish", "--no-config", "-c"}, "tstatrepo.fish", `source $argv[1]; complete -C $argv[2] | string replace -r '\t.*' ''; true`},
-	// Every zsh completion ends with a call of compadd.
+	// Every zsh completion ends with a call of compadd. Angle brackets mark the output;
+	// the shell's echo of these lines, which may come late, has none.
 	"zsh": {[]string{"zsh", "-f", "-c"}, "_tstatrepo", `zmodload zsh/zpty
 zpty shell zsh -f -i
-zpty -w shell "PS1= PS2= RPS1="
+zpty -w shell 'PS1= PS2= RPS1= _less=${(#):-60} _more=${(#):-62}'
 zpty -w shell "fpath=(${(q)1:h} \$fpath); autoload -U compinit; compinit -u -D; autoload -U +X _tstatrepo"
 zpty -w shell 'compadd() {
   local -a hits
   if [[ ${@[1,(i)(-|--)]} == *-[OAD]* ]]; then builtin compadd "$@"; return; fi
   builtin compadd -A hits "$@"
-  print -rl -- "<"${^hits}">"
+  print -rl -- "$_less"${^hits}"$_more"
   builtin compadd "$@"
 }'
-zpty -w shell 'finish() { print -r -- "<>" }; zle -N finish; bindkey "^X" finish; bindkey "^I" complete-word; setopt no_beep no_list_beep; print -r -- "<ready>"'
-zpty -r shell all '*<ready>*<ready>*'
+zpty -w shell 'finish() { print -r -- "$_less$_more" }; zle -N finish; bindkey "^X" finish; bindkey "^I" complete-word; setopt no_beep no_list_beep; print -r -- "${_less}ready$_more"'
+zpty -r shell all '*<ready>*'
 zpty -w -n shell "$2"$'\t\x18'
 zpty -r shell all '*<>*'
 print -r -- $all | grep -o "<[^<>]*>" | tr -d "<>"`},
