@@ -98,19 +98,29 @@ func TestLayers(t *testing.T) {
 // listens matches code that listens for connections.
 var listens = regexp.MustCompile(`\b(http\.Server\{|http\.ListenAndServe|http\.Serve\(|net\.Listen|\.Listen\(ctx, "tcp")`)
 
+// productFiles returns the paths of the product's Go files: without tests, test kits and
+// the programs of the repository.
+func productFiles(t *testing.T) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir("../../pkg", func(path string, _ fs.DirEntry, err error) error {
+		name := strings.TrimPrefix(filepath.ToSlash(path), "../../")
+		isProgram := slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(name, p+"/") })
+		if strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") && !isProgram && !kits.MatchString(name) {
+			names = append(names, name)
+		}
+		return err
+	})
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%d files, %v", len(names), err)
+	}
+	return names
+}
+
 // TestOneListener checks that only pkg/internal/peer opens listeners, because it
 // rejects web pages and unknown peers.
 func TestOneListener(t *testing.T) {
-	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
 	found := 0
-	for name := range strings.FieldsSeq(string(out)) {
-		isProgram := slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(name, p+"/") })
-		if isProgram || kits.MatchString(name) || strings.HasSuffix(name, "_test.go") {
-			continue
-		}
+	for _, name := range productFiles(t) {
 		text, err := os.ReadFile(filepath.Join("../..", name))
 		if err != nil {
 			t.Fatal(err)
@@ -143,16 +153,14 @@ const tables = "pkg/internal/config/"
 // only pkg/command may know, or the README, which a user may not have. Package hint
 // documents how a hint names an option.
 func TestNoFlagsBelowCommand(t *testing.T) {
-	err := filepath.WalkDir("../../pkg", func(path string, _ fs.DirEntry, err error) error {
-		name := strings.TrimPrefix(filepath.ToSlash(path), "../../")
-		isProgram := slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(name, p+"/") })
-		if err != nil || isProgram || strings.HasPrefix(name, "pkg/command/") || strings.HasPrefix(name, scripts) || kits.MatchString(name) || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
-			return err
+	for _, name := range productFiles(t) {
+		if strings.HasPrefix(name, "pkg/command/") || strings.HasPrefix(name, scripts) {
+			continue
 		}
 		files := token.NewFileSet()
-		file, err := parser.ParseFile(files, path, nil, 0)
+		file, err := parser.ParseFile(files, filepath.Join("../..", name), nil, 0)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
 			if pair, ok := n.(*ast.KeyValueExpr); ok && strings.HasPrefix(name, tables) {
@@ -167,10 +175,27 @@ func TestNoFlagsBelowCommand(t *testing.T) {
 			}
 			return true
 		})
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+	}
+}
+
+// TestFilesAndFunctionsAreShort checks that no file of the product has more than 500
+// lines, and no function more than 80.
+func TestFilesAndFunctionsAreShort(t *testing.T) {
+	for _, name := range productFiles(t) {
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, filepath.Join("../..", name), nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := func(p token.Pos) int { return files.Position(p).Line }
+		if n := line(file.FileEnd); n > 501 { // the end is behind the last line
+			t.Errorf("%s has %d lines, more than 500", name, n-1)
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && line(f.End())-line(f.Pos()) >= 80 {
+				t.Errorf("%s:%d: %s has more than 80 lines", name, line(f.Pos()), f.Name)
+			}
+		}
 	}
 }
 
