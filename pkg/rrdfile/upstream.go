@@ -67,8 +67,8 @@ func (u *upstream) index() (string, bool) {
 	return strings.ReplaceAll(w, "idx", ""), strings.Contains(w, "idx")
 }
 
-// decode returns the entry of names for the file's index, or other if there is no such
-// entry.
+// decode returns the entry of names for the file's index, or other if names has no
+// such entry.
 func (u *upstream) decode(names map[string]string, other string) string {
 	if i, ok := u.index(); ok && names[i] != "" {
 		return names[i]

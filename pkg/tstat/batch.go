@@ -85,7 +85,7 @@ type Batch struct {
 	rows    [][]byte // the parsed text with newline: the line, or its rewritten form
 	fields  []Fields
 	split   Fields       // backing array of fields
-	moved   [][]Replaced // per row: the replaced fields, or nil if there are none or Row has adapted fields
+	moved   [][]Replaced // per row: the replaced fields; nil once Row has adapted fields
 	moves   []Replaced   // backing array of moved
 	maps    []*mapping
 	odd     []bool

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// chromium returns the path of a browser. If there is none, it skips the test, except
-// on CI.
+// chromium returns the path of a browser. Without a browser, it skips the test, or fails
+// it on CI.
 func chromium(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {

@@ -333,8 +333,8 @@ func (v *view) Level() string {
 	return fine
 }
 
-// Verdict returns the numbers of errors and warnings as text, or "All is well" if there
-// are none.
+// Verdict returns the numbers of errors and warnings as text, or "All is well" without
+// any.
 func (v *view) Verdict() string {
 	switch {
 	case v.Errors > 0 && v.Warnings > 0:

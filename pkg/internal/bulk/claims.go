@@ -269,7 +269,7 @@ func (c *claims) claimNext(ctx context.Context) error {
 func claimable(g []*task) bool { return g[0].key.Folder != "" && !g[0].stdin }
 
 // claim claims keys in all available shared stores. It returns the keys that all these
-// stores granted, or all keys if there are no such stores. The caller must hold c.mu.
+// stores granted, or all keys if no such store is available. The caller must hold c.mu.
 func (c *claims) claim(ctx context.Context, keys []store.Key) (map[store.Key]bool, error) {
 	for _, k := range keys { // a failed call may have claimed keys too
 		c.held[k] = true

@@ -381,7 +381,7 @@ func (im *fileImport) needsComparison() (bool, error) {
 }
 
 // prefix returns the one of records whose text is the longest prefix of the file's
-// text, or nil if there is none.
+// text, or nil if no text is a prefix.
 func (im *fileImport) prefix(records []store.Record) (longest *store.Record) {
 	for i, rec := range records {
 		if im.rd.Mark(rec.Length) == rec.SHA256 && (longest == nil || rec.Length > longest.Length) {

@@ -259,8 +259,8 @@ func (r *run) summary() *Summary {
 	return s
 }
 
-// unstored describes the files that failed and will be retried, or returns nil if there
-// are none. The caller must hold r.mu.
+// unstored describes the files that failed and will be retried, or returns nil without
+// such files. The caller must hold r.mu.
 func (r *run) unstored() *Unstored {
 	var u Unstored
 	for path, v := range r.examined {

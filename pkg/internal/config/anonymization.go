@@ -111,7 +111,7 @@ func (a *Anonymization) needSource(p *Problems) {
 }
 
 // relativeKey returns the first relative path among the files that are named in mode, a
-// value of the setting anonymize. It returns "" if there is none.
+// value of the setting anonymize. It returns "" if all paths are absolute.
 func relativeKey(mode string) string {
 	opt, err := anonymize.Parse(mode)
 	if err != nil {

@@ -148,7 +148,7 @@ func (c *Config) SettingsOf(command string) []*Setting {
 	return list
 }
 
-// section returns the section with this name. It panics if there is none.
+// section returns the section with this name, which must exist.
 func (c *Config) section(name string) *Section {
 	return &c.Sections[slices.IndexFunc(c.Sections, func(s Section) bool { return s.Name == name })]
 }

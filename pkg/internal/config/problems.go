@@ -95,7 +95,7 @@ func (p *Problems) destination(name, text string, err error) {
 	}
 }
 
-// Err returns all problems as one usage error, or nil if there are none. advice is the
+// Err returns all problems as one usage error, or nil without problems. advice is the
 // hint if no problem has one.
 func (p *Problems) Err(advice string) error {
 	if len(p.errs) == 0 {

@@ -17,8 +17,8 @@ type Progress interface {
 
 // Progress returns a progress display for a run and a function that ends it. The display
 // is a bar if the console is a terminal and log lines are text, and otherwise a log line
-// every interval. The display is nil if quiet is true, or if there is no bar and interval
-// is 0.
+// every interval. The display is nil if quiet is true, or if log lines are due but
+// interval is 0.
 func (c *Console) Progress(interval time.Duration, quiet bool) (Progress, func()) {
 	switch {
 	case quiet:

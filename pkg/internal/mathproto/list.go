@@ -426,7 +426,7 @@ func (k *lister) twins(logs []listedFile) (n int, twins []listedFile) {
 }
 
 // next returns, for the folder of each log, the start of the next folder with the same
-// parent, or the zero time if there is none.
+// parent, or the zero time for the last folder.
 func (k *lister) next(logs []listedFile) map[string]time.Time {
 	k.folders = compactFolders(k.folders)
 	next := make(map[string]time.Time)

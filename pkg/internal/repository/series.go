@@ -15,7 +15,7 @@ type Series struct {
 	Points        []graphite.Point // in ascending order of time; at least one
 }
 
-// Last returns the newest point, or the zero point if there is none.
+// Last returns the newest point, or the zero point if s has no points.
 func (s *Series) Last() graphite.Point {
 	if len(s.Points) == 0 {
 		return graphite.Point{}

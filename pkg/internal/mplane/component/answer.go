@@ -18,8 +18,8 @@ func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
 	return list
 }
 
-// Capability returns the capability with the given token, or nil if there is none that
-// identity may use.
+// Capability returns the capability with the given token, or nil if identity may
+// not use it or it does not exist.
 func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	for _, c := range j.Capabilities(identity) {
 		if c.ID() == token {

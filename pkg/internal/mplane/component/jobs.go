@@ -101,7 +101,7 @@ func (j *Jobs) Specifications() []Specification {
 }
 
 // runService calls s.Run with spec. Until s.Run returns, Specifications lists spec with
-// the times start and end; a zero end means that there is no end.
+// the times start and end; a zero end means that the run is endless.
 func (j *Jobs) runService(ctx context.Context, s Service, spec *mplane.Statement, start, end time.Time) ([][]string, error) {
 	run := &Specification{s.Capability.Label, spec.ID(), start, end}
 	j.mu.Lock()

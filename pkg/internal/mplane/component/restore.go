@@ -196,7 +196,7 @@ func (j *Jobs) saveOrLog() {
 	}
 }
 
-// save writes all jobs to the state file. It does nothing if there is no state file.
+// save writes all jobs to the state file. It does nothing without a state file.
 func (j *Jobs) save() error {
 	if j.file == nil {
 		return nil

@@ -169,8 +169,8 @@ func (s *Store) series(ctx context.Context, st *stream) *series {
 }
 
 // lastAnnounced returns the last of a stream's windows that the scheduler has listed as
-// done, or -1 if there is none. open holds the later windows of the stream; it is empty
-// if last is -1.
+// done, or -1 if it has listed none of them. open holds the later windows of the stream;
+// it is empty if last is -1.
 func (s *Store) lastAnnounced(ctx context.Context, st *stream) (last int64, open []int64, err error) {
 	view := pgdb.Quote(catalog, viewPrefix+st.name)
 	err = s.Pool.QueryRow(ctx, "select coalesce(max(q.input_time), -1) from "+pgdb.Quote(catalog, "query_stats")+" q join "+view+

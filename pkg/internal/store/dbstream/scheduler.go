@@ -123,8 +123,8 @@ func newScheduler(addr string, window int64, log *slog.Logger, t timing) *schedu
 	return c
 }
 
-// lookup returns the series for the stream with the given name. If there is none,
-// lookup creates a series, which series.start later registers with DBStream's
+// lookup returns the series for the stream with the given name. If the series does not
+// exist, lookup creates it, and series.start later registers it with DBStream's
 // scheduler.
 func (c *scheduler) lookup(name string) *series {
 	c.mu.Lock()

@@ -13,8 +13,8 @@ func AppendPrefixed(dst, lines, prefix []byte) []byte {
 	return dst
 }
 
-// WholeLines returns the length of the complete lines in text[:most]. If there are none,
-// it returns the length of the first line of text.
+// WholeLines returns the length of the complete lines in text[:most]. If text[:most] has
+// no complete line, it returns the length of the first line of text.
 func WholeLines(text []byte, most int) int {
 	if n := bytes.LastIndexByte(text[:most], '\n') + 1; n > 0 {
 		return n

@@ -191,8 +191,8 @@ func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row 
 // Points returns the points that rrdfile's Reader.Read must return for the same
 // arguments: for each data source, a map from Unix time to value. Each point is from the
 // finest archive that reaches back to its time. Unfinished steps and NaN are left out.
-// Only archives with the consolidation function AVERAGE are used. If there are none,
-// those with LAST, MAX or MIN are used, in this order of preference.
+// Only archives with the consolidation function AVERAGE are used. In a file without
+// them, those with LAST, MAX or MIN are used, in this order of preference.
 func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	r.t.Helper()
 	info := r.Info(file)
