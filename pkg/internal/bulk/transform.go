@@ -197,12 +197,13 @@ func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 // otherTransform returns a record of t's file that the store with the given index has
 // under another transform, or nil. Texts of different transforms cannot be compared.
 func (r *run) otherTransform(t *task, index int) *store.Record {
-	if r.opt.Replace {
+	differs := func(rec store.Record) bool { return rec.Transform != r.dests[index].transform }
+	if r.opt.Replace || !slices.ContainsFunc(t.records[index], differs) {
 		return nil
 	}
 	own, free, _ := r.recordsFor(t, index)
 	for _, rec := range slices.Concat(own, free) {
-		if rec.Transform != r.dests[index].transform {
+		if differs(rec) {
 			return &rec
 		}
 	}
