@@ -27,6 +27,7 @@ import (
 	"github.com/go-graphite/go-whisper"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -423,25 +424,16 @@ func newTap(t *testing.T, to string, seen io.Writer) *link {
 	}
 	t.Cleanup(func() { l.Close() })
 	k := &link{Listener: l, to: to, seen: seen}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				k.whole()
-				d, err := net.Dial("tcp", to)
-				if err != nil {
-					return
-				}
-				defer d.Close()
-				go k.carry(c, d)
-				k.carry(d, c)
-			}()
+	go peertest.Accept(l, func(c net.Conn) {
+		k.whole()
+		d, err := net.Dial("tcp", to)
+		if err != nil {
+			return
 		}
-	}()
+		defer d.Close()
+		go k.carry(c, d)
+		k.carry(d, c)
+	})
 	return k
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/carbontest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/durabletest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 )
 
 func TestText(t *testing.T) {
@@ -110,25 +111,16 @@ func listen(t *testing.T, addr string, serve func(net.Conn) bool) *sink {
 	}
 	t.Cleanup(func() { l.Close() })
 	s := &sink{l, make(chan []string, 100)}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				if serve != nil && !serve(c) {
-					return
-				}
-				var lines []string
-				for scan := bufio.NewScanner(c); scan.Scan(); {
-					lines = append(lines, scan.Text())
-				}
-				s.lines <- lines
-			}()
+	go peertest.Accept(l, func(c net.Conn) {
+		if serve != nil && !serve(c) {
+			return
 		}
-	}()
+		var lines []string
+		for scan := bufio.NewScanner(c); scan.Scan(); {
+			lines = append(lines, scan.Text())
+		}
+		s.lines <- lines
+	})
 	return s
 }
 

@@ -82,27 +82,18 @@ func listen(t *testing.T, opt Options) *Listener {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
+	go peertest.Accept(l, func(c net.Conn) {
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		who := ""
+		if s, ok := c.(*tls.Conn); ok {
+			if s.Handshake() != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				c.SetDeadline(time.Now().Add(10 * time.Second))
-				who := ""
-				if s, ok := c.(*tls.Conn); ok {
-					if s.Handshake() != nil {
-						return
-					}
-					state := s.ConnectionState()
-					who, _ = IdentityOf(&state)
-				}
-				io.WriteString(c, "hello "+who+"\n")
-			}()
+			state := s.ConnectionState()
+			who, _ = IdentityOf(&state)
 		}
-	}()
+		io.WriteString(c, "hello "+who+"\n")
+	})
 	return l
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
@@ -490,22 +491,10 @@ func TestSilent(t *testing.T) {
 	short := fast
 	short.call, short.ask, short.close = 50*time.Millisecond, 100*time.Millisecond, 300*time.Millisecond
 	silent := func(t *testing.T, serve func(net.Conn)) string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				t.Cleanup(func() { c.Close() })
-				go serve(c)
-			}
-		}()
-		return l.Addr().String()
+		return peertest.Serve(t, func(c net.Conn) {
+			serve(c)
+			<-t.Context().Done()
+		})
 	}
 	answers := func(reply func(method string, answer any)) func(t *testing.T) string {
 		return func(t *testing.T) string {

@@ -17,8 +17,7 @@ import (
 )
 
 // Serve accepts connections on a loopback address until the test ends, and returns
-// the address. It calls handle for each connection in a separate goroutine, and
-// closes the connection afterwards.
+// the address. It calls handle as Accept does.
 func Serve(t testing.TB, handle func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -26,19 +25,23 @@ func Serve(t testing.TB, handle func(net.Conn)) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				handle(c)
-			}()
-		}
-	}()
+	go Accept(l, handle)
 	return l.Addr().String()
+}
+
+// Accept accepts connections of l until l is closed. It calls handle for each
+// connection in a separate goroutine, and closes the connection afterwards.
+func Accept(l net.Listener, handle func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			handle(c)
+		}()
+	}
 }
 
 // Authority is a certificate authority. Its own files and the certificates that it issues

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/carbontest"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/peertest"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/rrdtest"
 )
 
@@ -106,25 +107,16 @@ func newLineSink() (*lineSink, error) {
 		return nil, err
 	}
 	s := &lineSink{Listener: l}
-	go func() {
+	go peertest.Accept(l, func(c net.Conn) {
+		buf := make([]byte, 256<<10)
 		for {
-			c, err := l.Accept()
+			n, err := c.Read(buf)
+			s.lines.Add(int64(bytes.Count(buf[:n], []byte("\n"))))
 			if err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				buf := make([]byte, 256<<10)
-				for {
-					n, err := c.Read(buf)
-					s.lines.Add(int64(bytes.Count(buf[:n], []byte("\n"))))
-					if err != nil {
-						return
-					}
-				}
-			}()
 		}
-	}()
+	})
 	return s, nil
 }
 
