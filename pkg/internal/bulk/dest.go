@@ -198,7 +198,7 @@ func (r *run) open(ctx context.Context, d *dest) error {
 	if r.opt.Replace && st.Properties().AppendOnly {
 		return hint.Usage(fmt.Sprintf("replace: not possible in %s, whose rows do not name their file", st), "")
 	}
-	if c, ok := st.(store.TransformChecker); ok && r.opt.Transform() != "" && !r.opt.DryRun {
+	if c, ok := st.(store.TransformChecker); ok && d.transform != "" && !r.opt.DryRun {
 		if err := c.CheckTransform(); err != nil {
 			return fmt.Errorf("%s: %w", st, err)
 		}

@@ -286,6 +286,39 @@ func TestStoresHaveTheirTransform(t *testing.T) {
 	})
 }
 
+// unaltered is a store whose table of records has no column for transforms.
+type unaltered struct{ *fragile }
+
+var errNoColumn = errors.New("no column transform")
+
+func (u unaltered) Open(context.Context) (store.Store, error) { return u, nil }
+func (u unaltered) CheckTransform() error                     { return errNoColumn }
+
+// TestTransformOfOneStoreNeedsColumn checks that a run stores nothing if a store that has
+// its own transform cannot record transforms. A store without a transform need not record
+// any.
+func TestTransformOfOneStoreNeedsColumn(t *testing.T) {
+	w := newSharedWorld(t, 1)
+	drop, err := anonymize.New(anonymize.Options{Mode: "drop", Names: "keep"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, old := newFragile("up", nil), unaltered{newFragile("old", nil)}
+	opt := w.independent(up, old)
+	opt.SourceIs, opt.Anonymizers = anonymize.Clear, []*anonymize.Anonymizer{nil, drop}
+	if _, err := Run(t.Context(), opt); !errors.Is(err, errNoColumn) || up.commits != 0 {
+		t.Errorf("%v; %d commits", err, up.commits)
+	}
+	opt.Anonymizers = []*anonymize.Anonymizer{drop, nil}
+	sum, err := Run(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.counts(sum, "files=1")
+	w.holds(up)
+	w.holds(old.fragile)
+}
+
 // TestStoreStaysDown checks that a run ends when a store has been down for the
 // timeout. The error names the store and counts its missing files, and the next
 // run imports them.
