@@ -282,13 +282,13 @@ func parse(text string) (k kind, rest string, err error) {
 
 // SplitTransform removes the option anonymize from a destination and returns the option's
 // value without URL escapes. given reports whether the destination has the option, with
-// any value. Stores never see the option, because the importer does the anonymizing.
+// any value or without one. Stores never see the option, because the importer does the anonymizing.
 func SplitTransform(text string) (destination, anonymize string, given bool) {
 	destination, query, _ := strings.Cut(text, "?")
 	var modes, others []string
 	for option := range strings.SplitSeq(query, "&") {
-		value, ok := strings.CutPrefix(option, "anonymize=")
-		if !ok {
+		name, value, _ := strings.Cut(option, "=")
+		if name != "anonymize" {
 			others = append(others, option)
 			continue
 		}

@@ -13,6 +13,7 @@ func TestSplitTransform(t *testing.T) {
 		"/srv/a?b":              {"/srv/a?b", "", false},
 		"/srv/a?anonymize=drop": {"/srv/a", "drop", true},
 		"parquet:a?anonymize=":  {"parquet:a", "", true},
+		"parquet:a?anonymize":   {"parquet:a", "", true},
 		"parquet:a?anonymize=%": {"parquet:a", "%", true},
 		"copy:a?compress=zstd&anonymize=tstat,key-file=/k%26k,names=drop&layout=month": {"copy:a?compress=zstd&layout=month", "tstat,key-file=/k&k,names=drop", true},
 		"postgres://u@h/d?anonymize=truncate=/24,/48&sslmode=disable":                  {"postgres://u@h/d?sslmode=disable", "truncate=/24,/48", true},
