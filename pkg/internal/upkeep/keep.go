@@ -72,7 +72,8 @@ func New(opt Options) *Keeper {
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	k := &Keeper{opt: opt}
 	for _, to := range opt.To {
-		k.stats = append(k.stats, Stats{Store: dest.Redact(to)})
+		name, _, _ := stores.SplitTransform(to) // imports name the store the same way
+		k.stats = append(k.stats, Stats{Store: dest.Redact(name)})
 	}
 	return k
 }

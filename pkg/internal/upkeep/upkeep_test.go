@@ -98,8 +98,9 @@ func TestKeeperMaintainsStores(t *testing.T) {
 	}
 	cancel()
 	running.Wait()
-	// A new keeper carries over the figures of the stores that it shares.
-	next := New(Options{To: []string{"copy:" + filepath.Join(dir, "other"), to[1]}, Keep: time.Hour})
+	// A new keeper carries over the figures of the stores that it shares, even if their
+	// option anonymize differs.
+	next := New(Options{To: []string{"copy:" + filepath.Join(dir, "other"), to[1] + "?anonymize=drop"}, Keep: time.Hour})
 	next.Continue(k)
 	next.Continue(nil)
 	if s := next.Stats(); s[1] != st[1] || s[0] != (Stats{Store: s[0].Store}) {
