@@ -310,15 +310,16 @@ func (r *run) wanted(t *task) bool {
 	if t.typ != nil {
 		return true
 	}
+	accepted := slices.ContainsFunc(r.dests, func(d *dest) bool { return d.accepts(t) })
 	if !r.unknown[t.key.File] {
 		r.unknown[t.key.File] = true
-		if r.opt.Anonymizes() {
+		if r.opt.Anonymizes() && !accepted {
 			r.log.Warn("unknown log type: it cannot be anonymized, and is left out", "type", t.key.File, "file", t.path)
 		} else {
 			r.log.Warn("unknown log type: it can be copied, but not imported as rows", "type", t.key.File, "file", t.path)
 		}
 	}
-	return slices.ContainsFunc(r.dests, func(d *dest) bool { return d.accepts(t) })
+	return accepted
 }
 
 // selects reports whether Types and Exclude select a file, by its log type and its
