@@ -223,12 +223,15 @@ type address struct {
 	v6 netip.Addr // invalid for an IPv4 address
 }
 
+// maxAddress is the maximum length of an address, in bytes.
+const maxAddress = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
+
 // parseAddress parses an IPv4 or IPv6 address in the form that Tstat writes.
 func parseAddress(text []byte) (a address, ok bool) {
 	if v4, ok := parse4(text); ok {
 		return address{v4: v4}, true
 	}
-	if len(text) > len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255") {
+	if len(text) > maxAddress {
 		return address{}, false
 	}
 	v6, err := netip.ParseAddr(string(text))

@@ -40,8 +40,7 @@ func (w *worker) appendLiterals(dst, text []byte) []byte {
 }
 
 // mayHaveAddress is a fast pre-check that reports whether text may contain an address:
-// a dot between digits, two colons, or a name as long as an IPv6 address in a reverse
-// zone.
+// a dot between digits, two colons, or the suffix of names in the IPv6 reverse zone.
 func mayHaveAddress(text []byte) bool {
 	if len(text) < 8 {
 		return mayHaveShort(text)
@@ -57,7 +56,8 @@ func mayHaveAddress(text []byte) bool {
 			return true
 		}
 		if i == len(text)-8 {
-			return len(text) > 63 && text[1] == '.' // 32 digits, each with its dot
+			_, reverse := cutSuffixFold(bytes.TrimSuffix(text, []byte{'.'}), arpa6) // its digits may all be letters
+			return reverse
 		}
 	}
 }
@@ -99,30 +99,40 @@ func isWordByte(c byte) bool {
 }
 
 // appendWord appends word, which consists of letters, digits, underscores, dots and
-// colons. It replaces an address at the start of word if that address must be
-// anonymized. If escaped is true, a percent sign precedes word. The address may then
-// follow an escape, as in %2F10.0.0.1 or, escaped twice, %252F10.0.0.1.
+// colons. It replaces the addresses at the start of word and after colons, as in
+// ip:10.0.0.1, that must be anonymized. If escaped is true, a percent sign precedes word.
+// The first address may then follow an escape, as in %2F10.0.0.1 or, escaped twice,
+// %252F10.0.0.1.
 func (w *worker) appendWord(dst, word []byte, escaped bool) []byte {
 	for n := 2; escaped && n < len(word); n += 2 {
-		if addr, length, ok := leadingAddress(word[n:]); ok {
-			dst = w.appendCovered(append(dst, word[:n]...), addr, word[n:n+length])
-			return append(dst, word[n+length:]...)
+		if _, _, ok := leadingAddress(word[n:]); ok {
+			dst, word = append(dst, word[:n]...), word[n:]
+			break
 		}
 		escaped = string(word[n-2:n]) == "25" // a percent sign
 	}
-	if addr, length, ok := leadingAddress(word); ok {
-		return append(w.appendCovered(dst, addr, word[:length]), word[length:]...)
+	for {
+		if addr, length, ok := leadingAddress(word); ok {
+			dst, word = w.appendCovered(dst, addr, word[:length]), word[length:]
+		}
+		next := bytes.IndexByte(word, ':') + 1
+		if next == 0 {
+			return append(dst, word...)
+		}
+		dst, word = append(dst, word[:next]...), word[next:]
 	}
-	return append(dst, word...)
 }
 
 // leadingAddress returns the address at the start of a word, and its length in the
-// word. Only a port or punctuation may follow the address.
+// word. Only punctuation or, after a colon, a port or other text may follow the address.
 func leadingAddress(word []byte) (addr address, length int, ok bool) {
-	length = len(bytes.TrimRight(word, ".:"))
-	if i := bytes.IndexByte(word[:length], ':'); i > 0 && bytes.LastIndexByte(word[:length], ':') == i { // a port
-		length = i
+	word = word[:min(len(word), maxAddress+1)] // no longer, because callers try many places of a word
+	if length = bytes.IndexByte(word, ':'); length > 0 {
+		if v4, ok := parse4(word[:length]); ok {
+			return address{v4: v4}, length, true
+		}
 	}
+	length = len(bytes.TrimRight(word, ".:"))
 	if length < len(word) { // an IPv6 address can end in ::
 		if addr, ok = parseAddress(word); ok {
 			return addr, len(word), true
