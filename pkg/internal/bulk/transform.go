@@ -142,11 +142,20 @@ func addressesIn(dir string, loc *time.Location, layout string) (anonymize.Sourc
 		return anonymize.Unknown, err
 	}
 	defer f.Close()
-	rd := tstat.NewReader(f, tstat.TypeByName(flagsType), tstat.ReaderOptions{Location: loc, Layout: layout})
+	typ, opt := tstat.TypeByName(flagsType), tstat.ReaderOptions{Location: loc, Layout: layout}
+	rd := tstat.NewReader(f, typ, opt)
 	defer rd.Stop()
 	isClear, isAnonymized := false, false
 	for rd.Counts().Text < flagsSize && !(isClear && isAnonymized) {
 		b, err := rd.Next()
+		var nc *tstat.NewColumnsError
+		if errors.As(err, &nc) {
+			opt.Extra = nc.Extra
+			if _, err = f.Seek(0, io.SeekStart); err == nil {
+				rd.Reset(f, typ, opt)
+				continue
+			}
+		}
 		if err == io.EOF {
 			break
 		}
