@@ -27,7 +27,7 @@ _tstatrepo
 printf '%s\n' "${COMPREPLY[@]}"`},
 	"fish": {[]string{"fish", "--no-config", "-c"}, "tstatrepo.fish", `source $argv[1]; complete -C $argv[2] | string replace -r '\t.*' ''; true`},
 	// Every zsh completion ends with a call of compadd. Angle brackets mark the output;
-	// the shell's echo of these lines, which may come late, has none.
+	// the shell's echo of these lines, which may come late, does not contain them.
 	"zsh": {[]string{"zsh", "-f", "-c"}, "_tstatrepo", `zmodload zsh/zpty
 zpty shell zsh -f -i
 zpty -w shell 'PS1= PS2= RPS1= _less=${(#):-60} _more=${(#):-62}'

@@ -126,8 +126,8 @@ func (tx *Tx) All(f func(Entry)) {
 	}
 }
 
-// Put adds an entry. It replaces the existing entry of the same record, if there is
-// one.
+// Put adds an entry. It replaces the existing entry of the same record, if
+// any.
 func (tx *Tx) Put(e Entry) { tx.add(line{Put: &e}) }
 
 // Delete removes the entry for r; see store.Record.Same.

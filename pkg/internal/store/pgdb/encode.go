@@ -249,7 +249,7 @@ func (e *encoder) setLine(i int) {
 	}
 }
 
-// field returns the field of a cell in the current line, or nil if the line has none.
+// field returns the field of a cell in the current line, or nil if the line lacks it.
 func (e *encoder) field(c *cell) []byte {
 	if c.from < 0 {
 		return nil
