@@ -329,9 +329,10 @@ func (v *vector) unsetNull(row int) {
 	}
 }
 
-// undo calls unsetNull for the columns of the first n fields of the current row, because
-// the row is discarded.
+// undo discards the current row, of which the first n fields have been parsed. It calls
+// unsetNull for their columns, and releases what allocFields returned.
 func (b *Batch) undo(m *mapping, n int) {
+	b.split = b.split[:len(b.split)-len(m.fields)]
 	for _, f := range m.fields[:n] {
 		if f.col >= 0 {
 			b.cols[f.col].unsetNull(b.n)

@@ -248,8 +248,6 @@ func (r *Reader) Counts() Counts { return r.counts }
 // Next returns a batch of at least one row, or io.EOF at the end of the file.
 func (r *Reader) Next() (*Batch, error) {
 	b := &r.batch
-	b.reset()
-	r.flush(rewrittenSize)
 	if b.lines == nil {
 		b.lines = make([][]byte, batchRows)
 		b.line = make([]int64, batchRows)
@@ -260,6 +258,8 @@ func (r *Reader) Next() (*Batch, error) {
 		b.moved = make([][]Replaced, batchRows)
 	}
 	for {
+		b.reset() // also drops what malformed lines have left
+		r.flush(rewrittenSize)
 		for r.pos < r.end && b.n < batchRows {
 			i := bytes.IndexByte(r.buf[r.pos:r.end], '\n')
 			if i < 0 {
