@@ -177,6 +177,25 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 	if strings.HasPrefix(addr, ":") {
 		addr = "127.0.0.1" + addr
 	}
+	tcp, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	l, err := newListener(tcp, opt)
+	if err != nil {
+		tcp.Close()
+	}
+	return l, err
+}
+
+// newListener returns a Listener that accepts the connections of tcp. Since a name like
+// localhost may resolve to anything, it checks opt again with the address of tcp.
+func newListener(tcp net.Listener, opt Options) (*Listener, error) {
+	bound := opt
+	bound.Addr = tcp.Addr().String()
+	if err := bound.Check(); err != nil {
+		return nil, err
+	}
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
 	var config *tls.Config
 	if opt.TLS.Enabled() {
@@ -185,13 +204,9 @@ func Listen(ctx context.Context, opt Options) (*Listener, error) {
 			return nil, err
 		}
 	}
-	tcp, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
 	r := &refuser{listen: tcp.Addr(), log: opt.Log}
 	f := &filter{Listener: tcp, refuser: r, allow: opt.Allow}
-	if isLoopback(tcp.Addr()) { // of the socket, since a name may resolve to anything
+	if bound.Local() {
 		f.allow = nil
 	}
 	host, _ := hostOf(opt.Addr) // checked above

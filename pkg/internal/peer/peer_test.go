@@ -75,6 +75,24 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestListenNameLeadsElsewhere checks that a name that counts as loopback opens no
+// socket to the network if the name resolves to another address.
+func TestListenNameLeadsElsewhere(t *testing.T) {
+	tcp, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	if _, err := newListener(tcp, Options{Addr: "localhost:0"}); !hint.IsUsage(err) || !strings.Contains(err.Error(), "open to the network") {
+		t.Errorf("%v", err)
+	}
+	some, _ := ParseNetworks([]string{"192.0.2.0/24"})
+	l, err := newListener(tcp, Options{Addr: "localhost:0", Allow: some})
+	if err != nil || len(l.filter.allow) == 0 {
+		t.Errorf("allow is ignored, %v", err)
+	}
+}
+
 // listen starts a listener that sends a line to each connection.
 func listen(t *testing.T, opt Options) *Listener {
 	l, err := Listen(t.Context(), opt)
