@@ -125,7 +125,7 @@ func (w *world) counts(sum *Summary, want string) {
 	w.Helper()
 	t := sum.Total
 	have := map[string]int64{
-		"files": t.Files, "skipped": t.Skipped, "replaced": t.Replaced, "failed": t.Failed, "vanished": t.Vanished,
+		"files": t.Files, "skipped": t.Skipped, "other_transform": t.OtherTransform, "replaced": t.Replaced, "failed": t.Failed, "vanished": t.Vanished,
 		"open": t.LeftOpen, "others": t.Others, "claimed": t.Claimed, "lines": t.Lines, "rows": t.Rows, "filtered": t.Filtered, "rejects": t.Rejects, "cuts": t.Cuts, "escaped": t.Escaped,
 	}
 	for _, f := range strings.Fields(want) {

@@ -48,12 +48,7 @@ func (im *fileImport) commit(typed bool) error {
 		return nil
 	}
 	im.warnTruncated()
-	if t.counted {
-		return nil
-	}
-	t.counted = true
-	im.count(t, func(s *TypeSummary) {
-		s.extendSpan(t.time.Time)
+	im.countOnce(t, func(s *TypeSummary) {
 		if rec.Damaged {
 			s.Damaged++
 		}

@@ -286,6 +286,35 @@ func TestStoresHaveTheirTransform(t *testing.T) {
 	})
 }
 
+// TestOtherTransformOfOneStoreIsCounted checks that a log counts as stored under another
+// transform if one store skips the log for that reason while another store receives it.
+func TestOtherTransformOfOneStoreIsCounted(t *testing.T) {
+	w := newSharedWorld(t, 2)
+	drop, err := anonymize.New(anonymize.Options{Mode: "drop", Names: "keep"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, added := newFragile("old", nil), newFragile("new", nil)
+	if _, err := Run(t.Context(), w.independent(old)); err != nil {
+		t.Fatal(err)
+	}
+	opt := w.independent(old, added)
+	opt.SourceIs, opt.Anonymizers = anonymize.Clear, []*anonymize.Anonymizer{drop, nil}
+	for _, opt.DryRun = range []bool{true, false} {
+		sum, err := Run(t.Context(), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.counts(sum, "files=2 skipped=0 other_transform=2")
+	}
+	sum, err := Run(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.counts(sum, "files=0 skipped=2 other_transform=2")
+	w.holds(added)
+}
+
 // unaltered is a store whose table of records has no column for transforms.
 type unaltered struct{ *fragile }
 

@@ -138,8 +138,7 @@ func (im *fileImport) importText(extra []string) error {
 	if r.opt.DryRun {
 		if !t.counted {
 			r.log.Info("would import", "file", t.path, "size", t.size)
-			t.counted = true
-			r.count(t, func(s *TypeSummary) { s.Files++; s.Bytes += t.size; s.extendSpan(t.time.Time) })
+			r.countOnce(t, func(s *TypeSummary) { s.Files++; s.Bytes += t.size })
 		}
 		return nil
 	}

@@ -453,16 +453,25 @@ func (r *run) markExamined(t *task, until time.Time) {
 // skip counts a file that is stored already. It does nothing while a store may
 // lack the file.
 func (r *run) skip(t *task) {
-	if t.lacks == 0 && !t.counted {
-		t.counted = true
-		r.count(t, func(s *TypeSummary) {
-			s.Skipped++
-			if t.other {
-				s.OtherTransform++
-			}
-			s.extendSpan(t.time.Time)
-		})
+	if t.lacks == 0 {
+		r.countOnce(t, func(s *TypeSummary) { s.Skipped++ })
 	}
+}
+
+// countOnce counts a file that is stored, skipped or to be imported, unless it was counted
+// before. f adds the file to the other counts of its log type.
+func (r *run) countOnce(t *task, f func(*TypeSummary)) {
+	if t.counted {
+		return
+	}
+	t.counted = true
+	r.count(t, func(s *TypeSummary) {
+		if t.other {
+			s.OtherTransform++
+		}
+		s.extendSpan(t.time.Time)
+		f(s)
+	})
 }
 
 // stdinPath names standard input in records and messages.

@@ -70,8 +70,8 @@ type TypeSummary struct {
 	Name    string `json:"type,omitempty"`
 	Files   int64  `json:"files"`   // stored; with DryRun: would be stored
 	Skipped int64  `json:"skipped"` // stored already
-	// OtherTransform counts the files of Skipped that are stored under another
-	// transform.
+	// OtherTransform counts the files that a store has under another transform, and
+	// therefore skipped. Other stores may have received them.
 	OtherTransform int64 `json:"other_transform"`
 	Replaced       int64 `json:"replaced"` // of Files: grown or replaced
 	Damaged        int64 `json:"damaged"`  // of Files: damaged, the intact part was stored
