@@ -39,6 +39,10 @@ type position struct {
 	// different content under the same name.
 	Head       string `json:"head"`
 	HeadLength int    `json:"head_length"`
+
+	// inOverlong means that Offset is inside an overlong line, whose rest must be
+	// skipped. Saved positions are at the start of a line.
+	inOverlong bool
 }
 
 // checkpoint saves the positions of followed logs.

@@ -295,7 +295,7 @@ func (l *followed) position() (err error) {
 		}
 	}
 	if same {
-		l.offset, l.head = resume.Offset, head
+		l.offset, l.head, l.skipping = resume.Offset, head, resume.inOverlong
 		return nil
 	}
 	l.log.Warn("log has other content than before: reading it from its start", "log", l.file.Name())
@@ -367,6 +367,7 @@ func (l *followed) read(ctx context.Context) (int, error) {
 		l.warnRead.Do(func() { l.log.Warn("log cannot be read, retrying", "log", l.file.Name(), "err", err) })
 		if compressed { // the decompressor cannot continue after an error
 			l.resume = l.positionAt(l.offset)
+			l.resume.inOverlong = l.skipping
 			l.close()
 		}
 		return 0, nil

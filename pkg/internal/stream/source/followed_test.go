@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -31,13 +32,37 @@ func (r *recorder) Deliver(_ context.Context, t batch.Text) error {
 // TestFollowedRetriesCompressedLog makes the disk fail in the middle of a
 // compressed log. Reading continues later, without lost or repeated lines.
 func TestFollowedRetriesCompressedLog(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, after string // text before and after the failure
+		want          string
+		rejects       int64
+	}{
+		"line":          {"a\nb\nstart of c, ", "end of c\nd\n", "a\nb\nstart of c, end of c\nd\ne\n", 0},
+		"overlong line": {"a\n" + strings.Repeat("x", 5*testMaxLine), "end of x\nd\n", "a\nd\ne\n", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text, counts := followFailing(t, c.before, c.after)
+			if text != c.want || counts.Cuts.Load() != 0 || counts.Rejects.Load() != c.rejects {
+				t.Errorf("%.80q, %d cuts, %d rejects", text, counts.Cuts.Load(), counts.Rejects.Load())
+			}
+		})
+	}
+}
+
+const testMaxLine = 4 << 10
+
+// followFailing follows a compressed log with the text before and after, and a next log
+// with the line e. The disk fails once after the first text. It returns the delivered
+// text and the counts.
+func followFailing(t *testing.T, before, after string) (string, *stats.Stream) {
+	t.Helper()
 	var data bytes.Buffer
 	zw := gzip.NewWriter(&data)
-	zw.Write([]byte("a\nb\nstart of c, "))
+	zw.Write([]byte(before))
 	zw.Close()
 	good := data.Len()
 	zw.Reset(&data)
-	zw.Write([]byte("end of c\nd\n"))
+	zw.Write([]byte(after))
 	zw.Close()
 	dir := t.TempDir()
 	for name, text := range map[string][]byte{"2016_03_24_21_00.out/log_tcp_complete.gz": data.Bytes(), "2016_03_24_22_00.out/log_tcp_complete": []byte("e\n")} {
@@ -51,7 +76,7 @@ func TestFollowedRetriesCompressedLog(t *testing.T) {
 	}
 	out := &recorder{}
 	set, err := New(Options{
-		NewInlet: func() Inlet { return out }, MaxRead: 64 << 10, MaxLine: 32 << 10, Window: 1 << 20,
+		NewInlet: func() Inlet { return out }, MaxRead: testMaxLine, MaxLine: testMaxLine, Window: 1 << 20,
 		Start: StartBegin, Location: time.UTC, Counts: stats.NewStream(), State: filepath.Join(t.TempDir(), "state"), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -70,13 +95,11 @@ func TestFollowedRetriesCompressedLog(t *testing.T) {
 	z := new(compression.Reader)
 	z.Reset(format, io.MultiReader(bytes.NewReader(data.Bytes()[:good+3]), iotest.ErrReader(&fs.PathError{Op: "read", Path: "log", Err: syscall.EIO})))
 	l.text = z
-	for range 20 {
+	for range 40 {
 		if _, err := l.step(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	l.close()
-	if got := string(out.text); got != "a\nb\nstart of c, end of c\nd\ne\n" || set.counts.Cuts.Load() != 0 {
-		t.Errorf("%q, %d cuts", got, set.counts.Cuts.Load())
-	}
+	return string(out.text), set.counts
 }
