@@ -75,7 +75,7 @@ func (v *vector) activate() {
 }
 
 // Batch is a sequence of consecutive rows from one file. It is valid until the next
-// call of Reader.Next.
+// call of Reader.Next. It is not safe for concurrent use.
 type Batch struct {
 	Type    *LogType
 	columns []Column

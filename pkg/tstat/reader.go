@@ -47,9 +47,9 @@ type ReaderOptions struct {
 	// Marks lists the lengths of text, in bytes, at which the fingerprint is recorded;
 	// see Reader.Mark.
 	Marks []int64
-	// Ahead makes a goroutine decompress and rewrite the file while the caller parses
-	// its rows. The caller must call Stop before it closes the file or lets anything
-	// else read it.
+	// Ahead makes a goroutine decompress the file while the caller parses its rows. The
+	// goroutine also calls Rewrite's reader, unless Rows rewrites the rows. The caller
+	// must call Stop before it closes the file or lets anything else read it.
 	Ahead bool
 	// Reject is called for each malformed line. text is only valid during the call.
 	Reject func(line int64, reason string, text []byte)

@@ -30,9 +30,9 @@ var ErrSource = errors.New("the log does not say whether its addresses are anony
 type RewriterOptions struct {
 	Layout   string         // see tstat.ReaderOptions
 	Location *time.Location // see tstat.ReaderOptions
-	// Source returns the state of lines without an anonymization flag. It is
-	// called at most once, at the first such line or the first name to encrypt. Nil
-	// means Unknown.
+	// Source returns the state of lines without an anonymization flag. It is called at
+	// the first such line or the first name to encrypt, and not again once it has
+	// succeeded. Nil means Unknown.
 	Source func() (Source, error)
 }
 

@@ -33,7 +33,7 @@ def run(params, body):
     insert = INSERT.match(sql)
     if not insert:
         return engine.query(sql.decode(), params.get("default_format", "TabSeparated")).bytes()
-# The data follows the line; its first byte may be a space.
+    # The data follows the line; its first byte may be a space.
     with tempfile.NamedTemporaryFile(suffix=".native", dir=setting("user_files_path")) as f:
         f.write(sql[insert.end():])
         f.flush()
