@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -313,6 +314,26 @@ func TestOtherTransformOfOneStoreIsCounted(t *testing.T) {
 	}
 	w.counts(sum, "files=0 skipped=2 other_transform=2")
 	w.holds(added)
+}
+
+// TestErrorOfAllTransformsIsReportedOnce checks that an error that is the same for each
+// transform of a log occurs once in the message about the log.
+func TestErrorOfAllTransformsIsReportedOnce(t *testing.T) {
+	w := newSharedWorld(t, 0)
+	drop, err := anonymize.New(anonymize.Options{Mode: "drop", Names: "keep"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.put("2016_03_01_05_00.out/"+file, udp(50, "a")+strings.Repeat("bad\n", 101))
+	opt := w.independent(newFragile("one", nil), newFragile("two", nil))
+	opt.Log = slog.New(slog.NewTextHandler(&w.log, nil))
+	opt.SourceIs, opt.Anonymizers = anonymize.Clear, []*anonymize.Anonymizer{nil, drop}
+	if _, err := Run(t.Context(), opt); !errors.Is(err, ErrFailed) {
+		t.Errorf("%v", err)
+	}
+	if n := strings.Count(w.log.String(), "101 of 151 lines rejected"); n != 1 {
+		t.Errorf("%d times in %s", n, w.log.String())
+	}
 }
 
 // unaltered is a store whose table of records has no column for transforms.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -112,7 +113,10 @@ func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) 
 			im.idle = place.close
 		}
 		if im.hasTargets() {
-			errs = append(errs, im.importText(extra))
+			err := im.importText(extra)
+			if err != nil && !slices.ContainsFunc(errs, func(o error) bool { return o.Error() == err.Error() }) {
+				errs = append(errs, err) // an error of the file itself is the same for each text
+			}
 			im.progress = noProgress{} // the bytes are counted once
 		}
 	}
