@@ -149,13 +149,7 @@ log-level = "debug"
 [serve]
 admin = %q
 clients = [%q]
-[collect-log]
-listen = []
-[collect-streaming]
-listen = []
-[collect-rrd]
-listen = []
-[probe]
+`+noEndpoints+`[probe]
 name = "turin"
 log-folder = %q
 stream-protocol = "ack"

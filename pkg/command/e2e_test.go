@@ -129,13 +129,7 @@ timezone = "UTC"
 		s.links = append(s.links, k)
 		advertise = "localhost:" + port(k.Addr().String())
 	}
-	config("probe", "Probe-turin", fmt.Sprintf(`
-[collect-log]
-listen = []
-[collect-streaming]
-listen = []
-[collect-rrd]
-listen = []
+	config("probe", "Probe-turin", fmt.Sprintf(noEndpoints+`
 [probe]
 name = "turin"
 log-folder = "%s/tstat"
@@ -152,6 +146,15 @@ timezone = "UTC"
 	}
 	return s
 }
+
+// noEndpoints is the part of a configuration that turns all endpoints off.
+const noEndpoints = `[collect-log]
+listen = []
+[collect-streaming]
+listen = []
+[collect-rrd]
+listen = []
+`
 
 var siteProcesses = []string{"supervisor", "repository", "probe"}
 
