@@ -1,7 +1,6 @@
 package admin
 
 import (
-	_ "embed"
 	"net/url"
 	"slices"
 	"strconv"
