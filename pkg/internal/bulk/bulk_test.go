@@ -689,6 +689,15 @@ func TestStdin(t *testing.T) {
 	})
 }
 
+// TestStrayFileWithLaterColumns imports a log outside of log folders, in which the first
+// row with an absolute time follows a header with an unknown column.
+func TestStrayFileWithLaterColumns(t *testing.T) {
+	w := &world{T: t, root: t.TempDir(), dest: "parquet:" + t.TempDir()}
+	p := w.put("log_tcp_complete", "#c_ip:1 first:2 last:3\na 0 0\n#c_ip:1 first:2 last:3 new:4\nb 1458855400000.0 1458855462170.811035 x\n")
+	w.run("files=1 rows=2", func(o *Options) { o.Sources = []string{p} })
+	w.stored("p1", "2016_03_24_21_37.out", "log_tcp_complete", 2)
+}
+
 // TestStrayFile imports a log outside a log folder.
 func TestStrayFile(t *testing.T) {
 	forStores(t, func(w *world) {

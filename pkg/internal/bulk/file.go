@@ -249,32 +249,34 @@ var errNoTime = errors.New("it lies in no log folder, and no row in it has an ab
 // time of the file's first row with an absolute time.
 func (im *fileImport) nameByRows() error {
 	t := im.task
-	var head io.Reader
+	var stdin []byte
 	if t.stdin {
-		p, err := im.in.Peek(peekSize)
-		if err != nil && err != io.EOF {
+		var err error
+		if stdin, err = im.in.Peek(peekSize); err != nil && err != io.EOF {
 			return fmt.Errorf("read standard input: %w", err)
 		}
-		head = bytes.NewReader(p)
 	} else {
-		head = io.LimitReader(im.file, peekSize)
 		defer im.file.Seek(0, io.SeekStart)
 	}
 	first := int64(0)
-	im.rd.Reset(head, t.typ, tstat.ReaderOptions{Location: im.opt.Location, Layout: im.opt.Layout})
-	for first == 0 {
-		b, err := im.rd.Next()
-		if err == io.EOF {
-			break
+	err := readBatches(im.rd, func(extra []string) (err error) {
+		var head io.Reader = bytes.NewReader(stdin)
+		if !t.stdin {
+			_, err = im.file.Seek(0, io.SeekStart)
+			head = io.LimitReader(im.file, peekSize)
 		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", t.path, err)
-		}
+		im.rd.Reset(head, t.typ, tstat.ReaderOptions{Location: im.opt.Location, Layout: im.opt.Layout, Extra: extra})
+		return err
+	}, func(b *tstat.Batch) bool {
 		for _, e := range b.Ends() {
 			if first = e; e != 0 {
 				break
 			}
 		}
+		return first == 0
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.path, err)
 	}
 	if _, length := im.rd.Fingerprint(); length == 0 {
 		return fmt.Errorf("source %s: %w", t.path, errEmpty)

@@ -128,23 +128,16 @@ func (im *fileImport) countSelected(opt tstat.ReaderOptions) (int64, error) {
 		return 0, err
 	}
 	opt.Use = selection.Uses()
-	im.rd.Reset(in, im.typ(), im.readerOptions(im.task, opt))
-	for filtered := int64(0); ; {
-		b, err := im.rd.Next()
-		var nc *tstat.NewColumnsError
-		switch {
-		case err == io.EOF:
-			c := im.rd.Counts()
-			return c.Rows - filtered + c.Rejects, nil
-		case errors.As(err, &nc):
-			if _, err := im.file.Seek(0, io.SeekStart); err != nil {
-				return 0, err
-			}
-			opt.Extra = nc.Extra
-			return im.countSelected(opt)
-		case err != nil:
-			return 0, err
-		}
+	filtered := int64(0)
+	err = readBatches(im.rd, func(extra []string) error {
+		filtered, opt.Extra = 0, extra
+		_, err := im.file.Seek(0, io.SeekStart)
+		im.rd.Reset(in, im.typ(), im.readerOptions(im.task, opt))
+		return err
+	}, func(b *tstat.Batch) bool {
 		filtered += int64(selection.Apply(b))
-	}
+		return true
+	})
+	c := im.rd.Counts()
+	return c.Rows - filtered + c.Rejects, err
 }

@@ -57,6 +57,32 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// readBatches calls f for each batch of rd until f returns false or the file ends. It
+// first calls restart, which resets rd to the start of the file with the given
+// ReaderOptions.Extra. It calls restart again if a later header has further unknown
+// columns; f then gets the rows from the start again.
+func readBatches(rd *tstat.Reader, restart func(extra []string) error, f func(*tstat.Batch) (more bool)) error {
+	if err := restart(nil); err != nil {
+		return err
+	}
+	for {
+		b, err := rd.Next()
+		var nc *tstat.NewColumnsError
+		switch {
+		case err == io.EOF:
+			return nil
+		case errors.As(err, &nc):
+			if err := restart(nc.Extra); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case !f(b):
+			return nil
+		}
+	}
+}
+
 // read reads the file from its start into all stores that lack it. If rawOnly is true,
 // it leaves out the stores that accept rows. For extra, see tryFile.
 func (im *fileImport) read(extra []string, rawOnly bool) error {

@@ -142,28 +142,20 @@ func addressesIn(dir string, loc *time.Location, layout string) (anonymize.Sourc
 		return anonymize.Unknown, err
 	}
 	defer f.Close()
-	typ, opt := tstat.TypeByName(flagsType), tstat.ReaderOptions{Location: loc, Layout: layout}
-	rd := tstat.NewReader(f, typ, opt)
+	rd := new(tstat.Reader)
 	defer rd.Stop()
 	isClear, isAnonymized := false, false
-	for rd.Counts().Text < flagsSize && !(isClear && isAnonymized) {
-		b, err := rd.Next()
-		var nc *tstat.NewColumnsError
-		if errors.As(err, &nc) {
-			opt.Extra = nc.Extra
-			if _, err = f.Seek(0, io.SeekStart); err == nil {
-				rd.Reset(f, typ, opt)
-				continue
-			}
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return anonymize.Unknown, fmt.Errorf("%s: %w", entries[i].Name(), err)
-		}
+	err = readBatches(rd, func(extra []string) error {
+		_, err := f.Seek(0, io.SeekStart)
+		rd.Reset(f, tstat.TypeByName(flagsType), tstat.ReaderOptions{Location: loc, Layout: layout, Extra: extra})
+		return err
+	}, func(b *tstat.Batch) bool {
 		c, a := countFlags(b)
 		isClear, isAnonymized = isClear || c, isAnonymized || a
+		return rd.Counts().Text < flagsSize && !(isClear && isAnonymized)
+	})
+	if err != nil {
+		return anonymize.Unknown, fmt.Errorf("%s: %w", entries[i].Name(), err)
 	}
 	switch {
 	case isClear && isAnonymized:
