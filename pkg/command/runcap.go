@@ -222,7 +222,7 @@ func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Cont
 }
 
 // printReply prints m, the reply about a job, and returns an error if m reports a
-// failure. Without --json it prints m only if show is set and the job has not failed.
+// failure. Without --json it prints m only if show is set and the job did not fail.
 func (r runcap) printReply(out io.Writer, m mplane.Message, show bool) error {
 	reason := shell.Failed(m)
 	if r.JSON || show && reason == "" {

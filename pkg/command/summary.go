@@ -12,7 +12,7 @@ import (
 )
 
 // report prints sum to stdout as JSON if --json is given, or else as text in a dry run.
-// If it has not printed text to stdout, it prints text to the console, provided that
+// If it printed no text to stdout, it prints text to the console, provided that
 // isWatched returns true.
 func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
 	loc := b.Location()

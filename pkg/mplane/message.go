@@ -28,7 +28,7 @@ const (
 )
 
 // kinds lists the kinds in order of priority. If a message has the JSON keys of several
-// kinds, it is of the kind that comes first.
+// kinds, its kind is the one that comes first.
 var kinds = []Kind{Capability, Specification, Result, Receipt, Redemption, Withdrawal, Interrupt, exceptionKind, envelopeKind}
 
 // Verbs that the protocol interprets. Messages may have other verbs.

@@ -296,7 +296,7 @@ func (s Scope) Follows(capability Scope, t time.Time) bool {
 }
 
 // Occurrences yields the start and the scope of each run of s that starts at or after t.
-// There are no runs unless s is a repeated scope. The sequence may be infinite.
+// Only a repeated scope has runs. The sequence may be infinite.
 func (s Scope) Occurrences(t time.Time) iter.Seq2[time.Time, Scope] {
 	start, end := s.Times(t)
 	if start.IsZero() {

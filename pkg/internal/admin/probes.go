@@ -200,7 +200,7 @@ func (p *probeView) Has() string {
 }
 
 // NewestFolder returns the time of Tstat's newest log folder on this machine. It
-// returns the zero time if Tstat has not written a folder yet or the probe is
+// returns the zero time before Tstat writes the first folder, or if the probe is
 // remote.
 func (p *probeView) NewestFolder() time.Time {
 	if p.Tstat == nil {

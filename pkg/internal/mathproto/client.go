@@ -209,7 +209,7 @@ func (c *client) head(ctx context.Context, addr, path string) (v version, now ti
 
 var errLength = errors.New("the peer does not say how long the file is")
 
-// content reads a file over HTTP. If the connection breaks and the file has not changed,
+// content reads a file over HTTP. If the connection breaks and the file is unchanged,
 // content resumes at the same position.
 type content struct {
 	ctx    context.Context

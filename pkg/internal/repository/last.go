@@ -33,7 +33,7 @@ type lastPoint struct {
 }
 
 // begin makes add store points. The caller must call end later. Once end has been called
-// as often as begin, add stores no more points.
+// as often as begin, add stores no further points.
 func (l *lastPoints) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

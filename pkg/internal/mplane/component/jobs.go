@@ -166,7 +166,7 @@ func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify 
 }
 
 // accept returns the response to spec. If spec needs a new job, accept also returns the
-// job, which has not started yet, and the service that it uses. Otherwise the job is nil.
+// job, which is not yet started, and the service that it uses. Otherwise the job is nil.
 func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplane.Message)) (*job, Service, mplane.Message) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -213,7 +213,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// maxPage is the length, in bytes, at which a page is full: no more capabilities are
+// maxPage is the length, in bytes, at which a page is full: no further capabilities are
 // added to it.
 const maxPage = 256 << 10
 

@@ -196,7 +196,7 @@ func (a *assembly) add(s *stored, keep []span) error {
 	return nil
 }
 
-// flushAll writes what assembly.add has not written yet: either the pending row group,
+// flushAll writes what assembly.add left unwritten: either the pending row group,
 // which is copied unchanged, or the collected rows. An assembly never has both.
 func (a *assembly) flushAll() error {
 	if h := a.pending; h != nil {
@@ -219,7 +219,7 @@ func (a *assembly) decodePending() error {
 	return a.decode(h)
 }
 
-// closeUnused closes the file of h, a group that is no longer pending, unless add is
+// closeUnused closes the file of h, a group that is not pending any longer, unless add is
 // still reading that file.
 func (a *assembly) closeUnused(h *group) {
 	if h.s != a.current {

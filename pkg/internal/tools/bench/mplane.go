@@ -35,7 +35,7 @@ const (
 
 // caseMPlane registers many polling components with a supervisor. Then it sends
 // specifications; components respond with a receipt and a result, and clients redeem the
-// results. This process simulates the components and clients. There is no peer, since the
+// results. This process simulates the components and clients. The case has no peer, since the
 // reference implementation blocks for each client. If b.base is set, the case compares
 // the CPU time of the supervisor with that of the older tstatrepo's supervisor.
 func (b *bench) caseMPlane(ctx context.Context) error {
