@@ -510,6 +510,25 @@ func TestWhisperDefault(t *testing.T) {
 	}
 }
 
+// TestWhisperFullDisk checks that points are refused while the disk is nearly full, and
+// stored when there is space again.
+func TestWhisperFullDisk(t *testing.T) {
+	dir, fill, release := durabletest.SmallDisk(t, "2m")
+	w, err := NewWhisper(WhisperOptions{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := []Metric{{Path: "tstat.p.x", Step: 300, Points: []Point{{Time: time.Now().Unix(), Value: 1}}}}
+	fill(64 << 10)
+	if err := w.Send(t.Context(), m); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "less than 5 % of the disk is free") {
+		t.Error(err)
+	}
+	release()
+	if err := w.Send(t.Context(), m); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWhisperSchemas(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "storage-schemas.conf")

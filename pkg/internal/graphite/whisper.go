@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/go-graphite/go-whisper"
@@ -41,10 +40,6 @@ type Whisper struct {
 	warned  bool            // a warning about lost points was logged
 	synced  map[string]bool // folders synced since their last new file
 }
-
-// minFree limits the use of the disk: Send fails if less than 1/minFree of the file
-// system is free.
-const minFree = 20
 
 // NewWhisper returns a sink for Whisper files below opt.Dir.
 func NewWhisper(opt WhisperOptions) (*Whisper, error) {
@@ -85,12 +80,8 @@ func (w *Whisper) sendOnce(ctx context.Context, metrics []Metric) error {
 	if err := durable.MkdirAll(w.opt.Dir, 0o755); err != nil {
 		return fmt.Errorf("whisper: %w", err)
 	}
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(w.opt.Dir, &fs); err != nil {
-		return fmt.Errorf("whisper: %s: %w", w.opt.Dir, err)
-	}
-	if fs.Bavail < fs.Blocks/minFree {
-		return fmt.Errorf("%w: whisper: less than %d %% of the disk of %s is free", ErrUnavailable, 100/minFree, w.opt.Dir)
+	if err := durable.CheckSpace(w.opt.Dir); err != nil {
+		return fmt.Errorf("%w: whisper: %w", ErrUnavailable, err)
 	}
 	for _, m := range metrics {
 		if ctx.Err() != nil {

@@ -367,42 +367,10 @@ func TestFilesPowerCut(t *testing.T) {
 	}
 }
 
-// smallDisk mounts a file system of the given size, like "2m". fill leaves about
-// free bytes of space; release frees the filled space.
-func smallDisk(t *testing.T, size string) (dir string, fill func(free int), release func()) {
-	t.Helper()
-	dir = t.TempDir()
-	if os.Getuid() != 0 {
-		t.Skip("only root can mount a small disk")
-	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("cannot mount a small disk: %v", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
-	ballast := filepath.Join(dir, "ballast")
-	fill = func(free int) {
-		t.Helper()
-		var st syscall.Statfs_t
-		if err := syscall.Statfs(dir, &st); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(ballast, make([]byte, int(st.Bavail)*int(st.Bsize)-free), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	release = func() {
-		t.Helper()
-		if err := os.Remove(ballast); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir, fill, release
-}
-
 // TestFullDisk checks that the stream pauses while the disk is full, reports
 // it, and continues without lost or duplicate lines.
 func TestFullDisk(t *testing.T) {
-	dir, fill, release := smallDisk(t, "2m")
+	dir, fill, release := durabletest.SmallDisk(t, "2m")
 	fill(1 << 20)
 	text := numbered(logPath, 0, 10_000) // 1.2 MB
 	s := startStream(t, Options{Listen: loopback(), To: []string{"file:" + dir}, Queue: 1 << 20})
@@ -431,7 +399,7 @@ func TestFullDisk(t *testing.T) {
 // TestFullDiskBehindStdout checks the same as TestFullDisk, with standard output
 // redirected to a file.
 func TestFullDiskBehindStdout(t *testing.T) {
-	dir, fill, release := smallDisk(t, "2m")
+	dir, fill, release := durabletest.SmallDisk(t, "2m")
 	fill(100_000)
 	file, err := os.Create(filepath.Join(dir, "out"))
 	if err != nil {
@@ -460,7 +428,7 @@ func TestFullDiskBehindStdout(t *testing.T) {
 // one window, then pauses and reports the failure. It continues when there is
 // room.
 func TestFullStateDisk(t *testing.T) {
-	dir, fill, release := smallDisk(t, "1m")
+	dir, fill, release := durabletest.SmallDisk(t, "1m")
 	root := t.TempDir()
 	w := newTstat(t, root, "log_tcp_complete")
 	w.rollOver()

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -30,8 +28,6 @@ const (
 	syncBytes     = 4 << 20
 	// maxOpen is the maximum number of open files.
 	maxOpen = 128
-	// minFree is the fraction of the disk that is kept free.
-	minFree = 0.05
 	// diskRetry is the interval between retries on a full disk.
 	diskRetry = time.Second
 )
@@ -138,7 +134,7 @@ func (f *files) write() (err error) {
 	if err := durable.MkdirAll(f.dir, 0o755); err != nil {
 		return err
 	}
-	if err := f.checkSpace(); err != nil {
+	if err := durable.CheckSpace(f.dir); err != nil {
 		return err
 	}
 	hour := f.now().UTC().Format("2006_01_02_15")
@@ -193,18 +189,6 @@ func (f *files) rollBack() error {
 	}
 	f.closeAll()
 	return errors.Join(errs...)
-}
-
-// checkSpace returns an error if the file system of f.dir is nearly full.
-func (f *files) checkSpace() error {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(f.dir, &st); err != nil {
-		return nil // the write will show the error
-	}
-	if float64(st.Bavail) < minFree*float64(st.Blocks) {
-		return fmt.Errorf("%s: less than %.0f %% of the disk is free", f.dir, minFree*100)
-	}
-	return nil
 }
 
 // file returns the file for the given hour in the folder dir, and opens it if necessary.
