@@ -106,8 +106,8 @@ func (g *gen) factor() float64 {
 	return expTab(z * 2)
 }
 
-// expTable holds exp(x) for 1025 values of x from -3 to 3, which is accurate enough for
-// factor.
+// expTable holds exp(x) for 1025 values of x from -3 to 3. This resolution is enough for
+// gen.factor.
 var expTable = func() (t [1025]float64) {
 	for i := range t {
 		t[i] = math.Exp(-3 + float64(i)*6/1024)
@@ -137,7 +137,8 @@ func fixed6(b []byte, v int64) []byte {
 		byte('0'+fr/100%10), byte('0'+fr/10%10), byte('0'+fr%10))
 }
 
-// ms6 appends us, a time in µs, to b as milliseconds with six decimals, as Tstat does.
+// ms6 converts a time from µs to ms and appends it to b with six decimals, as Tstat
+// does.
 func ms6(b []byte, us int64) []byte { return fixed6(b, us*1000) }
 
 // ---- endpoints ----
@@ -208,7 +209,8 @@ func (g *gen) str(s string) { g.b = append(g.b, s...) }
 
 // ---- columns of profiles ----
 
-// join returns columns first to last of c, counted from 1, each preceded by a space.
+// join returns columns of c, each preceded by a space. first and last are the numbers of
+// the first and the last column, counted from 1.
 func join(c []string, first, last int) string {
 	return " " + strings.Join(c[first-1:last], " ")
 }
@@ -217,8 +219,8 @@ func num(s string) float64 { v, _ := strconv.ParseFloat(s, 64); return v }
 
 // ---- malformed rows ----
 
-// spoil damages the row in g.b. The row still ends in a newline, unless the damage is
-// the loss of that newline.
+// spoil damages the row in g.b in a random way. One kind of damage removes the
+// final newline; the others keep it.
 func (g *gen) spoil() {
 	n := len(g.b) - 1
 	if n < 20 {

@@ -20,7 +20,7 @@ type httpReq struct {
 
 func (g *gen) tab() { g.b = append(g.b, '\t') }
 
-// orDash appends a tab, and then text or, if known is false, "-".
+// orDash appends a tab, followed by text if known is true and by "-" otherwise.
 func (g *gen) orDash(known bool, text string) {
 	g.tab()
 	if known {

@@ -66,8 +66,8 @@ func (g *gen) rtt(v [4]float64, f float64) {
 	}
 }
 
-// rel appends ms * f, a relative time in milliseconds. If the time exceeds durUS, the
-// duration of the flow in microseconds, rel appends the duration instead.
+// rel appends a time since the start of the flow: ms * f milliseconds, but at most the
+// duration of the flow, which is durUS microseconds.
 func (g *gen) rel(ms, f float64, durUS int64) {
 	us := int64(ms * f * 1000)
 	if us > durUS {

@@ -88,8 +88,8 @@ func helpCommand() *cli.Command {
 	}
 }
 
-// Groups of commands in help. The first group has no title. Commands in the last group
-// have no man pages.
+// Groups of commands in help. groupProduct appears under the title "Commands". The
+// commands in groupAbout have no man pages.
 const (
 	groupProduct = ""
 	groupAlso    = "Other"

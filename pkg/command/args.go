@@ -70,8 +70,9 @@ type flagWord struct {
 	err   error // reason why the value is invalid, or nil
 }
 
-// assemble checks that cmd accepts the flags in words. It returns path, the flags and
-// args in the order that urfave/cli requires. For values, see valueFlags.
+// assemble returns a command line in the order that urfave/cli requires: first path, then
+// the flags in words, then args. It returns an error if cmd does not accept one of the
+// flags. values is a result of valueFlags.
 func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, args []string, values map[string]bool) ([]string, error) {
 	known := map[string]bool{"help": true, "h": true, "version": true}
 	if cmd != nil {
@@ -164,8 +165,7 @@ func unknownFlag(name string, known map[string]bool) error {
 	return hint.Usagef("unknown flag %s%s%s", dash, name, hint.DidYouMean(name, names, "--"))
 }
 
-// hintUsage adds a hint to err. The hint points to the help for the command with the
-// given path; see seeHelp.
+// hintUsage adds the hint of seeHelp to err.
 func hintUsage(path []string, err error) error {
 	return hint.Add(err, seeHelp(path...))
 }

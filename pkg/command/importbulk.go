@@ -144,9 +144,9 @@ func runImportBulk(c *cli.Context, con *console.Console) error {
 	return b.finish(con, sum, err)
 }
 
-// finish returns the error with which the command ends: err or, if err is nil and lines
-// were rejected, a rejectsError. If err is not nil and lines were rejected, finish only
-// prints the rejectsError.
+// finish returns the error with which the command ends. If lines were rejected and err
+// is nil, it returns a rejectsError. If lines were rejected and err is not nil, it
+// prints the rejectsError and returns err.
 func (b *importBulk) finish(con *console.Console, sum *bulk.Summary, err error) error {
 	if sum != nil && sum.Total.Rejects > 0 {
 		rejects := rejectsError{sum.Total.Rejects, sum.RejectFile}

@@ -137,8 +137,9 @@ func (r rrdPush) printMetrics(w io.Writer, list []rrdpush.Listed) error {
 	return t.Flush()
 }
 
-// report prints sum to stdout as JSON if --json is given. With --verbose, or on a
-// terminal without --json, it prints sum to the console as text, unless --quiet is given.
+// report prints sum to stdout as JSON if --json is given. It prints sum to the console
+// as text with --verbose, and also on a terminal without --json. The text is suppressed
+// by --quiet.
 func (r rrdPush) report(stdout io.Writer, con *console.Console, sum *rrdpush.Summary) error {
 	if r.JSON {
 		if err := console.WriteJSON(stdout, sum); err != nil {

@@ -137,7 +137,7 @@ func (r runcap) shell(ctx context.Context, sh *shell.Shell, lines *shell.Lines) 
 	return err
 }
 
-// once performs the action that the flags select.
+// once performs the single action that the flags select.
 func (r runcap) once(ctx context.Context, c *cli.Context, s *shell.Session) error {
 	out := c.App.Writer
 	switch {
@@ -181,7 +181,7 @@ func (r runcap) printCapabilities(out io.Writer, s *shell.Session) error {
 	return r.print(out, capability)
 }
 
-// specify returns a specification for the capability whose label or token is name.
+// specify returns a specification for the capability with the given label or token.
 func (r runcap) specify(s *shell.Session, name string) (*mplane.Statement, error) {
 	capability, err := s.Capability(name)
 	if err != nil {
@@ -190,7 +190,7 @@ func (r runcap) specify(s *shell.Session, name string) (*mplane.Statement, error
 	return s.Specify(capability, r.Label)
 }
 
-// run runs the capability whose label or token is name.
+// run runs the capability with the given label or token.
 func (r runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name string) error {
 	spec, err := r.specify(s, name)
 	if err != nil {
@@ -211,8 +211,8 @@ func (r runcap) run(ctx context.Context, out io.Writer, s *shell.Session, name s
 	return r.printReply(out, reply, r.Wait)
 }
 
-// report calls ask with r.Token, the token of a job, and prints the reply. ask queries
-// or stops the job.
+// report passes the job token r.Token to ask, which queries or stops the job. It then
+// prints the reply.
 func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Context, string) (mplane.Message, error)) error {
 	m, err := ask(ctx, r.Token)
 	if err != nil {
@@ -221,8 +221,8 @@ func (r runcap) report(ctx context.Context, out io.Writer, ask func(context.Cont
 	return r.printReply(out, m, true)
 }
 
-// printReply prints m, the reply about a job, and returns an error if m reports a
-// failure. Without --json it prints m only if show is set and the job did not fail.
+// printReply returns an error if the reply m reports that a job failed. It prints m if
+// --json is given, or if show is true and the job did not fail.
 func (r runcap) printReply(out io.Writer, m mplane.Message, show bool) error {
 	reason := shell.Failed(m)
 	if r.JSON || show && reason == "" {

@@ -140,7 +140,7 @@ func (s storeRun) run(ctx context.Context, con *console.Console, stdout io.Write
 	return errors.Join(err, rerr)
 }
 
-// report prints result: with --json as JSON, otherwise by calling text.
+// report prints result as JSON if --json is given, and otherwise calls the function text.
 func (s storeRun) report(stdout io.Writer, result any, text func(io.Writer) error) error {
 	if !s.JSON {
 		return text(stdout)

@@ -130,8 +130,8 @@ func (s storeRun) transformOf(rep *upkeep.Report) string {
 	return strings.Join(options, "")
 }
 
-// mend returns the command that repairs findings of the given kind, or "" if no single
-// command repairs them all.
+// mend returns a command or short instructions to repair findings of the given kind. It
+// returns "" if tstatrepo cannot repair them.
 func mend(kind string, m store.Manager, transform, probe string) string {
 	_, raw := m.(store.RawStore)
 	replace := fmt.Sprintf("tstatrepo import-bulk --replace %s--probe %s --to %s LOG", transform, probe, m)

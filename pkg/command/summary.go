@@ -11,9 +11,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/console"
 )
 
-// report prints sum to stdout as JSON if --json is given, or else as text in a dry run.
-// If it printed no text to stdout, it prints text to the console, provided that
-// isWatched returns true.
+// report prints sum as text: to stdout in a dry run, and otherwise to the console if
+// isWatched returns true. With --json, it prints JSON to stdout and treats a dry run like
+// any other run.
 func (b *importBulk) report(stdout io.Writer, con *console.Console, sum *bulk.Summary) error {
 	loc := b.Location()
 	switch {
@@ -35,8 +35,8 @@ func (b *importBulk) isWatched(con *console.Console) bool {
 	return !b.Quiet && (b.Verbose || con.Terminal() && !b.JSON)
 }
 
-// writeSummary prints a table with one row for each log type, then the totals of the
-// run. If there was nothing to import, it prints a line instead of the table.
+// writeSummary prints a table with one row for each log type, and then details of the
+// whole run. If there was nothing to import, a single line replaces the table.
 func writeSummary(w io.Writer, sum *bulk.Summary, loc *time.Location) error {
 	var b strings.Builder
 	if t := &sum.Total; sum.Planned && t.Files+t.Failed+t.Vanished+t.Others+t.Claimed+sum.Left == 0 {

@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// link returns the URL of this page with a changed query. changes alternates keys
-// and values; the value "" removes its key.
+// link returns the URL of this page with changes to its query. The changes are keys, each
+// followed by its new value. The value "" removes the key.
 func (v *view) link(changes ...string) string {
 	q := url.Values{}
 	set := func(key, value string) {
@@ -69,8 +69,9 @@ func (v *view) LinkAllPlots() string {
 // place is a link to the details of a problem.
 type place struct{ Href, Text string }
 
-// Places returns links to the details of p: one link for each of p.Probes that the page
-// shows or, if it shows none of them, a link to the section for p.Part.
+// Places returns links to the details of p, one for each of its probes whose details are
+// open on the page. If there are none, it returns a link to the section for p.Part, if
+// that part has a section of its own.
 func (v *view) Places(p Problem) (list []place) {
 	for _, name := range p.Probes {
 		i := slices.IndexFunc(v.Front.Shown, func(of *probeView) bool { return of.Name == name })

@@ -23,9 +23,9 @@ type bars struct {
 	Scale string // maximum and period, see scale
 }
 
-// newBars returns a chart of values, the counts in consecutive intervals. The last
-// interval contains the current time. what names the things counted, such as "Lines".
-// newBars returns nil if there is nothing to show.
+// newBars returns a bar chart, or nil if there is nothing to show. values holds the
+// counts in consecutive intervals, the last of which contains the current time. The
+// title of the chart starts with the string what, such as "Lines".
 func newBars(values []int64, interval time.Duration, what string) *bars {
 	if len(values) == 0 || slices.Max(values) <= 0 {
 		return nil
@@ -51,8 +51,9 @@ func newBars(values []int64, interval time.Duration, what string) *bars {
 	}
 }
 
-// scale describes a bar chart as text: most, which is its maximum, and the period of
-// its n intervals. It omits the period if interval is an hour.
+// scale describes a bar chart of n intervals as text. If interval is an hour, the text
+// gives the maximum count. Otherwise, it gives the period and the maximum rate per
+// second.
 func scale(most int64, interval time.Duration, n int) string {
 	if interval == time.Hour {
 		return "at most " + number(most)

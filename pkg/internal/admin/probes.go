@@ -67,7 +67,7 @@ type probeView struct {
 	HasTime bool                         // Clock is known
 }
 
-// liveSource is a source of live lines, and the name of its run; see Live.
+// liveSource is a source of live lines. Run is the name of its run; see Live.
 type liveSource struct {
 	Run string
 	stream.SourceStats
@@ -183,8 +183,8 @@ func (p *probeView) finish() {
 	p.Clock, p.HasTime = clockOf(p.All)
 }
 
-// Has returns text with the numbers of streams, sources and metrics of p. It omits
-// numbers that are 0.
+// Has returns the numbers of streams, sources and metrics of p as text. It omits numbers
+// that are 0.
 func (p *probeView) Has() string {
 	var list []string
 	if len(p.All) > 0 {
@@ -271,9 +271,8 @@ func (s *State) nameProbes() {
 	}
 }
 
-// clockOf returns how far a probe's clock is ahead of this machine's clock. It uses the
-// newest reading in streams, the streams of that probe. known is false if there is no
-// reading.
+// clockOf returns how far a probe's clock is ahead of this machine's clock, according to
+// the newest reading in the probe's streams. known is false if there is no reading.
 func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool) {
 	var last time.Time
 	for _, l := range streams {
@@ -284,8 +283,8 @@ func clockOf(streams []*mathproto.StreamStats) (ahead time.Duration, known bool)
 	return ahead, !last.IsZero()
 }
 
-// aheadText describes d, how far a clock is ahead, as text: "right", or the duration
-// and "ahead" or "behind".
+// aheadText describes a clock that is ahead by d, as in "right", "5 min ahead" or
+// "5 min behind".
 func aheadText(d time.Duration) string {
 	switch {
 	case d.Abs() <= 2*time.Second: // within the precision of readings

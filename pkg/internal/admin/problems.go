@@ -20,7 +20,7 @@ const (
 	settleIn     = 30 * time.Second    // after the start; registration and the first log folder may take this long
 	expiresSoon  = 30 * 24 * time.Hour // before a certificate expires
 	expiresNow   = 7 * 24 * time.Hour  // before a certificate expires
-	recentErrors = time.Hour           // the log's older errors do not count as a problem
+	recentErrors = time.Hour           // older logged errors are not reported as a problem
 	clockError   = 2 * time.Minute     // clocks further apart give wrong times
 	tstatSilent  = 2 * time.Hour       // Tstat writes a log folder each hour
 	tstatArchive = 30 * 24 * time.Hour // folders unchanged for longer are an archive, not the output of a running Tstat
@@ -293,8 +293,7 @@ func probesOf(streams []*mathproto.StreamStats) (names []string) {
 	return names
 }
 
-// titleOf returns the title of the stream if streams holds only one, or else their
-// number as text.
+// titleOf returns the title of a single stream, or the number of several streams as text.
 func titleOf(streams []*mathproto.StreamStats) string {
 	if len(streams) == 1 {
 		return title(streams[0])

@@ -105,9 +105,9 @@ func (r *ring) add(n Notice) {
 	r.notices = append(r.notices, n)
 }
 
-// appendAttr appends " key=value" for a to b, with prefix before the key. If a is a
-// group, it appends each member of the group, and the name of the group becomes part of
-// the prefix.
+// appendAttr writes an attribute to b as " key=value", with prefix before the key. If the
+// attribute is a group, it writes each member of the group, and the name of the group
+// becomes part of the prefix.
 func appendAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	v := a.Value.Resolve()
 	if v.Kind() == slog.KindGroup {

@@ -70,7 +70,7 @@ type RRD struct {
 	Name string // unique: the section of the configuration, or the specification
 	To   string // destination without secrets
 	rrdpush.EndpointStats
-	Recreated int64 // RRDs older than their last point sent; sent from the start
+	Recreated int64 // RRDs sent from the start because they ended before the last point sent
 
 	Series []repository.Series
 	// Untracked counts the points of metrics for which Series has no room. These

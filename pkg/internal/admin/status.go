@@ -378,8 +378,8 @@ func keysOf(prefix string, t reflect.Type) (list []Key) {
 	return list
 }
 
-// wantsJSON reports whether an Accept header gives application/json at least the
-// quality of text/html.
+// wantsJSON reports whether an Accept header lists application/json and does not prefer
+// text/html to it.
 func wantsJSON(accept []string) bool {
 	quality := map[string]float64{}
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {

@@ -12,8 +12,8 @@ import (
 // labels of metrics.
 const maxText = 200
 
-// number formats n. With five or more digits, thin spaces separate the thousands, as in
-// 12 345, but a screen reader still reads one number.
+// number formats n. If n has five or more digits, narrow spaces separate the thousands,
+// as in 12 345. A screen reader reads the result as one number.
 func number(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	sign := ""
@@ -34,7 +34,8 @@ func number(n int64) string {
 	return b.String()
 }
 
-// count formats n followed by noun, to which it adds a plural s unless n is 1.
+// count formats a number of things, such as "3 files". It adds an s to noun unless n
+// is 1.
 func count(n int64, noun string) string {
 	if n != 1 {
 		noun += "s"
@@ -89,8 +90,8 @@ func value(v float64) string {
 	return short(v) + "\u00a0" + prefixes[0]
 }
 
-// short formats a value with at most three significant digits, but with all digits
-// before the decimal point.
+// short formats a value with at most three significant digits. It keeps all digits before
+// the decimal point, even if there are more than three.
 func short(v float64) string {
 	a := math.Abs(v)
 	digits := 0

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// mainMetrics lists the metrics that the page plots first, in this order, by their
-// default names. The metrics in one row have the same rank.
+// mainMetrics holds the default names of the metrics that the page plots first, in this
+// order. The metrics in one row have the same rank.
 var mainMetrics = [][]string{
 	{"ip.bitrate.in.TCP"},
 	{"ip.bitrate.out.TCP"},
@@ -44,10 +44,10 @@ func interest(metric string) int {
 	return len(mainMetrics) + i
 }
 
-// units lists the units of Tstat's histograms; the first entry whose metric matches
-// applies. counted is the unit of the bins; measured is the unit of statistics such as
-// Average. If measured is "", the bins hold rates or levels, and the statistics have
-// the same unit as the bins.
+// units lists the units of Tstat's histograms. The first entry whose metric matches
+// applies. The field counted is the unit of the bins, and measured is the unit of
+// statistics such as Average. If measured is "", the statistics have the unit of the bins
+// if that is bit/s or %, and otherwise no unit.
 var units = []struct {
 	metric            *regexp.Regexp
 	counted, measured string
@@ -119,8 +119,8 @@ func quantity(v float64, unit string) string {
 	return text + "\u00a0" + unit
 }
 
-// period describes a plot as text: width, the time span of the plot, and step, the
-// interval between its points.
+// period describes the time axis of a plot, as in "24 h, every 5 min". width is the time
+// span of the plot, and step is the interval between its points.
 func period(width, step time.Duration) string {
 	if width <= 0 || step <= 0 {
 		return ""

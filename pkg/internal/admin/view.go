@@ -21,8 +21,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/repository"
 )
 
-// Limits on the length of lists on the page. The page shows how many elements it
-// omits.
+// Limits of the page. If a list is too long, the page shows how many elements it omits.
 const (
 	maxProblems = 20
 	maxProbes   = 200
@@ -32,7 +31,7 @@ const (
 	maxSpecs    = 10
 	maxPlots    = 36
 	maxFilter   = 100 // bytes
-	fewProbes   = 3   // with up to this many probes, plots are open and streams are folded once
+	fewProbes   = 3   // up to this many probes: plots are open, and there is no outer fold
 )
 
 // Seconds between reloads of the page: the interval that the page offers, and the
@@ -153,7 +152,7 @@ type view struct {
 	Warnings int
 
 	Probes []*probeView     // all probes
-	Front  rows[*probeView] // open: the chosen probe, and those with problems
+	Front  rows[*probeView] // open; see OpenProbe
 	Folded rows[*probeView] // folded: the others that the filter does not hide
 	Rest   int64            // healthy probes that the filter hides
 
@@ -288,9 +287,10 @@ func (v *view) Title() string {
 // Hidden returns how many probes the page omits because it shows only a limited number.
 func (v *view) Hidden() int64 { return v.Front.More + v.Folded.More }
 
-// Open reports whether a section of the page is open rather than folded. It is open if
-// the query names it, if it has problems, or if it contains matches for the query. With
-// few probes, the plots are also open.
+// Open reports whether a section of the page is open rather than folded. A section is
+// open if the query names it or if it has problems. The plots are also open if the query
+// selects a probe or metrics. With few probes, they are open unless the filter for
+// unhealthy parts is on.
 func (v *view) Open(section string) bool {
 	switch section {
 	case v.Opened:
@@ -311,9 +311,9 @@ func (v *view) Open(section string) bool {
 // sections that are not open.
 func (v *view) Shows(section string) bool { return !v.Unhealthy || v.Open(section) }
 
-// OpenProbe reports whether the details of a probe are open rather than folded. They
-// are open if the probe has problems, is named in the query or, without the filter for
-// unhealthy parts, is on this machine.
+// OpenProbe reports whether the details of a probe are open rather than folded. They are
+// open if the probe has problems or is named in the query. The details of the probe on
+// this machine are also open, unless the filter for unhealthy parts is on.
 func (v *view) OpenProbe(p *probeView) bool {
 	return p.Level != fine || p.Name == v.Chosen || p.Tstat != nil && !v.Unhealthy
 }
@@ -333,8 +333,8 @@ func (v *view) Level() string {
 	return fine
 }
 
-// Verdict returns the numbers of errors and warnings as text, or "All is well" without
-// any.
+// Verdict returns the numbers of errors and warnings as text, or "All is well" if there
+// are none.
 func (v *view) Verdict() string {
 	switch {
 	case v.Errors > 0 && v.Warnings > 0:
@@ -347,8 +347,8 @@ func (v *view) Verdict() string {
 	return "All is well"
 }
 
-// Ago, Absolute and Machine format a time for the template: relative to now, absolute, and
-// as RFC 3339.
+// Ago, Absolute and Machine format a time for the template. Ago formats it relative to
+// now, and Machine formats it as RFC 3339.
 func (v *view) Ago(t time.Time) string      { return ago(t, v.Now) }
 func (v *view) Absolute(t time.Time) string { return absolute(t) }
 func (v *view) Machine(t time.Time) string  { return t.UTC().Format(time.RFC3339) }
