@@ -394,7 +394,8 @@ type timed struct {
 // TimeData returns the data of the template "time".
 func (v *view) TimeData(t time.Time) timed { return timed{t, v} }
 
-// parts splits a metric's name where a line may break: after each dot and underscore.
+// parts splits the name of a metric after each dot and underscore, where a line may
+// break.
 func parts(metric string) (list []string) {
 	for node := range strings.SplitAfterSeq(cut(metric, maxText), ".") {
 		list = append(list, strings.SplitAfter(node, "_")...)

@@ -1,5 +1,5 @@
-// Package anonymize replaces IP addresses and host names in Tstat's logs, with Tstat's own
-// methods or with others. Equal addresses have equal replacements.
+// Package anonymize replaces IP addresses and host names in Tstat's logs, using Tstat's
+// own methods or others. Equal addresses have equal replacements.
 package anonymize
 
 import (
@@ -25,18 +25,18 @@ var NameModes = []string{"keep", "drop", "encrypt"}
 
 // Options selects what is replaced and how.
 type Options struct {
-	// Mode is how addresses are replaced: tstat (Crypto-PAn, with Tstat's own variant
-	// for IPv6), cryptopan (all 128 bits of IPv6), truncate or drop.
+	// Mode selects how addresses are replaced: tstat (Crypto-PAn, with Tstat's own
+	// variant for IPv6), cryptopan (all 128 bits of IPv6), truncate or drop.
 	Mode      string
-	Bits4     int    // bits that truncate keeps of an IPv4 address
-	Bits6     int    // bits that truncate keeps of an IPv6 address
+	Bits4     int    // bits of an IPv4 address that mode truncate keeps
+	Bits6     int    // bits of an IPv6 address that mode truncate keeps
 	KeyFile   string // file with the key as text in its first line
 	KeyBase64 string // file with the key in base64 in its first line, like Tstat's CPanKey files
 	Networks  string // file of networks to anonymize; "": internal addresses
 	Except    string // file of networks not to anonymize
 	Names     string // keep, drop or encrypt
-	// Masks are XORed with the words of IPv6 addresses in mode tstat, in network byte
-	// order; nil: Tstat's defaults.
+	// Masks are XORed, in mode tstat, with the 32-bit words of an IPv6 address in network
+	// byte order. Nil selects Tstat's defaults.
 	Masks      *[4]uint32
 	truncating bool
 }
@@ -88,7 +88,7 @@ func (o *Options) setMode(mode, value string, given bool) error {
 	return nil
 }
 
-// parseBits parses /BITS, where BITS is a prefix length less than most.
+// parseBits parses text of the form /BITS, where 0 <= BITS < most.
 func parseBits(text string, most int) (int, error) {
 	digits, ok := strings.CutPrefix(text, "/")
 	bits, err := strconv.Atoi(digits)
@@ -201,8 +201,8 @@ func (a *Anonymizer) Blind(text string) string {
 	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
-// worker uses an Anonymizer to replace single values, and has the buffers for this. It
-// is not safe for concurrent use.
+// worker is an Anonymizer with buffers for replacing one value at a time. It is not safe
+// for concurrent use.
 type worker struct {
 	*Anonymizer
 	blocks *blocks // nil without a key
@@ -260,7 +260,7 @@ func parse4(text []byte) (a uint32, ok bool) {
 	return a<<8 | part, dots == 3 && n > 0 && part <= 255 && !(n > 1 && text[begin] == '0')
 }
 
-// octets holds the decimal digits of each octet of an IPv4 address, followed by a dot.
+// octets maps the value of an octet to its decimal digits, followed by a dot.
 var octets = func() (list [256]struct {
 	text [4]byte
 	n    int
@@ -285,8 +285,8 @@ func append4(dst []byte, a uint32) []byte {
 	return dst[:n-1]
 }
 
-// covers reports whether addr must be anonymized. side, which says whether the log
-// marks addr as internal, matters only if the options name no networks.
+// covers reports whether addr must be anonymized. If the options name no networks, this
+// depends on whether the log marks addr as internal, as given by side.
 func (a *Anonymizer) covers(addr address, side internal) bool {
 	has := func(n *networks) bool {
 		if addr.v6.IsValid() {

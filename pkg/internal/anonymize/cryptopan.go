@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Sizes of the caches of a cryptopan, as powers of 2. Together the caches need at most
-// 11 MiB, and unused parts need no memory.
+// Sizes of the caches of a cryptopan, as base-2 logarithms. Together the caches need at
+// most 11 MiB, and unused parts need no memory.
 const (
 	net24Bits  = 16 // 64 Ki IPv4 networks of 24 bits, 1 MiB
 	net28Bits  = 18 // 256 Ki IPv4 networks of 28 bits, 2 MiB
@@ -32,19 +32,19 @@ type cryptopan struct {
 	pad   [16]byte
 	masks [4]uint32 // see tstat6
 
-	// Of IPv4 addresses.
+	// Caches for IPv4 addresses.
 	high []atomic.Uint32 // by the first 16 bits: 1 << 16 | their flips
 	nets []net24         // by the first 24 bits
 	last []atomic.Uint64 // see flips4; by the first 28 bits
 
-	// Of IPv6 addresses.
+	// Caches for IPv6 addresses.
 	v6     []atomic.Pointer[cached6]
-	sites  []atomic.Pointer[cachedFlips] // of the first 48 bits
-	halves []atomic.Pointer[cachedFlips] // of the first 64 bits
-	longer []atomic.Pointer[cachedFlips] // of the next 56
+	sites  []atomic.Pointer[cachedFlips] // for the first 48 bits
+	halves []atomic.Pointer[cachedFlips] // for the first 64 bits
+	longer []atomic.Pointer[cachedFlips] // for the next 56 bits
 }
 
-// net24 caches which bits Crypto-PAn flips in the IPv4 addresses with the same first 24
+// net24 caches the bits that Crypto-PAn flips in IPv4 addresses with the same first 24
 // bits.
 type net24 struct {
 	flips atomic.Uint64 // 1 << 48 | the 24 bits << 24 | their flips
@@ -79,8 +79,8 @@ func newCryptopan(key *[keySize]byte) *cryptopan {
 	return c
 }
 
-// blocks uses a cryptopan to anonymize addresses, and has the buffers for this. It is
-// not safe for concurrent use.
+// blocks is a cryptopan with buffers for anonymizing one address at a time. It is not
+// safe for concurrent use.
 type blocks struct {
 	*cryptopan
 	padHi, padLo uint64
@@ -91,8 +91,9 @@ func newBlocks(c *cryptopan) *blocks {
 	return &blocks{cryptopan: c, padHi: binary.BigEndian.Uint64(c.pad[:8]), padLo: binary.BigEndian.Uint64(c.pad[8:])}
 }
 
-// flips returns 1 if bit n of the address hi, lo is flipped, else 0. The result depends
-// only on the bits before bit n. Bit 0 is the most significant bit.
+// flips returns 1 if Crypto-PAn flips bit n of an address, and 0 otherwise. hi and lo are
+// the halves of the address. Bit 0 is the most significant bit. The result depends only
+// on the bits before bit n.
 func (b *blocks) flips(hi, lo uint64, n int) uint64 {
 	const ones = ^uint64(0)
 	keepHi, keepLo := ones<<(64-min(n, 64)), ones<<(64-max(n-64, 0)) // a shift by 64 is 0
@@ -116,8 +117,8 @@ func (b *blocks) addr4(a uint32) uint32 {
 	return a ^ uint32(flips)
 }
 
-// flips24 returns a mask of the first 24 bits of the IPv4 address a. Bits that
-// Crypto-PAn flips are 1 in the mask.
+// flips24 returns a mask for the first 24 bits of an IPv4 address. Bits that Crypto-PAn
+// flips are 1 in the mask.
 func (b *blocks) flips24(a uint32) uint64 {
 	high := &b.high[a>>16]
 	flips := high.Load()
@@ -128,11 +129,12 @@ func (b *blocks) flips24(a uint32) uint64 {
 	return uint64(flips)&0xffff<<8 | b.run(uint64(a)<<32, 0, 16, 24)
 }
 
-// flips4 returns a mask of the 4 bits of a from bit n on. Bits that Crypto-PAn flips
-// are 1 in the mask. The upper bits of cache hold the first n bits of a. The lower 30
-// bits of cache hold a binary tree for the next 4 bits. Each node has two bits: whether
-// the flip is known, and the flip. Node 0 stands for the first of the 4 bits. Nodes 1
-// and 2 stand for the second bit after a first bit of 0 or 1, and so on.
+// flips4 returns a mask for 4 bits of an IPv4 address, starting at bit n. Bits that
+// Crypto-PAn flips are 1 in the mask. flips4 uses and updates cache, whose upper bits
+// hold the first n bits of an address. The lower 30 bits of cache hold a binary tree for
+// the next 4 bits. Each node has two bits: whether the flip is known, and the flip. Node
+// 0 stands for the first of the 4 bits. Nodes 1 and 2 stand for the second bit after a
+// first bit of 0 or 1, and so on.
 func (b *blocks) flips4(cache *atomic.Uint64, a uint32, n int) (flips uint64) {
 	before, value := uint64(a>>(32-n)), a>>(28-n)&15
 	e := cache.Load()
@@ -154,8 +156,8 @@ func (b *blocks) flips4(cache *atomic.Uint64, a uint32, n int) (flips uint64) {
 	return flips
 }
 
-// run returns a mask of the bits of the address hi, lo in the range [from, to). Bits
-// that Crypto-PAn flips are 1 in the mask.
+// run returns a mask for the bits [from, to) of an address with the halves hi and lo.
+// Bits that Crypto-PAn flips are 1 in the mask.
 func (b *blocks) run(hi, lo uint64, from, to int) (flips uint64) {
 	for n := from; n < to; n++ {
 		flips = flips<<1 | b.flips(hi, lo, n)
@@ -183,8 +185,8 @@ func (b *blocks) addr6(a [16]byte) [16]byte {
 	return e.result
 }
 
-// cached returns the flips for the prefix hi, lo from cache. If cache lacks them,
-// cached calls compute and stores the result in cache.
+// cached returns the flips that cache holds for a prefix, given by hi and lo. If it holds
+// none, cached calls compute and stores the result.
 func cached(cache []atomic.Pointer[cachedFlips], hi, lo uint64, compute func() uint64) uint64 {
 	slot := &cache[hash6(hi, lo)>>(64-prefixBits)]
 	if e := slot.Load(); e != nil && e.hi == hi && e.lo == lo {
@@ -198,13 +200,13 @@ func cached(cache []atomic.Pointer[cachedFlips], hi, lo uint64, compute func() u
 func hash6(hi, lo uint64) uint64 { return (hi*0x9e3779b97f4a7c15 ^ lo) * 0x9e3779b97f4a7c15 }
 
 // tstatMasks are XORed with the four words of an IPv6 address, so that equal words have
-// different results. They are Tstat's defaults of Crypto_IPv6_Mask_0 to
+// different results. They are Tstat's defaults for Crypto_IPv6_Mask_0 to
 // Crypto_IPv6_Mask_3, and are the same in either byte order.
 var tstatMasks = [4]uint32{0xffffffff, 0xf0f0f0f0, 0x0f0f0f0f, 0x00000000}
 
 // parseMasks parses the values of Crypto_IPv6_Mask_0 to Crypto_IPv6_Mask_3, separated by
-// colons. It reverses the bytes of each mask, because Tstat, on a little-endian machine,
-// XORs the masks with words in network byte order.
+// colons. It reverses the bytes of each mask: on a little-endian machine, Tstat XORs
+// masks in host byte order with words in network byte order.
 func parseMasks(text string) (*[4]uint32, error) {
 	parts := strings.Split(text, ":")
 	var masks [4]uint32
@@ -223,8 +225,8 @@ func parseMasks(text string) (*[4]uint32, error) {
 
 const masksHint = "write the values of Crypto_IPv6_Mask_0 to 3, like 0xffffffff:0xf0f0f0f0:0x0f0f0f0f:0x00000000"
 
-// tstat6 anonymizes an IPv6 address like Tstat: it XORs each 32-bit word with the mask
-// for that word, and anonymizes the result like an IPv4 address.
+// tstat6 anonymizes an IPv6 address the way Tstat does: it XORs each 32-bit word with the
+// mask for that word, and anonymizes the result like an IPv4 address.
 func (b *blocks) tstat6(a [16]byte) (result [16]byte) {
 	for i, mask := range b.masks {
 		word := binary.BigEndian.Uint32(a[4*i:])

@@ -22,9 +22,9 @@ const (
 	maxKeyLine = 119 // bytes of the first line of a key file that Tstat reads
 )
 
-// readKey reads the key from the first line of a file, like Tstat's --keyfile or, if
-// encoded is true, --keybase64. It truncates keys longer than 32 bytes. If pad is true,
-// keys of 16 to 31 bytes are padded with zeros; otherwise they are an error.
+// readKey reads the key from the first line of a file, as Tstat does for --keyfile or, if
+// encoded is true, for --keybase64. It truncates keys longer than 32 bytes. If pad is
+// true, it pads keys of 16 to 31 bytes with zeros; otherwise they are an error.
 func readKey(path string, encoded, pad bool) (*[keySize]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -77,8 +77,8 @@ func parseKey(line []byte, encoded, pad bool) (*[keySize]byte, error) {
 	return &key, nil
 }
 
-// fingerprintRounds is the number of hash rounds of fingerprint, which take about 50
-// ms. This makes it slow to guess a key from its fingerprint.
+// fingerprintRounds is the number of hash rounds for a fingerprint. They take about 50
+// ms, so that guessing a key from its fingerprint is slow.
 const fingerprintRounds = 200_000
 
 // fingerprint returns a slow hash of a key, to tell keys apart without revealing them.

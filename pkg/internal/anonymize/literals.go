@@ -39,8 +39,9 @@ func (w *worker) appendLiterals(dst, text []byte) []byte {
 	return append(dst, text...)
 }
 
-// mayHaveAddress is a fast pre-check that reports whether text may contain an address:
-// a dot between digits, two colons, or the suffix of names in the IPv6 reverse zone.
+// mayHaveAddress is a fast pre-check that reports whether text may contain an address. It
+// looks for a dot between digits, two colons, or the suffix of names in the IPv6 reverse
+// zone.
 func mayHaveAddress(text []byte) bool {
 	if len(text) < 8 {
 		return mayHaveShort(text)
@@ -82,8 +83,8 @@ func mayHaveShort(text []byte) bool {
 
 const ones = 0x0101010101010101
 
-// digits returns a word in which the highest bit of each byte is 1 if that byte of word
-// is a digit. All other bits of the result are 0.
+// digits returns 0x80 for each byte of word that is an ASCII digit, and 0 for each other
+// byte.
 func digits(word uint64) uint64 {
 	const high = ones << 7
 	x := word &^ high
@@ -98,10 +99,10 @@ func isWordByte(c byte) bool {
 	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_'
 }
 
-// appendWord appends word, which consists of letters, digits, underscores, dots and
-// colons. It replaces the addresses at the start of word and after colons, as in
-// ip:10.0.0.1, that must be anonymized. If escaped is true, a percent sign precedes word.
-// The first address may then follow an escape, as in %2F10.0.0.1 or, escaped twice,
+// appendWord appends a word of letters, digits, underscores, dots and colons. It replaces
+// addresses that must be anonymized, if they are at the start of the word or after a
+// colon, as in ip:10.0.0.1. escaped means that a percent sign precedes the word. The
+// first address may then follow an escape, as in %2F10.0.0.1 or, escaped twice,
 // %252F10.0.0.1.
 func (w *worker) appendWord(dst, word []byte, escaped bool) []byte {
 	for n := 2; escaped && n < len(word); n += 2 {
@@ -123,8 +124,9 @@ func (w *worker) appendWord(dst, word []byte, escaped bool) []byte {
 	}
 }
 
-// leadingAddress returns the address at the start of a word, and its length in the
-// word. Only punctuation or, after a colon, a port or other text may follow the address.
+// leadingAddress returns the address at the start of a word, and its length in the word.
+// The address may be followed by dots and colons. After an IPv4 address and a colon, any
+// text may follow, such as a port.
 func leadingAddress(word []byte) (addr address, length int, ok bool) {
 	word = word[:min(len(word), maxAddress+1)] // no longer, because callers try many places of a word
 	if length = bytes.IndexByte(word, ':'); length > 0 {
@@ -142,8 +144,8 @@ func leadingAddress(word []byte) (addr address, length int, ok bool) {
 	return addr, length, ok
 }
 
-// appendCovered appends the replacement of addr if addr must be anonymized, or else
-// text, which is addr as written in the log.
+// appendCovered appends the replacement of addr if addr must be anonymized. Otherwise it
+// appends text, which is the address as written in the log.
 func (w *worker) appendCovered(dst []byte, addr address, text []byte) []byte {
 	if w.covers(addr, unknownSide) {
 		return w.appendAddress(dst, addr)
@@ -157,9 +159,9 @@ var (
 	arpa6 = []byte(".ip6.arpa")
 )
 
-// appendReverse appends text if it is the name of an address in a DNS zone for reverse
-// lookups. It replaces the address if it must be anonymized. For any other text, ok is
-// false.
+// appendReverse appends text if text is the name of an address in a DNS zone for reverse
+// lookups; otherwise ok is false. If the address must be anonymized, appendReverse
+// replaces it in the name.
 func (w *worker) appendReverse(dst, text []byte) (out []byte, ok bool) {
 	name := bytes.TrimSuffix(text, []byte{'.'})
 	var addr address

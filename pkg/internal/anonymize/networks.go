@@ -89,7 +89,7 @@ func parseNetworks(r io.Reader) (*networks, error) {
 	return n, nil
 }
 
-// add adds the network of addr to n. length is a prefix length in bits or an IPv4 mask.
+// add adds a network to n. Its length is in bits or, for IPv4, may be a mask.
 func (n *networks) add(addr, length string) error {
 	a, err := netip.ParseAddr(addr)
 	if err != nil || a.Zone() != "" {
@@ -116,8 +116,8 @@ func (n *networks) add(addr, length string) error {
 	return nil
 }
 
-// nameText returns noun and the quoted text, to name part of a line in an error. It
-// omits text if the line is long enough for a key, because the user may have named the
+// nameText returns noun, followed by text in quotes, for an error message about a line.
+// If the line is long enough for a key, nameText omits text: the user may have named the
 // key file by mistake.
 func nameText(noun, text string, lineLength int) string {
 	if lineLength >= minKey {

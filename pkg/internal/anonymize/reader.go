@@ -18,14 +18,14 @@ type reader struct {
 	in       []byte // text that is not rewritten yet
 	out      []byte // buffer
 	rest     []byte // rewritten text
-	next     int    // offset in rest of the text to return next
+	next     int    // offset in rest of the next byte to return
 	skipping bool   // inside a line that is too long
 	err      error
 }
 
-// Reader returns a reader that reads a log from src and rewrites its lines. It masks
-// the fields of an unfinished last line. If src fails, the reader first returns the
-// text from before the error.
+// Reader returns a reader that reads a log from src and rewrites its lines. It masks the
+// fields of an unfinished last line. If src fails, the reader returns the text from
+// before the error, and then the error.
 func (w *Rewriter) Reader(src io.Reader) io.Reader { return &reader{w: w, src: src} }
 
 func (r *reader) Read(p []byte) (int, error) {

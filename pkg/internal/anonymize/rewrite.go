@@ -14,25 +14,25 @@ import (
 type Source uint8
 
 const (
-	// Unknown: reading fails with ErrSource if the rewriter has to know.
+	// Unknown makes a rewriter fail with ErrSource if it needs to know.
 	Unknown Source = iota
-	// Clear: the addresses are not anonymized.
+	// Clear means that the addresses are not anonymized.
 	Clear
-	// Anonymized: the addresses are anonymized.
+	// Anonymized means that the addresses are anonymized.
 	Anonymized
 )
 
-// ErrSource is returned for a log that does not record whether its addresses are
-// already anonymized, if RewriterOptions.Source does not say so either.
+// ErrSource is returned if neither the log nor RewriterOptions.Source says whether the
+// addresses in the log are already anonymized.
 var ErrSource = errors.New("the log does not say whether its addresses are anonymized already")
 
 // RewriterOptions describes the logs that a Rewriter reads.
 type RewriterOptions struct {
 	Layout   string         // see tstat.ReaderOptions
 	Location *time.Location // see tstat.ReaderOptions
-	// Source returns the state of lines without an anonymization flag. It is called at
-	// the first such line or the first name to encrypt, and not again once it has
-	// succeeded. Nil means Unknown.
+	// Source says whether the addresses in lines without an anonymization flag are
+	// already anonymized. It is called at the first such line or the first name to
+	// encrypt, and not again once it has succeeded. Nil means Unknown.
 	Source func() (Source, error)
 }
 
@@ -70,7 +70,7 @@ type plan struct {
 type planned struct {
 	index   int // position in the line, counted from 0
 	privacy tstat.Privacy
-	dashes  bool   // "--" is NULL
+	dashes  bool   // "--" stands for NULL
 	name    string // of the column
 }
 
@@ -79,8 +79,8 @@ func (p *planned) isNull(text []byte) bool {
 	return len(text) == 0 || len(text) == 1 && text[0] == '-' || p.dashes && string(text) == "--"
 }
 
-// side holds the indexes in plan.fields of an address and its flags. -1 means that the
-// lines of the plan have no such field.
+// side holds the index of an address in plan.fields, and the indexes of its flags. An
+// index of -1 means that the lines of the plan have no such field.
 type side struct{ addr, internal, anonymized int }
 
 // maxPlans is the maximum number of cached plans. It is limited because each header in
@@ -92,9 +92,9 @@ func (a *Anonymizer) NewRewriter(t *tstat.LogType, opt RewriterOptions) *Rewrite
 	return &Rewriter{worker: a.newWorker(), typ: t, ropt: opt, lines: tstat.NewLines(t, opt.Layout, opt.Location), plans: map[*tstat.Form]*plan{}}
 }
 
-// Line rewrites line, a row or a header with its line end, and appends the result to
-// dst. It replaces an invalid line by the reason; see tstat.AppendRemoved. After an
-// error the log cannot be rewritten.
+// Line rewrites a row or a header, passed with its line end, and appends it to dst. It
+// replaces an invalid line with the reason; see tstat.AppendRemoved. After an error, the
+// log cannot be rewritten.
 func (w *Rewriter) Line(dst, line []byte) ([]byte, error) {
 	if line[0] == '#' {
 		if _, err := w.lines.Header(trimEnd(line)); err != nil {
@@ -162,7 +162,7 @@ type rowError struct{ column, reason string }
 
 func (e *rowError) Error() string { return "column " + e.column + ": " + e.reason }
 
-// setForm sets w.form to f, the form of the following rows, and w.plan to the plan for f.
+// setForm prepares w for rows with the form f: it sets w.form and w.plan.
 func (w *Rewriter) setForm(f *tstat.Form) {
 	w.form = f
 	if w.plan = w.plans[f]; w.plan != nil {
@@ -221,8 +221,8 @@ type decision struct {
 	addr    address
 }
 
-// replace appends row, which is passed without its line end, to dst. It replaces those
-// fields in w.plan that must be anonymized.
+// replace appends a row, passed without its line end, to dst. It replaces those fields in
+// w.plan that must be anonymized.
 func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	p := w.plan
 	client, seen1, err := w.decide(row, p.client)
@@ -293,7 +293,7 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	return append(dst, row[done:]...), nil
 }
 
-// decide returns the address of side s in row, and whether to replace it. anonymized
+// decide returns the address that s selects in row, and whether to replace it. anonymized
 // reports whether Tstat has already anonymized that address.
 func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err error) {
 	if s.addr < 0 {
@@ -351,8 +351,8 @@ func (w *Rewriter) findSource() error {
 	return nil
 }
 
-// appendText appends the replacement of text, the value of field f. anonymized means
-// that Tstat has already anonymized the row.
+// appendText appends the replacement of text, which is a value of field f. anonymized
+// says whether Tstat has already anonymized the row.
 func (w *Rewriter) appendText(dst, text []byte, f *planned, anonymized bool) []byte {
 	if f.privacy == tstat.Unclassified {
 		return append(dst, '-')

@@ -111,8 +111,8 @@ func (w *Rewriter) splitBack(row []byte, sep byte, pattern uint64) {
 	}
 }
 
-// separators returns a word in which the highest bit of each byte is 1 if that byte of
-// word equals the byte repeated in pattern. All other bits of the result are 0.
+// separators returns 0x80 for each byte of word that equals the byte repeated in pattern,
+// and 0 for each other byte.
 func separators(word, pattern uint64) uint64 {
 	const low = 0x7f7f7f7f7f7f7f7f
 	x := word ^ pattern

@@ -45,10 +45,10 @@ const (
 // that are not released expire.
 const releaseTime = 3 * time.Second
 
-// claims hands out the files of a pass to its workers. If several importers share
-// stores, it first claims (reserves) each file in all shared stores, or in none. It
-// skips unavailable stores, because claims only avoid duplicate work. Commit guarantees
-// that each file is stored once.
+// claims hands out the files of a pass to its workers. If several importers share stores,
+// it first claims (reserves) each file in all shared stores, or in none. It skips
+// unavailable stores: claims only avoid duplicate work, and Commit guarantees that each
+// file is stored once.
 type claims struct {
 	*run
 	share bool // with other importers
@@ -59,7 +59,7 @@ type claims struct {
 	todo   [][]*task          // not claimed yet
 	ready  [][]*task          // claimed, not handed out yet
 	others [][]*task          // claimed by other importers
-	held   map[store.Key]bool // claimed, or perhaps claimed
+	held   map[store.Key]bool // claimed or possibly claimed
 	done   []store.Key        // to release
 
 	stop func() // ends the renewal
@@ -71,8 +71,8 @@ type claimer struct {
 	store.Claimer
 }
 
-// claimers returns the available shared stores. The stores are sorted by name,
-// so that two importers do not block each other.
+// claimers returns the available shared stores. They are sorted by name, so that all
+// importers claim in the same order and do not block each other.
 func (r *run) claimers() (shared []claimer) {
 	for _, d := range r.available(r.passStores) {
 		st, _ := d.store()
@@ -111,8 +111,8 @@ func claimOwner(stateDir string, locks []string) (string, error) {
 	return fmt.Sprintf("%s/%s/%x", cmp.Or(host, "unknown"), importer.ID, sum[:8]), nil
 }
 
-// newClaims returns a claims without files. If several importers share stores, it also
-// starts to renew the claims in the background. The caller must call close.
+// newClaims returns claims with no files yet. If several importers share stores, it also
+// starts renewing the claims in the background. The caller must call close.
 func (r *run) newClaims(ctx context.Context) (*claims, error) {
 	c := &claims{run: r, held: map[store.Key]bool{}, stop: func() {}}
 	if r.opt.DryRun || len(r.claimers()) == 0 {
@@ -377,7 +377,7 @@ func (c *claims) renew(ctx context.Context) {
 	}
 }
 
-// countOthers counts tasks as files that other importers have stored since this pass
+// countOthers counts the files of tasks as stored by other importers since this pass
 // found them missing.
 func (r *run) countOthers(tasks []*task) {
 	for _, t := range tasks {
@@ -387,7 +387,7 @@ func (r *run) countOthers(tasks []*task) {
 	}
 }
 
-// work imports the files in groups, and returns those that other importers have
+// work imports the files of the given groups, and returns those that other importers have
 // claimed.
 func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*task, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -423,9 +423,9 @@ func (r *run) work(ctx context.Context, c *claims, groups [][]*task) (left []*ta
 	return c.removeOthers(), context.Cause(ctx)
 }
 
-// workAll imports the files in groups. Without Options.Follow it also waits until the
-// files claimed by other importers are stored. If these claims expire, workAll imports
-// the files itself.
+// workAll imports the files of the given groups. Without Options.Follow it also waits
+// until the files claimed by other importers are stored. If these claims expire, workAll
+// imports the files itself.
 func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 	c, err := r.newClaims(ctx)
 	if err != nil {
@@ -463,8 +463,8 @@ func (r *run) workAll(ctx context.Context, groups [][]*task) error {
 	}
 }
 
-// recordClaimed counts the files in tasks, which are left to other importers, and
-// records their keys for the next pass.
+// recordClaimed counts the files that are left to other importers, and records their keys
+// for the next pass.
 func (r *run) recordClaimed(tasks []*task) {
 	r.claimed = map[store.Key]bool{}
 	for _, t := range tasks {

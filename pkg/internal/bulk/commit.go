@@ -71,11 +71,11 @@ func (im *fileImport) commit(typed bool) error {
 // commits counts the commits of one log in all stores.
 type commits struct {
 	stores, replaced int
-	rejected         int64 // most rows that a store rejected
+	rejected         int64 // maximum number of rows that a store rejected
 }
 
-// commitTo commits the file to store g, unless the store already has the file's text.
-// It adds the result to sum.
+// commitTo commits the file to the store of g, unless that store already has the file's
+// text. It adds the result to sum.
 func (im *fileImport) commitTo(g *target, rec store.Record, read text, sum *commits) error {
 	t := im.task
 	rel := im.replaced(g.index, read)
@@ -112,7 +112,8 @@ func (im *fileImport) commitTo(g *target, rec store.Record, read text, sum *comm
 	return nil
 }
 
-// warn logs a warning if the committed log relates to stored logs in an unusual way.
+// warn logs a warning if the log changed other than by growing, if the store has another
+// log under the same name, or if another stored log is the start of it.
 func (im *fileImport) warn(s store.Store, rel relation) {
 	t := im.task
 	switch {

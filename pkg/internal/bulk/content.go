@@ -19,9 +19,9 @@ func (im *fileImport) checkDamage() error {
 
 var errDamaged = errors.New("damaged, not stored")
 
-// keepIntact handles a damaged file whose complete log is already stored, with the
-// record rec. It warns that the stored log is kept or, without Options.AcceptDamaged,
-// returns an error.
+// keepIntact handles a damaged file whose complete log is already stored. rec is the
+// record of that log. With Options.AcceptDamaged, keepIntact warns that the stored log is
+// kept. Otherwise it returns an error.
 func (im *fileImport) keepIntact(to fmt.Stringer, rec *store.Record) error {
 	if err := im.checkDamage(); err != nil {
 		return err

@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// maxCopies is the maximum number of files in copies. Further files are read in
-// each run.
+// maxCopies is the maximum number of copies that are recorded. Any others are read again
+// in each run.
 const maxCopies = 100_000
 
 // copiesFormat is the format number of the state file of copies.
@@ -32,9 +32,9 @@ type copies struct {
 	seen  map[string]bool // in this run
 }
 
-// loadCopies loads the copies that the last run saved at path. If the state file is
-// missing or damaged, this run only has to read the copies again. part says whether
-// this run sees only some of the files.
+// loadCopies loads the copies that the last run saved at path. A missing or damaged state
+// file is not an error: this run reads the copies again. Set part if this run sees only
+// some of the files.
 func loadCopies(path string, part bool) (*copies, error) {
 	c := &copies{path: path, part: part, known: map[string]bool{}, seen: map[string]bool{}}
 	if path == "" {
@@ -53,15 +53,15 @@ func loadCopies(path string, part bool) (*copies, error) {
 	return c, nil
 }
 
-// copyID returns an ID that stands for the current version of t's file as a copy of the
-// log that rec describes. rec is a record in the store named by to.
+// copyID returns an ID for the fact that t's file, in its current version, is a copy of a
+// stored log. rec is the record of that log, and to.String() names its store.
 func copyID(t *task, to fmt.Stringer, rec *store.Record) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %d %d %q %q %q", t.path, t.size, t.mtime.UnixNano(), to.String(), rec.Key, rec.Text()))
 	return hex.EncodeToString(sum[:16])
 }
 
-// find returns the first of records whose log is known to have t's file as a copy, or
-// nil. The records come from the store named by to.
+// find searches records for a log of which t's file is a known copy. It returns the first
+// such record, or nil. All records come from the store named by to.String().
 func (c *copies) find(t *task, to fmt.Stringer, records []store.Record) *store.Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -28,7 +28,7 @@ type Destination interface {
 	// Open returns the store, and opens it on the first call. An error that
 	// wraps store.ErrUnavailable is transient.
 	Open(ctx context.Context) (store.Store, error)
-	// String is the URL of the store without secrets.
+	// String returns the URL of the store without secrets.
 	String() string
 }
 
@@ -56,7 +56,7 @@ type StoreSummary struct {
 	Oldest time.Time `json:"oldest_behind,omitzero"`
 	// Last is the folder time of the newest file in the store.
 	Last  time.Time `json:"last,omitzero"`
-	Error string    `json:"error,omitempty"` // why it is unavailable
+	Error string    `json:"error,omitempty"` // why the store is unavailable
 	// Unopened reports that the store never responded in this run.
 	Unopened bool `json:"-"`
 }
@@ -78,9 +78,9 @@ type dest struct {
 
 	mu     sync.Mutex
 	st     store.Store // nil until it is opened
-	down   bool        // it is unavailable
+	down   bool        // the store is unavailable
 	err    error       // the last failure; nil after a success
-	since  time.Time   // of the first failure after the last success
+	since  time.Time   // time of the first failure after the last success
 	wait   *retry.Backoff
 	sum    StoreSummary
 	behind StoreSummary // Behind and Oldest of the current pass
@@ -209,9 +209,9 @@ func (r *run) open(ctx context.Context, d *dest) error {
 	return nil
 }
 
-// use calls f with a store unless the store is unavailable. It marks the store
-// as unavailable if f returns store.ErrUnavailable, or any error if the run has
-// several stores.
+// use calls f with a store unless the store is unavailable. It marks the store as
+// unavailable if f returns store.ErrUnavailable. If the run has several stores, any error
+// returned by f has the same effect.
 func (r *run) use(ctx context.Context, d *dest, f func(store.Store) error) error {
 	st, err := d.store()
 	if err != nil {
@@ -323,8 +323,9 @@ func (r *run) wake() {
 // test whether a store responds.
 var probeKeys = []store.Key{{Probe: "none", Folder: "1970_01_01_00_00.out", File: "log_tcp_complete"}}
 
-// await waits until a store in the set is available. It returns the errors of
-// the stores if all stay unavailable for Options.RetryTimeout.
+// await waits until a store in the set is available. It returns the errors of the stores
+// once all of them have failed permanently or have been unavailable for
+// Options.RetryTimeout.
 func (r *run) await(ctx context.Context, set storeSet) error {
 	for {
 		changed := r.changes()

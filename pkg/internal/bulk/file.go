@@ -20,9 +20,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// importFile imports t's file into every store that lacks it. It starts over if another
-// import stored the same file meanwhile, if a later header adds columns, or if a store
-// returns store.ErrReread. importFile waits while no store is available.
+// importFile imports t's file into every store that lacks it. It starts over if the file
+// changed or another import stored it meanwhile, if a later header adds columns, or if a
+// store returns store.ErrReread. importFile waits while no store is available.
 func (r *run) importFile(ctx context.Context, t *task) error {
 	var extra []string
 	for try := 1; ; {
@@ -46,12 +46,13 @@ func (r *run) importFile(ctx context.Context, t *task) error {
 	}
 }
 
-// maxTries is the maximum number of times that the import of a file starts.
+// maxTries is the maximum number of attempts to import a file. Attempts that failed
+// because no store was available do not count.
 const maxTries = 16
 
-// tryFile reads a file into every available store that lacks it. extra lists the
-// columns that only later headers have. tryFile turns a panic into an error of the
-// file, so that other files are still imported.
+// tryFile reads a file into every available store that lacks it. extra lists the columns
+// that only later headers have. tryFile turns a panic into an error for this file, so
+// that other files are still imported.
 func (r *run) tryFile(ctx context.Context, t *task, extra []string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -209,8 +210,8 @@ func (im *fileImport) reject(index int) func(line int64, reason string, text []b
 	}
 }
 
-// peekSize is how many bytes of a file outside of log folders are searched for
-// the time of its first row.
+// peekSize is the number of bytes at the start of a file outside of log folders that are
+// searched for a row with an absolute time.
 const peekSize = 1 << 20
 
 func (r *run) vanished(t *task) {
@@ -229,9 +230,9 @@ type fileImport struct {
 	idle    func()        // lets the next file start
 	targets []*target
 
-	anonymize *anonymize.Anonymizer // of the text that is read; may be nil
+	anonymize *anonymize.Anonymizer // applied to the text that is read; may be nil
 	progress  Progress
-	found     bool // a store had a text already
+	found     bool // a store already had a text
 
 	selection *filter.Rows // nil: all rows
 	filtered  int64        // rows that were not selected
@@ -242,7 +243,8 @@ type fileImport struct {
 // errEmpty reports an empty file outside of log folders.
 var errEmpty = errors.New("is empty")
 
-// errNoTime reports a file outside of log folders without a usable time.
+// errNoTime reports a file that is outside of log folders and has no row with an absolute
+// time.
 var errNoTime = errors.New("it lies in no log folder, and no row in it has an absolute time")
 
 // nameByRows assigns a file outside of log folders to the log folder whose name is the

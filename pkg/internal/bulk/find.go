@@ -34,22 +34,22 @@ type task struct {
 	size    int64
 	mtime   time.Time
 	next    time.Time // start of the next log folder; zero if this is the newest
-	growing bool      // Tstat may still write to it
+	growing bool      // Tstat may still write to the file
 	planned int64     // bytes counted in Summary.LeftBytes
 
 	named    bool             // the log folder was derived from the file's rows
-	rejected map[reject]bool  // lines whose rejects were reported
+	rejected map[reject]bool  // rejected lines that were reported
 	records  [][]store.Record // records with key, per store
 	lacks    storeSet         // unavailable stores that may lack the file
 	fresh    bool             // records are current, and key is claimed
 	counted  bool             // counted as stored, skipped or to import
 	failure  string           // reason of the failure, as counted and reported; "" if none
-	err      string           // why the file is not stored; "" if it is stored or was not tried yet
+	err      string           // why the file is not stored; "" if it is stored or the import has not been attempted yet
 	other    bool             // a store has the file under another transform
 }
 
-// find returns the files of the sources that the options select, ordered by folder
-// time. If it fails, the summary keeps the counts that resetOpen clears.
+// find returns the files of the sources that the options select, ordered by folder time.
+// If find fails, it restores the counts that resetOpen cleared.
 func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	restore := r.resetOpen()
 	defer func() {
@@ -223,8 +223,8 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 	return tasks, nil
 }
 
-// nextFolders returns, for the path of each folder, the start of the next newer folder
-// with the same parent. The newest folder is not in the map.
+// nextFolders maps the path of each folder to the start of the next newer folder with the
+// same parent. The newest folder is not in the map.
 func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 	sorted := slices.Clone(folders)
 	slices.SortFunc(sorted, func(a, b *tstat.Folder) int { return b.Latest.Compare(a.Latest) })
@@ -239,7 +239,8 @@ func nextFolders(folders []*tstat.Folder) map[string]time.Time {
 	return next
 }
 
-// findFile returns the tasks for a source that is a file. For place, see places.
+// findFile returns the task for a source that is a file, or no task if the file is not to
+// be imported now. The function places determines the place.
 func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, error) {
 	if !info.Mode().IsRegular() {
 		return nil, hint.Usage("source "+src+": neither a file nor a folder", "")

@@ -28,8 +28,8 @@ type Identity struct {
 	// Selected is the number of selected rows plus rejects; -1 if
 	// Options.Selection selects all rows.
 	Selected int64
-	// Heads are the SHA-256 sums of prefixes of the text, by length. The
-	// lengths are those that the function heads of Identify returned.
+	// Heads are the SHA-256 sums of prefixes of the text, by length. The heads function
+	// passed to Identify chooses the lengths.
 	Heads map[int64]string
 }
 
@@ -116,7 +116,8 @@ func (r *run) identify(ctx context.Context, t *task, heads func(store.Key) []int
 	return id, nil
 }
 
-// countSelected reads the file with opt, and returns the value for Identity.Selected.
+// countSelected reads the file with the given options, and returns the value for
+// Identity.Selected.
 func (im *fileImport) countSelected(opt tstat.ReaderOptions) (int64, error) {
 	in := &sourceReader{ctx: im.ctx, in: im.file, limiter: im.limits.rate, progress: im.opt.Progress}
 	if im.task.typ == nil || !im.opt.Selection.FiltersRows() {

@@ -11,8 +11,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// OpenPerJob is the maximum number of open peer files per job. It exceeds 1
-// because a file that waits for the network does not occupy a job. Each open
+// OpenPerJob is the maximum number of open peer files per job. It exceeds 1 because a
+// file that waits for the network does not occupy a job. It is limited because each open
 // file has a transaction in the store, with a connection and buffers.
 const OpenPerJob = 4
 
@@ -34,8 +34,8 @@ type Limits struct {
 	rate   *rate.Limiter // nil: no limit
 }
 
-// NewLimits returns limits of jobs concurrent files (0: the default of
-// Options.Jobs) and mib MiB of source text per second (0: no limit).
+// NewLimits returns limits on the number of concurrent files (0: the default of
+// Options.Jobs) and on the MiB of source text read per second (0: no limit).
 func NewLimits(jobs int, mib float64) *Limits {
 	jobs = cmp.Or(jobs, defaultJobs())
 	l := &Limits{places: peer.NewShares(jobs, jobs), open: peer.NewShares(OpenPerJob*jobs, jobs)}

@@ -9,8 +9,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// lockAll locks each pair of source and store, so that no two imports of a pair run at
-// once, for example from cron. names holds the names of the locks.
+// lockAll locks each pair of source and store, so that no two imports of the same pair
+// run at once, for example from cron. It returns the names of the locks.
 func lockAll(stateDir string, sources []string, remote []Source, stores []Destination) (names []string, unlock func(), err error) {
 	var held []func()
 	unlock = func() {

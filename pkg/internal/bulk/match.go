@@ -47,8 +47,8 @@ func (m Match) check() error {
 	return nil
 }
 
-// typeOf returns the log type that m assigns to the file at rel, its path below the
-// source. It returns nil if m does not match the file.
+// typeOf returns the log type that m assigns to a file, or nil if m does not match the
+// file. rel is the file's path below the source.
 func (m Match) typeOf(rel string) *tstat.LogType {
 	plain, _ := compression.CutSuffix(rel)
 	if !m.matches(rel) && !m.matches(plain) {
@@ -72,8 +72,8 @@ func (m Match) matches(rel string) bool {
 	return n <= len(parts) && matches(m.Glob, strings.Join(parts[len(parts)-n:], "/"))
 }
 
-// match returns the log type that Options.Match assigns to the file at rel, its path
-// below the source, or nil.
+// match returns the log type that Options.Match assigns to a file, or nil. rel is the
+// file's path below the source.
 func (o *Options) match(rel string) *tstat.LogType {
 	for _, m := range o.Match {
 		if t := m.typeOf(rel); t != nil {

@@ -39,7 +39,7 @@ type Options struct {
 	Location     *time.Location // zone of the folder names; nil: time.Local
 	Stdin        io.Reader      // content of the source "-"
 
-	Types       []string      // globs over log types; nil: all
+	Types       []string      // globs that match log types; nil: all
 	Since       time.Time     // folder time, inclusive; zero: no limit
 	Until       time.Time     // folder time, exclusive; zero: no limit
 	Folder      string        // name of the log folder for "-" and for files outside of log folders
@@ -52,8 +52,8 @@ type Options struct {
 	// Exclude lists globs of files and folders to ignore. They match log
 	// types, or paths below the source.
 	Exclude []string
-	// Match assigns log types to files with other names, or outside of log
-	// folders.
+	// Match assigns log types to files that are not named like logs, or are outside of
+	// log folders.
 	Match []Match
 
 	// Anonymize rewrites the text of logs before it is parsed or copied;
@@ -62,8 +62,8 @@ type Options struct {
 	// log of TCP flows in the same folder decides.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
-	// Anonymizers replaces Anonymize by an anonymizer for each of Stores; nil elements
-	// store the text as it is. If it is empty, Anonymize is for all stores.
+	// Anonymizers, unless empty, replaces Anonymize. It holds an anonymizer for each of
+	// Stores; a store with a nil anonymizer gets the original text.
 	Anonymizers []*anonymize.Anonymizer
 
 	// Selection selects the rows and columns to store; nil selects all. It
@@ -79,7 +79,7 @@ type Options struct {
 	// Limits. It is called for each file. If Peer is nil, all files come
 	// from one peer.
 	Peer       func() string
-	MaxRejects int     // a file is not stored if it has more rejects than this and than 1 % of its lines, or rejects but no rows
+	MaxRejects int     // a file is not stored if it has rejects but no rows, or if its rejects exceed both this number and 1 % of its lines
 	Rate       float64 // MiB of source text per second for all jobs together; 0: no limit
 	// RetryTimeout is how long a store is retried after a transient
 	// failure, such as a server restart. 0 disables retries.
@@ -108,7 +108,7 @@ type Options struct {
 	OnUnavailable func(stores []StoreSummary, err error)
 
 	StateDir string       // folder of locks, reject files and state
-	Log      *slog.Logger // receives warnings and, with Follow, news; may be nil
+	Log      *slog.Logger // receives log messages; may be nil
 	Progress Progress     // may be nil
 }
 

@@ -27,16 +27,16 @@ type PassedOver struct {
 }
 
 const (
-	// maxPassedPaths bounds the paths in a summary.
+	// maxPassedPaths is the maximum number of paths in a summary.
 	maxPassedPaths = 100
-	// namedPassed is the number of paths in a warning.
+	// namedPassed is the maximum number of paths in a warning.
 	namedPassed = 5
 	// passedFormat is the format number of the state file.
 	passedFormat = 1
 )
 
-// recordPassedOver records the files and folders in list, which a scan of src ignored.
-// It leaves out those that the options would not select if they were logs.
+// recordPassedOver records the files and folders that a scan of src ignored. It leaves
+// out those that the options would not select if they were logs.
 func (r *run) recordPassedOver(src string, list []tstat.Passed) {
 	for _, p := range list {
 		wanted := slices.ContainsFunc(p.Types, r.opt.wantsType)
@@ -111,12 +111,12 @@ func (r *run) loadPassed() error {
 	return nil
 }
 
-// passedState returns the name of the file that records the paths ignored by
-// the last run of the same sources and types.
+// passedState returns the path of the file that records the paths ignored by the last
+// run; see stateFile.
 func (r *run) passedState() string { return r.stateFile("passed") }
 
-// copiesState returns the name of the state file of copies, for runs with the
-// same sources, types and stores; "" without sources.
+// copiesState returns the path of the state file of copies, or "" without local sources.
+// Runs that share it also have the same stores; see stateFile.
 func (r *run) copiesState() string {
 	if len(r.opt.Sources) == 0 {
 		return ""
@@ -129,8 +129,8 @@ func (r *run) copiesState() string {
 }
 
 // stateFile returns the path of a state file of the given kind, or "" without a state
-// folder. Runs share it if they have the same probe, sources, types, exclusions and
-// names.
+// folder. Runs share the file if they have the same probe, sources, types and exclusions,
+// and pass the same names.
 func (r *run) stateFile(kind string, names ...string) string {
 	if r.opt.StateDir == "" {
 		return ""

@@ -14,9 +14,9 @@ import (
 )
 
 // places returns the place of each local source: the path of its tree relative to the
-// deepest common parent of all trees. The tree of a folder of log folders is that
-// folder. For a log folder or a file, it is the nearest folder above that is not a log
-// folder. Places stay the same if the common parent is mounted elsewhere.
+// deepest common parent of all trees. The tree of a log folder or a file is its nearest
+// parent that is not a log folder. Any other source is itself the tree. Places stay the
+// same if the common parent is mounted elsewhere.
 func places(sources []string) (map[string]string, error) {
 	roots := map[string]string{}
 	base := ""
@@ -61,9 +61,9 @@ func below(dir, base string) bool {
 // databases index places.
 const maxPlace = 200
 
-// placeName converts a path to a place. It escapes bytes that are not UTF-8,
-// and cuts a long path at its start, so that every store keeps the place
-// unchanged.
+// placeName converts a path to a place that every store keeps unchanged. It escapes a
+// path that contains backslashes or is not valid UTF-8. It replaces the start of a long
+// path with a hash.
 func placeName(p string) string {
 	if p = path.Clean(p); strings.Contains(p, `\`) || !utf8.ValidString(p) {
 		var b strings.Builder
