@@ -49,9 +49,9 @@ func (t *task) info() store.FileInfo {
 	return store.FileInfo{Key: t.key, Type: t.typ, Time: t.time.Time, Next: t.next}
 }
 
-// skipStored returns the tasks whose files are not stored in their current
-// state, grouped by key, in the order of tasks. It counts and returns the other
-// tasks as stored.
+// skipStored returns the tasks whose files must be imported, grouped by key, and the
+// tasks whose files are stored in their current state. It counts the latter as skipped.
+// The groups are in the order of their first tasks.
 func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, stored []*task, err error) {
 	var keys []store.Key
 	byKey := map[store.Key][]*task{}
@@ -98,8 +98,8 @@ func (r *run) skipStored(ctx context.Context, tasks []*task) (groups [][]*task, 
 	return groups, stored, nil
 }
 
-// setRecords sets t.records from found, a result of lookup, and sets t.lacks to the
-// unavailable stores that may lack the file.
+// setRecords sets t.records from the result of lookup. It sets t.lacks to the unavailable
+// stores that may lack the file.
 func (r *run) setRecords(t *task, found []map[store.Key][]store.Record) {
 	t.lacks, t.records = 0, make([][]store.Record, len(r.dests))
 	for i, d := range r.dests {

@@ -15,8 +15,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// interruptible returns a reader that reads from in. It fails when ctx ends, even while
-// a read from in blocks.
+// interruptible wraps a reader. When ctx ends, Read of the result fails, even while Read
+// of the wrapped reader blocks.
 func interruptible(ctx context.Context, in io.Reader) io.Reader {
 	pr, pw := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { pr.CloseWithError(ctx.Err()) })
@@ -59,8 +59,8 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 
 // readBatches calls f for each batch of rd until f returns false or the file ends. It
 // first calls restart, which resets rd to the start of the file with the given
-// ReaderOptions.Extra. It calls restart again if a later header has further unknown
-// columns; f then gets the rows from the start again.
+// ReaderOptions.Extra. If a later header has more unknown columns, readBatches calls
+// restart again, and then calls f for all rows again.
 func readBatches(rd *tstat.Reader, restart func(extra []string) error, f func(*tstat.Batch) (more bool)) error {
 	if err := restart(nil); err != nil {
 		return err
@@ -84,7 +84,7 @@ func readBatches(rd *tstat.Reader, restart func(extra []string) error, f func(*t
 }
 
 // read reads the file from its start into all stores that lack it. If rawOnly is true,
-// it leaves out the stores that accept rows. For extra, see tryFile.
+// it skips the stores that accept rows. See tryFile for the parameter extra.
 func (im *fileImport) read(extra []string, rawOnly bool) error {
 	t := im.task
 	defer func() {
@@ -162,9 +162,9 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 }
 
 // beginRaw starts to copy the file to the stores that accept whole files. If the text is
-// not rewritten, src reads from in and writes what it reads to these stores. Otherwise
-// the caller must write the rewritten text to copies. typed reports whether other stores
-// accept rows.
+// not rewritten, reading from src also writes to these stores. Otherwise the caller must
+// write the rewritten text to copies. The result typed is true if other stores accept
+// rows.
 func (im *fileImport) beginRaw(in io.Reader, info store.FileInfo) (src io.Reader, copies []io.WriteCloser, typed bool) {
 	src = in
 	im.each(func(g *target) error {

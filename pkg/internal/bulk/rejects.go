@@ -61,8 +61,8 @@ func (r *rejectFile) add(path string, line int64, reason string, text []byte) bo
 	return r.err == nil
 }
 
-// escape escapes control characters and invalid UTF-8 like %q, to protect
-// terminals. Peers choose file names and parts of reasons.
+// escape escapes control characters and invalid UTF-8 like %q. Peers choose file names
+// and parts of reasons, and could otherwise send control sequences to a terminal.
 func escape(text string) string {
 	var b strings.Builder
 	for len(text) > 0 {

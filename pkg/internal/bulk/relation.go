@@ -20,7 +20,7 @@ import (
 // files.
 type sameKey struct {
 	files []*task
-	// paths and places index more than fewFiles files.
+	// Indexes of files by path and by place; nil for up to fewFiles files.
 	paths, places map[string]*task
 }
 
@@ -124,9 +124,9 @@ func (r *run) assign(index int, rec *store.Record, t *task) {
 	r.assigned[freeRecord{index, rec.Key, rec.Text()}] = t.path
 }
 
-// recordsFor divides the records of t's key in the store with the given index: own are
-// records of t, free are free records, and others are records of other files of the
-// scan.
+// recordsFor returns the records that the store with the given index has for the key of
+// t. It divides them into records of t itself, free records, and records of other files
+// of the scan.
 func (r *run) recordsFor(t *task, index int) (own, free, others []store.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -146,8 +146,8 @@ func (r *run) recordsFor(t *task, index int) (own, free, others []store.Record) 
 	return own, free, others
 }
 
-// storedAsIs reports whether every available store has the current state of the
-// file, imported no earlier than since.
+// storedAsIs reports whether every available store has the current state of the file.
+// It disregards records that were imported before the given time.
 func (r *run) storedAsIs(t *task, since time.Time) bool {
 	if t.stdin {
 		return false
@@ -217,11 +217,11 @@ type relation struct {
 	// nil: the text must be stored.
 	stored *store.Record
 	older  bool
-	// intact means that the file is damaged, and that stored describes its
-	// whole text, which a part of the text must not replace.
+	// intact means that the file is damaged but stored describes its whole
+	// text. The readable part must not replace that record.
 	intact bool
-	// replace are the records that the text replaces. Their texts are
-	// prefixes of this text or, if changed is true, start like it.
+	// replace lists the records that the text replaces. Their texts are
+	// prefixes of this text. If changed is true, they only start like it.
 	replace []store.Record
 	changed bool
 	// other is a record under the file's own name that is unrelated to the
@@ -257,8 +257,8 @@ func (im *fileImport) relate(index int, t text) relation {
 	return rel
 }
 
-// relateTo is relate for records that may belong to the file. If moved is true, they
-// are free records: the file may have been moved to another place.
+// relateTo compares t with records that may belong to the file. If moved is true, they
+// are free records, and the file may have been moved from their place.
 func (im *fileImport) relateTo(records []store.Record, t text, moved bool) (rel relation) {
 	var same, alike []store.Record
 	for _, rec := range records {
@@ -306,11 +306,12 @@ func (im *fileImport) startsWith(rec *store.Record, t text) bool {
 	return rec.Length < t.Length && im.rd.Mark(rec.Length) == rec.SHA256
 }
 
-// relateToOthers is relate for records of other files of the scan, which must be kept.
+// relateToOthers compares t with records of other files of the scan, which must be kept.
 // If t is a prefix of a stored text, t is an older state of that log, for example in a
-// backup. A record of a prefix of t is replaced only if this pass stored it. A record
-// without a place matches its text at any place, because the version of tstatrepo that
-// wrote it did not store second copies.
+// backup. A record of a prefix of t is replaced only if this pass stored it.
+//
+// Old versions of tstatrepo recorded no place, and did not store second copies. A record
+// without a place therefore matches its text at any place.
 func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relation) {
 	for _, rec := range records {
 		_, agree := tstat.CompareHeads(rec.Head, t.head)
@@ -329,7 +330,7 @@ func (im *fileImport) relateToOthers(records []store.Record, t text) (rel relati
 	return rel
 }
 
-// fileStartsWith reports whether the file of rec starts with t, and is unchanged since
+// fileStartsWith reports whether the file of rec starts with t and has not changed since
 // it was stored.
 func (im *fileImport) fileStartsWith(rec *store.Record, t text) bool {
 	info, err := os.Stat(rec.Path)
@@ -380,8 +381,8 @@ func (im *fileImport) needsComparison() (bool, error) {
 	return false, nil
 }
 
-// prefix returns the one of records whose text is the longest prefix of the file's
-// text, or nil if no text is a prefix.
+// prefix returns the record whose text is the longest prefix of the file's text, or nil
+// if no record's text is a prefix.
 func (im *fileImport) prefix(records []store.Record) (longest *store.Record) {
 	for i, rec := range records {
 		if im.rd.Mark(rec.Length) == rec.SHA256 && (longest == nil || rec.Length > longest.Length) {

@@ -31,7 +31,7 @@ type run struct {
 	dests      []*dest
 	passStores storeSet // stores that may get files of the pass
 
-	ctx    context.Context // of the probes of unavailable stores
+	ctx    context.Context // ends the retries of unavailable stores; see probe
 	cancel context.CancelFunc
 	probes sync.WaitGroup
 
@@ -42,11 +42,11 @@ type run struct {
 	zone           zoneCheck
 	unknown        map[string]bool             // unknown log types with a warning
 	examined       map[string]version          // files that need no further examination
-	examinedBefore map[string]version          // of the last pass
+	examinedBefore map[string]version          // examined as of the last pass
 	passedOver     PassedOver                  // of this pass
-	addresses      map[string]anonymize.Source // what the logs of a folder have, for Options.Anonymize
-	warnedOther    bool                        // of a log that is stored under another transform
-	passedSum      string                      // of the ignored files of the last pass or run; "" if unknown
+	addresses      map[string]anonymize.Source // results of addressesOf, by folder
+	warnedOther    bool                        // skipOther has logged its warning
+	passedSum      string                      // hash of the paths ignored in the last pass or run; "" if unknown
 	warned         map[string]bool             // reported problems with folders
 	sourceErrors   map[string]error            // sources that were unavailable or wrong in this pass, by path or Source.String
 	claimed        map[store.Key]bool          // files that the last pass left to other importers
@@ -55,7 +55,7 @@ type run struct {
 
 	copies   *copies
 	scanned  map[store.Key]*sameKey // the files of the scan, even those that are not imported
-	leftOpen []*task                // those of them that Tstat may still write to
+	leftOpen []*task                // scanned files that Tstat may still write to
 	assigned map[freeRecord]string  // the path of the file to which a free record was assigned
 
 	elsewhere map[elsewhere][]store.Record // logs of other probes, with Options.ProbeGuessed
@@ -68,7 +68,7 @@ type version struct {
 	mtime   time.Time
 	until   time.Time // when it is examined again even if unchanged; zero: never
 	lacks   storeSet  // stores that were unavailable
-	counted bool      // in the sums of types
+	counted bool      // in run.types
 	err     string    // why it is not stored; "" if it is
 
 	// The reported failures, see task; only while a store lacks the file.
@@ -76,9 +76,9 @@ type version struct {
 	rejected map[reject]bool
 }
 
-// Run imports the files that opt selects. Once the run has started, it returns a
-// summary even with an error. One failure does not stop the import of other files:
-// ErrFailed then reports that something is missing. With Follow it returns when ctx
+// Run imports the files that opt selects. If it fails to import a file, it continues with
+// the other files and returns an error that wraps ErrFailed. Once the import has started,
+// Run returns a summary even if it also returns an error. With Follow it returns when ctx
 // ends.
 func Run(ctx context.Context, opt Options) (*Summary, error) {
 	r, err := newRun(ctx, opt)

@@ -123,7 +123,7 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 }
 
 // markSourceUnavailable records that a source is unavailable or invalid. The next pass
-// imports its remaining files. The known copies of its files are kept; see copies.
+// imports its remaining files. The entries of its files in r.copies are kept.
 func (r *run) markSourceUnavailable(src string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

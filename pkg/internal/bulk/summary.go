@@ -36,8 +36,8 @@ type Summary struct {
 	// Planned reports whether the last pass has scanned all sources and
 	// looked up their files in the stores.
 	Planned bool `json:"-"`
-	// Unstored describes the files that Follow could not store so far; nil if
-	// all files are stored.
+	// Unstored describes the files that could not yet be stored, with Follow;
+	// nil if there are none.
 	Unstored *Unstored `json:"unstored,omitempty"`
 	DryRun   bool      `json:"dry_run,omitempty"`
 }
@@ -70,8 +70,8 @@ type TypeSummary struct {
 	Name    string `json:"type,omitempty"`
 	Files   int64  `json:"files"`   // stored; with DryRun: would be stored
 	Skipped int64  `json:"skipped"` // stored already
-	// OtherTransform counts the files that a store has under another transform, and
-	// therefore skipped. Other stores may have received them.
+	// OtherTransform counts the files that a store did not receive because it has
+	// them under another transform. Other stores may have received them.
 	OtherTransform int64 `json:"other_transform"`
 	Replaced       int64 `json:"replaced"` // of Files: grown or replaced
 	Damaged        int64 `json:"damaged"`  // of Files: damaged, the intact part was stored
@@ -159,7 +159,7 @@ func (s *Summary) addStore(add StoreSummary) {
 	a.Error = cmp.Or(a.Error, add.Error)
 }
 
-// sumUp sets the totals and rates of s from types, which holds the sums of each log type.
+// sumUp sets the totals and rates of s from the sums of each log type.
 func (s *Summary) sumUp(types map[string]*TypeSummary) {
 	s.Types, s.Total = nil, TypeSummary{}
 	for _, t := range types {
@@ -225,7 +225,7 @@ func (r *run) total() (sum TypeSummary) {
 	return sum
 }
 
-// extendSpan extends the time span from First to Last to include t.
+// extendSpan extends the time span given by First and Last so that it includes t.
 func (s *TypeSummary) extendSpan(t time.Time) {
 	if s.First.IsZero() || t.Before(s.First) {
 		s.First = t
@@ -259,8 +259,8 @@ func (r *run) summary() *Summary {
 	return s
 }
 
-// unstored describes the files that failed and will be retried, or returns nil without
-// such files. The caller must hold r.mu.
+// unstored describes the files that failed and will be retried. It returns nil if there
+// are none. The caller must hold r.mu.
 func (r *run) unstored() *Unstored {
 	var u Unstored
 	for path, v := range r.examined {

@@ -24,8 +24,8 @@ type target struct {
 }
 
 // findTargets sets im.targets to the available stores that may receive the file, except
-// those in leaveOut. Unless the records of the file's key are fresh, it looks them up
-// again, because another file of that key may have been stored since the scan.
+// those in leaveOut. It repeats the lookup of the file's key if the earlier result may
+// be outdated: another file with this key may have been stored since the scan.
 func (im *fileImport) findTargets(leaveOut storeSet) error {
 	t := im.task
 	if !t.fresh || t.lacks != 0 {
@@ -55,8 +55,9 @@ func (im *fileImport) findTargets(leaveOut storeSet) error {
 	return nil
 }
 
-// deferFile leaves the file for the next pass and returns nil if err wraps
-// store.ErrUnavailable and at least one store is available. Otherwise it returns err.
+// deferFile handles the error of a lookup. If err wraps store.ErrUnavailable but some
+// store is available, it leaves the file for the next pass and returns nil. Otherwise it
+// returns err.
 func (im *fileImport) deferFile(err error) error {
 	if !errors.Is(err, store.ErrUnavailable) || len(im.available(im.allStores())) == 0 {
 		return err

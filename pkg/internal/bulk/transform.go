@@ -24,11 +24,12 @@ import (
 // Everything that a store records about the text (rows, fingerprint, head) then
 // describes the result. A store never receives two transforms of the same text.
 
-// Transform describes how the options transform the text of logs and what they
-// select from it, in the form of store.Record.Transform.
+// Transform returns the store.Record.Transform of logs imported with o. It describes the
+// anonymization and the selection.
 func (o *Options) Transform() string { return o.transform(o.Anonymize) }
 
-// transform is like Transform, except that by replaces o.Anonymize.
+// transform is like Transform, but describes the given anonymizer instead of
+// o.Anonymize.
 func (o *Options) transform(by *anonymize.Anonymizer) string {
 	var parts []string
 	if by != nil {
@@ -66,8 +67,8 @@ func (im *fileImport) byTransform() (groups [][]*target) {
 	return groups
 }
 
-// readerOptions returns opt, the options for reading a task's file, with the options of
-// the run added.
+// readerOptions adds the options of the run to opt, and returns the options for reading
+// t's file.
 func (im *fileImport) readerOptions(t *task, opt tstat.ReaderOptions) tstat.ReaderOptions {
 	r := im.run
 	opt.Location, opt.Layout = r.opt.Location, r.opt.Layout
@@ -82,7 +83,7 @@ func (im *fileImport) readerOptions(t *task, opt tstat.ReaderOptions) tstat.Read
 	return opt
 }
 
-// addressesOf reports whether the addresses in t's file are already anonymized. If
+// addressesOf reports whether the addresses in t's file have already been anonymized. If
 // Options.SourceIs is Unknown, it uses the rows of the log of TCP flows in the same
 // folder. The result applies to rows that do not themselves record the anonymization.
 func (r *run) addressesOf(t *task) (anonymize.Source, error) {
@@ -114,9 +115,9 @@ const flagsSize = 16 << 20
 // a folder.
 const flagsType = "log_tcp_complete"
 
-// AddressesIn reports whether the addresses in the logs of a folder are already
-// anonymized, according to the flags in its log of TCP flows. For loc and layout, see
-// tstat.ReaderOptions. Errors wrap anonymize.ErrSource.
+// AddressesIn reports whether the addresses in the logs of a folder have already been
+// anonymized, according to the flags in its log of TCP flows. See tstat.ReaderOptions for
+// the parameters loc and layout. Errors wrap anonymize.ErrSource.
 func AddressesIn(dir string, loc *time.Location, layout string) (anonymize.Source, error) {
 	source, err := addressesIn(dir, loc, layout)
 	if err != nil {
@@ -169,8 +170,8 @@ func addressesIn(dir string, loc *time.Location, layout string) (anonymize.Sourc
 	}
 }
 
-// countFlags reports whether the rows of b contain internal addresses that are clear,
-// and whether they contain anonymized addresses. Without anonymization flags, addresses
+// countFlags reports whether the rows of b contain clear internal addresses, and whether
+// they contain anonymized addresses. Without anonymization flags, addresses
 // count as clear, because a version of Tstat without these flags cannot anonymize.
 func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 	value := func(v tstat.Vector, has bool) func(row int) bool {
@@ -195,8 +196,9 @@ func countFlags(b *tstat.Batch) (isClear, isAnonymized bool) {
 	return isClear, isAnonymized
 }
 
-// otherTransform returns a record of t's file that the store with the given index has
-// under another transform, or nil. Texts of different transforms cannot be compared.
+// otherTransform returns a record of t's file whose transform differs from that of the
+// store with the given index. It returns nil if there is none, or with Options.Replace.
+// Texts of different transforms cannot be compared.
 func (r *run) otherTransform(t *task, index int) *store.Record {
 	differs := func(rec store.Record) bool { return rec.Transform != r.dests[index].transform }
 	if r.opt.Replace || !slices.ContainsFunc(t.records[index], differs) {
@@ -211,8 +213,8 @@ func (r *run) otherTransform(t *task, index int) *store.Record {
 	return nil
 }
 
-// skipOther marks t as stored under another transform, and warns about the first such
-// file of a run.
+// skipOther marks t as stored under another transform. It logs a warning about the first
+// such file of the run.
 func (r *run) skipOther(t *task, d *dest, rec *store.Record) {
 	t.other = true
 	r.mu.Lock()

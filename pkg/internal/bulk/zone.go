@@ -8,10 +8,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// zoneCheck compares the times in folder names, which are local to the probe, with the
-// absolute times of rows. Tstat writes a row when its flow has ended, so the first rows
-// of a folder end at about the time of the folder. A difference of hours means that the
-// time zone of the options is not that of the probe.
+// zoneCheck compares the times in folder names, which are in the probe's time zone, with
+// the absolute times of rows. Tstat writes a row when a flow has ended. The flows in the
+// first rows of a folder therefore end at about the time in the folder's name. A
+// difference of hours means that Options.Location is not the probe's time zone.
 type zoneCheck struct {
 	quarters int  // difference in quarters of an hour
 	files    int  // number of files with this difference
@@ -20,22 +20,23 @@ type zoneCheck struct {
 
 const (
 	zoneQuarter = 15 * time.Minute
-	// The earliest of the first rows ends at most 7 minutes before the folder
-	// was created, if its flow timed out, or shortly after. The middle of this
-	// range is zoneLag before that time, and zoneSlack is half its width.
+	// The earliest end time in the first rows is between 7 minutes before the
+	// creation of the folder (for a flow that timed out) and 4 minutes after
+	// it. The middle of this range is zoneLag before the creation, and half
+	// its width is zoneSlack.
 	zoneLag   = 90 * time.Second
 	zoneSlack = 330 * time.Second
 	// zoneFiles is the number of files with the same difference after which
 	// the zone is considered wrong.
 	zoneFiles = 3
-	// zoneRows is the least number of rows in a file's first batch. In a file
-	// with fewer rows the first row may be late.
+	// zoneRows is the minimum number of rows in a file's first batch. With
+	// fewer rows, the earliest row may be too late for a comparison.
 	zoneRows = 20
 )
 
-// add compares ends with the time of folder, and logs a warning once enough files have
-// the same time difference. ends holds the end times of a file's first rows, in
-// microseconds since the epoch; 0 if unknown.
+// add compares the end times of a file's first rows with the time of its folder. It logs
+// a warning once enough files have the same difference. The end times are in microseconds
+// since the epoch; 0 means unknown.
 func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Location, ends []int64) {
 	if z.done || len(ends) < zoneRows {
 		return
@@ -74,7 +75,7 @@ func (z *zoneCheck) add(log *slog.Logger, folder tstat.FolderTime, loc *time.Loc
 		"hint", "name the probe's zone with `timezone`")
 }
 
-// offset formats s, an offset from UTC in seconds, as in UTC+01:00.
+// offset formats an offset from UTC, in seconds, like UTC+01:00.
 func offset(s int) string {
 	sign := '+'
 	if s < 0 {

@@ -82,8 +82,7 @@ complete -F _tstatrepo tstatrepo
 	return b.Bytes()
 }
 
-// bashCommand writes the clause for the command c in the case statement that selects the
-// completions of a command.
+// bashCommand writes the case clause that completes the flags and arguments of c.
 func bashCommand(b *bytes.Buffer, c *Command) {
 	fmt.Fprintf(b, "    %s)\n        case $prev in\n", c.Name)
 	var flags, free []string
@@ -126,8 +125,8 @@ func bashCommand(b *bytes.Buffer, c *Command) {
 `, strings.Join(flags, " "), argument)
 }
 
-// bashReply returns the shell command that completes a value. complete is the field
-// Complete of the Flag or Argument that the value belongs to.
+// bashReply returns the shell command that completes a value, given the Complete field of
+// its Flag or Argument.
 func bashReply(complete string) string {
 	switch complete {
 	case File:

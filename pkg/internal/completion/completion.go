@@ -32,10 +32,10 @@ type Flag struct {
 // repeated.
 type Argument struct{ Name, Complete string }
 
-// Values of the field Complete of a Flag or Argument, which says how to complete its value.
-// Any other string lists possible words; "" means free text. A string that starts with
-// "dir " lists prefixes, such as URL schemes: the value is then a folder or starts with one
-// of the prefixes.
+// Special values of the Complete field, which says how to complete the value of a Flag or
+// Argument. Any other string lists possible words; "" means free text. But the form
+// "dir PREFIX..." means a folder, or text that starts with one of the prefixes, such as a
+// URL scheme.
 const (
 	File         = "file"
 	Dir          = "dir"
@@ -79,8 +79,8 @@ func (p *Program) ask() []string {
 	return flags
 }
 
-// urls returns the prefixes after "dir " in complete. ok is false if complete does not
-// start with "dir ".
+// urls returns the prefixes in a Complete field that starts with "dir ". For any other
+// field, ok is false and the field is returned unchanged.
 func urls(complete string) (words string, ok bool) { return strings.CutPrefix(complete, Dir+" ") }
 
 func dashed(name string) string {

@@ -79,8 +79,8 @@ func fishCommand(b *bytes.Buffer, c *Command) {
 	}
 }
 
-// fishReply returns the completion for a value that is not a file. complete is the
-// field Complete of the Flag or Argument that the value belongs to.
+// fishReply returns the completion for a value that is not a file, given the Complete
+// field of its Flag or Argument.
 func fishReply(complete string) string {
 	switch complete {
 	case Dir:

@@ -83,8 +83,8 @@ func zshFlag(f *Flag) string {
 	return fmt.Sprintf("'%s=[%s]:%s:%s'", spec, zshEscape(f.Usage), f.Placeholder, zshReply(f.Complete))
 }
 
-// zshReply returns the action that completes a value. complete is the field Complete of
-// the Flag or Argument that the value belongs to.
+// zshReply returns the action that completes a value, given the Complete field of its
+// Flag or Argument.
 func zshReply(complete string) string {
 	switch complete {
 	case "", Zones, Capabilities:

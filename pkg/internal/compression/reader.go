@@ -19,8 +19,8 @@ import (
 // files from the strongest presets of xz and zstd, and all files that the zstd tool
 // decompresses by default. The other formats need at most 8 MiB.
 const (
-	maxZstdWindow = 128 << 20 // bytes; the limit of the zstd tool, --ultra -22 and --long
-	maxXZDict     = 64 << 20  // bytes; xz -9
+	maxZstdWindow = 128 << 20 // bytes; the zstd tool's limit, enough for --ultra -22 and --long
+	maxXZDict     = 64 << 20  // bytes; enough for xz -9
 )
 
 // bufferSize is the number of bytes read from a compressed file at a time.
@@ -30,7 +30,7 @@ const bufferSize = 64 << 10
 var ErrGarbage = errors.New("what follows the compressed text is not compressed")
 
 // Reader reads the content of a compressed file: the concatenated contents of all its
-// members, frames or streams. Zeros may follow them, because tapes pad their blocks.
+// members, frames or streams. Zeros may follow them, because tape blocks are padded.
 // Reset keeps the decoders for reuse. A Reader starts no goroutines.
 type Reader struct {
 	format *Format
@@ -176,8 +176,8 @@ func (r *Reader) reason(err error) error {
 }
 
 // garbage returns io.EOF if only zeros follow the compressed content, and ErrGarbage
-// otherwise. read is the number of bytes after the content that the decoder has already
-// read.
+// otherwise. The parameter is the number of bytes that the decoder has already read past
+// the content.
 func (r *Reader) garbage(read int) error {
 	if r.in.zeros < read {
 		return ErrGarbage

@@ -20,7 +20,7 @@ type Anonymization struct {
 	SourceIs  string // clear, anonymized or ""
 }
 
-// anonymizationTexts holds those parts of the help texts of Anonymization's settings that
+// anonymizationTexts holds the parts of the help texts for anonymize and source-is that
 // differ between sections.
 type anonymizationTexts struct {
 	where   string // where addresses and names are replaced, like " in followed logs"
@@ -38,9 +38,9 @@ func (a *Anonymization) settings(t anonymizationTexts) []*Setting {
 }
 
 // check adds the problems with the settings to p, and returns the anonymizer and the
-// source that the settings describe. by is nil only if anonymize is not set or a problem
-// was added. Without the setting anonymize, source-is is accepted only if one of the
-// destinations in to has the option anonymize.
+// source that the settings describe. The anonymizer is nil if anonymize is not set or
+// invalid. Without anonymize, source-is is accepted only if one of the given destinations
+// has its own anonymize option.
 func (a *Anonymization) check(p *Problems, to ...string) (by *anonymize.Anonymizer, source anonymize.Source) {
 	switch a.SourceIs {
 	case "":
@@ -61,9 +61,9 @@ func (a *Anonymization) check(p *Problems, to ...string) (by *anonymize.Anonymiz
 	return by, source
 }
 
-// newAnonymizer returns the anonymizer for mode, a value of the setting anonymize. All
-// errors are usage errors, because without an anonymizer addresses would be stored
-// clear.
+// newAnonymizer returns the anonymizer for a value of the setting anonymize. All errors
+// are usage errors. Problems.usage ignores other errors, and the logs would then not be
+// anonymized.
 func newAnonymizer(mode string) (*anonymize.Anonymizer, error) {
 	opt, err := anonymize.Parse(mode)
 	if err != nil {
@@ -76,9 +76,9 @@ func newAnonymizer(mode string) (*anonymize.Anonymizer, error) {
 	return by, nil
 }
 
-// checkStores checks the anonymize options of the destinations in to. It returns one
-// anonymizer per destination, or nil if no destination has the option. A destination
-// without the option gets the anonymizer all.
+// checkStores checks the anonymize options of the given destinations. It returns one
+// anonymizer per destination, or nil if no destination has the option. For destinations
+// without the option, it returns the anonymizer of the setting anonymize.
 func checkStores(p *Problems, to []string, all *anonymize.Anonymizer) (list []*anonymize.Anonymizer) {
 	found := false
 	for _, text := range to {
@@ -102,16 +102,16 @@ func checkStores(p *Problems, to []string, all *anonymize.Anonymizer) (list []*a
 	return list
 }
 
-// needSource adds a problem if anonymize is set without source-is, because a log that
-// still grows does not show whether its addresses are anonymized already.
+// needSource adds a problem if anonymize is set without source-is. The rows of a growing
+// log may not yet show whether its addresses have already been anonymized.
 func (a *Anonymization) needSource(p *Problems) {
 	if a.Anonymize != "" && a.SourceIs == "" {
 		p.add("source-is", "must be given with `anonymize`")
 	}
 }
 
-// relativeKey returns the first relative path among the files that are named in mode, a
-// value of the setting anonymize. It returns "" if all paths are absolute.
+// relativeKey returns the first relative path in a value of the setting anonymize. It
+// returns "" if all paths are absolute.
 func relativeKey(mode string) string {
 	opt, err := anonymize.Parse(mode)
 	if err != nil {

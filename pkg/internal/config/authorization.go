@@ -17,7 +17,7 @@ func registries(group string, files *[]string) *Setting {
 // Authorization holds the settings that control who may use which capability.
 type Authorization struct{ Roles, Grants []string }
 
-// settings returns the role and authorize settings for a command. everything is the help
+// settings returns the role and authorize settings for a command. The parameter is help
 // text that says what is allowed if authorize is not set.
 func (a *Authorization) settings(everything string) []*Setting {
 	return []*Setting{
@@ -28,8 +28,8 @@ func (a *Authorization) settings(everything string) []*Setting {
 	}
 }
 
-// check checks the settings in a and returns them as roles, or nil if everything is
-// allowed.
+// check checks the settings and returns them as roles. It returns nil if authorize is not
+// set, so that everything is allowed.
 func (a *Authorization) check(p *Problems) *mplane.Roles {
 	if len(a.Grants) == 0 {
 		if len(a.Roles) > 0 {
@@ -43,8 +43,8 @@ func (a *Authorization) check(p *Problems) *mplane.Roles {
 	return r
 }
 
-// pairs splits each of texts, the values of the named setting, at the last "=" into NAME
-// and ROLE,ROLE, and passes both to add. It adds a problem to p for each invalid value.
+// pairs splits each value of the named setting at the last "=" into NAME and ROLE,ROLE,
+// and passes both to add. It adds a problem to p for each invalid value.
 func pairs(p *Problems, name string, texts []string, add func(name, roles string)) {
 	for _, text := range texts {
 		i := strings.LastIndexByte(text, '=')

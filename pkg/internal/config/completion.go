@@ -10,15 +10,17 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Values of Setting.Complete that stand for words of the log types. Completion looks
-// the words up, because parsing the log types would delay the start of every command.
+// Values of Setting.Complete that stand for lists of words from the log types. Completion
+// replaces them with the words. If Setting.Complete held the words itself, every command
+// would have to parse the log types at its start.
 const (
 	logTypes   = "<log types>"
 	logColumns = "<columns>"
 	logLayouts = "<layouts>"
 )
 
-// Completion returns the completion of the value, see package completion.
+// Completion says how to complete the setting's value, in the form of
+// completion.Flag.Complete.
 func (s *Setting) Completion() string {
 	switch s.Complete {
 	case logTypes:
@@ -31,11 +33,11 @@ func (s *Setting) Completion() string {
 	return s.Complete
 }
 
-// completeTypes returns the completions of a setting whose value is a log type, separated
-// by spaces.
+// completeTypes returns the names of the log types, separated by spaces.
 func completeTypes() string { return strings.Join(typeNames(), " ") }
 
-// CompleteStores returns the completions of the URL of a store.
+// CompleteStores says how to complete the URL of a store, in the form of
+// completion.Flag.Complete.
 func CompleteStores() string { return completeURLs(stores.Schemes()) }
 
 // completeLayouts returns the versions of Tstat whose log layouts are known, separated by
@@ -49,8 +51,8 @@ func completeLayouts() string {
 	return strings.Join(slices.Compact(words), " ")
 }
 
-// completeURLs returns the completions of a setting whose value is a folder or a URL:
-// completion.Dir and the prefixes of s.
+// completeURLs says how to complete a folder or a URL, in the form of
+// completion.Flag.Complete.
 func completeURLs(s dest.Schemes) string {
 	return completion.Dir + " " + strings.Join(s.Prefixes(), " ")
 }

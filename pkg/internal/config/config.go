@@ -103,8 +103,9 @@ type Flags interface {
 
 // Load returns the configuration of a command: the defaults, overlaid with the
 // config file (unless file is ""), then the environment, then flags. It returns
-// an error only if the file cannot be read. The caller must check the settings
-// of the command, and report the problems.
+// an error only if the file cannot be read, or if a file of the old tools cannot
+// be converted. The caller must check the settings of the command, and report
+// the problems.
 func Load(command, file string, flags Flags) (*Config, *Problems, error) {
 	c := New()
 	c.Command = command
@@ -181,5 +182,5 @@ func (c *Config) Write(w io.Writer) error {
 }
 
 // WriteDefaults writes the defaults of all settings as a commented config file.
-// Lines "# text" explain a setting; lines "#key = value" can be uncommented.
+// Lines like "# text" explain a setting. Lines like "#key = value" can be uncommented.
 func WriteDefaults(w io.Writer) error { return write(w, New().Sections, true) }

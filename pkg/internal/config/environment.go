@@ -21,12 +21,12 @@ func EnvName(name string) string {
 	return "TSTATREPO_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-// otherVariables matches the names, without TSTATREPO_, of variables that need no
-// warning although they belong to no setting. Kubernetes and Docker set variables
+// otherVariables matches variables that belong to no setting but need no warning. Their
+// names are matched without the prefix TSTATREPO_. Kubernetes and Docker set variables
 // like TSTATREPO_PORT_9001_TCP for a service named tstatrepo.
 var otherVariables = regexp.MustCompile("^(CONFIG|KAFKA_PASSWORD|SERVICE_.*|PORT|PORT_.*)$")
 
-// warnVariables adds a warning for each variable TSTATREPO_* that no command reads.
+// warnVariables adds a warning for each variable named TSTATREPO_* that no command reads.
 func (c *Config) warnVariables() {
 	var known []string
 	for _, s := range c.Sections {
@@ -52,9 +52,9 @@ func (c *Config) warnVariables() {
 // names another file.
 const ServiceFile = "/etc/tstatrepo/tstatrepo.toml"
 
-// File returns the config file of a command: named (from the command line), else
-// the value of TSTATREPO_CONFIG, else ServiceFile if the command reads it by default, else
-// "".
+// File returns the config file of a command. The file named on the command line takes
+// precedence over TSTATREPO_CONFIG. If neither is set, File returns ServiceFile if the
+// command reads it by default, and "" otherwise.
 func File(command, named string) string {
 	file := cmp.Or(named, os.Getenv(EnvName("config")))
 	if file == "" && readsByDefault(command, ServiceFile) {

@@ -32,9 +32,9 @@ type fileSections struct {
 	Probe            struct{}   `toml:"probe"`
 }
 
-// readFile overlays the settings of c with text, the content of the named config file,
-// and returns all errors in text. Error messages never quote text, because it may contain
-// a password.
+// readFile overlays the settings of c with the content of a config file, and returns all
+// errors in that content. Error messages quote no values except durations and sizes.
+// Other values may contain passwords.
 func (c *Config) readFile(file string, text []byte) (errs []error) {
 	fail := func(line int, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s:%d: %s", file, line, fmt.Sprintf(format, args...)))
@@ -104,9 +104,9 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 	return errs
 }
 
-// tables finds the table to which each key in an array of tables belongs. Keys arrive in
-// the order of the file. So a key belongs to the next table if the current table lacks
-// the key, or if that key of the current table has already arrived.
+// tables finds the table of each key in an array of tables. It gets the keys in the order
+// of the file. A key belongs to the next table if the current table does not contain it,
+// or if tables has already found that key in the current table.
 type tables struct {
 	in   *Section
 	list []any
@@ -125,8 +125,8 @@ func newTables(in *Section, list []any) *tables {
 	return t
 }
 
-// tableOf returns the settings and the values of the table that contains the key name. It
-// must be called once for each key, in the order of the file.
+// tableOf returns the settings and the values of the table that contains the key with the
+// given name. It must be called once for each key, in the order of the file.
 func (t *tables) tableOf(name string) (*Section, map[string]any) {
 	for _, inNow := t.now[name]; (!inNow || t.seen[name]) && t.next < len(t.list); _, inNow = t.now[name] {
 		t.now, _ = t.list[t.next].(map[string]any)
@@ -165,9 +165,9 @@ func didYouMeanSection(name string, sections []Section) string {
 	return hint.DidYouMean("["+name, names, "")
 }
 
-// lookup returns the setting with the given name from a section. If the section has no such
-// setting, lookup returns nil and a hint: the sections that have the setting, or a similar
-// setting.
+// lookup returns the setting with the given name from a section. If the section has no
+// such setting, lookup returns nil and a hint. The hint names the sections with this
+// setting or else a similar name. It is "" if there is neither.
 func (c *Config) lookup(in *Section, name string) (*Setting, string) {
 	if in == nil {
 		return nil, ""

@@ -138,8 +138,8 @@ func (b *Import) adopt() *Setting {
 		Usage: "take over streams and stored logs from DBStream's math_repo, whose outDir is `DIR`; see tstatrepo-migrate(7)"}
 }
 
-// importSchemes returns the destinations of an import, for completion and errors: stores
-// and MATH repositories.
+// importSchemes returns the URL schemes of stores and MATH repositories, for completion
+// and error messages.
 func importSchemes() dest.Schemes {
 	return append(stores.Schemes(), "math://host:port", "math+tls://host:port")
 }
@@ -186,8 +186,8 @@ func (b *Import) check(p *Problems) bulk.Options {
 // connection to a database or a probe.
 const maxTransfers = 4
 
-// files returns the number of files to import concurrently. fetched reports whether the
-// files come from MATH probes.
+// files returns the number of files to import concurrently. The parameter
+// fetched says whether the files come from MATH probes.
 func (b *Import) files(fetched bool) int {
 	cpus := runtime.GOMAXPROCS(0) // respects the limit of a cgroup
 	if fetched || slices.ContainsFunc(b.To, func(to string) bool { return !stores.InFolder(to) }) {
@@ -221,8 +221,8 @@ func (b *Import) Upkeep(log *slog.Logger) upkeep.Options {
 	return upkeep.Options{To: b.To, Keep: time.Duration(b.Keep), Compact: b.Compact, RetryTimeout: time.Duration(b.RetryTimeout), Log: log}
 }
 
-// Repository returns the options of a MATH repository. opt are the options of its
-// imports. file is the name of the repository's state file in the state folder.
+// Repository returns the options of a MATH repository that imports logs with opt. Its
+// state file has the given name in the state folder.
 func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.LogsOptions, error) {
 	opt.Sources, opt.RetryTimeout = nil, math.MaxInt64
 	one := opt // the imports of all streams use the same options
@@ -240,8 +240,8 @@ func (b *Import) Repository(m Math, opt bulk.Options, file string) (repository.L
 	}, one.Validate()
 }
 
-// Adopted adds the streams of the old tool math_repo, with their state, to logs, the
-// result of Repository. It does nothing unless b.Adopt names math_repo's folder.
+// Adopted adds the streams of the old tool math_repo, with their state, to the options
+// that Repository returned. It does nothing unless b.Adopt names math_repo's folder.
 func (b *Import) Adopted(logs *repository.LogsOptions) error {
 	if b.Adopt == "" {
 		return nil

@@ -289,8 +289,8 @@ func (b *ImportBulk) checkRepository(p *Problems) {
 	}
 }
 
-// Split divides b.Sources between opt.Sources (files and folders) and opt.Remote (MATH
-// probes).
+// Split sets opt.Sources to the files and folders in b.Sources. It adds the MATH probes
+// in b.Sources to opt.Remote.
 func (b *ImportBulk) Split(opt *bulk.Options) error {
 	opt.Sources = nil
 	for _, src := range b.Sources {

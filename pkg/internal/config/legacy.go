@@ -15,8 +15,8 @@ import (
 )
 
 // readOld overlays the settings of c with those in configuration files of the old tools.
-// file is a file name, or several separated by commas. readOld returns false if the files
-// do not belong to the old tools.
+// The parameter file may hold several names, separated by commas. readOld returns false
+// if the files do not belong to the old tools.
 func (c *Config) readOld(command, file string) (bool, error) {
 	names := []string{file}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
@@ -72,9 +72,9 @@ func (c *Config) readOld(command, file string) (bool, error) {
 	return true, nil
 }
 
-// PrintOld converts file, a configuration of the old tools, and writes the new config
-// file to w. It works even if a setting is invalid on this machine. It returns false and
-// no error if file does not belong to the old tools.
+// PrintOld converts a configuration file of the old tools, and writes the new config file
+// to w. It works even if a setting is invalid on this machine. If the file does not
+// belong to the old tools, PrintOld returns false and no error.
 func PrintOld(command, file string, w io.Writer) (bool, error) {
 	c := New()
 	if old, err := c.readOld(command, file); err != nil || !old {

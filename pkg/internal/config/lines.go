@@ -82,8 +82,9 @@ func (s *Lines) retryMax() *Setting {
 		Usage: "wait at most `DURATION` between attempts to reopen a sink"}
 }
 
-// options returns s as options, without the column selection, which checkFormat adds. It
-// checks only listeners and sinks; checkFormat and checkLimits check the other settings.
+// options checks the listeners and sinks, and returns the settings as options.
+// checkFormat and checkLimits check the other settings. checkFormat also adds the column
+// selection.
 func (s *Lines) options(p *Problems) stream.Options {
 	opt := stream.Options{
 		Listen: s.listeners(p), To: s.To, ToOptional: s.ToOptional,
