@@ -32,7 +32,7 @@ type places struct {
 	sinks   []string // destinations of stream and rrd-push
 }
 
-// places returns the places that the command of c uses.
+// places returns the places that c.Command uses.
 func (c *Config) places() (p places) {
 	switch c.Command {
 	case "import-bulk":
@@ -166,8 +166,8 @@ func relativeFile(text string) string {
 	return ""
 }
 
-// folderOf returns the folder that a destination writes to, or "" if it does not write to a
-// folder. text is the destination as the user wrote it.
+// folderOf returns the folder that a destination writes to, or "" if it writes to none.
+// text is the destination as the user wrote it.
 func folderOf(text string) string {
 	text, _, _ = stores.SplitTransform(text)
 	scheme, rest := dest.Split(text)

@@ -30,7 +30,7 @@ type Probe struct {
 	Anonymization
 }
 
-// exporterLabels maps the words of tls-for to the labels of capabilities.
+// exporterLabels maps the values of tls-for to the labels of capabilities.
 var exporterLabels = map[string]string{"rrd": exporter.RRD, "streaming": exporter.Streaming, "log": exporter.Log}
 
 func defaultProbe() Probe {

@@ -53,7 +53,7 @@ func names(list []given) (names []string) {
 	return names
 }
 
-// refuse adds a problem with the message why for each setting in the list that the user
+// refuse adds a problem with the given message for each setting in the list that the user
 // has set.
 func (p *Problems) refuse(why string, list ...given) {
 	for _, g := range list {
@@ -78,8 +78,8 @@ func (p *Problems) exclude(pairs []pair) {
 	}
 }
 
-// usage adds err and its hint to p if err is a usage error; name is the setting
-// concerned. It ignores other errors, because they recur when the setting is used.
+// usage adds a usage error as a problem with the named setting, and keeps its hint. It
+// ignores other errors, because they recur when the setting is used.
 func (p *Problems) usage(name string, err error) {
 	if hint.IsUsage(err) {
 		p.hint = cmp.Or(p.hint, hint.Of(err))
@@ -87,16 +87,16 @@ func (p *Problems) usage(name string, err error) {
 	}
 }
 
-// destination adds err to p if it is a usage error about text, a destination in the named
-// setting. The problem shows text without secrets. err may be nil.
+// destination is like usage for an error about a destination. The problem quotes the
+// destination without its secrets. err may be nil.
 func (p *Problems) destination(name, text string, err error) {
 	if err != nil {
 		p.usage(name, fmt.Errorf("%q: %w", dest.Redact(text), err))
 	}
 }
 
-// Err returns all problems as one usage error, or nil without problems. advice is the
-// hint if no problem has one.
+// Err returns all problems as one usage error, or nil if there are none. If no problem
+// has a hint, the error gets the given one.
 func (p *Problems) Err(advice string) error {
 	if len(p.errs) == 0 {
 		return nil
@@ -104,8 +104,8 @@ func (p *Problems) Err(advice string) error {
 	return hint.Add(hint.AsUsage(errors.Join(p.errs...)), cmp.Or(p.hint, advice))
 }
 
-// in returns sub, which collects problems with the settings of the named section. These
-// settings have no flags. done adds the problems of sub to p.
+// in returns a new Problems for the settings of the named section, which have no flags.
+// The caller must call done, which adds the collected problems to p.
 func (p *Problems) in(section string, settings []*Setting) (sub *Problems, done func()) {
 	sub = &Problems{section: section, settings: settings}
 	return sub, func() {
@@ -129,7 +129,8 @@ func location(p *Problems, zone string) *time.Location {
 	return loc
 }
 
-// timeSetting parses text, the value of the named setting; "" is the zero time.
+// timeSetting parses the value of the named setting as a time. An empty value is the zero
+// time.
 func timeSetting(p *Problems, name, text string, loc *time.Location) time.Time {
 	if text == "" {
 		return time.Time{}
@@ -141,7 +142,7 @@ func timeSetting(p *Problems, name, text string, loc *time.Location) time.Time {
 	return t
 }
 
-// atLeast adds a problem if v is less than least.
+// atLeast adds a problem if v < least.
 func atLeast[T interface {
 	cmp.Ordered
 	String() string
@@ -151,7 +152,7 @@ func atLeast[T interface {
 	}
 }
 
-// within adds a problem unless v is from least to most.
+// within adds a problem unless least <= v <= most.
 func within[T int | float64](p *Problems, name string, v, least, most T) {
 	if !(v >= least && v <= most) { // also true for NaN
 		p.add(name, "must be %v to %v", least, most)

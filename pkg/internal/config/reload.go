@@ -17,8 +17,9 @@ var reloadable = map[string][]string{
 	"remote-probe": {"*"},
 }
 
-// Changes returns the keys of serve whose values differ between c and next. The keys in
-// taken can change without a restart, those in left cannot.
+// Changes returns the keys of serve whose values differ between c and the next
+// configuration: first those that can change while serve runs, then those that need a
+// restart.
 func (c *Config) Changes(next *Config) (taken, left []string) {
 	for i, sec := range c.Sections {
 		if !sec.isReadBy("serve") {
@@ -53,7 +54,7 @@ func sameTables(a, b [][]*Setting) bool {
 	})
 }
 
-// Take sets each of keys in c to the value that it has in next.
+// Take copies the values of the given keys from the next configuration to c.
 func (c *Config) Take(next *Config, keys []string) {
 	for i := range c.Sections {
 		sec := &c.Sections[i]

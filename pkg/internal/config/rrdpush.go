@@ -163,8 +163,8 @@ func (r *RRDPush) settings() []*Setting {
 }
 
 // Options checks the settings and returns the options of a pusher. If there are
-// listeners, rrd-push runs an endpoint with opt.Target instead of a pusher. If args is not
-// empty, it replaces r.Sources.
+// listeners, rrd-push runs an endpoint with opt.Target instead of a pusher. Arguments
+// replace r.Sources.
 func (r *RRDPush) Options(p *Problems, args []string) (opt rrdpush.Options, listeners []peer.Options) {
 	if len(args) > 0 {
 		r.Sources = args

@@ -79,7 +79,7 @@ func (r *Runcap) settings() []*Setting {
 func (r *Runcap) Asks() bool { return r.List || r.Show != "" || r.Status || r.Stop || r.Result }
 
 // Options checks the settings and returns the scope and the parameter values of the
-// specification to run. when is nil if r.When is empty.
+// specification to run. The scope is nil if r.When is empty.
 func (r *Runcap) Options(p *Problems, args []string) (when *mplane.Scope, values map[string]string) {
 	if r.When != "" {
 		scope, err := mplane.ParseScope(r.When)

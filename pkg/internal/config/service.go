@@ -24,7 +24,7 @@ import (
 )
 
 // Service checks the settings of serve and returns them as the options of a
-// service. shared is common to all configurations of the same service.
+// service. A reload of the settings passes the same shared state again.
 func (c *Config) Service(p *Problems, shared *service.Shared) service.Options {
 	s := &c.Serve
 	opt := service.Options{Shared: shared, StateDir: c.StateDir, Drain: time.Duration(s.Drain), TLS: s.TLS()}
@@ -111,10 +111,10 @@ func (s *Serve) checkRoles(p *Problems) *mplane.Roles {
 	return allowed
 }
 
-// ownIdentity returns the name that a service without a certificate uses. A repository
-// and a probe on one machine need different names, because our supervisor has a queue of
-// specifications for each name. The supervisor of the reference implementation ignores
-// names and has one queue.
+// ownIdentity returns the default name of this service at a supervisor without TLS. A
+// repository and a probe on one machine need different names, because our supervisor has
+// a queue of specifications for each name. The supervisor of the reference implementation
+// ignores names and has one queue.
 func (s *Serve) ownIdentity() string {
 	if len(s.CollectLog.Listen)+len(s.CollectStreaming.Listen)+len(s.CollectRRD.Listen) == 0 {
 		return hostProbe() + ".probe"

@@ -7,19 +7,20 @@ import (
 	"strings"
 )
 
-// Setting describes a setting. Its flag, environment variable, key in the config
-// file, help and completion are generated from it.
+// Setting is a setting of a command. The flag, the environment variable, the key in the
+// config file, the help and the completion are generated from it.
 type Setting struct {
 	Name  string // of the flag and of the key
 	Group string // in help
 	Usage string // with the `PLACEHOLDER` of its value
-	// Value points to the variable, which holds the default until the
-	// setting is read: *string, *bool, *int, *float64, *[]string, *Duration
-	// or *Size.
+	// Value points to the variable that receives the value. Until then, the variable
+	// holds the default. The type of Value is *string, *bool, *int, *float64,
+	// *[]string, *Duration or *Size.
 	Value any
 	// Empty describes the meaning of an empty value.
 	Empty string
-	// Complete is the completion of the value, or stands for it; see Completion.
+	// Complete says how shells complete the value. Completion replaces some constants,
+	// such as logTypes.
 	Complete string
 
 	From string // source of the value, for messages
@@ -112,7 +113,7 @@ func put[T any](dst *T, v T, err error, format, text string) error {
 	return nil
 }
 
-// setTOML stores value, which go-toml decoded from the config file, as the value of s.
+// setTOML sets s to a value that go-toml decoded from the config file.
 func (s *Setting) setTOML(value any) error {
 	var ok bool
 	var want string

@@ -118,9 +118,9 @@ func (s *Store) settings() []*Setting {
 	}
 }
 
-// Options checks the settings for an action of store; action may be "". It returns the
-// import options with which verify reads the sources that it compares with the stores.
-// isSet reports whether a flag was given.
+// Options checks the settings for an action of store; action may be "". It returns
+// import options, because verify reads its sources as import-bulk does. isSet reports
+// whether a flag was given.
 func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bulk.Options {
 	if slices.Contains(s.Against, "-") {
 		p.add("against", "cannot be standard input")
@@ -147,9 +147,9 @@ func (s *Store) Options(p *Problems, action string, isSet func(string) bool) bul
 	return opt
 }
 
-// checkTransform sets in opt the anonymization and the selection that import-bulk applied
-// to the logs that verify compares with the stores. Without the setting against, verify
-// compares no logs, and refuses the flags for anonymization and selection.
+// checkTransform sets the anonymization and the selection in opt. Before verify compares
+// sources with stores, it applies both to the sources, as import-bulk did. Without
+// sources, verify refuses the flags for anonymization and selection.
 func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, isSet func(string) bool) {
 	switch {
 	case len(s.Against) > 0 && (action == "verify" || action == ""):
@@ -163,7 +163,7 @@ func (s *Store) checkTransform(p *Problems, opt *bulk.Options, action string, is
 }
 
 // checkProbe sets opt.Probe to the name of the probe whose logs verify compares. By
-// default, this is the name of the MATH stream or a name derived from this host.
+// default, this is the name of the MATH stream or a name derived from the host name.
 func (s *Store) checkProbe(p *Problems, opt *bulk.Options) {
 	opt.Probe, opt.ProbeGuessed = s.Probe, s.Probe == "" && pulled(s.Against) == ""
 	if opt.Probe == "" {

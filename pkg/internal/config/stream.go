@@ -152,7 +152,7 @@ func (s *Stream) Options(p *Problems) stream.Options {
 	return opt
 }
 
-// root parses text, a value of the follow setting, which has the form [PROBE=]DIR.
+// root parses a value of the follow setting, which has the form [PROBE=]DIR.
 func (s *Stream) root(text string) stream.Root {
 	if probe, dir, ok := strings.Cut(text, "="); ok && store.ValidProbe(probe) == nil {
 		return stream.Root{Probe: probe, Dir: dir}

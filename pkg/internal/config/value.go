@@ -84,11 +84,11 @@ var timeLayouts = []string{
 	time.RFC3339, "2006-01-02", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05",
 }
 
-// timeForms lists the formats that parseTime accepts, for the usage of settings.
+// timeForms lists the formats that parseTime accepts, for use in Setting.Usage.
 const timeForms = "2006-01-02, 2006-01-02T15:04, RFC 3339, today, yesterday, or a duration before now like 7d or 12h"
 
-// parseTime parses a time in one of timeLayouts, today, yesterday, or a duration
-// before now.
+// parseTime parses a time. The text is in one of timeLayouts, is "today" or "yesterday",
+// or is a duration, which is subtracted from the current time.
 func parseTime(text string, loc *time.Location, now time.Time) (time.Time, error) {
 	for _, layout := range timeLayouts {
 		if t, err := time.ParseInLocation(layout, text, loc); err == nil {

@@ -43,7 +43,7 @@ func (c *Console) Format(json bool, level slog.Level) {
 // Formatted returns the current format and minimum level; see Format.
 func (c *Console) Formatted() (json bool, level slog.Level) { return c.json, c.level.Level() }
 
-// Quiet suppresses log lines below the level of warnings.
+// Quiet suppresses log lines below level warn.
 func (c *Console) Quiet() { c.level.Set(max(c.level.Level(), slog.LevelWarn)) }
 
 // Write writes complete lines above the progress line.
@@ -56,8 +56,8 @@ func (c *Console) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// Fail prints err, the error that ends the process, with one line per joined error, and
-// then the hint of err.
+// Fail prints the error that ends the process, and its hint. Each joined error is printed
+// on its own line.
 func (c *Console) Fail(err error) {
 	text := err.Error()
 	if hint.IsUsage(err) {

@@ -16,9 +16,9 @@ type Progress interface {
 }
 
 // Progress returns a progress display for a run and a function that ends it. The display
-// is a bar if the console is a terminal and log lines are text, and otherwise a log line
-// every interval. The display is nil if quiet is true, or if log lines are due but
-// interval is 0.
+// is a bar if the console is a terminal and log lines are text. Otherwise, it writes a
+// log line at the given interval, and is nil if the interval is 0. It is always nil if
+// quiet is true.
 func (c *Console) Progress(interval time.Duration, quiet bool) (Progress, func()) {
 	switch {
 	case quiet:
@@ -95,7 +95,7 @@ func (b *barProgress) stop() {
 	b.remove()
 }
 
-// logProgress logs the progress every interval.
+// logProgress logs the progress at regular intervals.
 type logProgress struct {
 	log                *slog.Logger
 	started            time.Time

@@ -64,8 +64,8 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// Table formats the rows of a table as lines. left is the number of leading columns that
-// are left-aligned; the other columns are right-aligned.
+// Table formats the rows of a table as lines. It aligns the given number of leading
+// columns to the left and the other columns to the right.
 func Table(table [][]string, left int) string {
 	width := make([]int, len(table[0]))
 	for _, row := range table {

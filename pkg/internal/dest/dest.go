@@ -6,9 +6,9 @@
 //	PATH
 //
 // User, password and options are unescaped (%XX); paths are not. Option names use
-// hyphens. Every store accepts the anonymize option, which package stores removes from
-// the URL; parquet: accepts no other option. Parse, ParsePath, Addrs and Check return
-// usage errors that never quote anything that could be a password.
+// hyphens. The anonymize option is common to all stores, and is the only option of
+// parquet:. Package stores removes it from the URL. Parse, ParsePath, Addrs and Check
+// return usage errors that never quote anything that could be a password.
 package dest
 
 import (
@@ -126,9 +126,9 @@ func parseOptions(query string) (Options, error) {
 	return o, nil
 }
 
-// Check returns an error if o has an option that is not in known. noun is the word for an
-// option in the error, such as "setting". Check renames options that older versions
-// spelled with '_' to the current spelling with '-'.
+// Check returns an error if o has an option that is not among the known ones. The error
+// calls an option by the given noun, such as "setting". Check renames options that older
+// versions spelled with '_' to the current spelling with '-'.
 func (o Options) Check(noun string, known ...string) error {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
 		if slices.Contains(known, name) {
@@ -152,7 +152,7 @@ func (o Options) Check(noun string, known ...string) error {
 }
 
 // Password returns the first line of the file that the password-file option names.
-// Without this option, it returns the value of the environment variable named variable.
+// Without this option, it returns the value of the given environment variable.
 func (o Options) Password(variable string) (string, error) {
 	file := o["password-file"]
 	if file == "" {
@@ -226,8 +226,8 @@ var secrets = []struct {
 // @.
 var opaque = []string{"", "copy", "exec", "file", "parquet", "whisper"}
 
-// Redact returns text without passwords. The text may be a malformed URL. If in doubt,
-// Redact hides too much.
+// Redact returns text without passwords. The text may be a malformed URL. In case of
+// doubt, Redact hides too much rather than too little.
 func Redact(text string) string {
 	scheme, rest := Split(text)
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 && !strings.HasPrefix(rest, "//") && !slices.Contains(opaque, scheme) {
@@ -282,9 +282,9 @@ func (s Schemes) CheckPath(text string) error {
 	return nil
 }
 
-// MissingSource returns an error about src, a source for which os.Stat returned err. If
-// src is a URL, the error says that its scheme is unknown. The hint is then kinds, a list
-// of the supported sources.
+// MissingSource returns an error about a source for which os.Stat returned err. If the
+// source is a URL, the error says that its scheme is unknown, and its hint lists the
+// supported kinds of sources.
 func MissingSource(src string, err error, kinds string) error {
 	if scheme, _, ok := strings.Cut(src, "://"); ok && scheme != "" {
 		return hint.New("source "+Redact(src)+": unknown kind of source "+scheme, kinds)

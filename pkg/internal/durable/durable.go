@@ -9,8 +9,8 @@
 // # Order of operations
 //
 // Code that stores something in files follows these steps in order. Only the
-// last step may report success: a record, a checkpoint, an acknowledgment, exit
-// status 0.
+// last step may report success, by a record, a checkpoint, an acknowledgment or
+// exit status 0.
 //
 //  1. MkdirAll creates the folder. When it returns, the names of the folder and
 //     of all its parents are durable. Alternatively, Prepare creates the folder
@@ -160,7 +160,7 @@ func OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// WriteFile creates or replaces the file at name, with text as its content. After a power
+// WriteFile writes text to the named file, which it creates or replaces. After a power
 // cut, the file has either its old or its new content, and always the new one if
 // WriteFile had returned nil. Only the file's owner may read it.
 func WriteFile(name string, text []byte) error {
@@ -194,8 +194,8 @@ func Rename(from, to string) error {
 
 // RemoveEmpty removes the folder dir below root if it is empty, and then each parent
 // below root that has become empty. It makes these removals durable. In the deepest
-// folder that remains, it also makes earlier removals of files durable. dir need not
-// exist.
+// folder that remains, it also makes earlier removals of files durable. dir is relative
+// to root and need not exist.
 func RemoveEmpty(root, dir string) error {
 	for dir != "." && os.Remove(filepath.Join(root, dir)) == nil {
 		dir = filepath.Dir(dir)
@@ -207,8 +207,9 @@ func RemoveEmpty(root, dir string) error {
 	return err
 }
 
-// SyncNames makes the names of files and of their folders durable. files are paths
-// relative to root. Another process may have created them without syncing their names.
+// SyncNames makes the names of files and of their folders durable. The files are given as
+// paths relative to root. Another process may have created them without syncing their
+// names.
 func SyncNames(root string, files []string) error {
 	synced := map[string]bool{}
 	for _, file := range files {
@@ -299,8 +300,7 @@ func (s *nameSet) add(path string, info fs.FileInfo) {
 	s.synced[path] = info
 }
 
-// device returns the device number of the file system that holds the file that info
-// describes, or 0 if the number is unknown.
+// device returns the device number of a file's file system, or 0 if it is unknown.
 func device(info fs.FileInfo) uint64 {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -70,9 +70,9 @@ func (p *Exporter) accept(ctx context.Context, label string, spec *mplane.Statem
 	return e, nil
 }
 
-// repository checks text, the HOST:PORT of a repository, and returns its addresses and
-// port. All addresses must be in Options.Peers. If HOST cannot be looked up, the error is
-// an awayError.
+// repository checks the HOST:PORT of a repository and returns its addresses and port. All
+// addresses must be in Options.Peers. If HOST cannot be looked up, the error is an
+// awayError.
 func (p *Exporter) repository(ctx context.Context, text string) (addrs []netip.Addr, port string, err error) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil || host == "" || strings.ContainsAny(text, "/@?#% \t\r\n") || len(text) > 300 {
@@ -96,7 +96,7 @@ func (p *Exporter) repository(ctx context.Context, text string) (addrs []netip.A
 	return addrs, port, nil
 }
 
-// folder checks text, a value of log.folder, and returns it as a path below one of
+// folder checks a value of log.folder and returns it as a path below one of
 // Options.Folders. It resolves symbolic links first, so that a path from a peer cannot
 // lead out of these folders.
 func (p *Exporter) folder(text string) (string, error) {
@@ -132,9 +132,8 @@ func (p *Exporter) folder(text string) (string, error) {
 	return dir, nil
 }
 
-// below finds the first dir in Options.Folders for which form(dir) contains or equals
-// path. It returns path with the prefix form(dir) replaced by dir, or "" if there is no
-// such dir. form converts dir to the notation of path, for example by resolving links.
+// below returns path as a path below one of Options.Folders, or "" if path is in none of
+// them. form converts a folder to the notation of path, for example by resolving links.
 func (p *Exporter) below(path string, form func(dir string) string) string {
 	for _, dir := range p.Folders {
 		rel, err := filepath.Rel(form(dir), path)

@@ -56,7 +56,7 @@ type export struct {
 }
 
 // run returns the Run function of the component.Service with the given label. This
-// function checks the specification and calls do, which exports until ctx ends. If the
+// function checks the specification and uses do to export until ctx ends. If the
 // specification was resumed after a restart, the function retries errors that may be
 // temporary.
 func (p *Exporter) run(label string, do func(context.Context, *export) error) func(context.Context, *mplane.Statement) ([][]string, error) {
@@ -90,8 +90,8 @@ func (p *Exporter) run(label string, do func(context.Context, *export) error) fu
 	}
 }
 
-// transform describes, for messages, the anonymization that the exporter with the given
-// label applies. It returns "none" if the exporter applies none.
+// transform describes the anonymization that the exporter with the given label applies.
+// The text is for messages. It is "none" if the exporter does not anonymize.
 func (p *Exporter) transform(label string) string {
 	if p.Anonymize == nil || label == RRD { // RRDs hold no addresses
 		return "none"
@@ -138,7 +138,7 @@ func (e *export) recordSent(metrics []graphite.Metric) {
 	}
 }
 
-// recordPass adds sum and err, the results of a pass over the RRDs, to the status of e.
+// recordPass records the result of a pass over the RRDs in the status of e.
 func (e *export) recordPass(sum *rrdpush.Summary, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -148,8 +148,8 @@ func (e *export) recordPass(sum *rrdpush.Summary, err error) {
 	e.status.outcome(err)
 }
 
-// rows returns one result row for each RRD, which describes the last point sent from that
-// RRD. The values of a row are in the order of columns.
+// rows returns a result row for the last point sent from each RRD, with the values in the
+// order of columns.
 func (e *export) rows(columns []string) [][]string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -212,9 +212,9 @@ func (p *Exporter) exportLines(ctx context.Context, e *export) error {
 	return err
 }
 
-// recordLines copies sum, the statistics of a stream, to the status of e. It logs a
-// warning when neither a line nor a log folder has arrived for e.silence, and a message
-// when one arrives again.
+// recordLines copies the statistics of a stream to the status of e. It logs a warning
+// when no line and no log folder has arrived for the duration e.silence, and a message
+// when lines or folders arrive again.
 func (p *Exporter) recordLines(e *export, sum *stream.Stats) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -242,8 +242,8 @@ type quiet struct {
 	since          time.Time
 }
 
-// update records lines and folders, the totals at the time now, and returns for how long
-// neither total has changed.
+// update records the current totals of lines and folders. It returns for how long neither
+// total has changed.
 func (q *quiet) update(now time.Time, lines, folders int64) time.Duration {
 	if lines != q.lines || folders != q.folders {
 		q.lines, q.folders, q.since = lines, folders, now

@@ -1,8 +1,8 @@
-// Package exporter implements the probe's side of the mPlane export. With the capabilities
-// tstat-exporter_rrd, tstat-exporter_streaming and tstat-exporter_log, a client makes this
-// probe send its RRDs, live log lines and finished logs to a repository. Labels,
-// parameters, metadata and results are those of tstat.py, a component of the mPlane
-// project.
+// Package exporter implements the probe's side of the mPlane export. With the
+// capabilities tstat-exporter_rrd, tstat-exporter_streaming and tstat-exporter_log, a
+// client makes this probe send its RRDs, live log lines and finished logs to a
+// repository. Labels, parameters, metadata and results are those of tstat.py, a component
+// of the mPlane project.
 package exporter
 
 import (
@@ -75,12 +75,12 @@ type Options struct {
 	Listen    []peer.Options
 	Advertise string   // see mathproto.ExporterOptions
 	Stream    string   // see mathproto.ExporterOptions; "": {probe}_{type}
-	Types     []string // globs over the logs of tstat-exporter_log; empty: all
+	Types     []string // globs that select the logs of tstat-exporter_log; empty: all
 	Settle    time.Duration
 
 	// Anonymize rewrites logs and lines before they leave the probe; nil: they are
-	// exported unchanged. If Anonymize is set, SourceIs must not be Unknown. It tells
-	// whether addresses without a flag are anonymized already.
+	// exported unchanged. If Anonymize is set, SourceIs must not be Unknown: it says
+	// whether addresses have already been anonymized in lines that have no flag for this.
 	Anonymize *anonymize.Anonymizer
 	SourceIs  anonymize.Source
 
@@ -178,9 +178,10 @@ func (p *Exporter) Services() []component.Service {
 	return list
 }
 
-// capability returns a capability of this probe. It has the same token as in tstat.py,
-// because its metadata is the same. Without a SystemID, the token is that of older
-// versions of tstat.py, which have no System_ID. capability panics if when is invalid.
+// capability returns a capability of this probe with the scope given by when, and panics
+// if the scope is invalid. The capability has the same contents as in tstat.py and hence
+// the same token, a digest of the contents. Without a SystemID, its token is that of
+// older versions of tstat.py, which have no System_ID.
 func (p *Exporter) capability(label, when string, parameters ...mplane.Field) *mplane.Statement {
 	scope, err := mplane.ParseScope(when)
 	if err != nil {

@@ -27,15 +27,17 @@ type Export struct {
 
 	Lines   int64 // accepted by the repository, of tstat-exporter_streaming
 	Rejects int64 // malformed lines
-	Outside int64 // logs skipped because of links out of the folder
+	Outside int64 // logs skipped because links lead out of the folder
 	Bytes   int64 // read from logs, or served
 	Files   int64 // served, of tstat-exporter_log
 	// Newest is the time of the newest folder from which the repository has fetched a
-	// log since the start of the export, of tstat-exporter_log; zero: no log yet.
+	// log since the start of the export; zero: no log yet. Only tstat-exporter_log sets
+	// it.
 	Newest time.Time
 	Points int64 // sent or in the spool, of tstat-exporter_rrd
-	// NotFinite counts dropped values, and Recreated RRDs older than the
-	// last point sent, of tstat-exporter_rrd.
+	// NotFinite counts values that were dropped because they are infinite. Recreated
+	// counts RRDs that are older than the last point sent. Only tstat-exporter_rrd sets
+	// these fields.
 	NotFinite, Recreated int64
 }
 

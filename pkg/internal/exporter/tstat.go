@@ -14,7 +14,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// Tstat describes the contents of Tstat's folders, whether or not an export runs.
+// Tstat describes the folders that the program Tstat writes to on this probe. Only the
+// field Waiting depends on running exports.
 type Tstat struct {
 	Looked time.Time // when the folders were read; zero: not yet
 
@@ -24,10 +25,10 @@ type Tstat struct {
 	Changed   time.Time // when a log folder, or a log in it, last changed
 	Finished  int64     // logs in finished folders
 	Bytes     int64     // size of these logs
-	// Waiting counts the finished logs in folders newer than the newest folder from
-	// which a repository has fetched a log. Without an export of logs, it counts all
-	// finished logs. It is -1 until a running export has delivered a log, because the
-	// repository may have all logs already.
+	// Waiting counts the finished logs in folders newer than any folder from which a
+	// repository has fetched a log. If no export of logs runs, it counts all finished
+	// logs. If one runs but has not delivered a log yet, Waiting is -1, because the
+	// repository may already have all logs.
 	Waiting int64
 
 	RRDFolder string    // "": the probe has no RRDs
@@ -36,8 +37,8 @@ type Tstat struct {
 	NewestRRD time.Time // when an RRD file last changed
 }
 
-// Tstat's folders are read at most once per readEvery. A caller of Exporter.Tstat waits
-// at most readWait for the first result, so that a hanging file system does not block it.
+// readEvery is the minimum time between two reads of Tstat's folders. readWait limits how
+// long a call of Exporter.Tstat waits for the first result if a file system hangs.
 const (
 	readEvery = 10 * time.Second
 	readWait  = time.Second
@@ -50,9 +51,9 @@ type watch struct {
 	found   Tstat
 }
 
-// Tstat returns the contents of Tstat's folders. If the last result is more than 10
-// seconds old, Tstat reads the folders again in the background. Until that is done, it
-// returns the last result.
+// Tstat returns a description of Tstat's folders. If the last description is at least
+// readEvery old, this method starts to read the folders again in the background. It
+// returns the last description in the meantime.
 func (p *Exporter) Tstat() Tstat {
 	w := &p.watch
 	w.mu.Lock()
@@ -142,9 +143,8 @@ func (p *Exporter) count(t *Tstat, logs *tstat.Tree) {
 	}
 }
 
-// fetched describes the running exports of logs. exported reports whether there are any.
-// newest is the time of the newest folder from which they have delivered a log, or zero if
-// they have delivered none.
+// fetched reports whether exports of logs are running. newest is the time of the newest
+// folder from which they have delivered a log, or zero if they have delivered none.
 func (p *Exporter) fetched() (exported bool, newest time.Time) {
 	for _, e := range p.Stats() {
 		if e.Capability == Log {

@@ -93,8 +93,8 @@ func (c *compiler) compile(n node) (evaluator, error) {
 	return c.test(n.(*test))
 }
 
-// column returns the named column and its position in batches. at is the position of the
-// name in the expression, for errors.
+// column returns the named column and its position in batches. The caller also passes the
+// position of the name in the expression, for errors.
 func (c *compiler) column(name string, at int) (place, tstat.Column, error) {
 	p := place{name, c.typ.Column(name)}
 	if p.index >= 0 {
@@ -111,8 +111,8 @@ func indexOf(columns []tstat.Column, name string) int {
 	return slices.IndexFunc(columns, func(c tstat.Column) bool { return c.Name == name })
 }
 
-// advice returns a hint about name, which is not a column of t. The hint names a similar
-// column of t, or a log type that has a column called name.
+// advice returns a hint about a name that is not a column of t. The hint suggests a
+// similar column of t, or a log type that has a column with this name.
 func advice(t *tstat.LogType, name string) string {
 	if a := otherName(t, name); a != "" {
 		return a
@@ -143,8 +143,8 @@ func otherName(t *tstat.LogType, name string) string {
 	return ""
 }
 
-// similar returns a hint with the column name most similar to name among the columns of
-// types, or "" if none is similar.
+// similar returns a hint that suggests the most similar column name in the given log
+// types, or "" if no column name is similar.
 func similar(name string, types ...*tstat.LogType) string {
 	var names []string
 	for _, t := range types {
@@ -327,7 +327,7 @@ func (c *compiler) in(i place, col tstat.Column, values []value) (evaluator, err
 
 // networks is a set of networks, grouped by prefix length.
 type networks struct {
-	lengths []int // prefix length in bits; -1-bits for IPv6
+	lengths []int // prefix lengths in bits; for IPv6, -1 minus the prefix length
 	sets    []map[netip.Addr]bool
 }
 

@@ -118,8 +118,8 @@ var accepts = map[string]acceptance{
 	"=": {no, yes, no}, "!=": {yes, no, yes}, "<": {yes, no, no}, "<=": {yes, yes, no}, ">": {no, no, yes}, ">=": {no, yes, yes},
 }
 
-// beside returns the acceptance to use instead of a if the number on the right side is
-// replaced by an integer. side is 1 if the number is greater than the integer, -1 if it is
+// beside returns the acceptance for a comparison in which an integer replaces the number
+// on the right side. side is 1 if the number is greater than the integer, -1 if it is
 // less, and 0 if they are equal.
 func (a acceptance) beside(side int) acceptance {
 	switch side {
