@@ -139,11 +139,11 @@ func (t *test) string() string {
 }
 
 // signs lists the operators that consist of punctuation, including some from other
-// languages. An operator precedes those that are a prefix of it, as <= precedes <.
+// languages. Each operator comes before its own prefixes: <= before <.
 var signs = []struct {
 	text string
 	op   string // the spelling in this language
-	bad  bool   // text is refused, and op is the hint
+	bad  bool   // text is refused with a hint to write op
 }{
 	{"<=", "<=", false}, {">=", ">=", false}, {"!=", "!=", false}, {"!~", "!~", false}, {"<>", "!=", false}, {"==", "=", false},
 	{"&&", "and", true}, {"||", "or", true}, {"=~", "~", true},
@@ -200,14 +200,14 @@ func (p *parser) parse() (node, error) {
 
 func (p *parser) fail(t token, reason, advice string) *Error { return &Error{t.at, reason, advice} }
 
-// is reports whether the next token, a word or punctuation, equals text. The case of
-// words does not matter.
+// is reports whether the next token is a word or punctuation equal to text. It ignores
+// the case of words.
 func (p *parser) is(text string) bool {
 	return p.next.kind == word && strings.EqualFold(p.next.text, text) || p.next.kind == punctuation && p.next.text == text
 }
 
-// take reads past the next token if it equals text, as defined by parser.is, and reports
-// whether it did.
+// take consumes the next token and returns true if p.is(text) holds. Otherwise it
+// returns false.
 func (p *parser) take(text string) (bool, error) {
 	if !p.is(text) {
 		return false, nil
@@ -436,7 +436,7 @@ func (p *parser) advance() error {
 	return &Error{at, fmt.Sprintf("unexpected %q", r), ""}
 }
 
-// quoted reads a string in quotes. at is the position of its first character, for errors.
+// quoted reads a string in quotes. Its parameter is the position of the opening quote.
 func (p *parser) quoted(at int) error {
 	rest := p.text[p.pos:]
 	var b strings.Builder

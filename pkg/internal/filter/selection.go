@@ -43,8 +43,7 @@ func (s *Selection) IsAll() bool {
 // FiltersRows reports whether the selection leaves out rows.
 func (s *Selection) FiltersRows() bool { return s != nil && (s.Where != nil || s.Sample != Sample{}) }
 
-// maxString is the maximum length, in bytes, of a part of a Selection that
-// Selection.String shows in full. String replaces longer parts with a hash.
+// maxString is a length in bytes. Selection.String replaces longer parts with their hash.
 const maxString = 200
 
 // String returns the selection in canonical form, or "" if it selects everything. Neither
@@ -94,8 +93,8 @@ func (s *Selection) Check(types []*tstat.LogType) error {
 	return nil
 }
 
-// withTypes adds a hint to err that names the log types for which the selection is valid,
-// if any.
+// withTypes adds a hint with the log types for which the selection is valid. If there are
+// none, it returns err unchanged.
 func (s *Selection) withTypes(err error) error {
 	var fit []string
 	for _, t := range tstat.Types() {
@@ -114,7 +113,8 @@ func hasColumn(t *tstat.LogType, name string) bool {
 	return t.Column(name) >= 0 || indexOf(t.Optional, name) >= 0
 }
 
-// nearColumn returns a hint about name, a selected column that none of types has, or "".
+// nearColumn returns a hint for a selected column that none of the given log types has.
+// It returns "" if there is no similar column.
 func nearColumn(types []*tstat.LogType, name string) string {
 	for _, t := range slices.Concat(types, tstat.Types()) {
 		if hasColumn(t, name) {
@@ -192,8 +192,8 @@ func (r *Rows) use(c tstat.Column) tstat.Use {
 	return tstat.Skipped
 }
 
-// Kept returns, for each of columns, whether it is kept. It returns nil if all columns
-// are kept.
+// Kept returns a slice whose element i reports whether columns[i] is kept. It returns nil
+// if all columns are kept.
 func (r *Rows) Kept(columns []tstat.Column) []bool {
 	if r == nil || r.all {
 		return nil
@@ -205,8 +205,7 @@ func (r *Rows) Kept(columns []tstat.Column) []bool {
 	return kept
 }
 
-// Apply removes from b the rows that are not selected, and returns how many rows it
-// removed.
+// Apply removes the rows of b that are not selected, and returns their number.
 func (r *Rows) Apply(b *tstat.Batch) (removed int) {
 	n := b.Len()
 	if r == nil || r.program == nil && r.sampler == nil {

@@ -17,7 +17,7 @@ import (
 type CarbonOptions struct {
 	Addr   string    // host:port
 	Pickle bool      // instead of plaintext
-	TLS    *peer.TLS // nil without TLS
+	TLS    *peer.TLS // nil: no TLS
 	// Timeout limits connecting, each write of 64 KiB, and the wait until the
 	// server has read everything. The default is 1 minute. If carbon's cache
 	// is full, carbon stops reading until there is room.

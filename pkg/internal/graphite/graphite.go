@@ -45,7 +45,7 @@ func Count(metrics []Metric) (n int) {
 
 // CleanPath makes a path valid for all Graphite servers. It removes leading dots, and
 // replaces spaces, bytes other than printable ASCII, and / \ ; ~ " ' with "_". The result
-// cannot end a line, add a tag or lead out of a folder.
+// cannot end a line, add a tag or escape from a folder.
 func CleanPath(path string) string {
 	clean := func(c byte) bool { return c > ' ' && c < 0x7f && strings.IndexByte(`/\;~"'`, c) < 0 }
 	path = strings.TrimLeft(path, ".")
@@ -63,9 +63,9 @@ func CleanPath(path string) string {
 	return path
 }
 
-// AppendText appends metrics in carbon's plaintext protocol: a line "path value
-// time" for each point. Values have enough digits to be read back exactly. NaN and
-// infinity are left out.
+// AppendText appends metrics in carbon's plaintext protocol. Each point becomes a line
+// "path value time". Values have enough digits to be read back exactly. NaN and infinity
+// are left out.
 func AppendText(b []byte, metrics []Metric) []byte {
 	for _, m := range metrics {
 		path := CleanPath(m.Path)

@@ -34,9 +34,9 @@ type Spool struct {
 // spools is the state shared by all Spools of one sink; see Spool.Beside.
 type spools struct {
 	dirs  []string
-	max   int64     // maximum bytes of all spools
+	max   int64     // maximum total size of all spools in bytes
 	down  error     // error of the last batch; nil if the sink accepted it
-	until time.Time // when a sink that is down is tried next
+	until time.Time // when to retry the sink if it is down
 }
 
 // spoolSuffix is the suffix of the file names of batches. Names begin with the time
@@ -63,9 +63,9 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 	return s.Beside(dir)
 }
 
-// Beside returns another spool for the sink of s, with its batches in dir. Both spools
-// share one size limit and the state of the sink. Only one goroutine may use them, and
-// closing either of them closes the sink.
+// Beside returns another spool for the sink of s. The new spool keeps its batches in dir.
+// Both spools share one size limit and the state of the sink. They must not be used
+// concurrently, and closing either of them closes the sink.
 func (s *Spool) Beside(dir string) (*Spool, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
@@ -143,8 +143,7 @@ func (s *Spool) Flush(ctx context.Context) error {
 	return nil
 }
 
-// markDown records that the sink is down if err, which Send of the sink returned, wraps
-// ErrUnavailable. It returns err.
+// markDown records that the sink is down if err wraps ErrUnavailable. It returns err.
 func (s *Spool) markDown(err error) error {
 	if errors.Is(err, ErrUnavailable) {
 		s.shared.down, s.shared.until = err, time.Now().Add(downTime)

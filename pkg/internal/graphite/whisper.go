@@ -127,7 +127,7 @@ func (w *Whisper) sync(file string) error {
 }
 
 // file returns the name of the Whisper file for the metric with the given path. The file is
-// always inside opt.Dir: CleanPath replaces slashes, and file turns every dot into a slash.
+// always inside opt.Dir, because CleanPath replaces slashes and each dot becomes a slash.
 func (w *Whisper) file(path string) string {
 	return filepath.Join(w.opt.Dir, strings.ReplaceAll(CleanPath(path), ".", "/")+".wsp")
 }
@@ -174,10 +174,10 @@ func (w *Whisper) store(m Metric) error {
 // drop points that are too old by the time it writes them.
 const ageMargin = 60
 
-// average averages the points that fall into the same slot of one archive. The archive
-// has slots of step seconds. It covers the time from begin to end, excluding end; if finest
-// is true, average ignores end. list contains one average per slot, and rest contains the
-// points after the archive. Points before begin are counted as lost. path is for messages.
+// average computes the average of the points in each slot of one archive. A slot is step
+// seconds long. The archive covers the times t with begin <= t < end, or all t >= begin
+// if finest is true. Points before begin are counted as lost. The first result has one
+// point per slot. The second contains the points after the archive.
 func (w *Whisper) average(path string, points []Point, step, begin, end int64, finest bool) (list []*whisper.TimeSeriesPoint, rest []Point) {
 	old := 0
 	for old < len(points) && points[old].Time < begin {
@@ -239,7 +239,7 @@ func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
 }
 
 // stepOf returns the step of a metric in seconds. If the step is unknown, stepOf returns
-// the smallest interval between the points, but at most an hour. Without such an interval,
+// the smallest interval between the points, but at most an hour. If there is no interval,
 // it returns Tstat's default.
 func stepOf(m Metric) int64 {
 	if m.Step > 0 {
@@ -259,8 +259,8 @@ func stepOf(m Metric) int64 {
 
 // DefaultRetentions returns the archives of Tstat's RRDs: 600 slots of 1 step, 700 of 6
 // steps, 775 of 24 steps and 797 of 288 steps. With a step of 300 seconds, these cover 2
-// days, 2 weeks, 2 months and 2 years. If necessary, the last archive has more slots, to
-// cover a point that is age seconds old.
+// days, 2 weeks, 2 months and 2 years. The last archive has more slots if it needs them
+// to cover a point of the given age in seconds.
 func DefaultRetentions(step, age int64) whisper.Retentions {
 	day := 288 * step
 	r := func(seconds, points int64) *whisper.Retention {

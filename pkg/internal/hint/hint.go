@@ -21,7 +21,7 @@ type hintedError struct {
 func (e hintedError) Unwrap() error { return e.error }
 func (e hintedError) Hint() string  { return e.hint }
 
-// New returns an error with the message reason and a hint; "" adds no hint.
+// New returns an error with the given message and hint. An empty hint adds none.
 func New(reason, hint string) error { return Add(errors.New(reason), hint) }
 
 // Add adds a hint to an error; "" adds no hint.
@@ -32,7 +32,7 @@ func Add(err error, hint string) error {
 	return hintedError{err, hint}
 }
 
-// Of returns the first hint in err's tree, or "". An error provides a hint by a method
+// Of returns the first hint in err's tree, or "". An error with a hint has a method
 // Hint() string.
 func Of(err error) string {
 	var h interface {

@@ -20,10 +20,10 @@ func parts(err error) []error {
 	return err.(interface{ Unwrap() []error }).Unwrap()
 }
 
-// Without removes from err the errors that match a target in the sense of errors.Is. From
-// joined errors it removes only those that match, and it returns nil if nothing remains.
-// Any other error that wraps a target is dropped entirely, unless it also wraps joined
-// errors that contain another error.
+// Without removes from err the errors that match a target in the sense of errors.Is. It
+// returns nil if nothing remains. Only errors from errors.Join are split. Any other error
+// that matches is removed as a whole, unless it wraps joined errors of which at least one
+// does not match. In that case it is kept unchanged.
 func Without(err error, targets ...error) error {
 	if !slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) }) {
 		return err
@@ -41,8 +41,8 @@ func Without(err error, targets ...error) error {
 	return nil
 }
 
-// wrapsOther reports whether err is or wraps joined errors of which at least one matches
-// none of the targets.
+// wrapsOther reports whether err is or wraps joined errors, and at least one of these
+// matches none of the targets.
 func wrapsOther(err error, targets []error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if parts(err) != nil {

@@ -38,7 +38,7 @@ var labels = []string{
 type component struct {
 	*converter
 	f   *iniFile
-	tls [3]string // absolute paths of certificate, key and authorities in [TLS]
+	tls [3]string // absolute paths of the certificate, key and CA files in [TLS]
 }
 
 // readINI reads a component's file: tstatrepository.conf or tstat.conf.
@@ -86,9 +86,8 @@ func (c *converter) readINI(text []byte) error {
 	return nil
 }
 
-// value returns the value of a key in t, and its line number. The value is "" if the key
-// is missing, or if its value cannot be used. In the latter case value adds a note with
-// the reason.
+// value returns the value of a key in t, and the line number of the key. The value is ""
+// if the key is missing. If the value cannot be used, a note is added and "" is returned.
 func (p *component) value(t *iniTable, key string) (value string, line int) {
 	e := p.f.get(t, key)
 	if e == nil {
@@ -132,8 +131,9 @@ func (p *component) readTLS(t *iniTable) {
 	}
 }
 
-// readSupervisor reads [component]: the address of the supervisor, or the address on
-// which the component listens for the supervisor, depending on the workflow.
+// readSupervisor reads [component]. Depending on the workflow, it reads either the
+// address of the supervisor or the port on which the component listens for the
+// supervisor.
 func (p *component) readSupervisor(t *iniTable) {
 	workflow, line := p.value(t, "workflow")
 	unused := func(keys ...string) {
@@ -232,7 +232,7 @@ func (p *component) readRoles() {
 }
 
 // readPairs converts a section of NAME = ROLE,ROLE entries to the setting named key, and
-// returns the number of valid entries. It calls check, unless that is nil, for each valid
+// returns the number of valid entries. If check is not nil, it is called for each valid
 // entry.
 func (p *component) readPairs(section, key string, check func(*iniTable, *iniEntry)) int {
 	t := p.f.table(section)
@@ -363,8 +363,8 @@ func (p *component) readProbe(t *iniTable) {
 }
 
 // rrdTLS reads the file that the key config_path in t names. The Python component of mPlane
-// uses the certificates in that file for RRDs. has reports whether the file has a [TLS]
-// section. ok is false if the file cannot be read.
+// uses the certificates in that file for RRDs. The first result reports whether the file
+// has a [TLS] section. ok is false if the key is missing or the file cannot be read.
 func (p *component) rrdTLS(t *iniTable) (has, ok bool) {
 	path, line := p.value(t, "config_path")
 	if path == "" {

@@ -44,9 +44,8 @@ type iniProblem struct {
 	text string
 }
 
-// parseINI parses text, the content of the named file. problems lists mistakes that
-// parseINI tolerates, but for which Python's configparser rejects the file. err reports
-// the first mistake that parseINI does not tolerate.
+// parseINI parses the content of the named file. err reports the first mistake that
+// parseINI does not tolerate.
 func parseINI(name string, text []byte) (f *iniFile, problems []iniProblem, err error) {
 	if !utf8.Valid(text) {
 		return nil, nil, &Error{File: name, Reason: "is not UTF-8 text"}
@@ -163,8 +162,7 @@ func (f *iniFile) get(t *iniTable, key string) *iniEntry {
 
 var reference = regexp.MustCompile(`^%\(([^)]+)\)s`)
 
-// expand returns value with each %(name)s replaced by the value of name in t, and %% by
-// %.
+// expand replaces each %(KEY)s in value with the value of that key in t, and %% with %.
 func (f *iniFile) expand(t *iniTable, value string) (string, error) {
 	e := expansion{f: f, t: t}
 	if err := e.add(value, 1); err != nil {

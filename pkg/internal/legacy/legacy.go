@@ -135,7 +135,7 @@ func ReadFile(name string) ([]byte, error) {
 
 // Convert converts the named files, and the files to which they refer, into the
 // configuration of one machine. tstat.conf refers to math_probe's file.
-// tstatrepository.conf does not refer to math_repo's file, so names must contain both.
+// tstatrepository.conf does not refer to math_repo's file, so the caller must name both.
 func Convert(names []string, opt Options) (*Config, error) {
 	c := &converter{opt: opt}
 	var math, rest []string
@@ -202,15 +202,15 @@ func (c *converter) note(line int, key, format string, args ...any) {
 	c.cfg.Notes = append(c.cfg.Notes, Note{c.file, line, key, fmt.Sprintf(format, args...)})
 }
 
-// location returns FILE:LINE: KEY, the location of a key in c.file, the file being read.
-// WriteTOML writes it above the setting that comes from the key.
+// location returns the location of a key in c.file as "FILE:LINE: KEY". WriteTOML writes
+// the location above the setting that comes from the key.
 func (c *converter) location(line int, key string) string {
 	return fmt.Sprintf("%s:%d: %s", c.file, line, key)
 }
 
-// set adds a setting to the section. If the section already has a setting with this key,
-// set adds a note instead. from is the origin of value; WriteTOML writes it above the
-// setting.
+// set adds a setting to a section. If the section already has a setting with this key, a
+// note is added instead. The last parameter is a text about the origin of the value.
+// WriteTOML writes this text above the setting.
 func (c *converter) set(section, key string, value any, from string) {
 	c.add(section, Setting{Key: key, Value: value, From: from})
 }
@@ -246,7 +246,8 @@ func (c *converter) turnOffMissing() {
 	}
 }
 
-// abs returns the absolute path to which the old program resolved path.
+// abs makes a path absolute. Like the old program, it resolves a relative path in the
+// folder in which that program was started.
 func (c *converter) abs(path string) string { return absIn(c.opt.Dir, path) }
 
 func absIn(dir, path string) string {

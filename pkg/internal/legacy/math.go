@@ -16,7 +16,7 @@ import (
 // configuration.
 const pgPort = "5432"
 
-// readXML converts text, a configuration of math_probe, math_repo or hydra. hydra starts
+// readXML converts a configuration of math_probe, math_repo or hydra. hydra starts
 // math_repo, so hydra's file contains math_repo's configuration.
 func (c *converter) readXML(text []byte) error {
 	root, err := parseXML(c.file, text)
@@ -47,8 +47,8 @@ func hasAttr(e *element, name string) bool {
 	return false
 }
 
-// hydra converts root, a configuration of hydra. It converts the configuration of the
-// module math_repo, and adds notes about the other modules and settings.
+// hydra converts the module math_repo of hydra's configuration. It adds notes about the
+// other modules and settings.
 func (c *converter) hydra(root *element) error {
 	found := false
 	for _, a := range root.attrs {

@@ -21,10 +21,10 @@ const (
 	copyPrefix  = "copy_stat_"
 )
 
-// State is the state in which math_repo stopped.
+// State is the last state that math_repo saved.
 type State struct {
 	// Streams lists the registered streams in the order of their registration, then the
-	// streams that only have a state file.
+	// streams that have only a state file.
 	Streams []Stream
 	// Notes lists the files that could not be used.
 	Notes []Note
@@ -43,10 +43,9 @@ type Stream struct {
 	Stored time.Time
 }
 
-// ReadState reads the state files in math_repo's outDir. A folder without state files
-// belongs to an instance of math_repo that has stored nothing. State.Notes lists the
-// files that could not be used: math_repo writes its files in place, so a crash can leave
-// an incomplete file.
+// ReadState reads the state files in math_repo's outDir. If there are none, math_repo has
+// stored nothing, and the State is empty. State.Notes lists the files that could not be
+// used. math_repo writes its files in place, so a crash can leave an incomplete file.
 func ReadState(dir string) (*State, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, err
@@ -68,8 +67,8 @@ func ReadState(dir string) (*State, error) {
 	return s, nil
 }
 
-// stateOf returns the stream to which a state file belongs. The name of a state file
-// consists of prefix, the stream and ".xml"; ok is false for other names.
+// stateOf returns the stream to which a state file belongs. The name of a state file is
+// the given prefix, followed by the stream and ".xml". ok is false for other names.
 func stateOf(file, prefix string) (stream string, ok bool) {
 	stream, ok = strings.CutPrefix(file, prefix)
 	if !ok {
@@ -82,9 +81,9 @@ func (s *State) note(file string, line int, key string, err error) {
 	s.Notes = append(s.Notes, Note{file, line, key, err.Error()})
 }
 
-// stream returns the stream with the given name, which it adds to s if necessary. If the
-// name is invalid or there are too many streams, it adds a note about file and returns
-// nil.
+// stream returns the stream with the given name. It adds the stream to s if necessary. If
+// the name is invalid or there are too many streams, it returns nil and adds a note that
+// refers to the given file and line.
 func (s *State) stream(file string, line int, name string) *Stream {
 	if err := store.ValidProbe(name); err != nil {
 		s.note(file, line, "stream", fmt.Errorf("%q is not the name of a stream: letters, digits, '_' and '-', at most 64", name))
@@ -101,9 +100,9 @@ func (s *State) stream(file string, line int, name string) *Stream {
 	return &s.Streams[len(s.Streams)-1]
 }
 
-// readElement reads a state file and returns its root element, whose name must be root.
-// It returns nil if the file is missing, empty or unusable; in the last case it also adds
-// a note.
+// readElement reads a state file and returns its root element, which must have the given
+// name. It returns nil if the file is missing, empty or unusable; in the last case it
+// also adds a note.
 func (s *State) readElement(file, root string) *element {
 	text, err := ReadFile(file)
 	if isMissing(err) {
@@ -131,7 +130,7 @@ func (s *State) readElement(file, root string) *element {
 	return nil
 }
 
-// readRunning reads the registered streams from file, math_repo's list of them.
+// readRunning reads math_repo's list of registered streams.
 func (s *State) readRunning(file string) {
 	root := s.readElement(file, "runningImports")
 	if root == nil || root.child("imports") == nil {
@@ -172,9 +171,8 @@ func (s *State) registration(file string, e *element) {
 // 36812.
 const maxTime = 1 << 40
 
-// readTime reads a time from the attribute attr in file, the state file of the named
-// stream. It calls set with that stream and the time, unless the time is missing, invalid
-// or zero.
+// readTime reads a time from an attribute in the state file of the named stream. It calls
+// set with that stream and the time, unless the time is missing, invalid or zero.
 func (s *State) readTime(file, name, attr string, set func(*Stream, time.Time)) {
 	e := s.readElement(file, "state")
 	if e == nil {

@@ -14,7 +14,7 @@ type element struct {
 	line     int // line of the start tag
 	attrs    []*attribute
 	children []*element
-	text     string // characters directly in the element, truncated
+	text     string // text of the element without its children, truncated
 }
 
 type attribute struct {
@@ -26,7 +26,7 @@ type attribute struct {
 const (
 	maxElements = 10_000
 	maxNesting  = 32
-	maxText     = 1000 // about how many bytes of an element's text are kept
+	maxText     = 1000 // approximate limit on an element's text in bytes
 )
 
 // parseXML parses the first element of a file. Like the old programs, it ignores

@@ -1,10 +1,10 @@
 // Package losslessjson encodes values that contain file names as JSON. JSON must be
 // UTF-8, but file names may contain any bytes. encoding/json replaces bytes that are not
-// UTF-8, so that the name no longer leads to the file.
+// UTF-8, and the resulting name no longer refers to the file.
 //
-// This package writes each of these bytes as the four characters \xHH, and a backslash
-// before an x as \x5c, so that Unescape can restore every name. Otherwise it encodes
-// values as encoding/json does.
+// This package writes each such byte as the four characters \xHH, and a backslash before
+// an x as \x5c, so that Unescape can restore every name. Otherwise it encodes values as
+// encoding/json does.
 package losslessjson
 
 import (

@@ -26,7 +26,7 @@ import (
 type timing struct {
 	dial   time.Duration
 	stall  time.Duration // longest wait for the next byte
-	resume int           // maximum consecutive attempts to read a file that yield no new byte
+	resume int           // maximum consecutive attempts to resume reading that yield no byte
 	pause  time.Duration // delay before the first of these attempts; doubles up to maxPause
 }
 
@@ -48,9 +48,9 @@ type clockReading struct {
 	at    time.Time     // local time of the reading
 }
 
-// clock returns how far the peer's clock is ahead of the local clock, and at, the local
-// time at which the peer's clock was read. Both are zero until the peer has sent its
-// time.
+// clock returns how far the peer's clock is ahead of the local clock. It also returns
+// the local time at which the peer's clock was read. Both are zero until the peer has
+// sent its time.
 func (c *client) clock() (ahead time.Duration, at time.Time) {
 	if r := c.reading.Load(); r != nil {
 		return r.ahead, r.at
@@ -143,9 +143,9 @@ func responseTime(resp *http.Response) time.Time {
 	return time.Now()
 }
 
-// list fetches the list of a stream's files from the probe at addr. It passes the probe's
-// time to begin, and then each listed name to the function that begin returned. finished
-// reports whether Tstat no longer writes to any listed file.
+// list fetches the list of a stream's files from the probe at addr. The function begin
+// is called with the probe's time. It returns a function that is called for each listed
+// name. finished reports whether Tstat no longer writes to any listed file.
 func (c *client) list(ctx context.Context, addr, stream string, begin func(time.Time) func(name string)) (finished bool, err error) {
 	resp, err := c.do(ctx, http.MethodGet, addr, listPath+stream, nil)
 	if err != nil {
@@ -188,8 +188,8 @@ func (v version) mtime() time.Time {
 	return t
 }
 
-// head requests the version of a file and the probe's time. It returns
-// fs.ErrNotExist if the file is gone.
+// head requests the version of a file and the probe's time. It returns fs.ErrNotExist if
+// the file is gone.
 func (c *client) head(ctx context.Context, addr, path string) (v version, now time.Time, err error) {
 	resp, err := c.do(ctx, http.MethodHead, addr, path, nil)
 	if err != nil {
@@ -219,14 +219,13 @@ type content struct {
 	v      version
 	pos    int64
 	body   io.ReadCloser  // body from pos on; nil if no request is open
-	failed int            // attempts since the last byte
+	failed int            // failed attempts since the last byte
 	back   *retry.Backoff // delay between attempts
 	waited time.Duration  // total time spent waiting for the peer
 }
 
-// minSpeed is the minimum average speed of a peer in bytes per second, not counting the
-// initial period timing.stall. A slower transfer would occupy a job that other files
-// need.
+// minSpeed is the minimum average speed of a peer in bytes per second, after a grace
+// period of timing.stall. A slower transfer would occupy a job that other files need.
 const minSpeed = 1 << 10
 
 // errSlow reports a peer slower than minSpeed.

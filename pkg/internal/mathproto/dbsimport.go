@@ -142,8 +142,8 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	return http.StatusOK, "entry removed"
 }
 
-// fromThisMachine reports whether a request comes from this machine: its source address,
-// from, is also the address to which it was sent. Any user of this machine may remove any
+// fromThisMachine reports whether a request comes from this machine, which means that its
+// source and destination addresses are equal. Any user of this machine may remove any
 // stream.
 func fromThisMachine(req *http.Request, from netip.Addr) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
@@ -242,8 +242,8 @@ func (r *Repository) checkEntry(ctx context.Context, e entry) (code int, err err
 	return http.StatusOK, nil
 }
 
-// countStreams returns the number of streams whose entry.peer is name. The caller holds
-// the lock.
+// countStreams returns the number of streams for which entry.peer returns the given name.
+// The caller holds the lock.
 func (r *Repository) countStreams(name string) (n int) {
 	for _, s := range r.streams {
 		if s.peer() == name {
@@ -253,8 +253,9 @@ func (r *Repository) countStreams(name string) (n int) {
 	return n
 }
 
-// accept adds the stream e, which must be valid, or changes the registered stream with
-// the same name. If adopt is true, accept also records an added stream as adopted.
+// accept adds the stream e, or changes the registered stream with the same name. If
+// adopt is true, accept also records an added stream as adopted. The caller must have
+// checked e.
 func (r *Repository) accept(e entry, adopt bool) (code int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

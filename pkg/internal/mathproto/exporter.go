@@ -95,12 +95,12 @@ type Exporter struct {
 // scan holds the streams and files that were found in the exported folder.
 type scan struct {
 	streams map[string]*servedStream
-	files   map[string]string // maps listed names to paths below the root
+	files   map[string]string // maps listed names to paths relative to the exported folder
 }
 
 // servedStream is a stream and its files.
 type servedStream struct {
-	logType string // of its StreamType
+	logType string // log type with which the stream is registered
 	names   []string
 	old     []string // names that old peers can parse
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // figures holds the statistics of a stream's import. The counts continue when the import
-// restarts, even in another Repository or after the stream was registered again.
+// restarts, even in another Repository or with a changed registration.
 type figures struct {
 	mu     sync.Mutex
 	total  bulk.TypeSummary    // of the current import run
@@ -84,8 +84,9 @@ func (f *figures) endRun() {
 	f.total = bulk.TypeSummary{}
 }
 
-// Continue makes r continue the statistics of former, a repository of this process that
-// has ended. former may be nil. Continue must be called before Run.
+// Continue makes r continue the statistics of an earlier repository of this process,
+// which must have ended. If former is nil, Continue does nothing. It must be called
+// before Run.
 func (r *Repository) Continue(former *Repository) {
 	if former == nil {
 		return

@@ -33,16 +33,16 @@ type listLimits struct {
 	maxPerStream, minPerStream int
 }
 
-// defaultListLimits allows 64 MiB for the lists being read. It also allows about 64 MiB
-// for the selected names, because a pass needs about 1.3 KB for each of them.
+// defaultListLimits allows 64 MiB for the lists being read. The limit on selected names
+// allows about the same amount, since a pass needs about 1.3 KB for each name.
 var defaultListLimits = listLimits{reading: 64 << 20, pending: 50_000, maxPerStream: 10_000, minPerStream: 100}
 
 // maxParents limits how many parent folders of log folders a source distinguishes. Each
 // Tstat process has its own parent folder.
 const maxParents = 64
 
-// maxItem is the maximum number of bytes that are kept of each name in a list. Longer
-// names are invalid anyway.
+// maxItem is the maximum number of bytes kept of each name in a list. Longer names are
+// invalid anyway.
 const maxItem = 8 * maxName
 
 // decodeList calls f for each name in a JSON array, and treats null as an empty array. It
@@ -137,8 +137,8 @@ func readString(br *bufio.Reader, text []byte) ([]byte, error) {
 	}
 }
 
-// lists enforces listLimits. It is safe for concurrent use. A nil lists
-// enforces no limits.
+// lists enforces listLimits. It is safe for concurrent use. A nil *lists enforces no
+// limits.
 type lists struct {
 	listLimits
 
@@ -154,7 +154,7 @@ type reading struct {
 	cancel context.CancelCauseFunc
 }
 
-// errListsTooLarge is the cause with which grow cancels reading a list.
+// errListsTooLarge is the cause with which grow cancels the read of a list.
 var errListsTooLarge = errors.New("the lists of all streams take too much memory, and this is the largest")
 
 func newLists(limits listLimits) *lists {
