@@ -191,7 +191,8 @@ func (l *lists) remove(rd *reading) {
 }
 
 // grow adds bytes to the size of the list rd. If all lists together exceed their limit,
-// grow cancels reading the largest one, so that a long list cannot displace short ones.
+// grow cancels the read of the largest list, so that a long list cannot displace short
+// ones.
 func (l *lists) grow(rd *reading, bytes int) {
 	if l == nil {
 		return
@@ -215,8 +216,9 @@ func (l *lists) grow(rd *reading, bytes int) {
 	}
 }
 
-// reserve reserves memory for one more name of a stream that has already selected the
-// given number of names. It returns false if the limits do not allow this.
+// reserve reserves memory for one more selected name of a stream. The parameter selected
+// is the number of names already selected. reserve returns false if the limits do not
+// allow one more.
 func (l *lists) reserve(selected int) bool {
 	if l == nil {
 		return true
@@ -243,7 +245,7 @@ func (l *lists) release(n int) {
 // listing is the part of a probe's list that one pass imports.
 type listing struct {
 	logs     []listedFile // names selected for this pass
-	more     bool         // later passes must handle further names
+	more     bool         // there are more names, left for later passes
 	finished bool         // Tstat no longer writes to any file
 	newest   time.Time
 	next     map[string]time.Time // maps a folder to the start of the next folder with the same parent
@@ -283,8 +285,7 @@ func compareFolders(a, b folder) int {
 	return cmp.Or(cmp.Compare(a.parent, b.parent), cmp.Compare(a.begin, b.begin))
 }
 
-// lister selects from a list the names that one pass imports. It processes the list name
-// by name.
+// lister processes a list name by name, and selects the names that one pass imports.
 type lister struct {
 	s         *source
 	rd        *reading
@@ -298,8 +299,8 @@ type lister struct {
 }
 
 // add records the folder of a listed name. If the file is wanted and not stored yet, add
-// also selects the name for this pass. If the limits allow no further name, add postpones
-// the newest one, which may be this name or one selected earlier.
+// also selects the name for this pass. If the limits do not allow another name, add
+// postpones the newest selected name, which may be this one.
 func (k *lister) add(name string) {
 	s := k.s
 	l, ok, err := parseListed(name, s.opt.Location)
@@ -394,10 +395,10 @@ func (k *lister) listing() *listing {
 	return &listing{logs: logs, more: more, newest: k.newest, next: k.next(logs)}
 }
 
-// twins returns the stored files that have the same store key as one of the first n logs,
-// but are in another parent folder. The import needs them, because it compares the
-// records of a key with all files that have this key. If all logs together would have too
-// many twins, n is less than len(logs).
+// twins returns the twins of the first n logs: the stored files that have the same store
+// key as a log, but are in another parent folder. The import needs them, because it
+// compares the records of a key with all files that have this key. n is len(logs), unless
+// the logs have too many twins for one pass.
 func (k *lister) twins(logs []listedFile) (n int, twins []listedFile) {
 	s := k.s
 	if len(k.parents) < 2 || k.s.opt.lists == nil {

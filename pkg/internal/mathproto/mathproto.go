@@ -1,7 +1,7 @@
 // Package mathproto implements both sides of MATH (mPlane Authorized Transfer
 // via HTTP), which transfers finished log files from probes to a repository.
-// Each side also works with the corresponding program of DBStream, math_probe or
-// math_repo, as its peer.
+// The peer of each side can also be a program of DBStream: math_probe on a probe, or
+// math_repo on a repository.
 //
 // A probe is an HTTP server that lists and serves files. It registers a stream, a named
 // sequence of files, with a repository. The repository then requests the probe's list
@@ -38,8 +38,8 @@ const (
 	importPath = "/DBSImport"
 	listPath   = "/ListDir/"
 	// finishedHeader marks a ListDir response that lists only finished files, to which
-	// Tstat no longer writes. It is this program's extension, so old probes do not send
-	// it.
+	// Tstat no longer writes. The header is an extension to MATH that old probes do not
+	// send.
 	finishedHeader = "Tstatrepo-Finished"
 	userAgent      = "tstatrepo"
 	textPlain      = "text/plain; charset=utf-8"
@@ -106,8 +106,8 @@ func IsURL(text string) bool {
 	return strings.HasPrefix(text, "math://") || strings.HasPrefix(text, "math+tls://")
 }
 
-// ParseURL parses a MATH address: that of a stream on a probe if stream is true,
-// otherwise that of a repository.
+// ParseURL parses a MATH address. If stream is true, text must be the address of a stream
+// on a probe, otherwise the address of a repository.
 func ParseURL(text string, stream bool) (u URL, err error) {
 	form := "math://repository:3000"
 	if stream {
@@ -169,8 +169,8 @@ type listedFile struct {
 	time   tstat.FolderTime
 }
 
-// errOutsideStream reports a name in a probe's list that is invalid or leads out of the
-// stream.
+// errOutsideStream is returned for a name in a probe's list that is invalid or points
+// outside the stream.
 var errOutsideStream = errors.New("listed name leads out of the stream")
 
 // parseListed parses p, a name from a probe's list. ok is false if p is not a log in a

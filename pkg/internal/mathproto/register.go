@@ -55,9 +55,9 @@ func (p *Exporter) register(ctx context.Context) {
 	}
 }
 
-// recordRegistration records which streams are registered, and err, the result of the
-// latest call of registerOnce. If stopped is true, the exporter is stopping, which may
-// have caused err, so err is ignored.
+// recordRegistration records which streams are registered and whether the latest call of
+// registerOnce failed with err. If stopped is true, the exporter is stopping, which may
+// have caused the error. recordRegistration then ignores err.
 func (p *Exporter) recordRegistration(streams []string, stopped bool, err error) {
 	slices.Sort(streams)
 	p.statsMu.Lock()

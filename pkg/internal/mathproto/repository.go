@@ -25,7 +25,7 @@ import (
 type Stream struct {
 	Name  string
 	Type  string // log type that StreamType names
-	Probe string // probe's name in the keys of the stream's files
+	Probe string // name of the probe in the keys of the files
 }
 
 // Stores opens the stores in which the logs of each stream are stored.
@@ -46,14 +46,15 @@ type RepositoryOptions struct {
 	// it is empty, only the address that registered the stream is allowed.
 	AllowCallback peer.Networks
 	FolderLength  time.Duration // see SourceOptions
-	// Probes maps the address that registered a stream to the probe's time zone and, if
-	// the probe has no certificate, to its name. If Probes is nil, a probe without a
-	// certificate has the name of its stream.
+	// Probes contains the names, networks and time zones of known probes; it may be nil.
+	// The repository identifies a probe by its certificate, else by the address that
+	// registered the stream, else by the name of the stream.
 	Probes *peer.Probes
 
-	// Adopt lists the streams of a former math_repo. The repository registers each of
-	// them once, as if its probe had done so, because old probes register only once.
-	// With TLS it adopts no streams, because old probes do not support TLS.
+	// Adopt lists the streams of the math_repo that this repository replaces. Each is
+	// registered once, as if its probe had done so, because old probes register only
+	// once. With TLS the repository adopts no streams, because old probes do not support
+	// TLS.
 	Adopt []Registration
 
 	// Import holds the options that all streams share. The repository sets Sources,
@@ -226,8 +227,7 @@ func (r *Repository) newStream(e entry, f *figures) *stream {
 	return s
 }
 
-// recordResponse records ok, which says whether the probe of the stream s answered a
-// request.
+// recordResponse records whether the probe of the stream s has answered a request.
 func (r *Repository) recordResponse(s *stream, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -278,8 +278,9 @@ func (r *Repository) probe(e entry) peer.Probe {
 	return peer.Probe{Name: name, Location: named.Location}
 }
 
-// start starts the import of s in a new goroutine. If former is not nil, the import first
-// waits until former's import has released its stores. The caller holds the lock.
+// start starts the import of s in a new goroutine. former is the stream that s replaces,
+// or nil. The import of s first waits until that stream has released its stores. The
+// caller holds the lock.
 func (r *Repository) start(s, former *stream) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	s.cancel = cancel
@@ -292,8 +293,8 @@ func (r *Repository) start(s, former *stream) {
 	})
 }
 
-// allowed returns nil if files may be fetched from address a for a stream that
-// was registered from address from.
+// allowed returns nil if the files of a stream may be fetched from the address a. The
+// parameter from is the address that registered the stream.
 func (r *Repository) allowed(a, from netip.Addr) error {
 	switch {
 	case len(r.opt.AllowCallback) > 0 && r.opt.AllowCallback.Contains(a):

@@ -25,7 +25,7 @@ import (
 // over HTTP. The same log always yields the same bytes, so a transfer can resume after
 // a restart or from another temporary file.
 
-// Maximum numbers of entries that a rewrites value keeps.
+// Maximum numbers of entries in the caches of rewrites.
 const (
 	keptFiles   = 4         // open files that no request uses
 	keptSizes   = 1_000_000 // sizes of rewritten logs; each HEAD request needs one

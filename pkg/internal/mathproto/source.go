@@ -36,7 +36,8 @@ type SourceOptions struct {
 	TLS          peer.TLS       // for math+tls
 	Location     *time.Location // zone of the folder names; nil: time.Local
 	FolderLength time.Duration  // how long Tstat writes to a folder; 0: DefaultFolderLength
-	// Probe is the probe's name in the files' keys; "" means the stream's name.
+	// Probe is the name of the probe in the keys of the files; "" means the name of the
+	// stream.
 	Probe string
 	// Wants reports whether to import the files with the given log type and folder
 	// time. If it is nil, all files are imported.
@@ -184,8 +185,7 @@ func (s *source) list(ctx context.Context) ([]bulk.File, error) {
 // to read long lists.
 const pauseTimes = 4
 
-// read fetches the probe's list of files, and selects from it the names to process in
-// this pass.
+// read fetches the probe's list of files and selects the names to process in this pass.
 func (s *source) read(ctx context.Context) (*listing, error) {
 	s.opt.lists.release(s.pending)
 	s.pending, s.more = 0, false

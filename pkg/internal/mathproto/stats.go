@@ -64,21 +64,20 @@ type StreamStats struct {
 const archiveAge = 30 * 24 * time.Hour
 
 // Lag returns the age of the newest folder from which a file of the stream was stored. It
-// returns false if no file of the stream was stored yet.
+// returns false if no file of the stream has been stored yet.
 func (s *StreamStats) Lag() (time.Duration, bool) {
 	return max(0, s.Time.Sub(s.LastFolder)), !s.LastFolder.IsZero()
 }
 
 // Late reports whether logs newer than LastFolder should have been stored by now. A
-// stream that only had logs older than archiveAge is never late. A stream that had newer
-// logs stays late until new logs are stored or the stream is removed.
+// stream whose logs were all older than archiveAge is never late. Any other stream, once
+// late, stays late until new logs are stored or the stream is removed.
 func (s *StreamStats) Late() bool {
 	lag, known := s.Lag()
 	return known && s.LateAfter > 0 && lag > s.LateAfter && (s.Live || lag < archiveAge)
 }
 
-// Err returns the stream's last error, or "" if a pass after that error stored
-// everything.
+// Err returns the stream's last error, or "" if a later pass stored everything.
 func (s *StreamStats) Err() string {
 	if s.ErrorTime.Before(s.LastPoll) {
 		return ""
@@ -121,8 +120,8 @@ var Metrics = metrics.New("import_", []string{"probe", "stream", "type"},
 	metrics.Flag("failing", "1 if the last pass over the stream did not store everything.", func(s *StreamStats) bool { return s.Err() != "" }),
 )
 
-// RefusedRegistrations counts the requests to register or remove streams that this
-// process's repositories have refused.
+// RefusedRegistrations counts the refused requests to register or remove streams, for all
+// repositories of this process.
 var RefusedRegistrations = prometheus.NewCounterFunc(prometheus.CounterOpts{
 	Name: "tstatrepo_import_registrations_refused_total", Help: "Registrations of streams refused.",
 }, func() float64 { return float64(refusedRegistrations.Load()) })

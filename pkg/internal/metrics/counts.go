@@ -24,7 +24,7 @@ func NewCounts(width time.Duration, n int) *Counts {
 	return &Counts{width: width, bins: make([]int64, max(n, 2)), first: -1}
 }
 
-// Add counts n events that occurred at the time at. It ignores them if that time is
+// Add counts n events that occurred at the given time. It ignores them if that time is
 // before the oldest interval that c keeps.
 func (c *Counts) Add(at time.Time, n int64) {
 	c.mu.Lock()
@@ -47,9 +47,9 @@ func (c *Counts) Values(now time.Time) []int64 {
 	return c.values(now)
 }
 
-// Rate returns the number of events per second, as the average of the last two complete
-// intervals. If c has only one complete interval, it uses that one; if it has none, it
-// uses the current interval.
+// Rate returns the average number of events per second over the last two complete
+// intervals. If there is only one complete interval, Rate uses that one. If there is
+// none, Rate uses the current interval.
 func (c *Counts) Rate(now time.Time) float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

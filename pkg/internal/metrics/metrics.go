@@ -56,8 +56,8 @@ func Time[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	}, func(a, b float64) float64 { return max(a, b) }}
 }
 
-// Earliest returns a metric like Time. If several items have the same labels, however,
-// the value is the earliest of their times.
+// Earliest is like Time, but if several items have the same labels, the value is the
+// earliest of their times.
 func Earliest[T any](name, help string, f func(*T) time.Time) Metric[T] {
 	m := Time(name, help, f)
 	m.merge = func(a, b float64) float64 { return min(a, b) }
@@ -71,10 +71,10 @@ type Table[T any] struct {
 	descs   []*prometheus.Desc
 }
 
-// New returns a table of metrics whose names begin with tstatrepo_ and prefix. names
-// lists the names of the labels; labels returns the values of the labels for an item. If
-// labels returns one value fewer than names has, the value of the first label comes from
-// the argument items of Collect.
+// New returns a table of metrics whose names begin with tstatrepo_ and prefix. The slice
+// names contains the names of the labels. The function labels returns their values for an
+// item. If it omits the value of the first label, Collect receives that value with the
+// item.
 func New[T any](prefix string, names []string, labels func(*T) []string, list ...Metric[T]) *Table[T] {
 	t := &Table[T]{labels: labels, metrics: list}
 	for i := range list {

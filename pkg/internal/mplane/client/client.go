@@ -56,8 +56,8 @@ func noMessage(request string, resp *wire.Response) error {
 
 // Capabilities follows the links on the peer's pages, starting at its root page, and
 // returns the capabilities that it finds, in the order of the links. It ignores links to
-// other servers. unread describes what was skipped because a capability is unreadable,
-// the peer has too many, or a page is too long.
+// other servers. unread describes what was skipped: unreadable capabilities, capabilities
+// beyond the maximum, and the rest of each page that is too long.
 func (c *Client) Capabilities(ctx context.Context) (list []*mplane.Statement, unread error, err error) {
 	var problems []error
 	seen := map[string]bool{"/": true}

@@ -7,7 +7,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// Capabilities returns the capabilities that identity may use.
+// Capabilities returns the capabilities that the peer with the given identity may use.
 func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
 	var list []*mplane.Statement
 	for _, s := range j.services {
@@ -18,8 +18,8 @@ func (j *Jobs) Capabilities(identity string) []*mplane.Statement {
 	return list
 }
 
-// Capability returns the capability with the given token, or nil if identity may
-// not use it or it does not exist.
+// Capability returns the capability with the given token. It returns nil if there is no
+// such capability, or if the peer with the given identity may not use it.
 func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	for _, c := range j.Capabilities(identity) {
 		if c.ID() == token {

@@ -137,8 +137,8 @@ func (c *Component) Stats() Stats {
 	return s
 }
 
-// recordPoll records in Stats whether the component is registered, and err, the error of
-// the last poll, which may be nil.
+// recordPoll updates Stats after a poll. registered reports whether the component is
+// registered, and err is the error of the poll or nil.
 func (c *Component) recordPoll(registered bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -172,7 +172,7 @@ type Component struct {
 	stats  Stats
 	outbox []mplane.Message
 	queued chan struct{} // has an element if outbox may have changed
-	ahead  time.Duration // by how much our clock may be ahead of the supervisor's
+	ahead  time.Duration // how far our clock may be ahead of the supervisor's
 }
 
 // serve polls the supervisor repeatedly until ctx is done.
@@ -266,8 +266,8 @@ func (c *Component) register(ctx context.Context) error {
 	return nil
 }
 
-// offer returns a copy of capability for registering it with the supervisor. The copy has
-// the token of capability and an empty link.
+// offer returns a copy of a capability to register with the supervisor. The copy has the
+// same token and an empty link.
 func offer(capability *mplane.Statement) *mplane.Statement {
 	o, here := *capability, ""
 	o.Link, o.Token = &here, o.ID()
@@ -306,8 +306,8 @@ func (c *Component) applyRoles(ctx context.Context) error {
 // announced is a supervisor's response to one capability or withdrawal.
 type announced struct{ Registered, Reason string }
 
-// announce sends e, which holds capabilities or withdrawals, and returns the supervisor's
-// response to each message by label.
+// announce sends e, which contains capabilities or withdrawals. It returns the
+// supervisor's responses, keyed by label.
 func (c *Component) announce(ctx context.Context, e *mplane.Envelope) (map[string]announced, error) {
 	resp, err := c.request(ctx, http.MethodPost, wire.CapabilityPath, e)
 	if err != nil {
@@ -365,8 +365,8 @@ func (c *Component) receive(m mplane.Message) {
 	}
 }
 
-// recordRefusal counts spec, which was refused for the given reason, in Stats.Refused. It
-// logs a warning if the capability of spec is unknown.
+// recordRefusal counts the refusal of spec in Stats.Refused, and logs a warning if the
+// capability is unknown. The reason is the message of the exception.
 func (c *Component) recordRefusal(spec *mplane.Statement, reason string) {
 	c.mu.Lock()
 	c.stats.Refused[cmp.Or(reasons[reason], otherReason)]++

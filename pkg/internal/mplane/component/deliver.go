@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// send queues m, a reply, for delivery to this component's supervisor, even if the
-// specification that m answers names another URL in its link.
+// send queues the reply m for delivery to this component's supervisor. It ignores the
+// link of the specification, which may be another URL.
 func (c *Component) send(m mplane.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -61,9 +61,10 @@ func (c *Component) deliver(ctx context.Context) {
 	}
 }
 
-// due returns the first queued reply that can be sent at the time now, or else nil and
-// the time to wait. An envelope cannot be sent until the end of its scope has passed on
-// the supervisor's clock, because RI supervisors drop envelopes that arrive earlier.
+// due returns the first queued reply that can already be sent. If there is none, it
+// returns nil and the time to wait. An envelope cannot be sent until the end of its scope
+// has passed on the supervisor's clock, because RI supervisors drop envelopes that arrive
+// earlier.
 func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,7 +106,8 @@ func (c *Component) request(ctx context.Context, method, path string, m mplane.M
 	return resp, err
 }
 
-// errRefused reports that the supervisor refused a reply, which must then not be resent.
+// errRefused is returned when the supervisor refuses a reply. The reply must not be
+// resent.
 var errRefused = errors.New("refused")
 
 func (c *Component) post(ctx context.Context, m mplane.Message) error {

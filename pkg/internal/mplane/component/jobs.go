@@ -27,7 +27,7 @@ type Service struct {
 	Run func(ctx context.Context, spec *mplane.Statement) (rows [][]string, err error)
 }
 
-// Causes with which a job's context is canceled.
+// Cancellation causes of a job's context; see Service.Run.
 var (
 	ErrScopeEnd    = errors.New("the scope has ended")
 	ErrInterrupted = errors.New("interrupted")
@@ -42,7 +42,7 @@ const (
 	Unexpected   = "Unexpected message type"
 )
 
-// Limits limits the jobs. A zero field means its default.
+// Limits contains the limits on jobs. A zero field selects the default.
 type Limits struct {
 	Jobs     int           // maximum number of running and scheduled jobs; 0 means 100
 	Keep     time.Duration // how long a finished job is kept; 0 means 1h
@@ -123,7 +123,7 @@ type job struct {
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	finished chan struct{} // closed when the job ends
-	accepted time.Time     // the "now" of its scope
+	accepted time.Time     // the time that "now" in the scope stands for
 	resumed  time.Time     // time of the restart that resumed the job; zero if there was none
 
 	// Jobs.mu guards the fields below.
@@ -145,10 +145,10 @@ func NewJobs(services []Service, registries *mplane.Registries, roles *mplane.Ro
 }
 
 // Submit starts a job for spec and returns a receipt, or an exception if it refuses spec.
-// If identity already has a job with the token of spec, Submit returns a receipt but
-// starts no job. Submit calls accepted with the response before the job starts, and
-// notify with the result, envelope or exception when the job ends. Both functions may be
-// nil.
+// If the peer with the given identity already has a job with the same token, Submit
+// returns a receipt but starts no job. It calls accepted with the response before the job
+// starts. When the job ends, notify is called with the result, envelope or exception.
+// Both functions may be nil.
 func (j *Jobs) Submit(spec *mplane.Statement, identity string, accepted, notify func(mplane.Message)) mplane.Message {
 	b, service, answer := j.accept(spec, identity, notify)
 	if b != nil {
@@ -206,7 +206,7 @@ func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplan
 	return b, service, receipt
 }
 
-// start runs b, an accepted job, in a new goroutine.
+// start runs the accepted job b in a new goroutine.
 func (j *Jobs) start(b *job, service Service) {
 	j.wait.Go(func() {
 		defer b.cancel(nil)
@@ -229,11 +229,10 @@ func (j *Jobs) start(b *job, service Service) {
 	})
 }
 
-// service returns the service from whose capability spec was derived. Of the services
-// whose capabilities spec fulfills at the time t, it returns the best match; between
-// equal matches, it prefers services that identity may use, then earlier ones. If it
-// finds none, or identity may not use the one found, refusal is the message for the
-// client.
+// service returns the service for spec. If spec fulfills several capabilities at the time
+// t, the best match wins. Among equal matches, a service that the client may use wins,
+// then the one listed first. If no service is found or the client may not use it,
+// refusal is the message for the client.
 func (j *Jobs) service(spec *mplane.Statement, identity string, t time.Time) (found Service, refusal string) {
 	best := -1
 	refusal = NoService
@@ -277,8 +276,8 @@ func (j *Jobs) run(ctx context.Context, b *job, s Service) mplane.Message {
 }
 
 // once performs one run of spec with the service s, and returns the result or an
-// exception. now is the time for which "now" stands in the scope of spec. When the run
-// starts, once calls started(), which returns the start time for the result.
+// exception. The parameter now is the time that "now" in the scope of spec stands for.
+// When the run starts, once calls started, which returns the start time for the result.
 func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now time.Time, started func() time.Time) mplane.Message {
 	d := spec.When.Delays(now)
 	if spec.Verb == mplane.Query { // the scope is the time that the data covers
@@ -403,8 +402,8 @@ func (b *job) envelope() *mplane.Envelope {
 }
 
 // State returns the response to a redemption of the job with the given token: the job's
-// reply if it has ended, the results so far if there are any, or else a receipt. If
-// identity does not own such a job, the response is an exception.
+// reply if it has ended, the results so far if there are any, or else a receipt. If the
+// job is unknown or belongs to another identity, the response is an exception.
 func (j *Jobs) State(token, identity string) mplane.Message {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -421,8 +420,8 @@ func (j *Jobs) State(token, identity string) mplane.Message {
 }
 
 // Interrupt asks the job with the given token to stop. It returns a receipt, or the job's
-// reply if the job has already ended. It does not return the results so far of a running
-// job, because the client would mistake them for all results.
+// reply if the job has already ended. It does not return the partial results of a running
+// job, because the client would mistake them for the complete results.
 func (j *Jobs) Interrupt(token, identity string) mplane.Message {
 	j.mu.Lock()
 	b, ok := j.jobs[token]

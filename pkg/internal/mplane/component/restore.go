@@ -100,8 +100,8 @@ func (j *Jobs) Restore(path string, notify func(mplane.Message)) error {
 	return j.save()
 }
 
-// restoreJob fills b from s. It returns either the service that continues the job or, if
-// the job cannot continue, its reply as end.
+// restoreJob fills b from s. If the job can continue, restoreJob returns the service that
+// runs it. Otherwise, it returns the job's final reply.
 func (j *Jobs) restoreJob(s savedJob, b *job, now time.Time) (service Service, end mplane.Message) {
 	fail := func(text string) (Service, mplane.Message) {
 		return Service{}, &mplane.Exception{Token: s.Token, Message: text}
@@ -141,8 +141,8 @@ func (j *Jobs) restoreJob(s savedJob, b *job, now time.Time) (service Service, e
 	return service, nil
 }
 
-// hasEnded reports whether the scope of spec ended before the time now. accepted is when
-// spec was accepted, the time for which "now" stands in the scope.
+// hasEnded reports whether the scope of spec ended before the given time (the parameter
+// now). The parameter accepted is the time that "now" in the scope stands for.
 func hasEnded(spec *mplane.Statement, accepted, now time.Time) bool {
 	if spec.When.Repeated() {
 		_, end := spec.When.Anchored(accepted).Times(accepted)
@@ -152,16 +152,16 @@ func hasEnded(spec *mplane.Statement, accepted, now time.Time) bool {
 	return spec.Verb != mplane.Query && !d.Endless && accepted.Add(d.End).Before(now)
 }
 
-// suspended reports whether the run of spec with the context ctx ended only because the
-// component is stopping. Such a run must continue after a restart. accepted is the time
-// for which "now" stands in the scope of spec.
+// suspended reports whether a run of spec, which had the context ctx, ended only because
+// the component is stopping. Such a run must continue after a restart. The parameter
+// accepted is the time that "now" in the scope stands for.
 func (j *Jobs) suspended(ctx context.Context, spec *mplane.Statement, accepted time.Time) bool {
 	return j.file != nil && errors.Is(context.Cause(ctx), ErrStopped) && !hasEnded(spec, accepted, time.Now())
 }
 
-// isDone reports whether repeat must skip spec, the run of b that is due at the time at.
-// A run is skipped if it already had a result, or its scope had ended, when b was
-// resumed. Runs that are due after this time are never skipped.
+// isDone reports whether to skip the run of b that has the specification spec and is due
+// at the given time. A run that was due before b was resumed is skipped if it already has
+// a result, or if its scope ended before b was resumed. Later runs are never skipped.
 func (j *Jobs) isDone(b *job, spec *mplane.Statement, at time.Time) bool {
 	if !at.Before(b.resumed) {
 		return false

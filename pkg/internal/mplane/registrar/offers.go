@@ -27,8 +27,8 @@ type Offer struct {
 // notice the withdrawal. The registrar removes it sooner if other data needs the memory.
 const keepWithdrawn = time.Hour
 
-// add registers the capability s of the component with the identity id, which runs on
-// host. It returns "" or, if it refuses s, the reason. force disables the memory limits.
+// add registers s as a capability of the component with the given identity and host. It
+// returns the reason if it refuses s, otherwise "". force disables the memory limits.
 func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {
@@ -166,11 +166,14 @@ func (reg *Registrar) markWithdrawn(o *Offer) {
 	}
 }
 
-// Find returns the offer from which spec was derived. Of the offers that spec fulfills,
-// it selects the best match; between equal matches, it prefers offers whose label the
-// function use accepts, then those registered earlier. If use rejects the label of the
-// selected offer, found is nil and denied is true. If spec fulfills no offer, withdrawn
-// is a withdrawn offer that spec fulfills and whose label use accepts, or nil.
+// Find returns the offer from which spec was derived. If spec fulfills several offers,
+// the best match wins. Among equal matches, an offer that the client may use wins, then
+// the one registered first. The function use reports whether the client may use offers
+// with the given label.
+//
+// If the client may not use the selected offer, found is nil and denied is true. If spec
+// fulfills no offer, withdrawn is a withdrawn offer that spec fulfills and the client may
+// use, or nil.
 func (reg *Registrar) Find(spec *mplane.Statement, use func(label string) bool) (found, withdrawn *Offer, denied bool) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()

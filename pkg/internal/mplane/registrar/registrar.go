@@ -24,7 +24,7 @@ const (
 	maxComponents = 10000
 	maxOffers     = 1000      // capabilities of one component
 	maxQueue      = 10000     // messages for one component
-	maxAway       = time.Hour // delay of a poll that the supervisor requests
+	maxAway       = time.Hour // maximum of component.away
 )
 
 // callbackLabel is the label of the specifications with which a supervisor sets the time
@@ -82,7 +82,7 @@ type component struct {
 	host       string // host of the last registration; see peer.Host
 	registered bool
 	seen       time.Time
-	away       time.Duration // delay of the next poll that the supervisor requested
+	away       time.Duration // delay of the next poll, as requested by the supervisor
 	offers     []*Offer
 	withdrawn  int // number of withdrawn offers
 	queue      []mplane.Message
@@ -129,8 +129,8 @@ func (reg *Registrar) read(w http.ResponseWriter, r *http.Request, id string) (m
 	return m, true
 }
 
-// register handles a request of the component id to add or withdraw capabilities. The
-// request contains one capability or withdrawal, or an envelope of them.
+// register handles a component's request to add or withdraw capabilities. The request
+// contains one capability or withdrawal, or an envelope of them.
 func (reg *Registrar) register(w http.ResponseWriter, r *http.Request, id string) {
 	m, ok := reg.read(w, r, id)
 	if !ok {
@@ -244,8 +244,8 @@ func (reg *Registrar) result(w http.ResponseWriter, r *http.Request, id string) 
 	wire.Answer(w, http.StatusOK, wire.HTML, nil)
 }
 
-// recordContact records that a component is alive. This keeps a component that delivers
-// results from being dropped because its next poll is late.
+// recordContact records that a component is alive. A component that delivers results must
+// not be dropped if its next poll is late.
 func (reg *Registrar) recordContact(identity string) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -277,8 +277,9 @@ func (reg *Registrar) IsQueued(identity string, m mplane.Message) bool {
 	return c != nil && slices.Contains(c.queue, m)
 }
 
-// Tidy withdraws the capabilities of components that were silent for longer than expire,
-// and removes capabilities that were withdrawn long ago. Call it about once per second.
+// Tidy withdraws the capabilities of components that have been silent for longer than
+// expire, and removes capabilities that were withdrawn long ago. Call it about once per
+// second.
 func (reg *Registrar) Tidy(now time.Time) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -372,8 +373,8 @@ func (reg *Registrar) Save() ([]Snapshot, error) {
 	return list, nil
 }
 
-// Restore registers the components in list, which Save returned before a restart. It
-// treats them as if they had just connected.
+// Restore registers the components that Save returned before a restart. It treats them as
+// if they had just connected.
 func (reg *Registrar) Restore(list []Snapshot) error {
 	for _, s := range list {
 		for _, text := range s.Capabilities {
