@@ -215,9 +215,9 @@ func (e *encoder) dictionary(c *chunk, n int, def []int16, rows int) {
 	e.addPage(c, dataPage, rows, rleDictionary, true)
 }
 
-// dataPages adds data pages of about pageRows rows to c. The function values appends to
-// dst the encoded column values with indexes in the half-open range [from, to). If size
-// is not nil, size returns the size of a value in bytes; a page then has at most pageSize
+// dataPages adds data pages of about pageRows rows to c. It calls the function values to
+// append the encoding of a half-open range of the column values to dst. If size is not
+// nil, it must return the size of a value in bytes. A page then has at most pageSize
 // bytes, unless a single value is larger.
 func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int) int, values func(dst []byte, from, to int) []byte) {
 	compress := c.encoding != deltaBinaryPacked // its pages do not compress
@@ -255,10 +255,9 @@ func (e *encoder) dataPages(c *chunk, def []int16, rows int, size func(value int
 	}
 }
 
-// addPage adds e.page, which has the given number of values including NULLs, to c. It
-// compresses the page and returns true if compress is true, the page is not tiny, and
-// compression saves at least 5 %. Otherwise it adds the page uncompressed and returns
-// false.
+// addPage adds e.page to c. The page has the given number of values, including NULLs. If
+// compress is true, addPage compresses the page, unless the page is tiny or compression
+// saves no more than 5 %. It reports whether it compressed the page.
 func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (compressed bool) {
 	e.compressed = e.compressed[:0]
 	if compress && len(e.page) >= minCompressed {
@@ -294,7 +293,7 @@ func (e *encoder) addPage(c *chunk, kind, values, encoding int, compress bool) (
 	return compressed
 }
 
-// strings encodes strings that are stored as in Values: concatenated in text, with the
+// strings adds strings to c. They are stored as in Values: concatenated in text, with the
 // end of each string in ends.
 func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, rows int) {
 	begin := func(i int) uint32 {
@@ -334,8 +333,8 @@ func (e *encoder) strings(c *chunk, text []byte, ends []uint32, def []int16, row
 	})
 }
 
-// bound extends the range from c.min to c.max, which is for statistics, to include s.
-// Strings compare as unsigned bytes.
+// bound extends c.min and c.max, the bounds for statistics, to include s. It compares
+// strings as unsigned bytes.
 func (c *chunk) bound(s []byte) {
 	if s == nil {
 		s = []byte{} // nil would mean unknown

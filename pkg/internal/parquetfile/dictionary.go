@@ -7,8 +7,8 @@ import (
 	"math/bits"
 )
 
-// sized returns a slice of length n with undefined elements. It reuses the memory of old
-// if that is large enough.
+// sized returns a slice of length n with undefined elements. It reuses the memory of the
+// old slice if that is large enough.
 func sized[T any](old []T, n int) []T {
 	if cap(old) < n {
 		return make([]T, n, n+n/8)
@@ -19,8 +19,8 @@ func sized[T any](old []T, n int) []T {
 // numberTable collects the distinct numbers of a column chunk.
 type numberTable struct {
 	entries []int64
-	direct  []uint16 // indexed by number - low: the number's index in entries plus 1; 0: none
-	slots   []uint16 // hash table of the same values
+	direct  []uint16 // at x-low: index of x in entries plus 1; 0: none
+	slots   []uint16 // hash table of indexes in entries plus 1; 0: none
 }
 
 // maxDirect is the size of the largest range of numbers that a numberTable indexes
@@ -44,8 +44,8 @@ func (t *numberTable) index(dst []uint16, v []int64, low, high int64, limit int)
 	return t.entries, ok
 }
 
-// indexDirect is index without a hash table. All numbers must be at least low and less
-// than low+size.
+// indexDirect implements index without a hash table. All numbers must be at least low and
+// less than low+size.
 func (t *numberTable) indexDirect(dst []uint16, v []int64, low int64, size, limit int) bool {
 	t.direct = sized(t.direct, size)
 	clear(t.direct)
@@ -65,7 +65,7 @@ func (t *numberTable) indexDirect(dst []uint16, v []int64, low int64, size, limi
 	return true
 }
 
-// indexHashed is index with a hash table.
+// indexHashed implements index with a hash table.
 func (t *numberTable) indexHashed(dst []uint16, v []int64, limit int) bool {
 	const sample, most = 1 << 10, 1 << 9 // give up early if the first sample numbers contain more than most distinct ones
 	logSize := bits.Len(uint(limit)) + 2
@@ -98,16 +98,16 @@ func (t *numberTable) indexHashed(dst []uint16, v []int64, limit int) bool {
 // textTable collects the distinct strings of a column chunk.
 type textTable struct {
 	plain  []byte   // strings in PLAIN encoding: each string follows its length in 4 bytes
-	ends   []uint32 // end of each string in plain
+	ends   []uint32 // where each string ends in the field plain
 	slots  []uint32 // hash table: index of a string plus 1; 0: none
 	hashes []uint32 // upper bits of the hash of each slot's string
 }
 
 var seed = maphash.MakeSeed()
 
-// index collects the distinct strings in t, and sets each element of dst to the index
-// in t.ends of the corresponding string in text. It returns false if the distinct
-// strings are too many or too long for a dictionary.
+// index fills t with the distinct strings of text, and sets dst[i] to the index in t of
+// the string that ends at ends[i]. It returns false if the distinct strings are too many
+// or too long for a dictionary.
 func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
 	size := 1 << (bits.Len(uint(len(ends))) + 1)
 	t.slots, t.hashes = sized(t.slots, size), sized(t.hashes, size)
@@ -140,7 +140,7 @@ func (t *textTable) index(dst []uint16, text []byte, ends []uint32) bool {
 	return true
 }
 
-// text returns the distinct string of t with the given index.
+// text returns the distinct string with the given index.
 func (t *textTable) text(index uint32) []byte {
 	from := uint32(0)
 	if index > 0 {

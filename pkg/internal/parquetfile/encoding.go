@@ -49,8 +49,8 @@ func appendPlainBools(dst []byte, v []bool) []byte {
 }
 
 // appendLevels appends the definition levels of a data page: for each row, 1 for a value
-// or 0 for NULL. It writes the length of the encoded levels in 4 bytes, then the levels,
-// encoded as by appendHybrid with a width of 1. If def is nil, no row is NULL.
+// or 0 for NULL. It writes the length of the encoded levels in 4 bytes, then the levels
+// in the encoding of appendHybrid with a width of 1. If def is nil, no row is NULL.
 func appendLevels(dst []byte, def []int16, rows int) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
@@ -67,8 +67,8 @@ func appendLevels(dst []byte, def []int16, rows int) []byte {
 // the last run may be shorter.
 const minRun = 16
 
-// appendHybrid appends v, whose values have width bits (1 to 16), in the hybrid of
-// runs and bit-packed groups that the format calls RLE. v must not be empty.
+// appendHybrid appends v in the hybrid of runs and bit-packed groups that the format
+// calls RLE. The width of the values is 1 to 16 bits. v must not be empty.
 func appendHybrid[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	for len(v) > 0 {
 		n := runLength(v)
@@ -103,7 +103,7 @@ func runLength[T comparable](v []T) int {
 	return len(v)
 }
 
-// appendRun appends n equal values of width bits as one run; see appendHybrid.
+// appendRun appends n equal values of the given width as one run; see appendHybrid.
 func appendRun(dst []byte, n int, value uint16, width int) []byte {
 	dst = binary.AppendUvarint(dst, uint64(n)<<1)
 	dst = append(dst, byte(value))
@@ -113,8 +113,8 @@ func appendRun(dst []byte, n int, value uint16, width int) []byte {
 	return dst
 }
 
-// appendPacked appends v in groups of 8 values of width bits (1 to 16), lowest bits
-// first. It fills the last group with zeros.
+// appendPacked appends v in bit-packed groups of 8 values, lowest bits first. The width
+// of the values is 1 to 16 bits. appendPacked pads the last group with zeros.
 func appendPacked[T int16 | uint16](dst []byte, v []T, width int) []byte {
 	at := len(dst)
 	size := (len(v) + 7) / 8 * width
@@ -187,7 +187,7 @@ func appendDelta(dst []byte, v []int64) []byte {
 	return dst
 }
 
-// appendMiniblock appends 32 values of width bits, lowest bits first.
+// appendMiniblock appends 32 values of the given width in bits, lowest bits first.
 func appendMiniblock(dst []byte, v *[deltaMiniblock]int64, width int) []byte {
 	if width == 0 {
 		return dst

@@ -1,7 +1,7 @@
 package parquetfile
 
-// addGroup adds to the footer the metadata of a row group that was written at offset
-// start.
+// addGroup adds the metadata of a row group to the footer. start is the offset of the row
+// group in the file.
 func (w *Writer) addGroup(g *RowGroup, start int64) {
 	t := &w.groups
 	t.open() // RowGroup
@@ -21,7 +21,7 @@ func (w *Writer) addGroup(g *RowGroup, start int64) {
 	w.rows += int64(g.Rows)
 }
 
-// chunk appends the ColumnChunk that describes c. at is the offset of c's first page
+// chunk appends the ColumnChunk that describes c, whose first page is at the given offset
 // in the file.
 func (t *compact) chunk(col *Column, c *chunk, rows int, at int64) {
 	t.open()
@@ -65,7 +65,7 @@ func (t *compact) chunk(col *Column, c *chunk, rows int, at int64) {
 }
 
 // pageEncoding appends a PageEncodingStats: the number of pages with the given kind and
-// encoding. It shows readers whether a chunk has all its values in its dictionary.
+// encoding. Readers use it to detect chunks whose values are all in the dictionary.
 func (t *compact) pageEncoding(kind, encoding, pages int) {
 	t.open()
 	t.i32(1, kind)

@@ -7,9 +7,9 @@
 //   - Zstandard, and its raw blocks for pages that hardly compress;
 //   - data pages of version 1, statistics of column chunks, no indexes.
 //
-// Spark's vectorized reader decodes DELTA_BINARY_PACKED since 3.3 (SPARK-36879).
+// Spark's vectorized reader supports DELTA_BINARY_PACKED in 3.3 and later (SPARK-36879).
 //
-// The format is https://github.com/apache/parquet-format.
+// The format is defined at https://github.com/apache/parquet-format.
 package parquetfile
 
 import (
@@ -177,7 +177,7 @@ func (w *Writer) Add(g *RowGroup, inBackground bool) {
 	}
 }
 
-// Pending returns the number of row groups that were added but not written yet.
+// Pending returns the number of row groups that have been added but not written yet.
 func (w *Writer) Pending() int { return len(w.pending) }
 
 // Finish writes the oldest pending row group and returns it for reuse. It panics if no
@@ -208,8 +208,8 @@ func (w *Writer) Close(metadata [][2]string) error {
 	return w.write(append(footer, magic...))
 }
 
-// Abort abandons the file. It waits until no goroutine encodes its row groups,
-// then returns the unfinished ones for reuse.
+// Abort abandons the file. It waits for the goroutines that encode its row groups, then
+// returns the pending row groups for reuse.
 func (w *Writer) Abort() []*RowGroup {
 	for _, g := range w.pending {
 		g.stop()

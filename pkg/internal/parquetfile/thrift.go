@@ -74,7 +74,7 @@ func (t *compact) element(x string) {
 	t.b = append(t.b, x...)
 }
 
-// list starts a field with the given ID that is a list of n elements of the given kind.
+// list starts a list field with the given ID, for n elements of the given kind.
 func (t *compact) list(id int, kind byte, n int) {
 	t.field(id, thriftList)
 	if n < 15 {
@@ -85,9 +85,9 @@ func (t *compact) list(id int, kind byte, n int) {
 	}
 }
 
-// begin starts a field with the given ID that is a struct. Method open starts any other
-// struct: the outermost one or an element of a list. Method end ends the innermost
-// struct.
+// begin starts a struct field with the given ID. The method open starts a struct that is
+// not a field: the outermost one or a list element. The method end ends the innermost
+// open struct.
 func (t *compact) begin(id int) {
 	t.field(id, thriftStruct)
 	t.open()

@@ -16,11 +16,11 @@ import (
 // Dialer connects to peers. The zero value allows all peers and uses no TLS files
 // and no timeouts.
 type Dialer struct {
-	TLS TLS // files of DialTLS, read for each connection
+	TLS TLS // files for DialTLS, read for each connection
 	// Control can reject an address after the host name is resolved; see
 	// Networks.Control. nil allows all addresses.
 	Control func(network, address string, c syscall.RawConn) error
-	Timeout time.Duration // of a connection and its handshake; 0: none
+	Timeout time.Duration // for connecting, including the TLS handshake; 0: none
 	// ReadStall and WriteStall are the timeouts for a single read or write; 0 means
 	// none. Without them, neither http.Transport nor the kernel gives up on a peer
 	// that is alive but inactive.
@@ -67,7 +67,7 @@ func (d *Dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, e
 	return conn, nil
 }
 
-// Dial connects to addr with TLS. Each call reads the certificate and key files of t again.
+// Dial connects to addr with TLS. Each call reads the files of t again.
 func (t TLS) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return (&Dialer{TLS: t}).DialTLS(ctx, network, addr)
 }

@@ -18,9 +18,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// serverCauses lists substrings of the error messages of failed handshakes, each with
-// the cause to report. Package tls has no error values for most of these errors. The
-// first match applies.
+// serverCauses lists substrings of handshake error messages, each with the cause to
+// report. The first match applies. Package tls has no error values for most of these
+// errors.
 var serverCauses = []struct {
 	text  string
 	cause error
@@ -42,9 +42,8 @@ var errPlain = hint.New("no TLS on a listener with TLS", "the peer has to connec
 
 var errOwnCertificate = hint.New("TLS whose certificate the peer does not accept", "the peer has to know the authority of `tls-cert`, and the name or address that it connects to must be in the certificate")
 
-// refuseTLS counts and logs a failed TLS handshake. from is the address of the peer, and
-// text is the error message. A peer that only disconnects, like a port check, does not
-// count as refused.
+// refuseTLS counts and logs a failed TLS handshake with a peer. text is the error
+// message. A peer that only disconnects, like a port check, does not count as refused.
 func (r *refuser) refuseTLS(from net.Addr, text string) {
 	for _, c := range serverCauses {
 		if strings.Contains(text, c.text) {

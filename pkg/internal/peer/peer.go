@@ -78,9 +78,9 @@ type Options struct {
 	Log   *slog.Logger // logs refused connections; nil disables logging
 }
 
-// Check returns a usage error if the options are invalid or let anybody connect. To be
-// valid, the options must restrict access to a loopback address, to allowed networks, or
-// to clients with a certificate.
+// Check returns a usage error if the options are invalid or let anybody connect. They
+// must restrict access to a loopback address, to allowed networks, or to clients with a
+// certificate.
 func (o Options) Check() error {
 	host, err := hostOf(o.Addr)
 	if err != nil {
@@ -156,7 +156,7 @@ type Listener struct {
 	host   string // as in Options.Addr
 }
 
-// SetDeadline makes Accept fail with os.ErrDeadlineExceeded from the time t on.
+// SetDeadline makes Accept fail with os.ErrDeadlineExceeded after the time t.
 func (l *Listener) SetDeadline(t time.Time) error {
 	return l.filter.Listener.(*net.TCPListener).SetDeadline(t)
 }

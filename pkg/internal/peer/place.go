@@ -19,10 +19,10 @@ type Place interface {
 	Release()
 }
 
-// PlaceReader reads data from a peer in pieces. Its place is held when Read returns.
-// While a piece takes longer than placeTimeout to arrive, the place is released, so that
-// a slow peer does not block others. The timeout applies to whole pieces, since even a
-// slow peer may send each single byte within placeTimeout.
+// PlaceReader reads data from a peer in pieces. Its place is held when Read returns. If a
+// piece takes longer than placeTimeout to arrive, the place is released in the meantime,
+// so that a slow peer does not block others. The timeout applies to whole pieces, since
+// even a slow peer may send each single byte within placeTimeout.
 type PlaceReader struct {
 	ctx   context.Context
 	in    io.Reader

@@ -40,9 +40,9 @@ type Lease struct {
 	bytes          int
 }
 
-// Reserve reserves memory for data of an identity at a host. If host is empty, no limit
-// per host applies. Reserve returns false if the memory would exceed a limit. force
-// disables all limits, for data that was accepted before a restart.
+// Reserve reserves memory for data of the given identity and host. If host is empty, no
+// limit per host applies. Reserve returns false if the reservation would exceed a limit.
+// If force is true, it ignores all limits, for data that has already been accepted.
 func (r *Room) Reserve(identity, host string, bytes int, force bool) (Lease, bool) {
 	l := Lease{identity, host, bytes}
 	r.mu.Lock()

@@ -22,18 +22,19 @@ const (
 )
 
 // Memory saves receipts and results in the state folder, where later runs of the program
-// can read them. An RI supervisor delivers each result only once.
+// can read them. Results must be saved, because an RI supervisor delivers each one only
+// once.
 type Memory struct {
 	Dir        string // the state folder
 	Registries *mplane.Registries
 }
 
-// Job is the last known state of a specification's job.
+// Job is a job that a specification started, with its last known state.
 type Job struct {
 	Token, Label string
 	Message      mplane.Message // receipt, result, envelope or exception
 	// Receipt is the receipt for requesting the results that the envelope in Message
-	// still lacks. It is nil if no results are missing.
+	// still lacks. It is nil if no more results are expected.
 	Receipt *mplane.Statement
 	// Until is the deadline for the missing results, or zero without a deadline.
 	Until time.Time
@@ -49,11 +50,11 @@ func (j *Job) Pending() bool {
 	return ok && s.Kind == mplane.Receipt || j.Receipt != nil
 }
 
-// reply records m, the response to a message of kind k. sent is when that message was
-// sent. An envelope does not say whether it is complete, so reply compares the number of
-// its messages with the number of runs in receipt's scope. If results are missing and may
-// still arrive, it sets j.Receipt. No run starts after an interrupt, so an interrupt
-// limits j.Until to sent + grace.
+// reply updates j with m, the response to a message of kind k that was sent at the given
+// time. An envelope does not say whether it is complete, so reply compares the number of
+// messages in the envelope with the number of runs in the scope of the receipt. If
+// results are missing and may still arrive, reply sets j.Receipt. No run starts after an
+// interrupt, so an interrupt limits j.Until to sent + grace.
 func (j *Job) reply(m mplane.Message, k mplane.Kind, receipt *mplane.Statement, sent time.Time) {
 	j.Message, j.Receipt = m, nil
 	until := func(t time.Time) {
@@ -137,8 +138,7 @@ func (m *Memory) Put(supervisor string, j Job) error {
 	return state.Save(m.path(), memoryFormat, newest(list))
 }
 
-// newest returns the jobs at the end of list: as many as maxSaved and maxSavedBytes
-// allow.
+// newest returns as many jobs from the end of list as maxSaved and maxSavedBytes allow.
 func newest(list []savedJob) []savedJob {
 	first, size := len(list), 0
 	for first > 0 && len(list)-first < maxSaved {

@@ -1,6 +1,6 @@
-// Package shell is the interactive part of mPlane: the prompts of runcap, and the
-// |mplane| shell. Its commands and output are those of the reference implementation's
-// (RI's) client shell.
+// Package shell implements the interactive part of mPlane: the prompts of runcap, and the
+// |mplane| shell. Its commands and output match those of the client shell of the
+// reference implementation (RI).
 package shell
 
 import (
@@ -41,8 +41,8 @@ type Session struct {
 	runs         int // number of the next label
 }
 
-// missingValues returns the usage error for parameters that have no value when the user
-// cannot be asked for one.
+// missingValues returns the usage error for parameters without values. It is used when
+// the user cannot be asked for them.
 func missingValues(names []string) error {
 	var options []string
 	for _, name := range names {
@@ -60,8 +60,8 @@ type UnknownError struct{ What, Name string }
 
 func (e *UnknownError) Error() string { return fmt.Sprintf("no %s %s", e.What, visible(e.Name)) }
 
-// Retrieve fetches the peer's capabilities. It prints a line for each one that it had to
-// leave out, for example because it is unreadable.
+// Retrieve fetches the peer's capabilities. It prints a line for each capability that it
+// leaves out, for example an unreadable one.
 func (s *Session) Retrieve(ctx context.Context) error {
 	list, unread, err := s.Client.Capabilities(ctx)
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *Session) Retrieve(ctx context.Context) error {
 	return nil
 }
 
-// Know sets the capabilities of the peer to those given, so that Retrieve is not needed.
+// Know sets the peer's capabilities, which makes Retrieve unnecessary.
 func (s *Session) Know(capabilities []*mplane.Statement) { s.capabilities = capabilities }
 
 // Capabilities returns the known capabilities of the peer, sorted by token.
@@ -86,8 +86,8 @@ func (s *Session) Capabilities() []*mplane.Statement {
 	return list
 }
 
-// Capability returns the capability whose token is name, or else the last one whose
-// label is name.
+// Capability returns the capability with the given token. If there is none, it returns
+// the last one with the given label.
 func (s *Session) Capability(name string) (*mplane.Statement, error) {
 	for _, c := range s.capabilities {
 		if c.ID() == name {
@@ -105,9 +105,9 @@ func (s *Session) Capability(name string) (*mplane.Statement, error) {
 // numbered matches labels that end in a hyphen and a number, as RI supervisors require.
 var numbered = regexp.MustCompile(`-\d+$`)
 
-// Specify returns a specification for c, built from s.When, s.Values and the answers of
-// the user. If label is "", Specify generates a label. If label does not end in a hyphen
-// and a number, Specify appends them.
+// Specify returns a specification for c, built from s.When, s.Values and the user's
+// answers. If label is "", Specify generates one. It appends "-0" to a label that does
+// not end in a hyphen and a number.
 func (s *Session) Specify(c *mplane.Statement, label string) (*mplane.Statement, error) {
 	spec := c.Specification()
 	var missing []string
@@ -204,8 +204,8 @@ func (s *Session) askWhen(c *mplane.Statement) error {
 	return nil
 }
 
-// label returns a label for a new specification: the label of its capability with an
-// appended number. It chooses a number so that no saved job has the same label, because
+// label returns a label for a new specification: the label of the capability, a hyphen
+// and a number. The number is chosen so that no saved job has the same label, because
 // labels must identify jobs.
 func (s *Session) label(capability string) (string, error) {
 	var taken []string
@@ -224,7 +224,7 @@ func (s *Session) label(capability string) (string, error) {
 	}
 }
 
-// Set sets the value of the parameter name, which all later specifications use.
+// Set sets the value of the named parameter for all later specifications.
 func (s *Session) Set(name, value string) {
 	if s.Values == nil {
 		s.Values = map[string]string{}
@@ -259,7 +259,7 @@ func (s *Session) remember(j Job) error {
 	return s.Memory.Put(s.Client.Root(), j)
 }
 
-// Redeem returns the state of the job whose token or label is name: its result if
+// Redeem returns the state of the job with the given token or label: its result if
 // available, otherwise a receipt or an exception. Redeem asks the peer, unless the saved
 // state is final.
 func (s *Session) Redeem(ctx context.Context, name string) (mplane.Message, error) {
@@ -267,16 +267,16 @@ func (s *Session) Redeem(ctx context.Context, name string) (mplane.Message, erro
 	return m, err
 }
 
-// Stop asks the peer to stop the job whose token or label is name, and returns the state
+// Stop asks the peer to stop the job with the given token or label, and returns the state
 // of the job.
 func (s *Session) Stop(ctx context.Context, name string) (mplane.Message, error) {
 	m, _, err := s.notify(ctx, name, mplane.Interrupt)
 	return m, err
 }
 
-// notify sends a message of kind k for the job whose token or label is name, unless the
-// saved state of the job is final. m is the new state of the job; pending reports whether
-// the state may still change.
+// notify sends a message of kind k for the job with the given token or label, unless the
+// saved state of the job is final. It returns the new state of the job, and whether that
+// state may still change.
 func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mplane.Message, pending bool, err error) {
 	j, err := s.find(name)
 	if err != nil {
@@ -312,8 +312,8 @@ func (s *Session) notify(ctx context.Context, name string, k mplane.Kind) (m mpl
 	return reply, j.Pending(), s.remember(j)
 }
 
-// find returns the job whose token or label is name. If name is a token and no saved job
-// has it, only the Token of the returned job is set.
+// find returns the saved job with the given token or label. If no saved job matches, but
+// name may be the token of an unknown job, find returns a Job with only its Token set.
 func (s *Session) find(name string) (Job, error) {
 	if s.Memory == nil {
 		return Job{Token: name}, nil
@@ -338,11 +338,11 @@ func (s *Session) find(name string) (Job, error) {
 	return Job{Token: name}, nil
 }
 
-// digest matches tokens that are digests, as mPlane programs generate them.
+// digest matches the tokens that mPlane programs generate, which are digests.
 var digest = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// Wait repeatedly requests the state of the job whose token or label is name, until the
-// job has ended or ctx is done, and returns the state.
+// Wait polls the state of the job with the given token or label until the job has ended
+// or ctx is done. It returns the last state.
 func (s *Session) Wait(ctx context.Context, name string) (mplane.Message, error) {
 	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 5*time.Second) {
 		m, pending, err := s.notify(ctx, name, mplane.Redemption)
@@ -373,7 +373,7 @@ func Failed(m mplane.Message) string {
 	return ""
 }
 
-// Show prints a message in the form of the RI's shell, with result rows as a table.
+// Show prints a message in the format of the RI's shell, with result rows as a table.
 func Show(w io.Writer, m mplane.Message) {
 	switch m := m.(type) {
 	case *mplane.Envelope:

@@ -71,8 +71,8 @@ func commands() []command {
 	}
 }
 
-// Run executes commands until the input ends or ctx is done. read prompts for a line;
-// Run also uses it to ask for parameter values.
+// Run executes commands until the input ends or ctx is done. It calls the function read
+// for each command line, and to ask for parameter values.
 func (s *Shell) Run(ctx context.Context, read func(prompt string) (string, error)) error {
 	s.Ask, s.ShowKept = read, true
 	fmt.Fprint(s.Out, "mPlane client shell\nType help or ? to list commands. ^D to exit.\n\n")
@@ -296,9 +296,9 @@ func (s *Shell) runcap(ctx context.Context, args []string) error {
 	return nil
 }
 
-// showRefusals prints those of the recently sent specifications that were refused, or
-// whose jobs have failed. The response 'ok' to a specification only means that the
-// supervisor has accepted it; the component may still refuse it.
+// showRefusals prints the recently sent specifications that were refused or whose jobs
+// have failed. The "ok" that runcap prints means only that the supervisor has accepted
+// the specification; the component may still refuse it.
 func (s *Shell) showRefusals(ctx context.Context) {
 	s.sent = slices.DeleteFunc(s.sent, func(j sent) bool {
 		if time.Since(j.at) > refusalWindow {
@@ -315,7 +315,7 @@ func (s *Shell) showRefusals(ctx context.Context) {
 	})
 }
 
-// printJob prints the job whose token or label is name, in the format of listmeas.
+// printJob prints the job with the given token or label in the format of listmeas.
 func (s *Shell) printJob(name string) error {
 	j, err := s.find(name)
 	if err == nil && j.Message != nil {
@@ -406,8 +406,8 @@ func (s *Shell) seturl(_ context.Context, args []string) error {
 	return err
 }
 
-// connect replaces the shell's client with a client for the URL args[0]. ok is false if
-// that URL is invalid.
+// connect replaces the shell's client with a client for the URL in args. ok is false if
+// the client was not replaced; if err is nil, connect has then printed the reason.
 func (s *Shell) connect(args []string) (ok bool, err error) {
 	if len(args) > 1 {
 		return false, errUsage

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/term"
 )
 
-// Lines reads lines: from a terminal, where the user has editing, history and completion,
-// or from a file or pipe. It uses golang.org/x/term for editing, because the program
+// Lines reads lines from a terminal, a file or a pipe. A terminal offers line editing,
+// history and completion. For these, Lines uses golang.org/x/term, because the program
 // already links that package and the Go project maintains it.
 type Lines struct {
 	// Complete returns the candidates for the last word of a line. It may be nil.
@@ -56,10 +56,9 @@ func (l *Lines) Terminal() bool { return l.terminal != nil }
 // ErrInterrupted is returned by Lines.Read after ^C.
 var ErrInterrupted = errors.New("interrupted")
 
-// keys reads the user's keystrokes for a term.Terminal, which would end the line at ^C
-// but keep its content. The type therefore replaces ^C with keystrokes that erase the
-// line and end it. Like a terminal, it drops keystrokes that precede ^C but were not read
-// yet.
+// keys reads the user's keystrokes for a term.Terminal. At ^C, a term.Terminal ends the
+// line, but would add its content to the next line. keys therefore replaces ^C with
+// keystrokes that erase and end the line. Like a terminal, it drops pending input at ^C.
 type keys struct {
 	in          io.Reader
 	interrupted atomic.Bool

@@ -47,8 +47,8 @@ func (s *Supervisor) maintain(ctx context.Context) {
 	}
 }
 
-// tidy ends jobs that will get no reply, and removes jobs whose replies were kept long
-// enough.
+// tidy calls checkJob for the jobs without a reply, and removes jobs whose replies have
+// been kept long enough.
 func (s *Supervisor) tidy(now time.Time) {
 	s.registrar.Tidy(now)
 	s.mu.Lock()

@@ -96,8 +96,8 @@ func (s *Supervisor) snapshot(count int, jobs []job) (*saved, error) {
 	return v, nil
 }
 
-// load loads the state that the previous run of the supervisor saved. It queues again the
-// specifications that no component has accepted yet, and the interrupts of running jobs.
+// load loads the state that the previous run of the supervisor saved. It requeues the
+// specifications that were not accepted yet, and the interrupts of running jobs.
 func (s *Supervisor) load() error {
 	if s.opt.StateFile == "" {
 		return nil

@@ -1,5 +1,5 @@
 // Package supervisor implements a small mPlane supervisor for one site. Components
-// register on one port, and clients use the capabilities on another.
+// register their capabilities on one port, and clients use them on another.
 package supervisor
 
 import (
@@ -147,7 +147,7 @@ func (s *Supervisor) Clients() http.Handler {
 	return mux
 }
 
-// Capabilities returns the capabilities that identity may use.
+// Capabilities returns the capabilities that the given identity may use.
 func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 	var list []*mplane.Statement
 	for _, c := range s.registrar.Offers() {
@@ -159,7 +159,7 @@ func (s *Supervisor) Capabilities(identity string) []*mplane.Statement {
 }
 
 // Capability returns the capability with the given token, or its withdrawal. It returns
-// nil if the token is unknown or identity may not use the capability.
+// nil if the token is unknown or the identity may not use the capability.
 func (s *Supervisor) Capability(identity, token string) *mplane.Statement {
 	c := s.registrar.Offer(token)
 	if c == nil || !s.opt.Roles.Allowed(c.Label, identity) {
@@ -213,9 +213,9 @@ func (s *Supervisor) await(ctx context.Context, b *job) {
 	}
 }
 
-// submit relays ask, a client's specification, to a component. It returns the job or, if
-// it refuses ask, nil and the message for the client. If the client has already sent ask,
-// submit returns the existing job.
+// submit relays a client's specification to a component and returns the job. If the
+// client has already sent the specification, submit returns the existing job. If it
+// refuses the specification, it returns nil and the message for the client.
 func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job, mplane.Message) {
 	token := ask.ID()
 	refuse := func(text string) (*job, mplane.Message) {
@@ -269,7 +269,7 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 	return b, nil
 }
 
-// jobSize estimates the size of a job without a reply, in bytes.
+// jobSize estimates the size of a job in bytes, excluding its reply.
 func jobSize(b *job) int { return 768 + mplane.Size(b.asked) + mplane.Size(b.relayed) }
 
 // insert adds a job. It counts the job as running unless the job has a reply.
@@ -282,8 +282,8 @@ func (s *Supervisor) insert(b *job) {
 	s.dirty = true
 }
 
-// state returns the reply to the job that identity submitted with the given token. It
-// returns a receipt if the job is still running, or an exception if the job is unknown.
+// state returns the reply to a client's job and marks the job as delivered. It returns a
+// receipt if the job is still running, or an exception if the job is unknown.
 func (s *Supervisor) state(identity, token string) mplane.Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -300,9 +300,9 @@ func (s *Supervisor) state(identity, token string) mplane.Message {
 	return b.reply
 }
 
-// interrupt asks the component to stop the job that identity submitted with the given
-// token. If the component has not sent a receipt for the job yet, it may not know the
-// job, so Receive queues the interrupt when the receipt arrives.
+// interrupt asks the component to stop a client's job. If the component has not sent a
+// receipt for the job yet, it may not know the job. In this case, Receive queues the
+// interrupt when the receipt arrives.
 func (s *Supervisor) interrupt(identity, token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -316,7 +316,7 @@ func (s *Supervisor) interrupt(identity, token string) {
 	}
 }
 
-// queueInterrupt queues an interrupt of b for the next poll of the component.
+// queueInterrupt queues an interrupt of b for the component's next poll.
 func (s *Supervisor) queueInterrupt(b *job) {
 	b.sent, b.stopping = time.Now(), b.relayed.Notice(mplane.Interrupt)
 	if err := s.registrar.Queue(b.component, b.stopping); err != nil {
@@ -390,10 +390,10 @@ func (s *Supervisor) finish(b *job, m mplane.Message) {
 	close(b.done)
 }
 
-// Registered is called each time the component with the given identity has registered. It
-// resends the specifications that the component may have lost. A component that was
-// restarted starts their jobs again; otherwise it recognizes the tokens of the jobs that
-// it already has.
+// Registered is called after each registration of the component with the given identity.
+// It resends the specifications that the component may have lost. A component that was
+// restarted starts the jobs again. Any other component recognizes the tokens of the jobs
+// that it already has.
 func (s *Supervisor) Registered(identity string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

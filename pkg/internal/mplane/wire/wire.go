@@ -42,9 +42,10 @@ const (
 // HTML is the media type of the RI's error pages and of its empty responses.
 const HTML = "text/html; charset=UTF-8"
 
-// At most maxLarge messages of at least small bytes are read concurrently, because
-// parsing a message needs many times its size in memory. A remote host can send only
-// one such message at a time. Further messages wait for up to waitLarge.
+// Limits on large messages, because parsing a message needs many times its size in
+// memory. The constant small is the minimum size of a large message in bytes. At most
+// maxLarge large messages are read concurrently, and only one from each remote host.
+// Further large messages wait for up to waitLarge.
 const (
 	small     = 64 << 10
 	maxLarge  = 4
@@ -100,8 +101,8 @@ func Host(r *http.Request) string {
 // HostOf.
 type hostKey struct{}
 
-// HostOf returns the host that sent the message for which a Server called Backend.Answer
-// with the context ctx.
+// HostOf returns the host that sent a message. ctx must be the context that a Server
+// passed to Backend.Answer with that message.
 func HostOf(ctx context.Context) string {
 	host, _ := ctx.Value(hostKey{}).(string)
 	return host
@@ -162,12 +163,12 @@ func Link(r *http.Request) string {
 // Backend answers the clients of the client-initiated workflow. It must be safe for
 // concurrent use.
 type Backend interface {
-	// Capabilities returns the capabilities that identity may use.
+	// Capabilities returns the capabilities that the given identity may use.
 	Capabilities(identity string) []*mplane.Statement
 	// Capability returns the capability with the given token, or its withdrawal. It
-	// returns nil if the token is unknown or identity may not use the capability.
+	// returns nil if the token is unknown or the identity may not use the capability.
 	Capability(identity, token string) *mplane.Statement
-	// Answer handles a message; see HostOf.
+	// Answer returns the response to a message. HostOf(ctx) is the host that sent it.
 	Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message
 }
 
@@ -177,9 +178,9 @@ type Server struct {
 	Backend    Backend
 }
 
-// pagePath is the path prefix of all pages of links but the first. In the URL of a page,
-// the prefix is followed by the index of the first capability on that page. The URL has
-// no query, because the RI follows all links on a page but may lose the part after a "?".
+// pagePath is the path prefix of all pages of links except the first. The prefix is
+// followed by the index of the first capability on the page. The index is not in a query,
+// because the RI follows all links on a page but may lose the part after a "?".
 const pagePath = "/capability-page/"
 
 // ServeHTTP serves /, /capability, /capability/TOKEN and the pages below pagePath.
@@ -217,9 +218,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // added to it.
 const maxPage = 256 << 10
 
-// page responds with links to capabilities that the identity id may use, starting with
-// the one at index first. If not all fit on the page, the last link leads to the next
-// page.
+// page responds with links to the capabilities that the client may use, starting at the
+// given index. If they do not all fit on the page, the last link leads to the next page.
 func (s *Server) page(w http.ResponseWriter, id string, first int) {
 	var b bytes.Buffer
 	b.WriteString("<html><head><title>Capabilities</title></head><body>")
@@ -286,9 +286,8 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 	Write(w, http.StatusOK, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
 }
 
-// NewServer returns a server for h, a handler of messages, with limits that suit both
-// workflows. On shutdown, the server cancels the contexts of running requests, because
-// these requests may be waiting for a result.
+// NewServer returns an HTTP server with limits that suit both workflows. On shutdown, the
+// server cancels the contexts of running requests, which may be waiting for a result.
 func NewServer(h http.Handler, log *slog.Logger) *peer.Server {
 	return &peer.Server{
 		Handler: http.MaxBytesHandler(h, mplane.MaxMessage+1), MaxConns: 8192,
