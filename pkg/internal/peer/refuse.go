@@ -38,9 +38,9 @@ type refuser struct {
 func (r *refuser) Refused() int64 { return r.n.Load() }
 
 // Refuse counts and logs a refused connection or request. It does not close the
-// connection. The message of cause becomes a metric label, so cause must be one of
-// a few constants; data from the peer belongs in attrs. Refuse also logs the hint
-// of cause.
+// connection. The error's message becomes a metric label, so cause must be one of a
+// few constant errors; data from the peer belongs in attrs. Refuse also logs the
+// error's hint.
 func (r *refuser) Refuse(from net.Addr, cause error, attrs ...any) {
 	listen, text := r.listen.String(), cause.Error()
 	Refusals.WithLabelValues(listen, text).Inc()

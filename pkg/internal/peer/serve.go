@@ -100,12 +100,12 @@ func (s *Server) server(l *Listener) *http.Server {
 	}
 }
 
-// PerHost returns how many of total connections a single host may have: a quarter,
-// and at least one. Hosts behind the same address count as one host. Loopback
+// PerHost returns the maximum number of connections of a single host: a quarter of the
+// total, but at least one. Hosts behind the same address count as one host. Loopback
 // addresses have no such limit; see Host.
 func PerHost(total int) int { return max(1, total/4) }
 
-// ErrTooManyOfHost is the cause for refusing a connection from a host that already has
+// ErrTooManyOfHost is the reason for refusing a connection from a host that already has
 // the maximum number of connections; see PerHost.
 var ErrTooManyOfHost = errors.New("its host has as many connections as one may have")
 
@@ -115,9 +115,8 @@ func ConnHost(c net.Conn) string {
 	return Host(addr.Addr())
 }
 
-// limited is a listener whose Accept returns a connection only if the field hosts has a
-// place for it. hosts limits the number of connections, in total and per host. limited
-// does not wrap the connections, so that the kernel can still use sendfile.
+// limited is a listener that limits the number of connections, in total and per host.
+// It does not wrap the connections, so that the kernel can still use sendfile.
 type limited struct {
 	*Listener
 	ctx   context.Context
@@ -144,9 +143,9 @@ func (l *limited) Accept() (net.Conn, error) {
 	}
 }
 
-// After bodyGrace, a request body must have arrived at slowestBody bytes per second or
-// more on average. Even a probe's slowest uplink is that fast. An attacker must keep
-// sending at this rate to hold a connection open.
+// After bodyGrace, the average rate of a request body must be at least slowestBody bytes
+// per second. Even a probe with a very slow uplink reaches this rate. An attacker must
+// keep sending at this rate to hold a connection open.
 const (
 	slowestBody = 1 << 10
 	bodyGrace   = 10 * time.Second

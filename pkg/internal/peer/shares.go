@@ -29,11 +29,11 @@ type waiter struct {
 	err    error         // nil: the place was granted
 }
 
-// errBound is the error of acquireWithin for a peer at its limit.
+// errBound is returned by acquireWithin if the peer is at its limit.
 var errBound = errors.New("the peer has as many places as one may have")
 
-// NewShares returns a Shares with the given total number of places, all of them free.
-// each is the maximum number of places that one peer may hold.
+// NewShares returns a Shares with the given total number of places and the given maximum
+// for each peer. All places are free.
 func NewShares(total, each int) *Shares {
 	return &Shares{each: each, free: total, held: map[string]int{}}
 }
@@ -44,8 +44,8 @@ func (s *Shares) Acquire(ctx context.Context, peer string) error {
 	return s.acquire(ctx, &waiter{peer: peer})
 }
 
-// acquireWithin waits for a place like Acquire. As soon as the peer has as many places as
-// it may have, however, acquireWithin stops waiting and returns errBound.
+// acquireWithin is like Acquire, but returns errBound as soon as the peer is at its
+// limit.
 func (s *Shares) acquireWithin(ctx context.Context, peer string) error {
 	return s.acquire(ctx, &waiter{peer: peer, within: true})
 }
@@ -71,7 +71,8 @@ func (s *Shares) acquire(ctx context.Context, w *waiter) error {
 }
 
 // TryAcquire acquires a place for a peer if one is available at once, and reports whether
-// it did. If not, all is true if no place is free, or false if the peer is at its limit.
+// it did. If not, the second result is false if the peer is at its limit, or true if no
+// place is free.
 func (s *Shares) TryAcquire(peer string) (ok, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,8 +98,8 @@ func (s *Shares) Release(peer string) {
 	s.grant()
 }
 
-// Contended reports whether another peer is waiting that has fewer places than the given
-// peer. If so, the given peer should release a place and then wait for another.
+// Contended reports whether a place of the given peer should go to a waiting peer that
+// has fewer places. If so, the given peer should release a place and wait for another.
 func (s *Shares) Contended(peer string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,10 +149,10 @@ func (s *Shares) finish(w *waiter, err error) {
 	close(w.done)
 }
 
-// Host returns the key under which the limits per host count addr: the IPv4 address, or
-// the /64 network of an IPv6 address, since a single host may use the whole network. For
-// a loopback address, Host returns "", which means no limit, since a local peer is
-// trusted and may be a proxy or a tunnel for many peers.
+// Host returns the string that identifies a host for per-host limits: the IPv4 address,
+// or the /64 network of an IPv6 address, since a single host may use the whole network.
+// For a loopback address, Host returns "", which has no limit. A local peer is trusted
+// and may be a proxy or a tunnel for many peers.
 func Host(addr netip.Addr) string {
 	addr = addr.Unmap().WithZone("")
 	switch {

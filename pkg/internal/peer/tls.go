@@ -23,8 +23,8 @@ type TLS struct {
 // Enabled reports whether any file is set.
 func (t TLS) Enabled() bool { return t != TLS{} }
 
-// Check returns a usage error if t lacks a file that a listener needs to use the other
-// files of t.
+// Check returns a usage error if a file that a listener needs is missing. A certificate
+// and its key need each other, and a CA needs both.
 func (t TLS) Check() error {
 	switch {
 	case (t.Cert == "") != (t.Key == ""):
@@ -36,8 +36,8 @@ func (t TLS) Check() error {
 }
 
 // Server returns the TLS configuration for a listener. If t.CA is set, clients need a
-// certificate signed by that authority. If a file of t changes but cannot be loaded, the
-// configuration keeps the previous content and logs a warning.
+// certificate signed by an authority in that file. If a file of t changes but cannot be
+// loaded, the listener keeps using the previous content and a warning is logged.
 func (t TLS) Server(log *slog.Logger) (*tls.Config, error) {
 	if err := t.Check(); err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func (t TLS) Client() (*tls.Config, error) {
 	return c, nil
 }
 
-// material holds the parsed certificates and key from the files that a TLS names.
+// material holds the certificates and the key parsed from the files of a TLS.
 type material struct {
 	own         tls.Certificate
 	authorities *x509.CertPool // nil without a CA
@@ -106,7 +106,7 @@ func (t TLS) load() (*material, error) {
 	return &m, nil
 }
 
-// stamp returns the modification times of the files that t names, as far as they exist.
+// stamp returns the modification times of the files of t: zero for a missing file.
 func (t TLS) stamp() (s [3]time.Time) {
 	for i, path := range []string{t.Cert, t.Key, t.CA} {
 		if fi, err := os.Stat(path); err == nil {

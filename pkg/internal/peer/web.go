@@ -13,14 +13,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// Causes of refusal for requests from web pages. Any web page can make a browser send
+// Reasons for refusing requests from web pages. Any web page can make a browser send
 // requests to the user's machine and networks (CSRF). guard recognizes most such requests
-// by headers that no peer sends.
+// by headers that only browsers send.
 var (
 	errHost = hint.New("request under a foreign name, perhaps of a web page",
 		"call a listener on the loopback address localhost, by its number, or as the setting for its address does")
 	errOrigin = hint.New("request of a web page", "only programs may send requests to this listener; open its pages by their address")
-	// ErrHTTP is the cause for refusing HTTP where lines are expected.
+	// ErrHTTP is the reason for refusing HTTP where lines are expected.
 	ErrHTTP = hint.New("HTTP on a listener for lines of logs, perhaps of a web page", "send lines here, and HTTP to the listener that speaks it")
 )
 
@@ -75,7 +75,7 @@ func isLoopback(a net.Addr) bool {
 }
 
 // isOwnName reports whether a Host header names the listener in a way that excludes DNS
-// rebinding: by IP address, as localhost, by the name of this machine, or as in
+// rebinding: by IP address, as localhost, by the name of this machine, or by the name in
 // Options.Addr.
 func (l *Listener) isOwnName(host string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -96,7 +96,7 @@ func (l *Listener) isOwnName(host string) bool {
 // complete request line with any method.
 var httpRequest = regexp.MustCompile(`^(?:(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |[^/# \r\n]+ [^\n]* HTTP/[0-9.]+\r?\n)`)
 
-// IsHTTP reports whether head, the first bytes of a connection, begins an HTTP
+// IsHTTP reports whether the first bytes of a connection are the start of an HTTP
 // request. It recognizes uncommon methods only in a complete request line.
 func IsHTTP(head []byte) bool {
 	return httpRequest.Match(bytes.TrimLeft(head, "\r\n"))

@@ -87,8 +87,8 @@ func (s *Sink) request(ctx context.Context, body []byte) error {
 	return s.classify(resp.StatusCode, string(answer))
 }
 
-// classify returns nil if the server accepted the points of a request, or else the error
-// that describes the server's response. answer is the start of the body of the response.
+// classify returns nil if the server accepted the points of a request, or else an error
+// that describes the response. The argument answer is the start of the response body.
 func (s *Sink) classify(status int, answer string) error {
 	quoted := fmt.Sprintf("%d %s", status, http.StatusText(status))
 	if text := strings.TrimSpace(answer); text != "" {

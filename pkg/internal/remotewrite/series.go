@@ -122,8 +122,8 @@ func appendLabels(b []byte, s Series) []byte {
 }
 
 // encode returns the body of a request: a WriteRequest message, compressed in
-// snappy's block format. samples must be sorted by time. labels holds the encoded
-// labels of each series by its index; see appendLabels.
+// snappy's block format. The samples must be sorted by time. labels[i] holds the
+// labels of the series with index i, as encoded by appendLabels.
 func encode(samples []sample, labels [][]byte) []byte {
 	samples = slices.Clone(samples)
 	slices.SortStableFunc(samples, func(a, b sample) int { return a.series - b.series })

@@ -31,7 +31,7 @@ type Options struct {
 // LeftOut counts the points of one call to Sink.Send that the server did not store.
 type LeftOut struct {
 	TooOld     int64 // older than the server accepts
-	OutOfOrder int64 // older than other points of the series, if the server refuses them
+	OutOfOrder int64 // refused because the series has newer points
 	Ahead      int64 // more than 10 minutes ahead of this machine's or the server's clock
 	Refused    int64 // refused for other reasons, or without a valid path
 	// Ignored counts points that VictoriaMetrics acknowledged but dropped because
@@ -60,9 +60,9 @@ const (
 	// Prometheus. After a point from the future, Prometheus would refuse current
 	// points.
 	maxAhead = 10 * time.Minute
-	// recent is the maximum age of points that Prometheus may accept without an
-	// out-of-order window. It refuses points more than an hour older than its
-	// newest point.
+	// Points older than recent are sent in separate requests, since Prometheus
+	// usually refuses them unless it has an out-of-order window. Without one, it
+	// refuses points more than an hour older than its newest point.
 	recent = 3 * time.Hour
 	// maxPosts limits the requests that a Send makes to isolate single refused
 	// points. After maxPosts requests, all points with the same time as a refused
@@ -122,10 +122,10 @@ func (s *Sink) Close() error {
 	return nil
 }
 
-// Send sends metrics, oldest points first. It counts and leaves out the points that
-// the server refuses. Its error wraps graphite.ErrUnavailable if the server
-// currently accepts nothing. After an error, the server may have stored some of the
-// points.
+// Send sends metrics, oldest points first. If the server refuses some points, Send
+// counts them as left out and continues. Its error wraps graphite.ErrUnavailable if the
+// server currently accepts nothing. After an error, the server may have stored some of
+// the points.
 func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 	d := &delivery{Sink: s, ctx: ctx, bound: math.MinInt64}
 	samples := d.prepare(metrics)
@@ -142,8 +142,8 @@ func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 	return nil
 }
 
-// report passes left, the counts of one Send, to Options.LeftOut. It logs a warning about
-// them at most once per reportEvery.
+// report passes the counts of one Send to Options.LeftOut. At most once per reportEvery,
+// it logs a warning with the counts since the last warning.
 func (s *Sink) report(left LeftOut) {
 	if left.Total() == 0 {
 		return
@@ -216,8 +216,8 @@ func (d *delivery) leaveOut(samples []sample, reason, answer string) {
 }
 
 // prepare returns the points to send, sorted by time across all series, because servers
-// without an out-of-order window require this order. It drops NaN and infinity. It counts
-// as left out the points with an invalid path, and points too far in the future.
+// without an out-of-order window require this order. It drops NaN and infinity. Points
+// that have an invalid path or are too far in the future are counted as left out.
 func (d *delivery) prepare(metrics []graphite.Metric) []sample {
 	latest := time.Now().Add(maxAhead).Unix()
 	samples := make([]sample, 0, graphite.Count(metrics))
@@ -277,8 +277,8 @@ func (d *delivery) deliverAll(samples []sample) error {
 	return nil
 }
 
-// deliver sends samples in one request. If the server refuses the request, it stores none
-// of the samples. deliver then splits the samples until it has isolated the refused ones.
+// deliver sends samples in one request. A server that refuses a request stores none of
+// its samples. deliver then splits the samples until it has isolated the refused ones.
 func (d *delivery) deliver(samples []sample) error {
 	if n := after(samples, d.bound); n > 0 {
 		d.leaveOut(samples[:n], tooOld, "")
@@ -345,11 +345,11 @@ const maxBroken = 3
 const brokenText = "500 Internal Server Error"
 
 // checkBroken finds out whether the server refuses only the points in d.broken or
-// currently stores nothing. For this, it resends a point that the server has stored
-// before. If the server accepts the point or refuses it as a duplicate, checkBroken
-// leaves out d.broken and returns nil; otherwise it returns an error. If the server has
-// not stored any point of this Send yet, checkBroken returns err, or a general error if
-// err is nil.
+// currently stores nothing. To do so, it resends a point that the server has stored
+// during this Send. If the server accepts the point or refuses it as a duplicate,
+// checkBroken counts d.broken as left out and returns nil; otherwise it returns an
+// error. If there is no stored point yet, it returns err, or a general error if err is
+// nil.
 func (d *delivery) checkBroken(err error) error {
 	if d.accepted == nil {
 		return cmp.Or(err, fmt.Errorf("%w: %s answers 500 to all points", graphite.ErrUnavailable, d.opt.URL))

@@ -152,8 +152,8 @@ func firstLine(file string) (string, error) {
 	return strings.TrimSuffix(line, "\r"), err
 }
 
-// authorize adds the client's credentials and the configured headers to r. On each call,
-// it reads the files with credentials and headers again.
+// authorize adds the client's credentials and the configured headers to r. It rereads the
+// files with credentials and headers on each call.
 func (s *Server) authorize(r *http.Request) error {
 	set := func(line string) error {
 		name, value, err := parseHeader(line)

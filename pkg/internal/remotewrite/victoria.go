@@ -24,7 +24,7 @@ type victoria struct {
 	count      int64 // count of dropped points when last read
 	// pending is set if old points were sent since count was read.
 	pending bool
-	waited  time.Time // when end last waited for the count
+	waited  time.Time // when the method end last waited for the count
 }
 
 func newVictoria(s *Sink) *victoria {
@@ -41,8 +41,8 @@ func newVictoria(s *Sink) *victoria {
 const maxMetrics = 16 << 20
 
 // read returns the number of dropped points from the server's metrics page. ok is true if
-// the server is VictoriaMetrics. If answered is false, the server gave no usable answer,
-// and ok means nothing.
+// the server is VictoriaMetrics. answered is false if the server gave no usable answer;
+// the other results must then be ignored.
 func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, v.url, nil)
 	if err != nil || v.opt.authorize(r) != nil {
@@ -75,7 +75,7 @@ func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 }
 
 // begin reads the server's count of dropped points at the start of a Send. It returns the
-// number of dropped points from earlier Sends that were not reported yet.
+// number of points that were dropped in earlier Sends but not reported yet.
 func (v *victoria) begin(ctx context.Context) (n int64) {
 	if v.known && !v.isVictoria {
 		return 0
@@ -101,10 +101,10 @@ const (
 	countWait = 3 * time.Second
 )
 
-// end returns how many points the server has dropped since begin. oldest is the Unix time
-// of the oldest point sent. The server updates its count late, so end waits for the
-// update, but only once per reportEvery. Otherwise end returns 0 at once, and a later
-// begin or awaitCount reports the points.
+// end returns how many points the server has dropped in this Send, whose oldest point has
+// the given Unix time. The server updates its count late, so end waits for the update,
+// but at most once per reportEvery. If it does not wait, it returns 0, and a later call
+// of begin, end or awaitCount reports the points.
 func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	if !v.isVictoria || oldest >= time.Now().Add(-leastRetention).Unix() {
 		return 0
@@ -117,8 +117,8 @@ func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	return v.awaitCount(ctx)
 }
 
-// awaitCount waits until the server has updated its count of dropped points, for at most
-// countWait. It returns by how much the count has increased since it was last read.
+// awaitCount waits up to countWait for the server to update its count of dropped points.
+// It returns the increase since the count was last read.
 func (v *victoria) awaitCount(ctx context.Context) int64 {
 	if !v.pending {
 		return 0

@@ -113,8 +113,8 @@ func (e *endpoint) release() {
 	}
 }
 
-// close closes the endpoint permanently. It returns the error with which the endpoint
-// ended, or nil if there was none or the endpoint was never open.
+// close closes the endpoint permanently. It returns the error that ended the endpoint, or
+// nil if there was none or the endpoint was never open.
 func (e *endpoint) close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -136,9 +136,9 @@ func (e *endpoint) close() error {
 	return nil
 }
 
-// reopen replaces the function with which the endpoint is opened. If the endpoint is
-// open, it first accepts the data in flight, and is then closed and opened with the new
-// function. If the new function fails, the former function is used again.
+// reopen replaces the function that opens the endpoint. An open endpoint accepts the data
+// in flight, and is then closed and opened with the new function. If the new function
+// fails, the previous one is used again.
 func (e *endpoint) reopen(open openFunc) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -221,9 +221,9 @@ func (e *endpoint) recordOpened(srv server) {
 	e.log.Info("listening", "address", strings.Join(e.addrs, " "))
 }
 
-// recordClosed records that the endpoint has ended with err. If good is false, the
-// function that opens the endpoint has failed. If reopen had set that function,
-// recordClosed restores the function used before and returns true.
+// recordClosed records that the endpoint has ended with err. The argument good is false
+// if the endpoint could not be opened. If the function that failed to open it was set by
+// reopen, recordClosed restores the previous function and returns true.
 func (e *endpoint) recordClosed(err error, good bool) (former bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

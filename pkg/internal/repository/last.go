@@ -32,8 +32,8 @@ type lastPoint struct {
 	received time.Time
 }
 
-// begin makes add store points. The caller must call end later. Once end has been called
-// as often as begin, add stores no further points.
+// begin enables the method add. The caller must call end later. When each call of begin
+// has been followed by one of end, add is disabled again.
 func (l *lastPoints) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -48,9 +48,8 @@ func (l *lastPoints) end() {
 	}
 }
 
-// add stores the last point of each of metrics. It skips metrics that are not stored yet
-// if maxMetrics are stored already. It does nothing while no specification of
-// repository-collect_rrd is active.
+// add stores the last point of each metric. Once maxMetrics are stored, it skips new
+// metrics. It does nothing while no specification is active.
 func (l *lastPoints) add(metrics []graphite.Metric) {
 	now := time.Now()
 	l.mu.Lock()

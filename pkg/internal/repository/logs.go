@@ -53,8 +53,8 @@ func (l *Logs) Run(ctx context.Context) error {
 	return errors.Join(err, l.stores.Close())
 }
 
-// Continue makes l continue the counts of former, an endpoint that has ended. It does
-// nothing if former is nil. Call it before Run.
+// Continue makes l continue the counts of an earlier endpoint that has ended. It does
+// nothing if that endpoint is nil. Call it before Run.
 func (l *Logs) Continue(former *Logs) {
 	if former != nil {
 		l.Repository.Continue(former.Repository)

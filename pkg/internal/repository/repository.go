@@ -104,9 +104,9 @@ func New(opt Options) (*Repository, error) {
 	return r, nil
 }
 
-// opener returns a function that opens the endpoint with the given label as configured by
-// opt, and the addresses on which that endpoint listens. The function is nil if opt turns
-// the endpoint off.
+// opener returns a function that opens the endpoint with the given label and options. It
+// also returns the addresses on which the endpoint listens. The function is nil if the
+// options turn the endpoint off.
 func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Options) {
 	switch {
 	case label == CollectRRD && opt.RRD != nil:
@@ -130,7 +130,7 @@ func (r *Repository) opener(label string, opt *Options) (openFunc, []peer.Option
 	return nil, nil
 }
 
-// newOpenFunc returns a function that opens an endpoint with open. The new endpoint
+// newOpenFunc returns an openFunc that calls the given function. The new endpoint
 // continues the counts of the endpoint that was last opened with the same label.
 func newOpenFunc[T interface {
 	server
@@ -146,9 +146,10 @@ func newOpenFunc[T interface {
 	}
 }
 
-// Reopen reopens the endpoint with the given label, using the options in opt except
-// for its addresses. The endpoint first answers the requests in progress, and
-// closes connections for lines. If opening fails, the former options remain in use.
+// Reopen reopens the endpoint with the given label and new options. The options must
+// contain the same addresses as before, because the capability still names them. The
+// endpoint first answers the requests in progress, and closes connections for lines. If
+// opening fails, the previous options remain in use.
 func (r *Repository) Reopen(label string, opt Options) {
 	open, _ := r.opener(label, &opt)
 	if e := r.endpoint(label); e != nil && open != nil {
@@ -210,9 +211,9 @@ func (r *Repository) Series() (series []Series, untracked int64) { return r.seri
 // are not scheduled.
 func (r *Repository) Ready() <-chan struct{} { return r.ready }
 
-// address returns the host:port at which probes reach an endpoint. listen holds the
-// addresses on which the endpoint listens. If host is "", address uses the host in the
-// first of these addresses, or else 127.0.0.1.
+// address returns the host:port at which probes reach an endpoint that listens on the
+// given addresses. If host is "", address uses the host in the first of these addresses,
+// or 127.0.0.1 if that host is empty too.
 func address(host string, listen []peer.Options) (string, error) {
 	if len(listen) == 0 {
 		return "", errors.New("no address to listen on")
@@ -254,9 +255,9 @@ func (r *Repository) Services() []component.Service {
 	return list
 }
 
-// Run opens the endpoints, unless services open them, and serves until ctx is done. It then
-// waits until the endpoints have accepted the data in flight. Run returns nil if no data
-// was lost.
+// Run opens the endpoints, unless Options.Scheduled is set, and serves until ctx is done.
+// It then waits until the endpoints have accepted the data in flight. Run returns nil if
+// no data was lost.
 func (r *Repository) Run(ctx context.Context) error {
 	if !r.opt.Scheduled {
 		for _, e := range r.endpoints {

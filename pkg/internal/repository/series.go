@@ -80,8 +80,8 @@ func (s *SeriesStore) Add(probe, metric string, points ...graphite.Point) {
 	s.series[key] = kept
 }
 
-// add adds the points of metrics. Their paths must have the form PREFIX.PROBE.METRIC,
-// where PREFIX is the given prefix.
+// add adds the points of the given metrics. The path of each metric must have the form
+// PREFIX.PROBE.METRIC, with the given prefix.
 func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
 	for _, m := range metrics {
 		probe, metric, _ := strings.Cut(strings.TrimPrefix(m.Path, prefix+"."), ".")
@@ -89,8 +89,8 @@ func (s *SeriesStore) add(prefix string, metrics []graphite.Metric) {
 	}
 }
 
-// List returns all series, ordered by probe and metric. untracked is the number of points
-// that were not stored because their metrics exceed the limit.
+// List returns all series, ordered by probe and metric. It also returns the number of
+// points that were not stored because of the limit on metrics.
 func (s *SeriesStore) List() (series []Series, untracked int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -21,13 +21,13 @@ import (
 type StoreOptions struct {
 	To     []string // destinations, see stores.Open
 	Memory int64    // bytes for all jobs and stores together
-	Jobs   int      // concurrent files of all streams
+	Jobs   int      // files processed at a time, over all streams
 	Cores  int      // see stores.Options
 	// Wants reports whether files with the given log type and folder time may
 	// arrive.
 	Wants func(logType string, folder time.Time) bool
 	Since time.Time // time of the oldest folder that may arrive
-	// Adopt maps stream names to the state that a former math_repo left; nil
+	// Adopt maps stream names to the state that math_repo left behind; nil
 	// disables adoption. Stores sets Stream, Probe and Type for each stream.
 	Adopt map[string]store.Adoption
 	Log   *slog.Logger

@@ -12,9 +12,9 @@ import (
 // value represents a working operation.
 type Alarm struct{ failing bool }
 
-// Set records err, the result of an attempt, and reports whether the state changed.
-// failing and recovered are the messages to log when the operation starts to fail and
-// when it recovers. failing is logged with err and its hint.
+// Set records the result of an attempt and reports whether the state changed. When the
+// operation starts to fail, Set logs the first message with the error and its hint. When
+// the operation recovers, Set logs the second message.
 func (a *Alarm) Set(err error, log *slog.Logger, failing, recovered string) (changed bool) {
 	switch {
 	case err != nil && !a.failing:

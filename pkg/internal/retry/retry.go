@@ -59,8 +59,8 @@ type Policy struct {
 	Min, Max time.Duration
 }
 
-// Do calls f until f succeeds or returns an error that is not transient, p.Limit has
-// passed, or ctx is done. It returns the last result of f.
+// Do calls f until f succeeds or returns an error that is not transient. It also stops
+// when p.Limit has passed or ctx is done. It returns the last result of f.
 func (p Policy) Do(ctx context.Context, f func() error) error {
 	b := New(cmp.Or(p.Min, 100*time.Millisecond), cmp.Or(p.Max, 15*time.Second))
 	var end time.Time

@@ -55,15 +55,16 @@ func (p *Pusher) mostCreates() float64 {
 }
 
 // createRate returns how many new metrics may be sent per second. The rate is a little
-// below carbon's limit, since carbon counts a metric when it creates the metric's file.
+// below carbon's limit, since carbon does not count a metric when it receives it, but
+// later, when it creates the metric's file.
 func (p *Pusher) createRate() float64 { return 0.95 * float64(p.Dest.creates) / 60 }
 
 // manyCreates is carbon's default MAX_CREATES_PER_MINUTE in Debian.
 const manyCreates = 50
 
-// warnCreates warns once if Dest.creates is not set and files need more new metrics than
-// carbon creates per minute by default. Carbon drops the excess metrics and does not tell
-// its clients.
+// warnCreates warns once if Dest.creates is not set and the given files need more new
+// metrics than carbon creates per minute by default. Carbon drops the excess metrics
+// without telling its clients.
 func (p *Pusher) warnCreates(files []metricFile) {
 	if p.warnedMany || p.DryRun || p.Dest.scheme != "graphite" || p.Dest.creates >= 0 {
 		return

@@ -26,8 +26,8 @@ type Dest struct {
 	server remotewrite.Server
 
 	timeout time.Duration
-	// creates is the server's limit on new metrics per minute; 0 means no limit, -1
-	// that none was given.
+	// creates is the server's limit on new metrics per minute. 0 means no limit; -1
+	// means that the destination does not state one.
 	creates int
 }
 

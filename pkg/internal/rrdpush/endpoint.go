@@ -22,7 +22,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/state"
 )
 
-// Limits of an endpoint. The old exporter sends the new points of all files in one
+// Limits of an endpoint. mPlane's old exporter sends the new points of all files in one
 // POST, about 3,000 points. Its first POST contains the whole history.
 const (
 	maxBody   = 256 << 20
@@ -70,16 +70,13 @@ type EndpointStats struct {
 	Refused  int64 `json:"refused"`  // POSTs that were not accepted
 	Points   int64 `json:"points"`   // stored or spooled
 	Negative int64 `json:"negative"` // negative percentiles left out
-	Unnamed  int64 `json:"unnamed"`  // points of files without a name
+	Unnamed  int64 `json:"unnamed"`  // points of files that have no metric name
 	// NotFinite counts left-out values that mPlane's exporters write as Infinity or
 	// NaN.
 	NotFinite int64 `json:"not_finite"`
-	// NotTstat, OverLimit and Ahead count left-out points: NotTstat those of files
-	// that Tstat does not write, OverLimit those of metrics beyond MaxMetrics, and
-	// Ahead those more than a day ahead of the clock.
-	NotTstat  int64 `json:"not_tstat"`
-	OverLimit int64 `json:"over_limit"`
-	Ahead     int64 `json:"ahead"`
+	NotTstat  int64 `json:"not_tstat"`  // left-out points of files that Tstat does not write
+	OverLimit int64 `json:"over_limit"` // left-out points of metrics beyond MaxMetrics
+	Ahead     int64 `json:"ahead"`      // left-out points more than a day ahead of the clock
 	// TooOld, OutOfOrder and DestRefused (other reasons) count points in Points
 	// that a remote write destination did not store.
 	TooOld      int64 `json:"too_old"`
@@ -102,7 +99,7 @@ func (s *EndpointStats) NotStored() int64 { return s.TooOld + s.OutOfOrder + s.D
 // points over HTTP. It is an http.Handler for exportPath.
 type Endpoint struct {
 	opt       EndpointOptions
-	unlock    func() // of the destination
+	unlock    func() // unlocks the destination
 	listeners []*peer.Listener
 	slots     chan struct{} // has an element for each POST being processed
 	open      chan struct{} // has an element for each POST being received or processed
@@ -120,7 +117,7 @@ type Endpoint struct {
 // sender is the state of a probe that sends points.
 type sender struct {
 	posts     int                 // in progress; guarded by Endpoint.counting
-	receiving chan struct{}       // lock of the one POST being received; guards metrics
+	receiving chan struct{}       // held by the one POST being received; guards metrics
 	metrics   map[uint64]struct{} // hashes of the names of files with a metric
 	leftOut   rate.Sometimes      // limits warnings about left-out points
 }
@@ -174,8 +171,8 @@ func (e *Endpoint) Stats() EndpointStats {
 	return e.stats
 }
 
-// Continue makes e continue the counts of former, an endpoint that has ended. It does
-// nothing if former is nil. Call it before Run.
+// Continue makes e continue the counts of an earlier endpoint that has ended. It does
+// nothing if that endpoint is nil. Call it before Run.
 func (e *Endpoint) Continue(former *Endpoint) {
 	if former == nil {
 		return
@@ -244,7 +241,7 @@ func (e *Endpoint) flush(ctx context.Context) {
 	e.record(err)
 }
 
-// ServeHTTP receives points in a POST. Like the old repository, it responds with
+// ServeHTTP receives points in a POST. Like mPlane's old repository, it responds with
 // status 200 and no body, or with 400 if the POST is not a list of points. It responds
 // with 413 if the body is too large, and with 503 if it currently cannot store the
 // points.
@@ -365,8 +362,8 @@ func (e *Endpoint) startPost(probe string) (*sender, error) {
 	return s, nil
 }
 
-// endPost records the end of a POST from probe. It deletes s, the sender of probe, if s
-// has no other POSTs and no metrics.
+// endPost records the end of a POST from the given probe and sender. It deletes the
+// sender if it has no other POSTs and no metrics.
 func (e *Endpoint) endPost(probe string, s *sender) {
 	e.counting.Lock()
 	defer e.counting.Unlock()

@@ -89,7 +89,7 @@ func (e *exporter) Send(ctx context.Context, metrics []graphite.Metric) error {
 	return flush()
 }
 
-// appendFloat appends a number as the old exporter writes it, so that Python reads
+// appendFloat appends a number as mPlane's old exporter writes it, so that Python reads
 // it as a float.
 func appendFloat(b []byte, v float64) []byte {
 	at := len(b)

@@ -19,7 +19,7 @@ import (
 
 var errTooMany = fmt.Errorf("more than %d points", maxPoints)
 
-// Reasons why a file has no metric, used in place of a metric's index.
+// Reasons for leaving out a file, used in place of the index of its metric.
 const (
 	unnamed = -1 - iota
 	notTstat
@@ -27,7 +27,7 @@ const (
 )
 
 // read parses [[file, time, value], …] from body, and calls store for each batch of
-// metrics. It counts in n the points that it leaves out. If the list contains an error,
+// metrics. The points that it leaves out are counted in n. If the list contains an error,
 // read stores only the batches before the error.
 func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointStats, store func([]graphite.Metric) error) error {
 	d := json.NewDecoder(&pythonJSON{r: bufio.NewReader(body)})
@@ -95,8 +95,8 @@ func (e *Endpoint) read(body io.Reader, probe string, from *sender, n *EndpointS
 	return flush()
 }
 
-// metric returns 0 and the name of the metric for an RRD file, and adds the metric to
-// from.metrics. If the file must be left out, why is the reason instead of 0.
+// metric returns 0 and the name of the metric for an RRD file, and records the metric in
+// the sender. If the file must be left out, it returns the reason instead of 0.
 func (e *Endpoint) metric(file string, from *sender) (why int, name string) {
 	if !rrdfile.IsTstat(file) {
 		return notTstat, ""
@@ -208,7 +208,7 @@ func (p *pythonJSON) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// follows reports whether text comes next in the input. If so, it skips text.
+// follows skips the given text if it comes next in the input, and reports whether it did.
 func (p *pythonJSON) follows(text string) bool {
 	next, _ := p.r.Peek(len(text)) // the next read returns the error
 	if string(next) != text {

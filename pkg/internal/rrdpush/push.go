@@ -39,7 +39,7 @@ type Target struct {
 	Probe    string // name of the probe, the second node of every path
 	Prefix   string // first nodes of every path
 	Naming   rrdfile.Naming
-	Mode     string // name of the naming: part of the state's key
+	Mode     string // name of Naming; part of the state's key
 	Negative bool   // keep negative percentiles, Tstat's "no samples"
 
 	TLS          peer.TLS
@@ -60,8 +60,8 @@ type Target struct {
 }
 
 // open opens t.Dest and returns its sink. If t.Dest is a server and t.SpoolSize is not
-// 0, the sink is a spool with the given name, which is also the second result.
-// Otherwise the second result is nil.
+// 0, open returns a spool with the given name as both results. Otherwise the second
+// result is nil.
 func (t *Target) open(name string) (graphite.Sink, *graphite.Spool, error) {
 	sink, err := t.openSink()
 	if err != nil || !t.Dest.remote() || t.SpoolSize == 0 {
