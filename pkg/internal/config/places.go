@@ -151,6 +151,11 @@ func absolute(p *Problems, sec Section) {
 	p.errs = append(p.errs, sub.errs...)
 }
 
+// fileOptions lists the options of destinations whose values are paths of files. Those
+// that begin with "ssl", and passfile, are options of libpq.
+var fileOptions = []string{"bearer-token-file", "ca", "cert", "creds", "headers-file", "key", "passfile", "password-file", "schemas",
+	"sslcert", "sslkey", "sslrootcert"}
+
 // relativeFile returns the first relative path in the options of a destination, or "".
 func relativeFile(text string) string {
 	scheme, rest := dest.Split(text)
@@ -158,7 +163,7 @@ func relativeFile(text string) string {
 	if err != nil || scheme == "exec" {
 		return ""
 	}
-	for _, name := range []string{"creds", "schemas"} {
+	for _, name := range fileOptions {
 		if f := options[name]; f != "" && !filepath.IsAbs(f) {
 			return f
 		}
