@@ -82,7 +82,7 @@ func (t *Target) spoolDir(name string) string {
 // Options selects what a Pusher pushes and where.
 type Options struct {
 	Target
-	Sources []string      // folders of RRD files, without subfolders, and .rrd files
+	Sources []string      // .rrd files and folders of them; subfolders are ignored
 	Since   time.Time     // push all points from this time on; zero: only new points
 	Every   time.Duration // interval between pushes; 0: push once
 	DryRun  bool          // print points instead of sending them; save no state
@@ -119,7 +119,7 @@ type Summary struct {
 type fileState struct {
 	After   int64          `json:"after"`             // steps up to this Unix time were sent
 	Created bool           `json:"created,omitempty"` // a point was sent, so the metric exists
-	Stamp   *rrdfile.Stamp `json:"stamp,omitempty"`   // of the file when it was read; nil: too recent to detect changes
+	Stamp   *rrdfile.Stamp `json:"stamp,omitempty"`   // of the file when it was read; nil if it was not Settled
 }
 
 // pushState is the saved state of a folder for one destination.
@@ -128,7 +128,7 @@ type pushState struct {
 	Dest    string                `json:"dest"`
 	Files   map[string]*fileState `json:"files"`
 	Creates float64               `json:"creates"` // budget of new metrics, see budget
-	Counted int64                 `json:"counted"` // Unix time of Creates
+	Counted int64                 `json:"counted"` // Unix time at which Creates was last raised
 }
 
 const stateFormat = 1

@@ -39,8 +39,7 @@ func newBatch() *batch {
 	return &batch{files: map[string]*fileState{}, all: make([]graphite.Point, 0, batchPoints+batchPoints/10)}
 }
 
-// reset empties b for reuse. It replaces the map b.files, because its values now belong
-// to the saved state.
+// reset empties b and keeps its memory for reuse, except for the map b.files.
 func (b *batch) reset() {
 	*b = batch{files: map[string]*fileState{}, all: b.all[:0], metrics: b.metrics[:0]}
 }
@@ -152,9 +151,9 @@ func (r *reading) readNew(f metricFile) (got newPoints, err error) {
 	return got, err
 }
 
-// file adds the new points in f to the batch r.next. If f cannot be read, it only
-// counts f as unreadable and logs the error. It returns an error only if the pass must
-// end.
+// file adds the new points in f to the batch r.next. If f cannot be read, it counts f as
+// unreadable and logs the error instead of returning it. It returns an error only if the
+// pass must end.
 func (r *reading) file(f metricFile) error {
 	path := filepath.Join(f.dir, f.file)
 	got, err := r.readNew(f)
@@ -199,8 +198,8 @@ func (r *reading) file(f metricFile) error {
 	return nil
 }
 
-// fail counts the file at path as unreadable. It logs err unless the error that it last
-// logged for the file was the same.
+// fail counts the file at path as unreadable. It logs err, unless the last error logged
+// for the file was the same.
 func (p *Pusher) fail(path string, err error) {
 	p.sum.Failed++
 	if p.failed[path] != err.Error() {

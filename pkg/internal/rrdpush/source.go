@@ -21,7 +21,7 @@ type folder struct {
 	dir   string   // path as in the source
 	abs   string   // absolute path, the identity of the folder
 	all   bool     // push all RRD files in the folder
-	only  []string // files given as sources; without all, only these are pushed
+	only  []string // files given as sources; pushed alone if all is false
 	empty bool     // the last pass found no RRD files
 
 	key    string          // of the state, see keyOf
@@ -32,10 +32,10 @@ type folder struct {
 	spool  *graphite.Spool // nil: no spool
 }
 
-// folders returns the folders of the sources in the given order, without
-// duplicates. It returns a usage error that names all invalid sources. A missing
-// source is only invalid if all sources are missing. Otherwise each pass reports
-// the missing source and pushes the others.
+// folders returns the folders of the sources in the given order, without duplicates. It
+// returns a usage error that names all invalid and missing sources if a source is
+// invalid or all sources are missing. If only some are missing, each pass reports these
+// and pushes the others.
 func folders(sources []string) ([]*folder, error) {
 	const kinds = "a folder of RRDs or an .rrd file"
 	var list []*folder

@@ -125,7 +125,7 @@ func (svc *Service) state() *admin.State {
 	return s
 }
 
-// addExport adds an export to s. from is the name of the exporting probe.
+// addExport adds to s an export by the probe with the given name.
 func addExport(s *admin.State, from string, e exporter.Export) {
 	name := e.Label + " " + e.Token
 	switch e.Capability {

@@ -49,16 +49,16 @@ type Options struct {
 	*Shared
 	StateDir string
 	Drain    time.Duration // for data in flight at shutdown
-	Version  string        // of the program, for the page
+	Version  string        // of the program
 
 	Repository repository.Options
-	RRDTo      string            // destination of points, shown on the page
+	RRDTo      string            // destination of points, for the administration page
 	Probe      *exporter.Options // nil: off
 	Known      []peer.Probe      // become Shared.Probes
 	Allowed    *mplane.Roles     // become Shared.Roles; nil: no restrictions
 	Registries *mplane.Registries
 	Supervisor *wire.Dialer // may be nil
-	TLS        peer.TLS     // certificates of the service, for the page
+	TLS        peer.TLS     // certificates of the service, for the administration page
 	Clients    []peer.Options
 	Admin      []peer.Options // empty: off
 }
@@ -77,7 +77,7 @@ type Service struct {
 	jobs      []*component.Jobs // of the supervisor and of clients
 }
 
-// New returns a service that is not started yet. Run starts it.
+// New returns a service, which Run starts.
 func New(opt Options) (svc *Service, err error) {
 	svc = &Service{opt: opt, started: time.Now()}
 	opt.Probes.Replace(opt.Known)

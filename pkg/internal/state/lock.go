@@ -17,9 +17,8 @@ import (
 var ErrLocked = errors.New("locked")
 
 // Lock acquires the lock for key, which may be any string. The lock is a file in the
-// folder "locks" below the state folder dir. Lock does not wait: it returns an error
-// that wraps ErrLocked if the lock is held. The kernel releases the locks of a process
-// that dies.
+// folder "locks" of the state folder. Lock does not wait: it returns an error that wraps
+// ErrLocked if the lock is held. The kernel releases the locks of a process that dies.
 func Lock(dir, key string) (unlock func(), err error) {
 	dir = filepath.Join(dir, "locks")
 	if err := os.MkdirAll(dir, 0o755); err != nil {

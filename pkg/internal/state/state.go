@@ -16,8 +16,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/losslessjson"
 )
 
-// banner is the first word in a state file. The format number and the SHA-256 of the
-// remaining lines follow it in the first line.
+// banner is the first word in a state file. It is followed on the first line by the
+// format number and the SHA-256 of the remaining lines.
 const banner = "tstatrepo-state"
 
 // escaped ends the first line of state files in which file names are escaped as in
@@ -28,11 +28,12 @@ const escaped = "escaped"
 // CheckFormat wrap ErrNewer.
 var ErrNewer = errors.New("a newer version wrote it")
 
-// CheckFormat returns an error that wraps ErrNewer if found is greater than known.
-// found is the format number of the file at path, and known is the newest format that
-// this version reads. Every file that the program writes for its own use has a format
-// number, and its reader calls CheckFormat. Reading only part of a newer format could
-// lose or repeat data.
+// CheckFormat compares the format number found in the file at path with the newest
+// format known to this version. It returns an error that wraps ErrNewer if the file's
+// format is newer.
+//
+// Every file that the program writes for its own use has a format number, and its reader
+// calls CheckFormat. Reading only part of a newer format could lose or repeat data.
 func CheckFormat(path string, found, known int) error {
 	if found <= known {
 		return nil
@@ -41,10 +42,9 @@ func CheckFormat(path string, found, known int) error {
 		"upgrade tstatrepo to the version that wrote the file, or a later one")
 }
 
-// Load decodes the state in the file at path, which Save wrote, into v. The error is
+// Load decodes into v the state that Save wrote to the file at path. The error is
 // fs.ErrNotExist only if the file does not exist. A damaged file, or one with another
-// format, is never treated as absent, because starting from zero would repeat all
-// work.
+// format, is never treated as absent, because starting from zero would repeat all work.
 func Load(path string, format int, v any) error {
 	text, err := os.ReadFile(path)
 	if err != nil {

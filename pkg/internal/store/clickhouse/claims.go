@@ -12,9 +12,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// The table of claims is append-only. Renewing a claim inserts a row with the same
-// number; ending a claim inserts a row with 0 in the column until. Prune drops the
-// partitions of days more than a week ago.
+// The table of claims is append-only. Renewing a claim inserts a row with the same claim
+// number. Ending a claim inserts a row whose expiry time, in the column "until", is 0.
+// Prune drops partitions that are more than a week old.
 const (
 	claimsOrder  = "(file, folder, probe, owner)"
 	createClaims = ` (
@@ -168,9 +168,9 @@ func (s *Store) Release(ctx context.Context, owner string, keys []store.Key) err
 	return nil
 }
 
-// insertClaims inserts a row for each of claims. The row makes the claim expire after the
-// given number of seconds, or ends it if seconds is 0. The row's version is the server's
-// time as estimated by the client, but always greater than claim.version.
+// insertClaims inserts a row for each claim. The row makes the claim expire after the
+// given number of seconds; 0 ends the claim. The row's version is the server's time as
+// estimated by the client, but always greater than claim.version.
 func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map[store.Key]claim, seconds int64) error {
 	if len(claims) == 0 {
 		return nil

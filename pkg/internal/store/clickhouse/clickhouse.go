@@ -38,14 +38,14 @@ type Store struct {
 	*client
 	cluster   bool
 	empty     bool          // opened with ReadOnly, and the table of records does not exist
-	absent    []string      // addedColumns that the table of records lacks: without ReadOnly, at most colTransform
+	absent    []string      // addedColumns missing from the table of records; at most colTransform unless ReadOnly was set
 	offset    time.Duration // of the server's clock relative to this machine's
 	dateTime  string        // type of times: DateTime or DateTime64
 	shortText string        // type for strings with few distinct values
 
 	mu     sync.Mutex
 	tables map[string]map[string]string // per log type: column -> type
-	behind map[string]time.Time         // by replica: do not wait for the replica until this time
+	behind map[string]time.Time         // by replica: when imports may wait for it again
 }
 
 // Open connects to the database at a URL, clickhouse://USER@HOST/DATABASE.

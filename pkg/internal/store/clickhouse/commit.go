@@ -27,11 +27,11 @@ func (s *Store) CheckTransform() error {
 	return hint.New("table "+s.filesTable()+", which an older version made, has no column "+colTransform, "import once as a user who may alter it")
 }
 
-// commit adds the record of attempt id; see store.FileTx. Another importer may commit
-// the same file at the same time, so commit then reads the events again. Of two
-// conflicting attempts, the importer of the one with the larger number withdraws it. If
-// that has not happened after conflictWait, the importer of the other attempt withdraws
-// its own instead.
+// commit adds the record of the attempt with the given number; see store.FileTx. Another
+// importer may commit the same file at the same time, so commit then reads the events
+// again. Of two conflicting attempts, the one with the larger number gives way: its
+// importer withdraws it. If this has not happened after conflictWait, the other attempt
+// gives way.
 func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Record, known, replace []store.Record) error {
 	texts := func(rs []store.Record) (out []string) {
 		for _, k := range rs {
@@ -82,10 +82,10 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 	}
 }
 
-// judge returns the outcome of committing attempt id with record r: nil,
-// store.ErrDuplicate or store.ErrConflict. wait means that the outcome may still become
-// nil, if other attempts are withdrawn. allowed lists the Text identifiers of the records
-// that may already exist.
+// judge returns the outcome of committing record r for the attempt with the given number:
+// nil, store.ErrDuplicate or store.ErrConflict. It also reports whether the caller should
+// wait, because the outcome may become nil if other attempts are withdrawn. Records may
+// already exist if allowed contains their Text.
 func (h history) judge(id uint64, r *store.Record, allowed []string) (outcome error, wait bool) {
 	live := h.live()
 	own := h[id] // nil if the server inserted no commit
@@ -113,7 +113,7 @@ func (h history) judge(id uint64, r *store.Record, allowed []string) (outcome er
 	return outcome, wait && outcome != nil
 }
 
-// withdraw withdraws the commit of attempt id, even if ctx is done.
+// withdraw withdraws an attempt's commit, even if ctx is done.
 func (s *Store) withdraw(ctx context.Context, host string, id uint64, r store.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()

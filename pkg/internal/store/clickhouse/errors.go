@@ -137,8 +137,8 @@ var transientCodes = map[int]bool{
 }
 
 // fileCodes lists the codes of exceptions that are transient if their message matches
-// transientSystem, that is, reports a full or failed disk, or a lack of memory or
-// descriptors.
+// transientSystem. Such a message reports a full or failed disk, or a lack of memory or
+// file descriptors.
 var fileCodes = map[int]bool{
 	76:   true, // CANNOT_OPEN_FILE
 	77:   true, // CANNOT_CLOSE_FILE

@@ -27,8 +27,8 @@ func (s *Store) logTypes(ctx context.Context) ([]string, error) {
 	return types, err
 }
 
-// histories calls f with the attempt history of each key. It reads only the events
-// that satisfy the SQL condition where.
+// histories calls f with the attempt history of each key. It reads only the events that
+// satisfy the given SQL condition.
 func (s *Store) histories(ctx context.Context, where string, f func(history) error) error {
 	var key store.Key
 	h := history{}
@@ -140,10 +140,10 @@ func (s *Store) countOf(ctx context.Context, logType string, records []store.Rec
 }
 
 // Prune implements store.Manager. For each log type, it first marks the records from
-// before the given time as pruned, which hides their rows, and then drops the
-// partitions of the days before that time. It also removes the invisible rows of
-// replaced files, of withdrawn attempts, and of attempts that started about two days
-// ago or earlier and never got a record.
+// before the given time as pruned, which hides their rows. Then it drops the partitions
+// of the days before that time. It also removes the invisible rows of replaced files, of
+// withdrawn attempts, and of attempts that started about two days ago or earlier and
+// never got a record.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	types, err := s.logTypes(ctx)

@@ -104,8 +104,7 @@ const (
 	maxTime    = 10413792000 * 1e6
 )
 
-// add appends the rows of b except those marked in skip; skipped is the number of
-// marked rows.
+// add appends the rows of b, except for those that the caller has marked and counted.
 func (k *block) add(b *tstat.Batch, skip []bool, skipped int) {
 	for i := range k.columns {
 		k.columns[i].add(b, skip)
@@ -259,9 +258,8 @@ func (c *column) fits(us int64) bool {
 	return us >= 0 && us/1e6 <= maxSeconds
 }
 
-// findUnfit finds the rows with a time that a column cannot hold. skip has an
-// element per row, or is nil if all rows fit. reasons has the reason for each
-// unfit row.
+// findUnfit finds the rows with a time that a column cannot hold. It returns a slice that
+// marks these rows, or nil if there are none, and the reason for each.
 func (k *block) findUnfit(b *tstat.Batch) (skip []bool, reasons map[int]string) {
 	for i := range k.columns {
 		c := &k.columns[i]

@@ -19,11 +19,11 @@ import (
 // attempt has a record.
 //
 // An attempt is live once it has a commit event. It is no longer live once it has a
-// withdraw event, or once the commit of another attempt that was not withdrawn lists
-// it in replaces. Two importers can create live attempts with the same key, SHA-256
-// and place at the same time. In that case only the attempt with the smallest number
-// has a record, so the result does not depend on the order in which a reader sees the
-// events.
+// withdraw event, or once it is replaced: the commit of another attempt lists it in the
+// column "replaces", and that attempt was not withdrawn. Two importers can create live
+// attempts with the same key, SHA-256 and place at the same time. In that case only the
+// attempt with the smallest number has a record, so the result does not depend on the
+// order in which a reader sees the events.
 const (
 	eventCommit   = "commit"
 	eventRefresh  = "refresh"  // new size, mtime and path
@@ -100,8 +100,8 @@ type event struct {
 	rec      store.Record
 }
 
-// eventFields lists the first fields that a query must select for readEvent, in order.
-// After them it must select the columns in addedColumns.
+// eventFields lists fields of events. A query for readEvent must select these fields,
+// followed by the columns in addedColumns.
 const eventFields = "file_id, event, version, arrayStringConcat(arrayMap(x -> toString(x), replaces), ','), probe, folder, file, sha256, length, size, " +
 	"mtime_ns, path, type, layout, toUnixTimestamp(time), rows, rejects, cut, imported_us, pruned_us"
 
@@ -160,7 +160,7 @@ type attempt struct {
 	replaced  bool
 }
 
-// history holds all attempts to store the file of one key, by the attempt's number.
+// history holds all attempts to store the file of one key, indexed by attempt number.
 type history map[uint64]*attempt
 
 // add updates the history with an event. Events may be added in any order.
@@ -228,7 +228,7 @@ const textOfEvent = "if(place = '', sha256, concat(sha256, ' ', place))"
 // filesTable returns the name of the table of records.
 func (s *Store) filesTable() string { return name(s.cfg.database, sqlstore.FilesTable) }
 
-// events calls f with each event that satisfies the SQL condition where.
+// events calls f with each event that satisfies the given SQL condition.
 func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
 	sql := "select " + eventFields
 	for _, def := range addedColumns {
@@ -285,8 +285,8 @@ func (s *Store) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Reco
 	return slices.DeleteFunc(rs, func(r store.Record) bool { return own[r.Key] }), err
 }
 
-// lookup returns the records that match one of the keys: those for which columns, an
-// SQL tuple, equals values(k) for some key k.
+// lookup returns the records that match one of the keys. The caller passes the columns to
+// compare, as an SQL tuple, and a function that returns the tuple of a key's values.
 func (s *Store) lookup(ctx context.Context, keys []store.Key, columns string, values func(store.Key) string) ([]store.Record, error) {
 	if s.empty {
 		return nil, nil
@@ -372,8 +372,8 @@ func list(texts []string) string {
 }
 
 // liveOnly returns an SQL condition for live attempts, the counterpart of history.live.
-// It is for the HAVING clause of a query that selects events by where and groups them
-// by file_id.
+// It is for the HAVING clause of a query that selects events with the given WHERE
+// condition and groups them by file_id.
 func (s *Store) liveOnly(where string) string {
 	withdrawn := "(select file_id from " + s.filesTable() + " where " + where + " and event = " + text(eventWithdraw) + ")"
 	return "countIf(event = " + text(eventCommit) + ") > 0 and file_id not in " + withdrawn +

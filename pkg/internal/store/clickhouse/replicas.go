@@ -63,10 +63,10 @@ func (s *Store) awaitReplicas(ctx context.Context, host, logType string) error {
 	return nil
 }
 
-// awaitReplica waits until the replica at a ZooKeeper path is not active, or has the rows
-// of all entries in the table's log up to the entry with the number last. It gives up
-// after replicaPatience: the replica eventually gets all rows as long as another replica
-// has them.
+// awaitReplica waits until the replica at a ZooKeeper path has the rows of all entries in
+// the table's log up to a given number. It does not wait for an inactive replica, and
+// gives up after replicaPatience: the replica eventually gets all rows as long as another
+// replica has them.
 func (s *Store) awaitReplica(ctx context.Context, host, path string, last int64) error {
 	s.mu.Lock()
 	behind := time.Now().Before(s.behind[path])

@@ -34,8 +34,8 @@ const micros = "_us"
 // are the same as in the PostgreSQL store, so that the same queries work.
 func names(f store.FileInfo) []string { return sqlstore.ColumnNames(f.Columns, ownNames(f.Type)) }
 
-// ownNames returns the names that a table may use for the store's own columns: those
-// of ownColumns, and of the columns with the microseconds of times.
+// ownNames returns the names that a table may use for the store's own columns: the names
+// in ownColumns, and one for the microseconds of each time in the log.
 func ownNames(typ *tstat.LogType) (own []string) {
 	for _, c := range ownColumns {
 		own = append(own, c.name)
@@ -76,8 +76,8 @@ func (s *Store) onCluster() string {
 // that is down executes the statement after its restart.
 const ddlTimeout = "20"
 
-// change runs DDL. It only logs a warning if nodes of the cluster do not respond
-// within ddlTimeout.
+// change runs DDL. If nodes of the cluster do not respond within ddlTimeout, it logs a
+// warning instead of returning an error.
 func (s *Store) change(ctx context.Context, host string, p params, sql string) error {
 	all := params{"distributed_ddl_task_timeout": ddlTimeout}
 	maps.Copy(all, p)
@@ -105,9 +105,9 @@ func (s *Store) columns(ctx context.Context, host, table string) (map[string]str
 
 var errFields = errors.New("unexpected number of fields")
 
-// serviceEngine returns the engine of the table of records or claims, followed by
-// rest, the remainder of the table's definition. On a cluster, every node has all of
-// the table's rows.
+// serviceEngine returns the engine clause of the table of records or claims, and appends
+// the rest of the table's definition to it. On a cluster, every node has all of the
+// table's rows.
 func (s *Store) serviceEngine(table, rest string) string {
 	if !s.cluster {
 		return " engine = MergeTree " + rest
@@ -157,8 +157,8 @@ func (s *Store) createService(ctx context.Context) error {
 	return nil
 }
 
-// absent returns the addedColumns that a table of records lacks. existing has the
-// columns of that table.
+// absent returns the addedColumns that a table of records lacks. It expects the table's
+// columns, as returned by Store.columns.
 func absent(existing map[string]string) []string {
 	return slices.DeleteFunc(slices.Clone(addedColumns), func(def string) bool {
 		name, _, _ := strings.Cut(def, " ")
@@ -191,8 +191,7 @@ func (s *Store) addColumns(ctx context.Context, defs []string) error {
 const maxChanges = 10
 
 // prepare creates or widens the tables of a file's log type, and returns the types of
-// their columns by name. cols are the names of the file's columns in the tables; see
-// names.
+// their columns by name. The caller passes names(f) as cols.
 func (s *Store) prepare(ctx context.Context, host string, f store.FileInfo, cols []string) (map[string]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -226,9 +225,9 @@ func (s *Store) forget(logType string) {
 	delete(s.tables, logType)
 }
 
-// ensure makes one change to the tables of a file's log type, if they need any, and
-// reports whether it did. If they need none, it returns the types of their columns by
-// name.
+// ensure makes the next change that the tables of a file's log type need, and reports
+// whether it changed anything. If the tables need no change, it returns the types of
+// their columns by name.
 func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols []string) (_ map[string]string, changed bool, err error) {
 	typ := f.Type.Name
 	data := s.dataTable(typ)
@@ -278,8 +277,8 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 }
 
 // ensureDerived creates a view or Distributed table, which stores no rows itself. It
-// replaces an existing one that lacks some of columns, or for which lacksPlaces returns
-// true. It reports whether it changed anything.
+// replaces an existing one that lacks any of the given columns, and a view for which
+// lacksPlaces returns true. It reports whether it changed anything.
 func (s *Store) ensureDerived(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
 	existing, err := s.columns(ctx, host, table)
 	if err != nil {

@@ -59,9 +59,8 @@ func (x *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return nil
 }
 
-// start adds to the block the columns for which b is the first batch with values.
-// Columns that have had no values so far are left out, since every value costs the
-// server time.
+// start adds the columns that get their first values from b to the block. Columns without
+// values so far are left out, since every value costs the server time.
 func (x *tx) start(b *tstat.Batch) error {
 	if err := x.s.cfg.columns.CheckLater(x.file, b, x.hasTarget); err != nil {
 		return err
@@ -92,7 +91,7 @@ func (x *tx) hasTarget(source int) bool {
 }
 
 // reject finds the rows that the store cannot hold, and reports them to
-// store.FileInfo.Reject. It returns skip and skipped as block.add expects them.
+// store.FileInfo.Reject. It marks and counts them for block.add.
 func (x *tx) reject(b *tstat.Batch) (skip []bool, skipped int) {
 	skip, reasons := x.block.findUnfit(b)
 	for i, bad := range skip {

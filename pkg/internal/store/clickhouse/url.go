@@ -40,7 +40,7 @@ const urlHint = "for example clickhouse://user@host:8123/database; write special
 
 var pathName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-// Check returns an error if a URL is invalid. It does not connect.
+// Check returns an error if text is not a valid URL of a database. It does not connect.
 func Check(text string) error {
 	_, err := parse(text)
 	return err

@@ -16,10 +16,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// adoptedTable is the table of the streams adopted from math_repo. For each stream it
-// holds the time up to which math_repo has filled the stream, in seconds since the
-// epoch, or 0 if tstatrepo stores all rows. The time is determined once, before
-// tstatrepo writes to the stream.
+// adoptedTable lists the streams adopted from math_repo. For each stream it holds the
+// time, in seconds since the epoch, up to which math_repo has filled the stream. The time
+// is 0 if tstatrepo stores all rows. It is determined once, before tstatrepo writes to
+// the stream.
 const adoptedTable = "tstatrepo_adopted"
 
 // readAdopted returns the contents of adoptedTable.
@@ -76,8 +76,8 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 }
 
 // adopt returns the time that adoptedTable holds for a stream. If the table lacks the
-// stream, adopt adds the stream and also returns its windows that the catalog does not
-// list.
+// stream, adopt adds it, and also returns those of the stream's windows that are not in
+// the catalog.
 func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	adopted, err := readAdopted(ctx, tx)
 	if err != nil {
@@ -106,9 +106,9 @@ func (s *Store) adopt(ctx context.Context, tx pgx.Tx, name string, a store.Adopt
 	return until, unlisted, err
 }
 
-// filledUntil returns the time up to which math_repo filled a stream, and the stream's
-// windows that the catalog does not list. It returns 0 if the stream is not in this
-// database, or if tstatrepo has already stored files in the stream.
+// filledUntil returns the time up to which math_repo filled a stream, and those of the
+// stream's windows that are not in the catalog. The time is 0 if the stream is not in
+// this database, or if tstatrepo has already stored files in the stream.
 func (s *Store) filledUntil(ctx context.Context, tx pgx.Tx, name string, a store.Adoption) (until int64, unlisted []int64, err error) {
 	if t, err := pgdb.FindTable(ctx, tx, pgdb.Ident{public, name}); err != nil || t == nil {
 		return 0, nil, err // another database
@@ -169,9 +169,10 @@ func (s *Store) lastWindow(ctx context.Context, tx pgx.Tx, name string) (end int
 // math_repo.
 func (s *Store) Accepts(f store.FileInfo) bool { return f.Type != nil && !s.allAdopted(f) }
 
-// allAdopted reports whether math_repo has certainly stored all rows of f. For that,
-// f.Next must be more than an hour plus maxZoneOffset before the end of the last adopted
-// window, because folder names may be interpreted in a time zone other than the probe's.
+// allAdopted reports whether math_repo is certain to have stored all rows of f. This
+// requires f.Next to be more than an hour plus maxZoneOffset before the end of the last
+// adopted window. The margin is needed because folder names may be interpreted in a time
+// zone other than the probe's.
 func (s *Store) allAdopted(f store.FileInfo) bool {
 	name, err := s.streamName(f.Probe, f.Type.Name)
 	if err != nil || f.Next.IsZero() {

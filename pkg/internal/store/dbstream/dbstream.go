@@ -1,7 +1,7 @@
 // Package dbstream stores rows in DBStream, a data stream warehouse on
 // PostgreSQL, in the same form as DBStream's own importer math_repo: a parent
 // table per stream, a partition per time window, and entries in the catalog.
-// DBStream's jobs notice no difference.
+// DBStream's jobs cannot tell the difference.
 //
 // Unlike math_repo, it stores the rows of a log file and its record in one
 // transaction, adds rows to existing windows, and needs no superuser.
