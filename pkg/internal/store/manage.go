@@ -14,8 +14,8 @@ type Manager interface {
 	// and returns it.
 	Records(ctx context.Context, f func(Record) error) error
 	// Count returns how many rows of each record are stored now, by reading
-	// the rows or the metadata beside them. A store that is AppendOnly
-	// returns errors.ErrUnsupported.
+	// the rows or the metadata beside them. A store with
+	// Properties.AppendOnly returns errors.ErrUnsupported.
 	Count(ctx context.Context, records []Record) ([]int64, error)
 	// Size returns the size in bytes of the file at a Record.Location, or 0
 	// if the file does not exist.
@@ -32,12 +32,13 @@ type Manager interface {
 	Prune(ctx context.Context, before time.Time, dryRun bool) (PruneResult, error)
 	// Repair makes the records match the stored rows, and leaves one copy
 	// of each log whose rows are stored more than once. With dryRun it only
-	// returns what it would remove. Only a store that Compacts supports it.
+	// returns what it would remove. Only stores with Properties.Compacts
+	// support it.
 	Repair(ctx context.Context, dryRun bool) (RepairResult, error)
 	// Compact merges the small files of past days into few large ones. Each
 	// store documents what concurrent readers see. The next call cleans up
 	// after a killed process. A concurrent call returns an error that wraps
-	// state.ErrLocked. Only a store that Compacts supports it.
+	// state.ErrLocked. Only stores with Properties.Compacts support it.
 	Compact(ctx context.Context, opt CompactOptions) (CompactResult, error)
 }
 
@@ -83,9 +84,9 @@ type RepairResult struct {
 	Rows int64 `json:"rows"`
 }
 
-// Claimer is a Store that several importers on different machines share: each
-// file is imported by the one that has claimed it. Claims only avoid duplicate
-// work: FileTx.Commit guarantees that a file is stored once.
+// Claimer is a Store that several importers on different machines share. Each file is
+// imported by the importer that has claimed it. Claims only avoid duplicate work:
+// FileTx.Commit guarantees that a file is stored once.
 type Claimer interface {
 	Store
 	// Claim claims the keys that no other owner has claimed, and returns
@@ -101,8 +102,8 @@ type CompactOptions struct {
 	// TargetSize is the approximate size of a large file in bytes; 0 means
 	// DefaultTargetSize.
 	TargetSize int64
-	// ClosedAfter makes Compact skip a day that ended, or whose newest file
-	// was stored, less than this long ago.
+	// Compact skips a day until ClosedAfter has passed since the day ended
+	// and since its newest file was stored.
 	ClosedAfter time.Duration
 	DryRun      bool
 	Jobs        int // number of days compacted at once; 0 means 1
@@ -125,9 +126,8 @@ type CompactResult struct {
 	Into  int64 `json:"into"`  // files written; an estimate with DryRun
 	Rows  int64 `json:"rows"`
 	Bytes int64 `json:"bytes"` // read
-	// Open counts the days that ended less than ClosedAfter ago, or whose
-	// newest file was stored less than ClosedAfter ago. Whole counts the
-	// days with fewer than two files to merge.
+	// Open counts the days skipped because of CompactOptions.ClosedAfter.
+	// Whole counts the other days with fewer than two files to merge.
 	Open  int64 `json:"open"`
 	Whole int64 `json:"whole"`
 	// Failed counts the days that were left unchanged because of an error.

@@ -149,8 +149,8 @@ func (s *Store) Done(f store.FileInfo) {
 	}
 }
 
-// series returns the scheduler's series for st, or nil without a scheduler. The first
-// call for a stream starts the series.
+// series returns the scheduler's series for st, or nil if the store has no scheduler. The
+// first call for a stream starts the series.
 func (s *Store) series(ctx context.Context, st *stream) *series {
 	if s.sched == nil {
 		return nil
@@ -168,9 +168,8 @@ func (s *Store) series(ctx context.Context, st *stream) *series {
 	return series
 }
 
-// lastAnnounced returns the last of a stream's windows that the scheduler has listed as
-// done, or -1 if it has listed none of them. open holds the later windows of the stream;
-// it is empty if last is -1.
+// lastAnnounced returns the last window of a stream that the scheduler lists as done, and
+// the stream's later windows. If no window is listed, it returns -1 and nil.
 func (s *Store) lastAnnounced(ctx context.Context, st *stream) (last int64, open []int64, err error) {
 	view := pgdb.Quote(catalog, viewPrefix+st.name)
 	err = s.Pool.QueryRow(ctx, "select coalesce(max(q.input_time), -1) from "+pgdb.Quote(catalog, "query_stats")+" q join "+view+
@@ -219,8 +218,8 @@ func (s *Store) analyzeStreams(ctx context.Context) {
 }
 
 // analyze runs PostgreSQL's ANALYZE on a table, with the given option and list of
-// columns. It only logs errors, because without new statistics queries are slower but
-// correct, and autovacuum eventually updates the statistics.
+// columns. It logs an error instead of returning it: without new statistics, queries are
+// slower but correct, and autovacuum eventually updates the statistics.
 func (s *Store) analyze(ctx context.Context, option string, table pgdb.Ident, columns string) {
 	if _, err := s.Pool.Exec(ctx, "analyze "+option+table.Sanitize()+columns); err != nil {
 		s.Log.Warn("analyze failed", "store", s.String(), "table", strings.Join(table, "."), "err", err)
@@ -269,8 +268,8 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	return x, nil
 }
 
-// forget discards the cached state of a stream, because a partition may have been
-// dropped, for example by a retention job.
+// forget discards the cached state of a stream. It is called when partitions may have
+// been dropped, for example by a retention job.
 func (s *Store) forget(stream string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -27,10 +27,9 @@ func (s *Store) Count(context.Context, []store.Record) ([]int64, error) {
 // windows from the catalog. It prunes all streams with records and all streams
 // adopted from math_repo.
 //
-// Rows do not say which file they come from. A record counts as pruned once all windows
-// that may hold rows from its file are gone. The last such window starts no later than
-// an hour plus maxZoneOffset after the time of the folder that follows the file's
-// folder in the stream.
+// Rows do not say which file they come from. So a record counts as pruned once all
+// windows that may hold rows from its file are gone. Such windows start at most
+// maxZoneOffset plus one hour after the time of the next folder in the stream.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -130,8 +129,8 @@ func (s *Store) pruneStream(ctx context.Context, name string, before time.Time, 
 }
 
 // oldWindows returns the windows of a stream that end before the given time, oldest
-// first. If the table that the catalog names for a window does not inherit from the
-// stream's table, oldWindow.table is nil.
+// first. It sets oldWindow.table only if the window's table in the catalog is a partition
+// of the stream.
 func (s *Store) oldWindows(ctx context.Context, view pgdb.Ident, name string, before time.Time) ([]oldWindow, error) {
 	rows, _ := s.Pool.Query(ctx, `select v.serial_time::int8, n.nspname::text, c.relname::text, coalesce(pg_total_relation_size(c.oid), 0)
 		from `+view.Sanitize()+` v

@@ -14,7 +14,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// settings lists the options of the URL that this package interprets.
+// settings lists the URL options that this package interprets.
 var settings = []string{"schema", "window", "template", "columns", "copy", "analyze", "tablespace", "scheduler"}
 
 // DefaultStream is the default for Options.Stream.
@@ -27,7 +27,7 @@ type Options struct {
 	// replaced by each file's probe and log type.
 	Stream string
 	// StreamType, if set, is the log type whose rows go to Stream; rows of
-	// another type go to Stream_<type>.
+	// other types go to Stream_<type>.
 	StreamType string
 	// ReadOnly makes Open create nothing. The store must not be changed.
 	ReadOnly bool
@@ -44,7 +44,7 @@ type config struct {
 	scheduler  string // HOST:PORT
 }
 
-// Check returns an error if a URL is invalid. It does not connect.
+// Check returns an error if text is not a valid URL. It does not connect.
 func Check(text string) error {
 	_, _, err := parse(text)
 	return err
@@ -91,8 +91,8 @@ func parseWindow(own dest.Options) (int64, error) {
 // to 63 bytes, and the name of a partition adds '_' and ten digits.
 const maxStream = 63 - 1 - 10
 
-// StreamName expands a pattern as in Options.Stream to the name of a stream. It
-// returns a usage error if the name is not valid.
+// StreamName returns the name of the stream for a probe and log type. The pattern has the
+// form of Options.Stream. StreamName returns a usage error if the name is not valid.
 func StreamName(pattern, probe, logType string) (string, error) {
 	if pattern == "" {
 		pattern = DefaultStream

@@ -53,9 +53,8 @@ type timing struct {
 	close      time.Duration // maximum duration of Close
 }
 
-// With a shorter ask timeout, abandoned requests would pile up in the
-// scheduler, which notices that a connection has ended only when it answers a
-// call.
+// With a shorter ask timeout, abandoned requests would pile up in the scheduler: it
+// notices a closed connection only when it answers a call.
 var defaultTiming = timing{dial: 5 * time.Second, call: 30 * time.Second, ask: 10 * time.Minute,
 	minWait: time.Second, maxWait: time.Minute, close: 10 * time.Second}
 
@@ -110,7 +109,7 @@ type scheduler struct {
 	window int64
 	ctx    context.Context
 	cancel context.CancelFunc
-	closed chan struct{} // closed once no window can be finished
+	closed chan struct{} // closed once no more windows will be finished
 
 	mu     sync.Mutex
 	series map[string]*series
@@ -175,9 +174,9 @@ func (c *scheduler) close() {
 	}
 }
 
-// report records the outcome of connecting s: an error, or nil if s is connected. It
-// logs only changes: that the scheduler has disconnected, that all series have
-// reconnected, or that the scheduler refuses the stream of s.
+// report records whether s is connected. If not, err is the reason. report logs only
+// changes: that the scheduler has disconnected, that all series have reconnected, or that
+// the scheduler refuses the stream of s.
 func (c *scheduler) report(s *series, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -22,7 +22,7 @@ type windowWork struct {
 	work
 }
 
-// storedFile describes a committed file and the windows that have its rows.
+// storedFile describes a committed file and the windows that contain its rows.
 type storedFile struct {
 	time    time.Time // of its folder
 	windows map[int64]work
@@ -44,7 +44,7 @@ type series struct {
 	// expected and is importing those in begun.
 	expected map[store.Key]*expectedFiles
 	begun    map[store.Key]time.Time
-	order    []store.Key    // keys of expected by time, and some of stored files
+	order    []store.Key    // keys of expected, by time; may still include stored files
 	stored   []storedFile   // stored files that wait for earlier files, by time
 	open     map[int64]work // windows with rows that are not finished
 	last     int64          // the last finished window
@@ -62,12 +62,11 @@ type series struct {
 type expectedFiles struct {
 	time   time.Time // of their folder
 	left   int       // not stored yet
-	undone int       // stored, without a call of fileDone so far
+	undone int       // stored, but fileDone was not called yet
 }
 
-// start begins to register the stream and announce its windows in the background. last
-// is the last announced window, or -1 if unknown; open lists the windows with rows
-// that were not announced.
+// start starts a goroutine that registers the stream and announces its windows. last is
+// the last announced window, or -1 if unknown. open lists the later windows.
 func (s *series) start(view string, last int64, open []int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,7 +106,7 @@ func (s *series) begin(k store.Key, t time.Time) {
 }
 
 // end records that an import of the file with key k has ended without storing the file.
-// If the file is expected, it remains so until fileDone is called.
+// An expected file remains expected until fileDone is called.
 func (s *series) end(k store.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,10 +140,10 @@ func (s *series) commit(k store.Key, f storedFile) {
 	s.advance()
 }
 
-// advance processes the stored files in the order of their folders, and stops at a file
-// if an earlier one is not stored yet. A file finishes the windows that end before the
-// file's earliest row, because later files should have no rows in those windows. Rows
-// for windows that are already finished are not announced.
+// advance processes the stored files in the order of their folders. It stops before a
+// file if an earlier file is not stored yet. Each file finishes the windows that end
+// before its earliest row, because later files should have no rows in those windows. Rows
+// in windows that are already finished are not announced.
 func (s *series) advance() {
 	for len(s.stored) > 0 && !s.missing(s.stored[0].time) {
 		f := s.stored[0]

@@ -94,9 +94,9 @@ func (st *stream) fits(k store.Key) error {
 	return nil
 }
 
-// ensureStream creates whatever a stream lacks: its entries and table in the catalog,
-// its template, its parent table, and columns of the parent table. It returns the
-// parent table and the names of the file's columns in that table.
+// ensureStream creates the missing parts of a stream: its catalog entry, its table of
+// windows, its template, its parent table, and columns of the parent table. It returns
+// the parent table and the names of the file's columns in that table.
 func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f store.FileInfo) (*pgdb.Table, []string, error) {
 	exec := func(sql string, args ...any) error {
 		_, err := tx.Exec(ctx, sql, args...)
@@ -166,9 +166,8 @@ func (s *Store) ensureStream(ctx context.Context, tx pgx.Tx, name string, f stor
 }
 
 // ensureWindow creates the partition of the window that begins at start, and the window's
-// row in the catalog. It uses a separate transaction, because the parent table stays
-// locked until that transaction commits. If the import fails later, an empty window is
-// harmless.
+// row in the catalog. It uses a separate transaction, so that the parent table is not
+// locked during the whole import. If the import fails later, an empty window is harmless.
 func (s *Store) ensureWindow(ctx context.Context, st *stream, start int64) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -15,8 +15,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// templatesTSV lists the Tstat columns of DBStream's own template tables, from
-// its initialize.sql. Each line has a template, a column and the column's type.
+// templatesTSV lists the Tstat columns of the template tables in DBStream's
+// initialize.sql. Each line has a template, a column and the column's type.
 //
 //go:embed templates.tsv
 var templatesTSV string
@@ -72,7 +72,7 @@ func (s *Store) ensureTemplate(ctx context.Context, tx pgx.Tx, lt *tstat.LogType
 	return table, err
 }
 
-// ownColumns lists the columns of every stream that do not come from logs.
+// ownColumns lists the columns that every stream has besides those from logs.
 var ownColumns = []string{colSerial}
 
 // older maps names of columns to the older names that DBStream uses.

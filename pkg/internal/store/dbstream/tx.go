@@ -82,9 +82,9 @@ type windowRows struct {
 	rows   *pgdb.Dest
 }
 
-// startWindow switches to another window. The last row of batch is the first row of that
-// window. startWindow moves the row to a new batch, which it returns, and sends the other
-// rows. Windows only increase within a file.
+// startWindow switches to the window of the last row of the batch. It sends the other
+// rows, and returns a new batch with only the last row. The windows of a file are in
+// ascending order.
 func (x *fileTx) startWindow(ctx context.Context, window int64, batch *pgdb.Batch) (*pgdb.Batch, error) {
 	if err := x.s.ensureWindow(ctx, x.st, window); err != nil {
 		return nil, err

@@ -9,11 +9,10 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/pgdb"
 )
 
-// Verify implements store.Manager. Rows do not say which file they come from,
-// so Verify compares the number of rows in a stream with the sum over its
-// records. It skips this comparison for streams adopted from math_repo, and
-// does not report missing rows if a stream's oldest windows were dropped. With
-// opt.Deep it reads all rows.
+// Verify implements store.Manager. Rows do not say which file they come from, so Verify
+// compares the number of rows in a stream with the total in the stream's records. It
+// skips this comparison for streams adopted from math_repo, and does not report missing
+// rows if a stream's oldest windows were dropped. With opt.Deep it reads all rows.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	names, err := s.Locations(ctx)
 	if err != nil {

@@ -160,8 +160,8 @@ func (m *Manifest) parse(text []byte) bool {
 
 var errNotManifest = errors.New("is not a manifest of tstatrepo")
 
-// checkBanner returns the format number in text, the first line of the log at path. It
-// returns errNotManifest if text is not a banner, and another error if the format is
+// checkBanner returns the format number from the first line of the log at path. It
+// returns errNotManifest if that line is not a banner, and another error if the format is
 // unknown or the log belongs to a store of another kind.
 func checkBanner(path, kind string, text []byte) (int, error) {
 	rest, ok := strings.CutPrefix(string(text), banner)

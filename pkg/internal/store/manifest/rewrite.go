@@ -94,8 +94,8 @@ func (m *Manifest) rewrite() error {
 	return durable.SyncDir(filepath.Dir(m.path))
 }
 
-// copyOwner gives f, the new log, the mode and owner of old, the former log, because
-// other users may also write to the log.
+// copyOwner gives the new log the mode and owner of the old log, because other users may
+// also write to it.
 func copyOwner(f *os.File, old fs.FileInfo) error {
 	if err := f.Chmod(old.Mode().Perm()); err != nil {
 		return err

@@ -68,8 +68,8 @@ func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
 	return f(&Tx{m: m})
 }
 
-// lock locks the log; how is syscall.LOCK_EX or syscall.LOCK_SH. It polls,
-// because ctx cannot interrupt a flock that waits in the kernel.
+// lock locks the log, with syscall.LOCK_EX or syscall.LOCK_SH. It polls, because ctx
+// cannot interrupt a flock that waits in the kernel.
 func (m *Manifest) lock(ctx context.Context, how int) error {
 	for b := retry.New(time.Millisecond, 50*time.Millisecond); ; {
 		err := syscall.Flock(int(m.f.Fd()), how|syscall.LOCK_NB)

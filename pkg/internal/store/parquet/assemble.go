@@ -53,8 +53,8 @@ func openStored(path string) (*stored, error) {
 
 func (s *stored) close() { s.f.Close() }
 
-// columnsOf returns the columns of a schema. It returns an error unless this
-// package writes files with exactly that schema.
+// columnsOf returns the columns of a schema. It returns an error if the schema differs
+// from the one that this package would write for these columns.
 func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
 	var columns []tstat.Column
 	for i := range sc.NumColumns() {
@@ -101,20 +101,20 @@ func widen(a, b []tstat.Column) []tstat.Column {
 	return all
 }
 
-// span is a range of rows: those whose index is at least from and less than to.
+// span is the range [from, to) of row indexes.
 type span struct{ from, to int64 }
 
-// minCopied is the number of rows from which a row group is not merged with its
-// neighbors, but copied unchanged if possible. Smaller ones are merged, because a footer
-// that lists many small row groups would be larger than their rows.
+// Row groups with at least minCopied rows are copied unchanged, if possible. Smaller row
+// groups are merged with their neighbors, because a footer that lists many small row
+// groups would be larger than their rows.
 const minCopied = 4 << 10
 
 // scratchSize is the size, in bytes, that assembly.scratch may reach before its row
 // groups are written to the file.
 const scratchSize = 32 << 20
 
-// assembly writes a Parquet file that consists of rows of other files. It copies large
-// row groups unchanged and merges small ones.
+// assembly writes a Parquet file with rows from other files. It copies large row groups
+// unchanged and merges small ones.
 type assembly struct {
 	ctx     context.Context
 	store   *Store
@@ -124,13 +124,13 @@ type assembly struct {
 	groups  *metadata.FileMetaData // the row groups of out
 	rows    int64
 
-	w       *writer // of scratch
+	w       *writer // writes to scratch
 	scratch *bytes.Buffer
 	pending *group // a small row group that may be merged with the next one
 	current *stored
 }
 
-// group is a range of the rows in one row group of a stored file.
+// group is a range of rows in a row group of a stored file.
 type group struct {
 	s     *stored
 	index int
@@ -148,7 +148,7 @@ func (s *Store) assemble(ctx context.Context, out *os.File, columns []tstat.Colu
 	return a, err
 }
 
-// add appends the rows of s in the ranges keep, or all its rows if keep is nil. The
+// add appends the rows of s that are in the given ranges; nil means all rows. The
 // assembly closes s when it no longer needs it.
 func (a *assembly) add(s *stored, keep []span) error {
 	a.current = s
@@ -219,24 +219,24 @@ func (a *assembly) decodePending() error {
 	return a.decode(h)
 }
 
-// closeUnused closes the file of h, a group that is not pending any longer, unless add is
-// still reading that file.
+// closeUnused closes the file of h, which is no longer pending, unless add is still
+// reading that file.
 func (a *assembly) closeUnused(h *group) {
 	if h.s != a.current {
 		h.s.close()
 	}
 }
 
-// contiguous reports whether the column chunks of the row group with the given index
-// fill a range of the file without gaps.
+// contiguous reports whether the column chunks of a row group follow each other in the
+// file without gaps.
 func contiguous(m *metadata.FileMetaData, index int) bool {
 	from, to, sum := extent(m, index)
 	return to-from == sum
 }
 
-// extent returns the range of bytes that the column chunks of the row group with the
-// given index span, and the sum of the chunks' sizes. If a chunk has no metadata or is
-// in another file, sum is -1.
+// extent returns the range of bytes from the first to the last column chunk of a row
+// group, and the sum of the chunks' sizes. The sum is -1 if a chunk has no metadata or is
+// in another file.
 func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	for i, c := range m.RowGroups[index].Columns {
 		if c.MetaData == nil || c.FilePath != nil {
@@ -255,9 +255,9 @@ func extent(m *metadata.FileMetaData, index int) (from, to, sum int64) {
 	return from, to, sum
 }
 
-// copy copies the row group with the given index byte for byte from in, a file whose
-// footer is m. It omits indexes and Bloom filters, which are elsewhere in the file and
-// which tstatrepo never writes.
+// copy copies a row group byte for byte from another file, which has the footer m. It
+// omits indexes and Bloom filters, which are elsewhere in the file and which tstatrepo
+// never writes.
 func (a *assembly) copy(in io.ReaderAt, m *metadata.FileMetaData, index int) error {
 	from, to, _ := extent(m, index)
 	n, err := io.Copy(a.out, io.NewSectionReader(in, from, to-from))

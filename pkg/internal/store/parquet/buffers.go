@@ -31,10 +31,10 @@ func newBuffers(memory int64, files, cores int) *buffers {
 	return &buffers{memory: memory * int64(files) / int64(groups), maxGroups: min(groups, cores)}
 }
 
-// limits returns the maximum number of rows in a row group with the given number of
-// columns, and the maximum total size of its strings in bytes. It reserves 24 bytes per
-// value: up to 8 for the value, 8 more once it is encoded, 2 for its NULL mark, and the
-// rest for strings and growing buffers.
+// limits returns how many rows and how many bytes of strings a row group with the given
+// number of columns may have. It reserves 24 bytes per value: up to 8 for the value, 8
+// more once it is encoded, 2 for its NULL mark, and the rest for strings and growing
+// buffers.
 func (b *buffers) limits(columns int) (rows, text int) {
 	rows = int(min(max(b.memory/int64(max(columns, 1)*24), minRowGroup), maxRowGroup))
 	return rows, int(min(b.memory/4, maxText))
@@ -54,8 +54,8 @@ func (b *buffers) begin() *parquetfile.RowGroup {
 	return b.idleGroup()
 }
 
-// end counts a file as closed and recycles groups, the file's row groups. extra is the
-// number of extra row groups among them.
+// end counts a file as closed and recycles its row groups. extra is the number of extra
+// row groups among them.
 func (b *buffers) end(extra int, groups []*parquetfile.RowGroup) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

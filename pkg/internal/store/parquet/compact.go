@@ -158,8 +158,8 @@ func (s *Store) removeStaleUnlocked() error {
 	return err
 }
 
-// workDir creates a folder in compactDir, in which Compact builds the new folder of a
-// day, and returns its path.
+// workDir creates a folder in compactDir and returns its path. Compact builds the new
+// folder of a day there.
 func (s *Store) workDir() (string, error) {
 	dir := filepath.Join(s.dir, manifest.Dir, compactDir, rand.Text())
 	return dir, os.MkdirAll(dir, 0o777)
@@ -201,8 +201,8 @@ type storedFile struct {
 func (f *storedFile) size() int64 { return f.entries[0].StoredSize }
 
 // closedDays returns the days with at least two small files to merge, oldest first. It
-// omits days that ended or changed less than opt.ClosedAfter ago. It sets res.Open and
-// res.Whole, the numbers of the omitted days.
+// omits days that ended or changed less than opt.ClosedAfter ago. It counts the omitted
+// days in res.Open and res.Whole.
 func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) ([]*day, error) {
 	entries, err := s.manifest.All()
 	if err != nil {
@@ -265,8 +265,8 @@ type large struct {
 	out     *os.File
 }
 
-// plan groups the files of a day for merging into files of about target bytes. It groups
-// only files with the same columns, and skips files that cannot be merged.
+// plan groups the files of a day for merging into files of about the target size. It
+// groups only files with the same columns, and skips files that cannot be merged.
 func (s *Store) plan(ctx context.Context, d *day, target int64) ([]*large, error) {
 	var list []*large
 	for _, f := range d.files {
@@ -351,7 +351,7 @@ func (s *Store) compactDay(ctx context.Context, d *day, opt store.CompactOptions
 	return res, nil
 }
 
-// write merges the files l.from into l.out, a new file in the folder work.
+// write merges the files in l.from into a new file in the work folder, and sets l.out.
 func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt store.CompactOptions) (err error) {
 	// The name must not occur in the old folder.
 	name := strings.TrimPrefix(filepath.Base(d.dir), "date=") + "." + strings.ToLower(rand.Text()[:10]) + ".parquet"
@@ -387,9 +387,9 @@ func (s *Store) write(ctx context.Context, l *large, work string, d *day, opt st
 	return a.finish(records, nil)
 }
 
-// recordsOf returns the records of the file s, in the order of their rows. It takes
-// them from entries, the manifest's entries for the file, and returns nil if these do
-// not match the file.
+// recordsOf returns the records of a file, in the order of their rows. It takes them from
+// the manifest's entries for the file, and returns nil if the entries do not match the
+// file.
 func (s *stored) recordsOf(entries []manifest.Entry) []store.Record {
 	info, err := s.f.Stat()
 	if err != nil || len(entries) != len(s.Records) {

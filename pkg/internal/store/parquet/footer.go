@@ -14,13 +14,13 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// RecordsKey is the metadata key in the footer for the records of the source
-// files, a JSON array of store.Record.
+// RecordsKey is the footer's metadata key for the records of the source files. The value
+// is a JSON array of store.Record.
 const RecordsKey = "tstatrepo.records"
 
-// replacesKey is the metadata key in the footer for the Text identifiers of the records
-// that the file replaces, a JSON array; see store.Record.Text. If a crash leaves both the
-// old and the new file, this list shows which file is newer.
+// replacesKey is the footer's metadata key for the records that the file replaces. The
+// value is a JSON array of their Text identifiers; see store.Record.Text. If a crash
+// leaves both the old and the new file, this list shows which file is newer.
 const replacesKey = "tstatrepo.replaces"
 
 // footer is tstatrepo's metadata in a file's footer.

@@ -185,8 +185,8 @@ func (f *footer) rowsOf() []int64 {
 	return counts
 }
 
-// dropRows removes the rows of entries from the file at loc, but keeps the rows of other
-// logs in the file. The file may be missing.
+// dropRows removes the rows of the given entries from the file at loc, and keeps the rows
+// of other logs. The file may be missing.
 func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) error {
 	path := filepath.Join(s.dir, loc)
 	here := 0 // number of entries still at loc in the manifest
@@ -217,8 +217,9 @@ func (s *Store) dropRows(tx *manifest.Tx, loc string, entries []manifest.Entry) 
 	return nil
 }
 
-// rewrite replaces the file at loc, which is open as old, with a file that has only the
-// rows in keep. These rows belong to the records rest. rewrite closes old.
+// rewrite replaces the file at loc with a file that has only some of its rows: those in
+// the given ranges, which belong to the given records. rewrite closes old, the replaced
+// file.
 func (s *Store) rewrite(tx *manifest.Tx, loc string, old *stored, keep []span, rest []store.Record) error {
 	tmp, err := tx.Temp(0o666)
 	if err != nil {
@@ -262,8 +263,7 @@ func containsRecord(entries []manifest.Entry, r store.Record) bool {
 	return slices.ContainsFunc(entries, func(e manifest.Entry) bool { return e.Same(r) })
 }
 
-// entriesAt returns the manifest's entries for records, but only those with the location
-// loc.
+// entriesAt returns the manifest's entries for the given records, but only those at loc.
 func entriesAt(tx *manifest.Tx, records []store.Record, loc string) []manifest.Entry {
 	var list []manifest.Entry
 	for _, r := range records {
@@ -274,10 +274,10 @@ func entriesAt(tx *manifest.Tx, records []store.Record, loc string) []manifest.E
 	return list
 }
 
-// mergeOthers prepares the new file, t.tmp, to replace the file at loc, which may also
-// hold rows of other logs. It adds these rows to the new file, except those that the
-// manifest places in another file. others are the entries whose rows it has added. ok is
-// false if a column has different types in the two files.
+// mergeOthers prepares the new file, t.tmp, for replacing the file at loc. If the old
+// file also holds rows of other logs, mergeOthers adds these rows to the new file, except
+// those that the manifest places elsewhere. It returns the entries whose rows it has
+// added. ok is false if a column has different types in the two files.
 func (t *tx) mergeOthers(ctx context.Context, m *manifest.Tx, loc string, replaced []manifest.Entry, replace []store.Record) (others []manifest.Entry, ok bool, err error) {
 	here := slices.DeleteFunc(slices.Clone(replaced), func(e manifest.Entry) bool { return e.Location != loc })
 	if here[0].FileRecords == len(here) {
@@ -324,9 +324,9 @@ type part struct {
 	keep []span
 }
 
-// concat writes a file with the rows of the parts to out. The footer lists records, which
-// are in the order of the rows, and replace, the records that the file replaces. concat
-// closes the parts, but not out.
+// concat writes a file with the rows of all parts, and closes the parts. The footer of
+// the file lists the given records, which must be in the order of the rows, and the
+// records that the file replaces.
 func (s *Store) concat(ctx context.Context, out *os.File, columns []tstat.Column, records, replace []store.Record, parts ...part) error {
 	a, err := s.assemble(ctx, out, columns)
 	for i, p := range parts {

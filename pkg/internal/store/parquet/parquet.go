@@ -263,9 +263,9 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	return errors.Join(errs...)
 }
 
-// remove removes replaced entries and their rows. by is the location of the file that
-// replaces these rows; remove leaves that file alone. Entries whose rows cannot be removed
-// stay marked as replaced, and removePruned retries them.
+// remove removes replaced entries and their rows. It leaves the file at the given
+// location alone, because that file already has the new rows. Entries whose rows cannot
+// be removed stay marked as replaced, and removePruned retries them.
 func (s *Store) remove(tx *manifest.Tx, replaced []manifest.Entry, by string) error {
 	at := map[string][]manifest.Entry{}
 	for _, e := range replaced {
@@ -309,10 +309,10 @@ func (s *Store) isCurrent(m *manifest.Tx, entries []manifest.Entry) bool {
 	})
 }
 
-// freeLocation returns the first unused location among those that entryLocation returns
-// for f and n, n+1 and so on. If different content with the same key is already stored, n
-// must be greater than 1, because a reader that has listed the first name must not find
-// different rows under it.
+// freeLocation calls entryLocation with n, n+1 and so on, and returns the first location
+// that is unused. If different content with the same key is already stored, n must be
+// greater than 1: a reader that has listed the first file's name must not find other rows
+// under that name.
 func (s *Store) freeLocation(f store.FileInfo, n int) (string, error) {
 	for ; ; n++ {
 		loc := entryLocation(f, n)

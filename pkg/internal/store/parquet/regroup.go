@@ -13,8 +13,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// addGroup adds the rows in the range keep from the row group of s with the given index.
-// In columns that s lacks, the added rows have NULL.
+// addGroup adds rows from a row group of s: those in the given range. In columns that s
+// lacks, the added rows have NULL.
 func (w *writer) addGroup(s *stored, index int, keep span) error {
 	n := int(keep.to - keep.from)
 	if w.group.Rows > 0 && w.group.Rows+n > w.max {
@@ -80,7 +80,7 @@ func (in *input) read(cr file.ColumnChunkReader, n int64) (rows int64, values in
 	return 0, 0, fmt.Errorf("cannot read a column of %T", cr)
 }
 
-// addColumn appends to c the values of a column chunk for the rows in the range keep.
+// addColumn appends values of a column chunk to c: those of the rows in the given range.
 func (w *writer) addColumn(c *parquetfile.Values, cr file.ColumnChunkReader, keep span) error {
 	in := &w.in
 	if in.def == nil {

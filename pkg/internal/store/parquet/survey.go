@@ -72,7 +72,7 @@ type survey struct {
 	found      []manifest.Entry             // entries from the footers of files that were read
 	unknown    []string                     // locations of files whose names may not be synced yet
 	doubled    map[logText][]manifest.Entry // entries of logs whose rows are also in another file
-	replacedBy map[logText]store.Record     // texts that the last record of a file replaces
+	replacedBy map[logText]store.Record     // the record that replaces each text
 }
 
 // survey compares the files with the manifest.

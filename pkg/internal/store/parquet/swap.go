@@ -13,9 +13,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/manifest"
 )
 
-// swap exchanges the folder of d with the folder work, which contains the merged files
-// listed in done, and updates the manifest. It returns the names of all files in the
-// old folder of d, or nil if it did not exchange the folders.
+// swap exchanges the folder of a day with the work folder, which contains the merged
+// files, and updates the manifest. It returns the names of all files in the day's old
+// folder, or nil if it did not exchange the folders.
 func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]string, error) {
 	dir := filepath.Join(s.dir, d.dir)
 	old := map[string]bool{}
@@ -89,7 +89,7 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 	return known, errors.Join(tx.Sync(), durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(work)))
 }
 
-// copyOwner gives a folder the mode and owner from info.
+// copyOwner gives a folder the mode and owner recorded in info.
 func copyOwner(dir string, info fs.FileInfo) error {
 	if err := os.Chmod(dir, info.Mode()); err != nil {
 		return err
@@ -105,9 +105,9 @@ func copyOwner(dir string, info fs.FileInfo) error {
 	return nil
 }
 
-// moveNewFiles moves all files whose names are not in known from old, the former folder
-// of d, to the current folder of d. Programs that do not use the store's lock may have
-// created such files just before swap exchanged the folders.
+// moveNewFiles moves files from the day's old folder to its current folder, except those
+// with known names. Programs that do not use the store's lock may have created new files
+// just before swap exchanged the folders.
 func (s *Store) moveNewFiles(d *day, old string, known []string) error {
 	names, err := os.ReadDir(old)
 	if err != nil {

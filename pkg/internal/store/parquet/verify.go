@@ -160,8 +160,8 @@ func (s *Store) reportForeign(locs []string, opt store.VerifyOptions) error {
 	})
 }
 
-// readAll reads all values in a file. It reports as faults any damage and each log that
-// has values ending in CR.
+// readAll reads all values in a file. It reports a fault if the file is damaged, and a
+// fault for each log that has values ending in CR.
 func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions) {
 	in, err := openStored(filepath.Join(s.dir, loc))
 	if err != nil {
@@ -179,8 +179,8 @@ func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions
 	}
 }
 
-// readAll decodes all pages. It adds the number of values that end in CR to carriage, by
-// the index of the record.
+// readAll decodes all pages. carriage counts the values that end in CR, by the index of
+// their record.
 func (s *stored) readAll(ctx context.Context, carriage map[int]int64) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // arrow-go panics on damaged pages
@@ -276,8 +276,8 @@ func (s *Store) Repair(ctx context.Context, dryRun bool) (res store.RepairResult
 	return res, store.Unavailable(err)
 }
 
-// repairs returns what Repair has to remove: at holds the entries whose rows it removes,
-// by location, and res holds their totals. For doubled see Store.doubled.
+// repairs returns what Repair has to remove: the totals, and the entries whose rows it
+// removes, by location. For doubled see Store.doubled.
 func repairs(doubled map[logText][]manifest.Entry) (res store.RepairResult, at map[string][]manifest.Entry) {
 	at = map[string][]manifest.Entry{}
 	for _, entries := range doubled {

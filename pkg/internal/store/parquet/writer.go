@@ -17,7 +17,7 @@ import (
 type writer struct {
 	buffers *buffers
 	columns []tstat.Column
-	source  []int // indexes of columns in batches; nil means as in columns
+	source  []int // maps indexes of columns to those in batches; nil if they are equal
 	file    *parquetfile.Writer
 	group   *parquetfile.RowGroup // being filled; nil after an error
 	extra   int                   // row groups besides the first
