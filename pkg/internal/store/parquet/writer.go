@@ -67,8 +67,8 @@ func (w *writer) begin(out io.Writer, columns []tstat.Column) {
 	w.group.Reset(len(columns))
 }
 
-// beginKept starts a file with the columns for which kept is set; nil keeps
-// all.
+// beginKept starts a file that has columns[i] if kept[i] is set. If kept is nil, the file
+// has all columns.
 func (w *writer) beginKept(out io.Writer, columns []tstat.Column, kept []bool) {
 	if kept == nil {
 		w.begin(out, columns)
@@ -143,8 +143,8 @@ func (w *writer) write(b *tstat.Batch) error {
 }
 
 // grow makes room in s for n more values. Once s has longLog values, grow makes room for
-// a whole row group at once; rows is the maximum number of rows in it. When s grew in
-// smaller steps, copying it took a third of the time.
+// a whole row group, which has at most the given number of rows. With smaller steps,
+// copying s took a third of the total time.
 func grow[T any](s []T, n, rows int) []T {
 	if cap(s)-len(s) >= n {
 		return s
@@ -155,7 +155,7 @@ func grow[T any](s []T, n, rows int) []T {
 	return slices.Grow(s, n)
 }
 
-// longLog is the number of rows from which grow treats a log as long. Most logs are
+// longLog is the minimum number of rows in a log that grow treats as long. Most logs are
 // shorter.
 const longLog = 4 << 10
 
@@ -168,8 +168,8 @@ func (w *writer) bytes() int {
 	return n
 }
 
-// flush passes the collected rows to the file. If an extra row group can be filled
-// meanwhile, another goroutine encodes these rows.
+// flush passes the collected rows to the file. If the file gets an extra row group,
+// another goroutine encodes these rows while the extra row group is filled.
 func (w *writer) flush() error {
 	next := w.buffers.extraGroup(w.extra)
 	w.file.Add(w.group, next != nil || w.file.Pending() > 0)
@@ -196,7 +196,7 @@ func (w *writer) finish() (err error) {
 	return err
 }
 
-// release returns w.group to the buffers. The file must have other row groups.
+// release returns w.group to w.buffers. Another row group of the file must be pending.
 func (w *writer) release() {
 	w.buffers.release(w.group)
 	w.group = nil

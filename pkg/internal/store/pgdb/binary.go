@@ -27,7 +27,7 @@ const (
 	AsText   Form = "text"
 )
 
-// ParseForm parses the value of a URL's copy setting.
+// ParseForm parses the value of the URL option "copy".
 func ParseForm(text string) (Form, error) {
 	switch f := Form(text); f {
 	case "":
@@ -206,8 +206,8 @@ func (e *encoder) appendBinary(dst []byte, i int) ([]byte, error) {
 	return dst, nil
 }
 
-// rowError returns the error for row i if the column of e.cells[cell] cannot hold the
-// row's value.
+// rowError returns an error which says that the column of e.cells[cell] cannot hold the
+// value in row i.
 func (e *encoder) rowError(cell, i int) error {
 	c := &e.cells[cell]
 	e.setLine(i)
@@ -241,8 +241,8 @@ func (e *encoder) appendCell(dst []byte, c *cell, i int) ([]byte, bool) {
 	}
 }
 
-// longest is the length of the longest encoded value other than addresses and strings,
-// including the four bytes for its length.
+// longest is the maximum length of an encoded value that is neither an address nor a
+// string. It includes the four bytes for the value's length.
 const longest = 4 + 8
 
 // appendField appends, in binary form, the same value that c.append would append in text
@@ -285,8 +285,8 @@ func (e *encoder) appendField(dst []byte, c *cell, at int) ([]byte, bool) {
 
 func appendNull(dst []byte) []byte { return append(dst, 0xff, 0xff, 0xff, 0xff) }
 
-// appendNumber appends a value of the given size, 1, 2, 4 or 8 bytes: its length
-// and the lowest bytes of x.
+// appendNumber appends a value of 1, 2, 4 or 8 bytes, preceded by its size. The value
+// consists of the low-order bytes of x.
 func appendNumber(dst []byte, x uint64, size int) []byte {
 	switch size {
 	case 8:

@@ -29,7 +29,7 @@ const cleanEvery = 10 * time.Minute
 
 // claims is the cached state of the table of claims; see store.Claimer.
 type claims struct {
-	denied  atomic.Bool  // the user has no permission to use it
+	denied  atomic.Bool  // the user has no permission to use the table
 	cleaned atomic.Int64 // time of the last cleanup, in seconds since the epoch
 }
 

@@ -66,7 +66,7 @@ type Batch struct {
 // row is a row of a batch.
 type row struct {
 	number    int64  // of the line in the file
-	data, end int    // where row and line end in the batch
+	data, end int    // where the row ends in data, and its line in lines
 	reject    string // why it is not stored; a rejected row has no data
 }
 
@@ -83,15 +83,15 @@ func (d *Dest) NewBatch() *Batch {
 	return b
 }
 
-// add adds the row of line, the log line with the given number. The caller has just
-// appended the row's data to b.data. If reject is not empty, it is the reason why the row
-// is not stored.
+// add adds a row whose data the caller has just appended to b.data. line and number are
+// the text and the number of its log line. If reject is not empty, it is the reason why
+// the row is not stored.
 func (b *Batch) add(number int64, line []byte, reject string) {
 	b.lines = append(b.lines, line...)
 	b.rows = append(b.rows, row{number, len(b.data), len(b.lines), reject})
 }
 
-// Split removes the last row of b and returns it in a new batch for the table to.
+// Split removes the last row of b and returns it in a new batch for another table.
 func (b *Batch) Split(to *Dest) *Batch {
 	n := len(b.rows) - 1
 	var data, line int
@@ -263,7 +263,8 @@ func (c *copier) rows() (rows []keptRow) {
 	return rows
 }
 
-// copyRows copies rows, a part of a refused chunk, except those that the server refuses.
+// copyRows copies the given rows of a refused chunk. It skips rows that the server
+// refuses.
 func (c *copier) copyRows(rows []keptRow) error {
 	if len(rows) == 0 {
 		return nil
@@ -279,8 +280,8 @@ func (c *copier) copyRows(rows []keptRow) error {
 	return err
 }
 
-// skipRefused copies rows, except those that the server refuses. err is the error from a
-// COPY of all of them.
+// skipRefused copies the given rows after a single COPY of all of them has failed with
+// err. It skips rows that the server refuses.
 func (c *copier) skipRefused(rows []keptRow, err error) error {
 	var pe *pgconn.PgError
 	errors.As(err, &pe)

@@ -50,16 +50,16 @@ type DB struct {
 
 // Options configures Open.
 type Options struct {
-	// RetryTimeout is how long an unreachable server is retried; 0 disables
-	// retries.
+	// RetryTimeout is how long to retry while the server is unreachable; 0
+	// disables retries.
 	RetryTimeout time.Duration
 	Log          *slog.Logger // warnings; may be nil
 	Form         Form         // of COPY; "" means Auto
 }
 
-// SplitURL splits a database URL, SCHEME://USER@HOST/DATABASE?..., into the settings
-// named in own and a URL for Open with all other settings. It returns an error if one of
-// the others is not a setting of libpq.
+// SplitURL splits a database URL, SCHEME://USER@HOST/DATABASE?NAME=VALUE. The result dsn
+// is a URL for Open. It lacks the settings listed in own, which are returned separately.
+// All other settings must be valid for libpq.
 func SplitURL(text string, own ...string) (dsn string, settings dest.Options, err error) {
 	u, err := dest.Parse(text)
 	if err != nil {
@@ -116,8 +116,8 @@ func parseConfig(dsn string) (*pgxpool.Config, error) {
 	return nil, hint.Usage("not the URL of a database", advice)
 }
 
-// Open connects to the database at dsn, a result of SplitURL. name is the URL of the
-// database to show in messages, where any password in it is masked.
+// Open connects to the database at dsn, which is a result of SplitURL. name is the URL to
+// show in messages; Open masks any password in it.
 func Open(ctx context.Context, dsn, name string, opt Options) (*DB, error) {
 	cfg, err := parseConfig(dsn)
 	if err != nil {
@@ -173,7 +173,7 @@ func (d *DB) Close() {
 // String returns the URL of the database, without secrets.
 func (d *DB) String() string { return d.url }
 
-// Server returns the host and port to which d tries to connect first, and the database.
+// Server returns the first host and port that d tries, and the name of the database.
 func (d *DB) Server() (host string, port uint16, database string) {
 	c := d.Pool.Config().ConnConfig
 	return c.Host, c.Port, c.Database
@@ -217,8 +217,8 @@ func Classify(err error) error {
 
 // lineError shortens the message of a connection error to one line. pgx's message has a
 // line for each attempt. With sslmode=prefer, the default, there are two attempts for
-// each address, with TLS and then without. The line of the attempt with TLS says the same
-// as the other line, or only that the server has no TLS.
+// each address, with TLS and then without. If both fail, the line for the attempt with
+// TLS adds nothing. It repeats the other line or says that the server refused TLS.
 type lineError struct{ err error }
 
 func (e *lineError) Error() string {
@@ -295,8 +295,8 @@ func List(names []string) string {
 }
 
 // lockWait is how long DB.Change waits for a lock before it releases its own locks and
-// retries. The client that holds the lock of a table may itself, in a second session, wait
-// for the advisory lock of Change. The server cannot detect such a deadlock.
+// retries. Another client may hold the lock of a table in one session and wait for
+// Change's advisory lock in a second session. The server cannot detect such a deadlock.
 const lockWait = "1s"
 
 // changeWait is how long DB.Change retries while other clients hold locks that it needs.
@@ -313,9 +313,9 @@ func lockNumber(names ...string) int64 {
 	return int64(h.Sum64())
 }
 
-// Change runs f in a short separate transaction. Across all clients, only one
-// transaction with the same name runs at a time. Change waits while other
-// clients hold locks; the caller must retry on other transient errors.
+// Change runs f in a short separate transaction. Across all clients, at most one
+// transaction per name runs at a time. Change waits while other clients hold locks; the
+// caller must retry on other transient errors.
 func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) error {
 	lock := lockNumber("table", name)
 	return d.retryFor(ctx, changeWait, isContention, func() error {

@@ -45,8 +45,8 @@ type encoder struct {
 // step is a part of the plan for encoding a line: it encodes one cell or copies a run of
 // fields.
 type step struct {
-	cell        int // -1: copy the fields unchanged
-	first, last int // of these fields
+	cell        int // index of the cell, or -1 for a run of fields
+	first, last int // the first and last field of the run
 }
 
 // cell is the state of the encoder for one column of the table.
@@ -58,7 +58,7 @@ type cell struct {
 	run      bool  // every field of the batch can be copied unchanged
 	vec      tstat.Vector
 	has      bool
-	dense    bool // no row of the batch is NULL
+	dense    bool // no value in the batch is NULL
 	row      int  // row to which next belongs
 	next     int  // index of the next value in vec
 	from     int  // index of the field in the current line, or -1
@@ -92,7 +92,7 @@ const (
 	opBool            // from the vector: t or f
 	opTime            // from the vector: UTC
 	opFloat           // the field, if it is plain; otherwise from the vector
-	opInet            // from the vector, checked
+	opInet            // the address, checked
 	// The other operations copy the field, regardless of the column's kind
 	// in Tstat.
 	opRawText
@@ -262,7 +262,7 @@ type rowError struct {
 	column string
 	value  []byte
 	reason string
-	text   bool // the value is other text instead of an address, see isText
+	text   bool // the value replaces an address, see isText
 }
 
 func (e *rowError) Error() string {
@@ -316,9 +316,9 @@ func (c *cell) rowError(field []byte) error {
 }
 
 // isText reports whether an invalid value in an address column is a deliberate
-// replacement: a hash, a name, or an address with masked digits. Otherwise the value is a
-// damaged address: it has only characters that occur in addresses, or bytes that are not
-// valid in text.
+// replacement: a hash, a name, or an address with masked digits. It returns false for an
+// address with a zone and for a damaged address. A damaged address has only characters
+// that occur in addresses, or contains bytes that are not valid in text.
 func isText(field []byte) bool {
 	if !utf8.Valid(field) || bytes.ContainsFunc(field, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return false
@@ -348,9 +348,10 @@ func (c *cell) reason() string {
 	}
 }
 
-// append appends one value in text form. Depending on c.op, it takes the value from raw,
-// the field in the line, or from c.vec, where at is the index of the value, or -1 for
-// NULL. append returns false if the column cannot hold the value.
+// append appends one value in text form. Depending on c.op, it takes the value from the
+// line or from c.vec. raw is the field in the line, or nil if the line lacks it. at is
+// the index in c.vec, or -1 for NULL. append returns false if the column cannot hold the
+// value.
 func (c *cell) append(dst, raw []byte, at int, sep byte) ([]byte, bool) {
 	switch c.op {
 	case opText:

@@ -60,9 +60,10 @@ func (d *DB) AddPruned(ctx context.Context) error {
 	return nil
 }
 
-// Prunable counts the records whose folder is older than the given time and whose rows are
-// still stored, and adds up their rows. condition, if not empty, is an additional SQL
-// condition on the table of records, which is named r. Its arguments, args, start at $2.
+// Prunable counts the records whose folder is older than the given time and whose rows
+// are still stored, and adds up their rows. If condition is not empty, it is an
+// additional SQL condition on the table of records, which has the alias r. In the
+// condition, $2 stands for args[0], $3 for args[1] and so on.
 func (d *DB) Prunable(ctx context.Context, q Querier, before time.Time, condition string, args ...any) (store.PruneResult, error) {
 	var res store.PruneResult
 	if d.records.table == nil {
@@ -90,8 +91,7 @@ func (d *DB) prunable(condition string) string {
 	return sql
 }
 
-// Locations returns the distinct locations of all records' rows, see
-// UseRecords.
+// Locations returns the distinct locations in the table of records; see UseRecords.
 func (d *DB) Locations(ctx context.Context) ([]string, error) {
 	if d.records.table == nil {
 		return nil, nil

@@ -17,9 +17,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/sqlstore"
 )
 
-// records is the cached state of the table of records. The table's column location
-// names the table or stream that holds a file's rows. A file is stored once per
-// location.
+// records is the cached state of the table of records. In that table, the column
+// "location" holds the name of the table or stream with a file's rows. A file is stored
+// once per location.
 type records struct {
 	table    Ident
 	location func(store.Key) string
@@ -127,8 +127,8 @@ func (d *DB) UseRecords(ctx context.Context, schema string, readOnly bool, locat
 	return nil
 }
 
-// setColumns records whether t, the table of records, has colPruned, and which of
-// addedColumns it has.
+// setColumns stores in d.records which of colPruned and addedColumns the table of records
+// has. t describes that table.
 func (d *DB) setColumns(t *Table) {
 	d.records.pruned.Store(t.Columns[colPruned] != "")
 	has := uint32(0)
@@ -252,7 +252,7 @@ func (d *DB) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Record,
 }
 
 // recordColumns returns the columns of a record as an SQL list, in the order that
-// eachRecord expects. The query must name the table of records r.
+// eachRecord expects. The query must give the table of records the alias r.
 func (d *DB) recordColumns() string {
 	pruned := "r." + colPruned
 	if !d.records.pruned.Load() {
@@ -330,8 +330,8 @@ type Replaced struct {
 	Times []time.Time
 }
 
-// replace removes the records rs. The caller must remove their rows, which the result
-// identifies.
+// replace removes the given records. The caller must then remove their rows, which the
+// result identifies.
 func (d *DB) replace(ctx context.Context, tx pgx.Tx, rs []store.Record) (Replaced, error) {
 	var out Replaced
 	for _, r := range rs {

@@ -23,7 +23,7 @@ type Rows struct {
 	opt      RowOptions
 	rejected int64
 	rows     int64 // passed to Start
-	texts    int   // rows with other text instead of an address
+	texts    int   // rows with a text in place of an address, see isText
 	textErr  error // the error of the first such row
 }
 
@@ -62,7 +62,7 @@ type Value struct {
 	Time time.Time
 }
 
-// Begin appends the start of a row to dst: own, the values of the columns in
+// Begin appends the start of a row to dst. own holds the values of the columns in
 // RowOptions.Own.
 func (r *Rows) Begin(dst []byte, own ...Value) []byte {
 	if r.enc.binary {
@@ -101,16 +101,16 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	return r.enc.start(b), nil
 }
 
-// manyTexts is a minimum for checkAddresses: before the end of a log, it fails only if
-// this many rows have other text instead of addresses.
+// manyTexts is the minimum number of rows with a text in place of an address at which
+// checkAddresses can fail before the end of a log.
 const manyTexts = 100
 
-// checkAddresses returns an error if more than 1 % of the rows have other text in a
-// column of addresses, as in anonymized logs. Storing only the remaining rows would be
-// wrong. If fewer rows are affected, they count as damaged lines and become rejects.
+// checkAddresses returns an error if more than 1 % of the rows have a text in place of an
+// address, as in anonymized logs. Storing only the remaining rows would be wrong. If
+// fewer rows are affected, they count as damaged lines and become rejects.
 //
-// final is set at the end of the log. Before that, checkAddresses returns an
-// error only if most rows have such text.
+// final is set at the end of the log. Before that, checkAddresses returns an error only
+// if most rows, and at least manyTexts, are affected.
 func (r *Rows) checkAddresses(final bool) error {
 	texts := int64(r.texts)
 	if final && texts*100 > r.rows || texts >= manyTexts && texts*2 > r.rows {
@@ -119,7 +119,7 @@ func (r *Rows) checkAddresses(final bool) error {
 	return nil
 }
 
-// countText counts a row if err says that it has other text instead of an address. line
+// countText counts a row if err says that the row has a text in place of an address. line
 // is the row's line number.
 func (r *Rows) countText(line int64, err error) {
 	var re *rowError
@@ -142,9 +142,9 @@ func (r *Rows) columns() []sqlstore.Target {
 	return append(slices.Clone(r.opt.Own), r.enc.columns()...)
 }
 
-// Append appends begin, the output of Begin, and row i of b to a batch. It
-// rejects the row if reason is not empty or the table cannot hold the values. It
-// skips a row that the table already has, see RowOptions.Skip. It reports
+// Append appends row i of b to a batch. begin is the start of the row as returned by
+// Begin. Append rejects the row if reason is not empty or the table cannot hold the
+// values. It skips a row that the table already has, see RowOptions.Skip. It reports
 // whether it appended the row.
 func (r *Rows) Append(to *Batch, begin []byte, b *tstat.Batch, i int, reason string) bool {
 	from := len(to.data)

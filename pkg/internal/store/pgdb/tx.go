@@ -31,7 +31,7 @@ type Tx struct {
 	copied  map[string]*Dest // tables with values in binary form
 }
 
-// Begin starts a file's transaction, which ends at the latest when ctx is done.
+// Begin starts a file's transaction. When ctx is done, the transaction fails.
 func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, error) {
 	conn, err := d.Pool.Acquire(ctx)
 	if err != nil {
@@ -68,8 +68,8 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 	return t, nil
 }
 
-// NewDest returns a Dest for rows that are sent to table. Its columns are those that
-// the last call of Rows.Start selected.
+// NewDest returns a Dest for the given table, with the columns that the last call of
+// Rows.Start selected.
 func (t *Tx) NewDest(table Ident) *Dest {
 	d := &Dest{table: table, columns: t.columns()}
 	var names []string
@@ -123,8 +123,8 @@ func (t *Tx) check(err error) error {
 
 const wrongLength = "22P03" // SQLSTATE for a binary value whose length is wrong for its type
 
-// Commit makes the rows visible together with the record, see store.FileTx.
-// remove must remove the rows of the replaced records.
+// Commit makes the rows visible together with the record, see store.FileTx. It calls
+// remove to delete the rows of the replaced records, if there are any.
 func (t *Tx) Commit(ctx context.Context, r store.Record, known, replace []store.Record, remove func(ctx context.Context, tx pgx.Tx, gone Replaced) error) error {
 	defer t.Abort()
 	if _, err := t.Flush(ctx); err != nil {
@@ -168,8 +168,8 @@ func (changedError) Is(err error) bool {
 
 // checkTypes returns ErrChanged if a column to which t sent binary values now has
 // another type. The server may have decoded such values wrongly, since eight bytes can
-// be an integer or a float. The lock that the COPY of t holds prevents later changes to
-// the table.
+// be an integer or a float. Later changes are impossible, because the COPY of t has
+// locked the table.
 func (t *Tx) checkTypes(ctx context.Context) error {
 	for _, d := range t.copied {
 		found, err := FindTable(ctx, t.tx, d.table)

@@ -95,9 +95,9 @@ func AppendTime(dst []byte, t time.Time) []byte {
 	return appendTime(dst, new(tstat.Calendar), t.UnixMicro())
 }
 
-// appendTime appends us, a time in microseconds since the epoch, as
-// 2006-01-02T15:04:05.000000+00, or without decimals for whole seconds. The result
-// contains no space, because a space may separate the fields of a COPY line.
+// appendTime appends a time, given in microseconds since the epoch, in the format
+// 2006-01-02T15:04:05.000000+00, without decimals for whole seconds. The format has no
+// space, because a space may separate the fields of a COPY line.
 func appendTime(dst []byte, c *tstat.Calendar, us int64) []byte {
 	dst = c.Append(dst, us)
 	if us%1e6 == 0 {

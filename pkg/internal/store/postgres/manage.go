@@ -50,7 +50,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store
 // partition is a daily partition of a table.
 type partition struct {
 	name     pgdb.Ident
-	from, to time.Time // from is zero without a lower bound
+	from, to time.Time // bounds; from is zero if there is no lower bound
 	bytes    int64
 }
 

@@ -54,7 +54,7 @@ type table struct {
 	days map[string]bool // YYYYMMDD of the partitions known to exist
 }
 
-// Check returns an error if a URL is invalid. It does not connect.
+// Check returns an error if text is not a valid URL for Open. It does not connect.
 func Check(text string) error {
 	_, _, err := parse(text)
 	return err
@@ -248,9 +248,9 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pgdb.Ident, f s
 	return pgdb.FindTable(ctx, tx, name)
 }
 
-// ensureDay creates the partition of parent for the day that contains the time at, unless
-// it exists. It creates a separate table and attaches the table to parent, because "create
-// table ... partition of" would wait for all running imports.
+// ensureDay creates the partition of parent for the day of the given time, unless it
+// exists. It first creates a separate table and then attaches it to parent, because
+// "create table ... partition of" would wait for all running imports.
 func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pgdb.Ident, t *pgdb.Table, at time.Time) error {
 	part := pgdb.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
 	var exists bool

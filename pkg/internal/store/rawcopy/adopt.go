@@ -71,9 +71,9 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 	return errors.Join(store.Unavailable(err), flush())
 }
 
-// adopted returns the manifest entry to add for the file with the path name, a copy made
-// by math_repo. ok is false if the file must not be recorded, for example because it is
-// not a log or already has a record.
+// adopted returns the manifest entry to add for a copy made by math_repo. name is the
+// path of the copy. ok is false if the file must not be recorded, for example because it
+// is not a log or already has a record.
 func (s *Store) adopted(a store.Adoption, name string, d fs.DirEntry) (e manifest.Entry, ok bool, err error) {
 	file := d.Name()
 	if !d.Type().IsRegular() || !tstat.IsLog(file) {

@@ -63,8 +63,8 @@ func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog
 
 // reconcile deletes records whose copy is missing. If several records name the same
 // copy, it keeps only those whose fingerprint matches the copy. The others describe
-// copies that were replaced, but the manifest has lost the lines that recorded this. If
-// a record was lost, the next copy of its source file recreates it, see tx.location.
+// replaced copies, but the manifest has lost the lines that deleted these records. If a
+// record was lost, the next copy of its source file recreates it, see tx.location.
 func (s *Store) reconcile(tx *manifest.Tx) error {
 	if tx.Damaged() {
 		s.log.Warn("manifest is damaged: lost records return with the next import of their logs, and pruned logs may be imported again",
@@ -105,9 +105,9 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 	return nil
 }
 
-// fingerprint returns the fingerprint of the decompressed content of the copy at path.
-// For a compressed copy whose end is missing it returns an error, unless truncated says
-// that the source was truncated, too.
+// fingerprint returns the fingerprint of the decompressed content of the copy at path. It
+// returns an error if the end of a compressed copy is missing, unless truncated is set
+// because the source file may lack its end, too.
 func fingerprint(path string, truncated bool) (store.Fingerprint, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -212,8 +212,8 @@ func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) }))
 }
 
-// publish renames the temporary file of t to its final path, writes the record r, and
-// removes stale copies and those of the records in replace.
+// publish renames the temporary file of t to its final path and writes the record r. It
+// also removes stale copies and the copies of replaced records.
 func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Record) error {
 	replaced, err := m.Replaced(r, known, replace)
 	if err != nil {
@@ -257,8 +257,8 @@ func (t *tx) publish(m *manifest.Tx, r store.Record, known, replace []store.Reco
 	return errors.Join(errs...)
 }
 
-// otherForms returns the other names that the log called name may have: with a different
-// compression suffix, or without one.
+// otherForms returns the other names under which the same log may have been stored. They
+// differ from the given name only in the compression suffix, which may be missing.
 func otherForms(name string) (names []string) {
 	plain, is := compression.CutSuffix(name)
 	for _, suffix := range append(compression.Suffixes(), "") {
@@ -288,8 +288,8 @@ func (s *Store) isStaleCopy(loc string, r store.Record) bool {
 	return textStartsWith(f, old)
 }
 
-// textStartsWith reports whether the decompressed content of f begins with the content
-// whose fingerprint is text.
+// textStartsWith reports whether the decompressed content of f begins with content that
+// has the given fingerprint.
 func textStartsWith(f io.Reader, text store.Fingerprint) bool {
 	rd := new(tstat.Reader)
 	rd.Reset(f, &tstat.LogType{}, tstat.ReaderOptions{Marks: []int64{text.Length}})
@@ -298,8 +298,8 @@ func textStartsWith(f io.Reader, text store.Fingerprint) bool {
 
 // location returns the location for t's copy. If t replaces a copy, this is usually the
 // location of that copy. Otherwise it is the result of t.name, or NAME.2, NAME.3 and so on
-// if another file has that name. An existing file may be overwritten if it has no record
-// and t's copy begins with its content, because a killed process left such a file.
+// if another file has that name. A file may be overwritten if it has no record and t's
+// copy begins with its content. Such a file was left by a killed process.
 func (t *tx) location(m *manifest.Tx, replaced []manifest.Entry) (string, error) {
 	name := filepath.FromSlash(t.name())
 	for _, e := range replaced {

@@ -97,9 +97,9 @@ func (s *Store) sizeOf(e manifest.Entry) int64 {
 }
 
 // removePruned removes the copies whose entries are marked as pruned, and any folders
-// that become empty. A killed process may have left some of these copies. removePruned
-// returns errors by location. If a copy cannot be removed, its entry is no longer marked
-// as pruned.
+// that become empty. A killed process may have left some of these copies. If a copy
+// cannot be removed, removePruned clears the mark of its entry. The result maps the
+// locations of copies and folders that cannot be removed to the errors.
 func (s *Store) removePruned(tx *manifest.Tx) map[string]error {
 	pruned, kept := map[string]manifest.Entry{}, map[string]bool{}
 	tx.All(func(e manifest.Entry) {

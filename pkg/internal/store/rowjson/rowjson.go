@@ -128,7 +128,8 @@ func (t *tx) Write(_ context.Context, b *tstat.Batch) error {
 	return err
 }
 
-// print appends the column's value in a row to text. NULL, NaN and infinity become null.
+// print appends the value of c in the given row to text. NULL, NaN and infinity become
+// null. Rows must be printed in order.
 func (c *column) print(text *bytes.Buffer, row int) error {
 	if !c.has || c.values.Def[row] == 0 {
 		text.WriteString("null")

@@ -22,7 +22,7 @@ const (
 	Refuse Columns = "refuse" // do not store the file
 )
 
-// ParseColumns parses the value of a URL's columns setting.
+// ParseColumns parses the value of the URL option "columns".
 func ParseColumns(text string) (Columns, error) {
 	switch c := Columns(text); c {
 	case "":
@@ -42,10 +42,10 @@ func (c Columns) Widens() bool { return c == Widen }
 const MaxUnknown = 64
 
 // Missing returns the indexes of the file's columns that must be added to the table.
-// names are the names of all the file's columns in the table; table maps the table's
-// column names to their types; own are the columns that the store itself adds to every
-// table. Missing returns an error if the table would get more than MaxUnknown unknown
-// columns.
+// names[i] is the name that the table uses for column i of the file. table maps the names
+// of the table's columns to their types. own lists the columns that the store itself adds
+// to every table. Missing returns an error if the table would get more than MaxUnknown
+// unknown columns.
 func (c Columns) Missing(f store.FileInfo, names []string, table map[string]string, own []string) ([]int, error) {
 	var m []int
 	var unknown []string
