@@ -64,10 +64,10 @@ type Record struct {
 	// Place is the path of the log folder's parent below the source, "."
 	// for the source itself. It distinguishes the logs of several Tstat
 	// processes that write folders of the same name. It is "" (unknown) for
-	// standard input and in records from versions without places.
+	// standard input and in records written before this field existed.
 	Place string `json:"place,omitempty"`
 	// Head describes how the text starts, see tstat.Reader.Head. It is ""
-	// in records from versions without heads.
+	// in records written before this field existed.
 	Head string `json:"head,omitempty"`
 
 	// The state of the source file when it was read. A file with the same
@@ -87,8 +87,8 @@ type Record struct {
 	// intact part was stored.
 	Damaged bool `json:"damaged,omitempty"`
 	// Transform describes how the text was transformed before it was
-	// stored, for example anonymized. It is "" if the text was not
-	// transformed. Fingerprint and Head describe the transformed text.
+	// stored, for example how it was anonymized. It is "" if the text was
+	// not transformed. Fingerprint and Head describe the transformed text.
 	Transform string `json:"transform,omitempty"`
 
 	Imported time.Time `json:"imported"`
@@ -124,8 +124,8 @@ func (r *Record) Same(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && r.Place == o.Place
 }
 
-// Clashes reports whether r and o may describe the same source file, that is, whether
-// their keys and SHA-256 are equal, and their places are equal or at least one is unknown.
+// Clashes reports whether r and o may describe the same source file. Unlike Same, it
+// treats an unknown place as equal to any place.
 func (r *Record) Clashes(o Record) bool {
 	return r.Key == o.Key && r.SHA256 == o.SHA256 && (r.Place == o.Place || r.Place == "" || o.Place == "")
 }
@@ -140,7 +140,7 @@ type FileInfo struct {
 	// file's first rows; nil means all.
 	Present []bool
 	// Kept says for each column whether to store it; nil means all. A
-	// column that is not kept is missing in the batches.
+	// column that is not kept is missing from the batches.
 	Kept []bool
 	// Name is the file's slash-separated path in a tree of copies: the
 	// probe or the stream, then the path below the source.
@@ -189,8 +189,8 @@ type Store interface {
 	Done(f FileInfo)
 	// Begin starts a file. Nothing is visible before FileTx.Commit.
 	Begin(ctx context.Context, f FileInfo) (FileTx, error)
-	// Refresh replaces Size, ModTime and Path of the record that is the same as
-	// r, so that an unchanged file is not read again.
+	// Refresh copies Size, ModTime and Path from r to the stored record of the
+	// same file, see Record.Same. An unchanged file is then not read again.
 	Refresh(ctx context.Context, r Record) error
 	// Properties returns the properties of this kind of store.
 	Properties() Properties
@@ -256,12 +256,14 @@ type FileTx interface {
 	// them.
 	Flush(ctx context.Context) (rejected int64, err error)
 	// Commit flushes, and makes the rows and the record r visible together.
-	// known lists the records with r's key that the caller has seen;
-	// replace lists those of them that Commit removes in the same step,
-	// with their rows. If the store has other records with this key, Commit
-	// stores nothing. It then returns ErrDuplicate if r clashes with one of
-	// them, or else ErrConflict. It also returns ErrDuplicate if a known
-	// record that is the same as r is not replaced.
+	// known lists the records with r's key that the caller has seen. In the
+	// same step, Commit removes the records in replace, a subset of known,
+	// and their rows.
+	//
+	// If the store has records with r's key that are not in known, Commit
+	// stores nothing. It returns ErrDuplicate if r clashes with one of
+	// them, and ErrConflict otherwise. It also returns ErrDuplicate if the
+	// store has a record that is the same as r and not in replace.
 	Commit(ctx context.Context, r Record, known, replace []Record) error
 	// Abort discards the rows.
 	Abort() error

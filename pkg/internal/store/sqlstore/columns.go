@@ -92,10 +92,10 @@ type Target struct {
 	Source int    // index into store.FileInfo.Columns
 }
 
-// Targets returns a Target for each of the file's columns that the table has. names are
-// the names of the file's columns in the table, or "" for columns that are not stored;
-// table maps the table's column names to their types. If c is Refuse, Targets returns an
-// error if the table lacks a column of the file.
+// Targets returns a Target for each column of f that the table has. names contains, for
+// each column of f, its name in the table, or "" if the column is not stored. table maps
+// the table's column names to their types. If c is Refuse and the table lacks a column of
+// the file that is to be stored, Targets returns an error.
 func (c Columns) Targets(f store.FileInfo, names []string, table map[string]string) ([]Target, error) {
 	var ts []Target
 	for i, n := range names {
@@ -110,9 +110,9 @@ func (c Columns) Targets(f store.FileInfo, names []string, table map[string]stri
 	return ts, nil
 }
 
-// CheckLater returns an error if the rows in b have a column of f that is not stored,
-// unless c is Drop. Such a column first appears in a later header of the file. stored
-// reports whether the store keeps f.Columns[column].
+// CheckLater returns an error if b has a column that first appears in a later header of
+// the file and is not stored. If c is Drop, CheckLater always returns nil. stored reports
+// whether the store keeps f.Columns[column].
 func (c Columns) CheckLater(f store.FileInfo, b *tstat.Batch, stored func(column int) bool) error {
 	if c == Drop {
 		return nil
@@ -138,8 +138,8 @@ const maxName = 63
 var systemColumns = []string{"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 
 // ColumnNames returns the names that a table uses for the given columns. The names are
-// unique, in lower case, so that they need no quotes, and differ from the names in own
-// and systemColumns.
+// unique and in lower case, so they need no quotes. They differ from systemColumns and
+// from own, the names of the columns that the store itself adds to the table.
 func ColumnNames(columns []tstat.Column, own []string) []string {
 	seen := map[string]bool{}
 	for _, n := range slices.Concat(systemColumns, own) {

@@ -8,8 +8,8 @@ import (
 	"io"
 )
 
-// Pipe passes batches of rows to an upload, which runs in a separate goroutine. So the
-// next batches can be prepared while the server processes earlier batches.
+// Pipe passes batches of rows to an upload in a separate goroutine, so that the next
+// batches can be prepared while the server processes earlier ones.
 type Pipe[B any] struct {
 	ctx  context.Context
 	feed chan B
@@ -18,7 +18,7 @@ type Pipe[B any] struct {
 	err  error         // of the upload; read after done
 }
 
-// Start returns a Pipe and runs upload in a goroutine. The Pipe holds up to queue
+// Start returns a Pipe and runs upload in a goroutine. queue is the maximum number of
 // batches that wait for the upload. upload must return soon after ctx is done.
 func Start[B any](ctx context.Context, queue int, upload func(*Pipe[B]) error) *Pipe[B] {
 	p := &Pipe[B]{ctx: ctx, feed: make(chan B, queue), stop: make(chan struct{}), done: make(chan struct{})}

@@ -35,7 +35,6 @@ func Clean(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// transientError marks an error as transient.
 type transientError struct{ err error }
 
 // Transient marks an error as store.ErrUnavailable and store.ErrTransient.

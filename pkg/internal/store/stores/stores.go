@@ -36,7 +36,7 @@ type Options struct {
 	// Cores limits the number of cores that a store uses; 0 means all that
 	// this process may use.
 	Cores int
-	// ReadOnly makes Open neither create nor change anything.
+	// ReadOnly prevents Open from creating or changing anything.
 	ReadOnly bool
 	Log      *slog.Logger // warnings; may be nil
 	// RetryTimeout is how long an unreachable server is retried.
@@ -54,7 +54,8 @@ type Options struct {
 // kind describes how to recognize, check and open one kind of store.
 type kind struct {
 	form string // see dest.Schemes
-	// open opens the store with the URL text, SCHEME:REST.
+	// open opens a store. text is its URL, SCHEME:REST, and rest is the part
+	// after the scheme.
 	open func(ctx context.Context, text, rest string, opt Options) (store.Manager, error)
 	// check returns an error if a URL is invalid. It is nil for stores in
 	// folders.
@@ -138,7 +139,7 @@ type Destination struct {
 	st store.Manager // nil until it is opened
 }
 
-// NewDestination returns the destination with the URL text. It returns an error if the
+// NewDestination returns the destination with the given URL. It returns an error if the
 // URL is invalid, but does not open the store.
 func NewDestination(text string, opt Options) (*Destination, error) {
 	k, rest, err := parse(text)
@@ -209,9 +210,9 @@ func InFolder(text string) bool {
 	return err == nil && k.check == nil
 }
 
-// CheckStream returns an error unless stream, used as Options.Stream, results in a valid
-// stream name for at least one of types, the log types from probe. It also returns an
-// error if several types would share a stream.
+// CheckStream checks a value of Options.Stream. types lists the log types of the probe.
+// CheckStream returns an error if no log type gets a valid stream name, or if several
+// log types would share a stream.
 func CheckStream(stream, probe string, types []string) error {
 	if stream == "" {
 		stream = dbstream.DefaultStream
@@ -280,9 +281,10 @@ func parse(text string) (k kind, rest string, err error) {
 	return k, rest, err
 }
 
-// SplitTransform removes the option anonymize from a destination and returns the option's
-// value without URL escapes. given reports whether the destination has the option, with
-// any value or without one. Stores never see the option, because the importer does the anonymizing.
+// SplitTransform removes the "anonymize" option from a destination and returns the
+// option's value without URL escapes. given reports whether the destination has the
+// option, even without a value. Stores never see the option, because the importer
+// applies it.
 func SplitTransform(text string) (destination, anonymize string, given bool) {
 	destination, query, _ := strings.Cut(text, "?")
 	var modes, others []string
@@ -306,7 +308,7 @@ func SplitTransform(text string) (destination, anonymize string, given bool) {
 	return destination, strings.Join(modes, ","), true // several values are joined, which makes them invalid
 }
 
-// withoutTransform returns a destination without the option anonymize.
+// withoutTransform returns a destination without the "anonymize" option.
 func withoutTransform(text string) string {
 	text, _, _ = SplitTransform(text)
 	return text

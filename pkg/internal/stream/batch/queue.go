@@ -39,7 +39,7 @@ type Queue struct {
 	dropping rate.Sometimes // limits warnings
 }
 
-// NewQueue returns an empty queue of up to size bytes for the sink called name.
+// NewQueue returns an empty queue for the named sink. size is the queue's limit in bytes.
 func NewQueue(name string, optional bool, size int64, log *slog.Logger) *Queue {
 	q := &Queue{
 		Name: name, Optional: optional, Size: size, Log: log,
@@ -135,8 +135,8 @@ func (q *Queue) Ack(b *Batch) {
 	b.release()
 }
 
-// Discard drops b, a batch from the queue, without acking it. It is for optional sinks
-// that have ended.
+// Discard drops a queued batch without acking it. Use it for optional sinks that have
+// ended.
 func (q *Queue) Discard(b *Batch) {
 	q.free(b)
 	q.drop(b)

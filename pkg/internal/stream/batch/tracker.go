@@ -34,7 +34,7 @@ func (t *Tracker) Ack(pos int64) {
 	t.signal()
 }
 
-// Skip records that nothing between the position that End returns and pos needs an ack.
+// Skip records that nothing between the last delivered lines and pos needs an ack.
 func (t *Tracker) Skip(pos int64) {
 	t.mu.Lock()
 	t.read = pos

@@ -17,7 +17,7 @@ type Window struct {
 	wake                   chan struct{} // receives a value when the position should be saved
 }
 
-// NewWindow returns a window of size bytes.
+// NewWindow returns a window of the given size in bytes.
 func NewWindow(size int64) *Window {
 	return &Window{size: size, room: make(chan struct{}), wake: make(chan struct{}, 1)}
 }
@@ -80,8 +80,8 @@ func (w *Window) Snapshot() int64 {
 	return w.acked
 }
 
-// Save records that the source has saved the position that it had when Snapshot returned
-// acked. It wakes blocked callers of Reserve.
+// Save records that the source has saved its position. acked is the number that Snapshot
+// returned for that position. Save wakes blocked callers of Reserve.
 func (w *Window) Save(acked int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

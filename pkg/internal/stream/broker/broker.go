@@ -92,5 +92,5 @@ const (
 )
 
 // passwordVariable is the environment variable that holds the Kafka password. The
-// option password-file overrides it.
+// "password-file" option overrides it.
 const passwordVariable = "TSTATREPO_KAFKA_PASSWORD"

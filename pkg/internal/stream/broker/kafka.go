@@ -25,7 +25,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// saslMechanisms lists the valid values of the option sasl.
+// saslMechanisms lists the valid values of the "sasl" option.
 const saslMechanisms = "plain, scram-sha-256, scram-sha-512"
 
 func (b *Broker) checkSASL() error {
@@ -44,8 +44,8 @@ func (b *Broker) checkSASL() error {
 	return nil
 }
 
-// checkVersion checks the value of the option version, the newest Kafka version whose
-// requests the client may send. Some servers send unreadable responses to newer
+// checkVersion checks the "version" option, which restricts the client to requests that
+// this version of Kafka supports. Some servers send unreadable responses to newer
 // requests.
 func (b *Broker) checkVersion() error {
 	if text, ok := b.Options["version"]; ok && kversion.FromString(text) == nil {
@@ -140,8 +140,8 @@ func (l *KafkaLog) Log(_ kgo.LogLevel, msg string, keyvals ...any) {
 	}
 }
 
-// Failure returns the last error that the library logged, or a general error if it logged
-// none.
+// Failure returns the last error that the library logged, or a generic error if it has
+// not logged any.
 func (l *KafkaLog) Failure() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

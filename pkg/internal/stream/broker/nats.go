@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// ConnectNATS connects to one of b's servers. It calls fail with the reason when
-// the connection is lost.
+// ConnectNATS connects to one of b's servers. fail is called when the connection is
+// closed or an asynchronous error occurs.
 func ConnectNATS(b *Broker, files *peer.TLS, fail func(error)) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name("tstatrepo"), nats.NoReconnect(), nats.Timeout(protocol.DialTimeout),

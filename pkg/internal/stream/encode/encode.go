@@ -69,7 +69,7 @@ type Encoder struct {
 	*common
 	logs   map[string]*logEncoder // by probe and log
 	last   *logEncoder
-	from   *batch.Origin // of last
+	from   *batch.Origin // the log that e.last converts
 	source *stats.Source // of the current lines
 	lf     []byte        // scratch of withLF
 }
@@ -99,7 +99,7 @@ type form struct {
 	picked []int
 	names  [][]byte // JSON of the picked columns' names
 	derive *derived
-	kind   []byte // JSON of log_http_complete's column kind
+	kind   []byte // JSON value of the column "kind" of log_http_complete
 	room   int    // bytes to reserve for the names and numbers of a row
 }
 
@@ -158,7 +158,7 @@ func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
 }
 
 // withLF returns a copy of line that ends with LF instead of CR LF. It does not modify
-// line, which some sinks send unchanged. The copy is valid until the next call.
+// the original, which some sinks send unchanged. The copy is valid until the next call.
 func (e *Encoder) withLF(line []byte) []byte {
 	e.lf = append(append(e.lf[:0], line[:len(line)-2]...), '\n')
 	return e.lf

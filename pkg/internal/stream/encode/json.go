@@ -45,8 +45,8 @@ func newField(c tstat.Column) field {
 	return f
 }
 
-// derived computes the columns first and last from the fields first_abs and
-// durat, for logs of Tstat 2.2 to 2.4.
+// derived computes the columns "first" and "last" from the fields "first_abs" and
+// "durat", for logs of Tstat 2.2 to 2.4.
 type derived struct{ abs, durat int } // indexes of fields
 
 func (l *logEncoder) derived(c *form) *derived {
@@ -150,7 +150,7 @@ func (l *logEncoder) json(dst, line []byte, c *form) ([]byte, error) {
 	return append(l.times(out[:w], line, c, sep), '}', '\n'), nil
 }
 
-// times appends the columns named first and last if they have to be derived from other
+// times appends the columns "first" and "last" if they have to be derived from other
 // columns of the line; see derived.
 func (l *logEncoder) times(dst, line []byte, c *form, sep byte) []byte {
 	if c.derive == nil {
@@ -315,8 +315,8 @@ func appendJSON(dst, text []byte) []byte {
 	return append(dst, '"')
 }
 
-// time appends us, a time in microseconds since the epoch, as
-// "2006-01-02T15:04:05.000000Z", or appends null if us is 0.
+// time appends a time in the form "2006-01-02T15:04:05.000000Z". us is the time in
+// microseconds since the epoch; 0 is appended as null.
 func (l *logEncoder) time(dst []byte, us int64) []byte {
 	if us == 0 {
 		return append(dst, "null"...)

@@ -45,7 +45,7 @@ func openLayouts(path string) (*layouts, error) {
 	return l, nil
 }
 
-// get returns the headers of a log, and the version of l that current returns.
+// get returns the headers of a log and the current version of l.
 func (l *layouts) get(probe, typ string) (headers, int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -68,7 +68,7 @@ func (l *layouts) guessed(probe, typ, version string) bool {
 }
 
 // set records a header line in memory; save writes it to the state file. Once maxLayouts
-// logs have headers, set ignores those of other logs.
+// logs have headers, set ignores the headers of all other logs.
 func (l *layouts) set(probe, typ, part, line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
 )
 
-// DialTimeout is the timeout for connecting, including the TLS handshake. It also
-// limits the wait for the first response of an acknowledging endpoint.
+// DialTimeout is the timeout for connecting, including the TLS handshake. In
+// acknowledged mode, it also limits the wait for the endpoint's first response.
 const DialTimeout = 10 * time.Second
 
 // Dial connects to addr if its IP address is in peers. If peers is empty, all addresses

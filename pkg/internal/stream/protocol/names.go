@@ -17,12 +17,13 @@ const MaxPath = 4096
 // columns for each.
 const maxTypes = 64
 
-// nameAge is how long a name must be unused before a full Names drops it. Sinks never
-// forget a name, so nameAge limits the rate at which a peer can invent names.
+// nameAge is how long a name must be unused before it is dropped to make room in a full
+// set. Sinks never forget a name, so nameAge limits the rate at which a peer can invent
+// names.
 const nameAge = 24 * time.Hour
 
-// PerPeer returns how many names a single peer may add to a set of at most limit names:
-// a quarter of limit, but at least one.
+// PerPeer returns how many names a single peer may add to a set with the given limit: a
+// quarter of the limit, but at least one.
 func PerPeer(limit int) int { return max(1, limit/4) }
 
 // Names is a set of names chosen by peers. A single peer cannot fill it. It is
@@ -30,7 +31,7 @@ func PerPeer(limit int) int { return max(1, limit/4) }
 type Names struct {
 	mu     sync.Mutex
 	names  map[string]*nameUse
-	byPeer map[string]int // number of names by the peer that added them
+	byPeer map[string]int // number of names that each peer has added
 }
 
 // nameUse records which peer added a name and when it was last used.
@@ -39,9 +40,9 @@ type nameUse struct {
 	last time.Time
 }
 
-// Add adds a name used by the given peer. It fails if the set has limit names, or
-// PerPeer(limit) names of that peer. The peer "" is limited only by limit. Add
-// reports whether the set now has the name, and whether it is new.
+// Add adds a name used by the given peer, unless the set is full. limit is the maximum
+// size of the set. Each peer may add up to PerPeer(limit) names; the peer "" has no such
+// restriction. Add reports whether the set now has the name, and whether the name is new.
 func (s *Names) Add(name, peer string, limit int) (has, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,7 +88,7 @@ func (s *Names) forget(before time.Time) {
 	}
 }
 
-// Types limits how many log names of unknown types peers may use.
+// Types limits how many unknown log types peers may use.
 type Types struct{ unknown Names }
 
 // Check returns "" if lines of a log with this name are accepted from the peer,
@@ -109,11 +110,13 @@ func (n *Types) Check(name, peer string) string {
 // subject tokens.
 const WordChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-// IsName reports whether name consists of 1 to limit bytes, all of them in chars.
+// IsName reports whether name is not empty, contains only characters from chars, and is
+// no longer than the limit in bytes.
 func IsName(name, chars string, limit int) bool {
 	return name != "" && len(name) <= limit && strings.Trim(name, chars) == ""
 }
 
 // IsSession reports whether name is valid as the name of a session or a probe. Such
-// names become names of files and folders, so they cannot begin with "-".
+// names become names of files and folders. They must not begin with "-", because
+// programs would parse them as options.
 func IsSession(name string) bool { return IsName(name, WordChars, 64) && name[0] != '-' }

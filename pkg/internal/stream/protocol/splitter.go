@@ -12,7 +12,7 @@ import (
 // LINE", where PATH is the absolute path of the log.
 type Splitter struct {
 	Types   *Types
-	MaxLine int // bytes, with the path
+	MaxLine int // bytes, including the path
 	Probe   string
 	Peer    string        // sender of the lines, see Names.Add
 	Key     string        // of the connection, see batch.Origin
@@ -31,9 +31,9 @@ type Splitter struct {
 	Empty int64
 }
 
-// Split calls emit for each run of consecutive lines of one log. text must hold complete
-// lines. from is the offset of run in text, and lines is the number of lines in run.
-// Split returns the first error from emit or s.Control.
+// Split calls emit for each run of consecutive lines of one log, and passes the run's
+// offset in text and its number of lines. text must hold complete lines. Split returns
+// the first error from emit or s.Control.
 func (s *Splitter) Split(text []byte, emit func(o *batch.Origin, from int, run []byte, lines int) error) error {
 	from, lines, pos := 0, 0, 0
 	flush := func() error {

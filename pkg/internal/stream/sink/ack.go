@@ -97,8 +97,8 @@ func (l *ackLink) readAcks() {
 	}
 }
 
-// toPump converts a position that the endpoint counted to a position of the pump by
-// subtracting the bytes of protocol lines. The caller must hold l.mu.
+// toPump converts a position from the endpoint to the pump's position, which does not
+// include the bytes of protocol lines. The caller must hold l.mu.
 func (l *ackLink) toPump(n int64) int64 {
 	for len(l.overhead) > 1 && l.overhead[1].pos+l.overhead[1].total <= n {
 		l.overhead = l.overhead[1:]

@@ -22,9 +22,9 @@ import (
 // peer has received.
 const pollEvery = 5 * time.Millisecond
 
-// command is a running command that reads lines from its standard input. The read
-// end of the pipe stays open in this process too. Thus this process can still see,
-// after the command has exited, how many bytes the command did not read.
+// command is a running command that reads lines from its standard input. This process
+// also keeps the read end of the pipe open, so that it can determine how many bytes the
+// command had left unread when it exited.
 type command struct {
 	ending  // fails when the command exits
 	cmd     *exec.Cmd

@@ -28,7 +28,8 @@ const (
 	syncBytes     = 4 << 20
 	// maxOpen is the maximum number of open files.
 	maxOpen = 128
-	// diskRetry is the interval between retries on a full disk.
+	// diskRetry is the interval between retries of a failed write, for example
+	// on a full disk.
 	diskRetry = time.Second
 )
 
@@ -101,8 +102,8 @@ func (f *files) Run(ctx context.Context) error {
 	}
 }
 
-// flush writes and acks the pending batches. It retries errors until ctx is done,
-// since space may become free on a full disk.
+// flush writes and acks the pending batches. If writing fails, it retries until ctx is
+// done, since space may become free on a full disk.
 func (f *files) flush(ctx context.Context) error {
 	for len(f.pending) > 0 {
 		err := f.write()
@@ -238,7 +239,7 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// toLineEnd truncates an unfinished last line, which a crash may have left, and seeks to
+// toLineEnd removes an unfinished last line, which a crash may have left, and seeks to
 // the end of the file.
 func (o *outFile) toLineEnd() error {
 	size, err := o.Seek(0, io.SeekEnd)
@@ -267,7 +268,7 @@ func (o *outFile) toLineEnd() error {
 	return err
 }
 
-// closeOld closes files of past hours.
+// closeOld closes the files of past hours, except dirty ones.
 func (f *files) closeOld() {
 	hour := f.now().UTC().Format("2006_01_02_15")
 	for dir, o := range f.open {

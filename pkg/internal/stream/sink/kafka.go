@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	// kafkaMaxBatch is the initial size limit of record batches in bytes, which
-	// brokers accept by default. If a topic rejects a batch of this size, the limit
-	// is halved, down to kafkaMinBatch.
+	// kafkaMaxBatch is the initial size limit of record batches in bytes. Brokers
+	// accept batches of this size by default. Whenever a topic rejects a batch as
+	// too large, the limit is halved, down to kafkaMinBatch.
 	kafkaMaxBatch = 1000012
 	kafkaMinBatch = 1 << 10
 	// kafkaSilence is how long messages may stay unacknowledged before a
@@ -30,7 +30,7 @@ const (
 	kafkaSilence = 5 * time.Second
 )
 
-// compressions maps the valid values of the option compress to codecs.
+// compressions maps the valid values of the "compress" option to codecs.
 var compressions = map[string]kgo.CompressionCodec{
 	"":       kgo.ZstdCompression(),
 	"zstd":   kgo.ZstdCompression(),
@@ -62,7 +62,7 @@ type kafkaSession struct {
 	pending  []*kafkaMessage // from the first unacknowledged message on, in order
 	sent     int64
 	last     int64     // position up to which everything is acknowledged
-	progress time.Time // when last changed, or when pending[0] was sent if later
+	progress time.Time // when s.last increased or pending[0] was sent, whichever is later
 	ack      func(int64)
 }
 
@@ -71,7 +71,7 @@ type kafkaMessage struct {
 	end   int64 // position after the message, in bytes of the session
 	size  int   // bytes
 	acked bool
-	lost  int // dropped lines, which the topic rejects
+	lost  int // lines dropped because the topic rejects them
 }
 
 func openKafka(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) opener {
@@ -143,9 +143,9 @@ func (s *kafkaSession) addPending(n int) *kafkaMessage {
 }
 
 // onResponse finishes m if err is nil, that is, if the broker has accepted m. Otherwise
-// it makes the session fail. If the topic rejects m as too large although s.maxBytes is
-// at its minimum, onResponse also drops m, but only the first such message. Responses
-// for different probes may arrive in any order.
+// it makes the session fail. If s.maxBytes is already at its minimum, onResponse also
+// drops the first message that the topic rejects as too large. Responses for different
+// probes may arrive in any order.
 func (s *kafkaSession) onResponse(m *kafkaMessage, text []byte, err error) {
 	if err != nil {
 		if errors.Is(err, kerr.MessageTooLarge) && s.maxBytes == kafkaMinBatch && s.sending.Err() == nil {

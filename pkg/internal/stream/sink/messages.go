@@ -11,15 +11,15 @@ const (
 	// messageSize is the approximate size of a message's text in bytes: about 100
 	// lines of log_tcp_complete.
 	messageSize = 64 << 10
-	// messageRoom is the maximum overhead of a message in bytes, without
-	// text and header values.
+	// messageRoom is the maximum overhead of a message in bytes, excluding
+	// its text and header values.
 	messageRoom = 512
 )
 
-// messages splits text, which is the tail of b.Out, into messages of about
-// messageSize bytes. Including headers, a message has at most limit bytes. messages
-// calls send for each message, and drop for each line that is too long. The same
-// batch and text always give the same messages and ids.
+// messages splits text, the tail of b.Out, into messages of about messageSize bytes, and
+// passes each message to send. limit is the maximum size of a message in bytes, including
+// headers. For a line that is too long, messages calls drop with the line's length. The
+// same batch, text and limit always result in the same messages and ids.
 func messages(b *batch.Batch, text []byte, limit int, send func(id string, text []byte) error, drop func(n int) error) error {
 	for len(text) > 0 {
 		at := len(b.Out) - len(text)
