@@ -19,13 +19,13 @@ type Stats struct {
 	Refused     int64         // connections refused: forbidden, malformed or too many
 	Folders     int64         // log folders followed so far
 	Vanished    int64         // logs or messages removed before they were read
-	Outside     int64         // logs skipped because a link leads out of a Confined folder
+	Outside     int64         // logs skipped because of Options.Confined
 	Unacked     int64         // lines in flight from exporters that do not resend them
 	Rate        float64       // current lines per second
 	Rates       []int64       // lines per Interval, oldest first; the last is incomplete
 	Interval    time.Duration // of Rates
 	Sinks       []SinkStats
-	Sources     []SourceStats // by probe
+	Sources     []SourceStats // sorted by probe
 }
 
 // SourceStats summarizes the lines of a probe from one address, folder or broker.
@@ -36,7 +36,7 @@ type SinkStats struct {
 	Name     string // without secrets
 	Optional bool
 	Lines    int64 // acked
-	Dropped  int64 // because the sink was too slow (if optional) or rejected them
+	Dropped  int64 // rejected by the sink, or discarded because an optional sink was too slow
 	Restarts int64
 	Repeated int64  // bytes resent after a failure
 	Queued   int64  // bytes waiting for the sink
@@ -44,9 +44,9 @@ type SinkStats struct {
 	Trouble  string // why the sink currently accepts nothing; "" if it works
 }
 
-// Continue adds the counts of a former stream that has ended. It does nothing if former
-// is nil. s must not have started. The sink with index i in s continues the counts of
-// the sink with index i in former if both have the same name.
+// Continue adds the counts of an earlier stream that has ended. It does nothing if former
+// is nil. Call it before s starts. A sink of s continues the counts of the earlier
+// stream's sink with the same index if both have the same name.
 func (s *Stream) Continue(former *Stream) {
 	if former == nil {
 		return

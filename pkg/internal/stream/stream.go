@@ -54,8 +54,8 @@ const (
 type Options struct {
 	Listen []peer.Options // endpoints
 	Follow []Root
-	// Confined skips logs behind links that lead out of their Root. It is meant for
-	// folders that a peer chose.
+	// Confined skips logs whose path leads out of the Root through a link. It is
+	// meant for folders that a peer chose.
 	Confined bool
 	// Anonymize rewrites the lines of followed logs; nil leaves them unchanged.
 	// SourceIs says whether addresses without a flag are already anonymized. It
@@ -79,16 +79,16 @@ type Options struct {
 	Poll     time.Duration  // interval at which followed folders are scanned; 0: 1s
 	Location *time.Location // zone of folder names; nil: time.Local
 
-	Probes         *peer.Probes  // probes without certificates; others are named after their address
+	Probes         *peer.Probes  // probes without certificates; unlisted ones are named after their address
 	MaxConnections int           // 0: 1024
 	IdleTimeout    time.Duration // of connections; 0: 2h
 	MaxLine        int           // bytes; longer lines are rejected; 0: 32 KiB
 
-	Window int64         // maximum bytes resent after a crash, for Follow and each of From; 0: 16 MiB
+	Window int64         // maximum bytes resent after a crash, for Follow and for each broker; 0: 16 MiB
 	Queue  int64         // maximum bytes waiting for one sink; 0: 8 MiB
 	Drain  time.Duration // how long sinks may flush after shutdown begins; 0: 30s
 
-	RetryMin, RetryMax time.Duration // wait before a sink is reopened; 0: 500ms, 30s
+	RetryMin, RetryMax time.Duration // wait before a sink or broker is reopened; 0: 500ms, 30s
 
 	Name     string // distinguishes the state of concurrent streams; "": default
 	StateDir string
@@ -176,8 +176,8 @@ func CheckSource(text string) error {
 	return err
 }
 
-// SameTopic reports whether the broker URLs from (of a source) and to (of a sink) name
-// the same topic. If so, lines would circulate forever.
+// SameTopic reports whether the URL of a source and the URL of a sink name the same topic
+// of the same broker. If so, lines would circulate forever.
 func SameTopic(from, to string) bool {
 	b, err := source.Parse(from)
 	if err != nil {

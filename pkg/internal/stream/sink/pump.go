@@ -21,7 +21,7 @@ type session interface {
 	write(b *batch.Batch, text []byte) error
 	// broken returns a channel that is closed when the session has failed.
 	broken() <-chan struct{}
-	// err returns why the session has failed, or nil.
+	// err returns the cause of the failure, or nil.
 	err() error
 	// end closes the stream after everything is acked, and waits until the receiver
 	// exits or ctx is done.
@@ -33,7 +33,7 @@ type session interface {
 	close() int64
 }
 
-// ending implements the methods broken and err of a session.
+// ending implements session.broken and session.err.
 type ending struct {
 	ctx  context.Context
 	fail context.CancelCauseFunc // makes the session fail; the first cause is kept
@@ -52,8 +52,8 @@ func (e ending) err() error              { return context.Cause(e.ctx) }
 type opener func(ctx context.Context, ack func(n int64)) (session, error)
 
 // pump sends the batches of a queue through sessions. After a failure it resends
-// unacked text in a new session, from the start of a line. Positions count bytes of
-// text over all batches so far.
+// unacked text in a new session, from the start of a line. A position is a byte offset
+// in the text of all batches so far.
 type pump struct {
 	q          *batch.Queue
 	log        *slog.Logger
@@ -101,10 +101,10 @@ func (p *pump) Run(ctx context.Context) error {
 	}
 }
 
-// connect opens a session, retrying until ctx is done. It waits before each attempt,
-// except before the first one if first is set. base is the position of the session's
-// first byte. connect returns a nil session and a nil error if the queue is closed and
-// everything is acked.
+// connect opens a session and returns the position of the session's first byte. It
+// retries all errors except usage errors until ctx is done. It waits before each attempt,
+// but if first is set, it makes the first attempt at once. connect returns a nil session
+// and a nil error if the queue is closed and everything is acked.
 func (p *pump) connect(ctx context.Context, first bool) (session, int64, error) {
 	var opening retry.Alarm
 	for {

@@ -18,9 +18,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
-// link is a connection to a tstatrepo endpoint or to an old importer. Without
+// link is a connection to a tstatrepo endpoint or to mPlane's old importer. Without
 // acknowledged mode, bytes count as arrived when the peer's kernel has received
-// them. A crash of the peer may then lose them.
+// them. If the peer then crashes, they may be lost.
 type link struct {
 	ending
 	nc      net.Conn
@@ -71,8 +71,8 @@ func (l *link) socket() (err error) {
 }
 
 // watch acks the bytes that the peer's kernel has received, until the link fails.
-// With TLS the bytes in flight include overhead, so watch acks too little rather
-// than too much.
+// With TLS the bytes in flight include overhead, so watch acks too few bytes rather
+// than too many.
 func (l *link) watch() {
 	for retry.Sleep(l.ctx, pollEvery) == nil {
 		n := l.written.Load()

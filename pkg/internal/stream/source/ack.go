@@ -14,9 +14,9 @@ import (
 
 const (
 	maxHello = 256 // maximum bytes of the hello line
-	// maxProbes limits the probe names that peers may announce, since sinks
-	// keep folders, subjects and layouts for each. One host may announce
-	// protocol.PerPeer(maxProbes), enough to forward a whole site.
+	// maxProbes limits the number of probe names that peers may announce, since
+	// sinks keep folders, subjects and layouts for each probe. One host may
+	// announce protocol.PerPeer(maxProbes) names, enough to forward a whole site.
 	maxProbes = 4096
 	// ackTimeout bounds how long writing an acknowledgement may take.
 	ackTimeout = 30 * time.Second
@@ -26,7 +26,7 @@ const (
 // are acked.
 const drainPoll = 5 * time.Millisecond
 
-// hello checks line, the hello line, and starts acknowledged mode. It first closes any
+// hello checks the hello line and starts acknowledged mode. Before that, it closes any
 // earlier connection of the same session and waits until that connection has ended.
 func (c *conn) hello(ctx context.Context, line []byte) error {
 	f := strings.Split(string(line), " ")
@@ -79,8 +79,8 @@ func (c *conn) refuse(cause error, format string, args ...any) error {
 }
 
 // control processes a line that begins with '#'. If the line announces the name of the
-// probe, control sets the name, unless the certificate or the settings have done so. It
-// rejects all other lines.
+// probe, control sets the name, unless the certificate or the settings name the probe.
+// It rejects any other line.
 func (c *conn) control(ctx context.Context, line []byte) error {
 	text, ok := bytes.CutPrefix(line, []byte(protocol.AckProbe))
 	if !ok || !protocol.IsSession(string(text)) {

@@ -54,7 +54,7 @@ type checkpoint struct {
 
 	mu      sync.Mutex
 	state   saved
-	numbers map[string]int64 // highest acked number by root and log, see ack
+	numbers map[string]int64 // highest number of an acked delivery by root and log, see ack
 	dirty   bool             // there are unsaved positions
 }
 
@@ -84,8 +84,8 @@ func (c *checkpoint) positions(root string) map[string]position {
 }
 
 // enter records that the reader of a log has reached the start of a folder. It does
-// nothing while earlier lines of the log are unacked. number is the number of the log's
-// last delivery, see ack.
+// nothing while earlier lines of the log are unacked. number identifies the log's last
+// delivery, see ack.
 func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	c.mu.Lock()
 	drained := c.numbers[root+"\x00"+log] == number
@@ -95,9 +95,9 @@ func (c *checkpoint) enter(root, log string, number int64, folder string) {
 	}
 }
 
-// ack records p as the position of a log after n more bytes were acked. number counts the
-// log's deliveries. Calls may arrive out of order; a call with a lower number than before
-// does not change the position.
+// ack records that a delivery of n bytes was acked, and that p is the position in the log
+// after it. number counts the log's deliveries. Calls may arrive out of order; a call with
+// a lower number than an earlier call does not change the position.
 func (c *checkpoint) ack(root, log string, number int64, p position, n int64) {
 	c.mu.Lock()
 	key := root + "\x00" + log

@@ -36,8 +36,8 @@ const (
 	readBudget = 24 << 20
 	// handshakeTimeout bounds a TLS handshake.
 	handshakeTimeout = 10 * time.Second
-	// After Stop, each connection is read until nothing arrives for
-	// drainRead, and for at most drainMax. Otherwise lines in the kernel's
+	// After Stop, each connection is read until it has been silent for
+	// drainRead, but no longer than drainMax. Otherwise lines in the kernel's
 	// buffers would be lost.
 	drainRead = 200 * time.Millisecond
 	drainMax  = 2 * time.Second
@@ -314,8 +314,8 @@ func (c *conn) checkStart(ctx context.Context, head []byte, more bool) (drop int
 	return 0, head[0] != '/' && i < 0, nil
 }
 
-// skip records that the next n bytes of the connection are not delivered and thus need
-// no ack.
+// skip records that the next n bytes of the connection are not delivered and so need no
+// ack.
 func (c *conn) skip(n int) {
 	c.pos += int64(n)
 	c.tracker.Skip(c.pos)
@@ -400,8 +400,8 @@ func (c *conn) identify() error {
 	return nil
 }
 
-// count adds the connection to the counts of its current probe, and removes it from those
-// of the former one.
+// count adds the connection to the counts of its current probe, and removes it from the
+// counts of its previous probe.
 func (c *conn) count() {
 	if c.src != nil {
 		c.src.Connections.Add(-1)

@@ -24,9 +24,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
 )
 
-// closeGrace is how long a newer folder may lack a log before the log in the
-// older folder counts as closed. Tstat opens each new log right after it closes
-// the old one. A log that was switched off never appears.
+// closeGrace is how long a newer folder must be unchanged before a log that it
+// lacks counts as closed in the older folder. Tstat opens each new log right after
+// it closes the old one, but a log that was switched off never appears again.
 const closeGrace = 5 * time.Second
 
 // firstFolder is the name of a checkpoint entry that belongs to no log. Until a log is
@@ -243,8 +243,8 @@ func (f *follower) scan() {
 	}
 }
 
-// add appends to f.folders those of found that have appeared since the last scan. They
-// count as newer than all others even if the times in their names are older.
+// add appends to f.folders the folders in found that have appeared since the last scan.
+// They count as newer than all others even if the times in their names are older.
 func (f *follower) add(found []*folder) {
 	fresh := f.fresh(found)
 	if len(fresh) == 0 {
@@ -279,8 +279,8 @@ func (f *follower) add(found []*folder) {
 	maps.DeleteFunc(f.removed, func(name string, _ bool) bool { return !f.order.knows(name) })
 }
 
-// fresh returns those of found that are not yet known, and known folders that Tstat has
-// recreated under the same name.
+// fresh returns the folders in found that are not yet known or that Tstat has recreated
+// under the same name.
 func (f *follower) fresh(found []*folder) (list []*folder) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -301,9 +301,9 @@ func (f *follower) fresh(found []*folder) (list []*folder) {
 	return list
 }
 
-// begin sets f.folders to those of found that are to be read in this run. Folders that
-// the last run did not know count as the newest. If there was no last run, the times in
-// the names determine the order.
+// begin sets f.folders to the folders in found that this run must read. Folders that the
+// last run did not know count as the newest. If there was no last run, the times in the
+// names determine the order.
 func (f *follower) begin(found []*folder) {
 	now := time.Now()
 	sortFolders(found, now)
@@ -338,10 +338,11 @@ func (f *follower) begin(found []*folder) {
 	f.set.counts.Folders.Add(int64(len(f.folders)))
 }
 
-// place inserts d, a folder named in the checkpoint, into the order unless the order has
-// it already. d goes before the first folder with a newer name. If d is ahead of the
-// clock, or if no folder has a newer name, d goes first, so that no folder is skipped.
-// place warns if d is not in found or is ahead of the clock.
+// place adds a folder of the checkpoint to the order, unless the order already has it. It
+// inserts the folder before the first one with a newer name. If there is none, or if the
+// folder is ahead of the clock, the folder goes first, so that no folder is skipped. place
+// logs a warning if the folder is ahead of the clock or is missing from found, the list of
+// existing folders.
 func (f *follower) place(d *folder, found []*folder, now time.Time) {
 	if !f.order.knows(d.name) {
 		i := 0
@@ -360,7 +361,7 @@ func (f *follower) place(d *folder, found []*folder, now time.Time) {
 	}
 }
 
-// selects reports whether the options select the logs called name.
+// selects reports whether the options select logs of this name.
 func (f *follower) selects(name string) bool {
 	if f.set.types.Check(name, "") != "" {
 		return false
@@ -419,8 +420,8 @@ func (f *follower) folder(number int) *folder {
 	return nil
 }
 
-// forget removes from f.folders all folders that are older than those that the logs
-// still need.
+// forget removes folders from the start of f.folders while no log needs them. It always
+// keeps the newest folder.
 func (f *follower) forget() {
 	least := f.first + len(f.folders) - 1
 	for _, l := range f.logs {
@@ -439,8 +440,8 @@ func (f *follower) forget() {
 
 // closed reports whether Tstat has finished a log in the folder with the given number.
 // This is the case if there are two or more newer folders, if the next folder has the
-// same log (Tstat closes the old log first), or if the next folder has lacked the log for
-// closeGrace.
+// same log (Tstat closes the old log first), or if the next folder lacks the log and has
+// not changed for closeGrace.
 func (f *follower) closed(number int, name string) bool {
 	next := f.folder(number + 1)
 	if next == nil {

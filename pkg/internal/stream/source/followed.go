@@ -186,8 +186,8 @@ func (l *followed) open() (bool, error) {
 	return true, l.startRewriter()
 }
 
-// startRewriter prepares the anonymization of the open log, if it is enabled. If
-// reading resumes after the header, it passes the saved header to the rewriter.
+// startRewriter creates the rewriter of the open log if anonymization is enabled. If
+// reading resumes after the header, it passes the log's header to the rewriter.
 func (l *followed) startRewriter() error {
 	a := l.set.opt.Anonymize
 	if a == nil {
@@ -248,8 +248,8 @@ func (l *followed) decompress() error {
 // compressed in any known format.
 var errNotCompressed = errors.New("it does not begin like a compressed file")
 
-// position seeks to the position where reading starts. On an error it restores l.resume
-// and l.fromEnd, so that the next call of open can retry.
+// position seeks to the position where reading starts. On error, it restores l.resume
+// and l.fromEnd, so that open can be retried.
 func (l *followed) position() (err error) {
 	resume, fromEnd := l.resume, l.fromEnd
 	l.resume, l.fromEnd = position{}, false

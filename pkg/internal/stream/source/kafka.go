@@ -26,7 +26,7 @@ const (
 	kafkaFetch    = 4 << 20
 	kafkaInflated = 8 << 20
 	// kafkaAbsence is the session timeout of a group member. A process that
-	// restarts within it keeps its partitions.
+	// restarts within this time keeps its partitions.
 	kafkaAbsence = 20 * time.Second
 	// kafkaHandOver is how long a revoked partition waits for sinks to ack
 	// its lines. The next member reads unacked lines again.
@@ -193,9 +193,9 @@ func (s *kafkaSource) onAssigned(_ context.Context, _ *kgo.Client, topics map[st
 	s.log.Info("partitions assigned", "group", s.group, "partitions", len(s.parts))
 }
 
-// onRevoked is called before partitions move to another member. It waits for up to
-// kafkaHandOver until the lines delivered from these partitions are acked, and commits
-// the partitions' offsets.
+// onRevoked is called before partitions move to another member. It waits until the lines
+// delivered from these partitions are acked, but no longer than kafkaHandOver. Then it
+// commits the acked offsets.
 func (s *kafkaSource) onRevoked(ctx context.Context, client *kgo.Client, topics map[string][]int32) {
 	var parts []*part
 	for _, number := range topics[s.broker.Name] {
@@ -223,15 +223,16 @@ func (s *kafkaSource) onLost(_ context.Context, _ *kgo.Client, topics map[string
 	}
 }
 
-// drain waits until all lines delivered from parts are acked, or ctx is done.
+// drain waits until all lines delivered from the given partitions are acked, or ctx is
+// done.
 func (s *kafkaSource) drain(ctx context.Context, parts []*part) {
 	for _, p := range parts {
 		retry.Until(ctx, drainPoll, p.Drained)
 	}
 }
 
-// commits commits offsets every saveEvery, and whenever the window asks for it, until
-// ctx is done; see batch.Window.Due.
+// commits calls commit every saveEvery, and whenever s.window.Due signals, until ctx is
+// done.
 func (s *kafkaSource) commits(ctx context.Context, client *kgo.Client) {
 	t := time.NewTicker(saveEvery)
 	defer t.Stop()
@@ -301,7 +302,7 @@ func (s *kafkaSource) commit(ctx context.Context, client *kgo.Client) bool {
 }
 
 // leave commits once more and leaves the group, so that other members get the partitions
-// of s at once.
+// without waiting for the session timeout.
 func (s *kafkaSource) leave(client *kgo.Client) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acceptPending reports whether a connection waits in the backlog of l, so that Accept
-// would return it without blocking.
+// acceptPending reports whether a connection is waiting in the backlog of l. If so,
+// Accept does not block.
 func acceptPending(l syscall.Conn) bool {
 	rc, err := l.SyscallConn()
 	if err != nil {

@@ -39,20 +39,20 @@ const (
 	// consumer. If both are created at the same moment, nats-server 2.9.10 may
 	// count messages as delivered that never arrive.
 	natsNewStream = time.Second
-	// natsRemembered is the number of acknowledged messages to remember,
-	// since the server may have redelivered them before the ack arrived.
+	// natsRemembered is the number of acknowledged messages to remember. The
+	// server may have redelivered them before their acks arrived.
 	natsRemembered = 4 * natsAckPending
 )
 
 // natsSource reads a stream through a durable consumer named after the group. It
-// acknowledges a message to the server when its lines are acked.
+// acknowledges a message to the server once all lines of the message are acked.
 type natsSource struct {
 	*reader
 
 	mu        sync.Mutex
 	delivered map[natsPosition]*natsMessage
 	inFlight  int            // number of delivered messages not yet acked
-	acked     []natsPosition // acked messages in delivered, oldest ack first
+	acked     []natsPosition // keys of the acked messages in delivered, oldest ack first
 
 	// Used only by the reading goroutine:
 	last   uint64 // highest sequence received
@@ -60,8 +60,8 @@ type natsSource struct {
 	absent bool   // the stream did not exist at the last check
 }
 
-// natsPosition identifies a message. The time distinguishes messages of a
-// recreated stream.
+// natsPosition identifies a message. If the stream is recreated, sequences repeat,
+// but the times of messages differ.
 type natsPosition struct {
 	sequence uint64
 	time     int64 // Unix time in nanoseconds
@@ -95,8 +95,8 @@ func (s *natsSource) Run(ctx, reading context.Context) error {
 	return nil
 }
 
-// consume consumes messages until reading is done or the connection ends. It calls
-// opened when the consumer is ready.
+// consume consumes messages until the context reading is done or the connection ends.
+// It calls opened when the consumer is ready.
 func (s *natsSource) consume(ctx, reading context.Context, opened func()) error {
 	lost, fail := context.WithCancelCause(reading)
 	defer fail(nil)
@@ -142,8 +142,8 @@ func (s *natsSource) consume(ctx, reading context.Context, opened func()) error 
 // out of order.
 type natsOrder struct {
 	maxMessages int                       // messages per fetch
-	first       int                       // redelivered messages to sort before new ones; 0: none
-	held        []jetstream.Msg           // redelivered messages received so far
+	first       int                       // messages to collect and sort before any are delivered; 0: none
+	held        []jetstream.Msg           // messages collected so far
 	deliver     func(jetstream.Msg) error // delivers a message
 }
 
@@ -256,9 +256,9 @@ func (s *natsSource) consumer(ctx context.Context, nc *nats.Conn) (jetstream.Con
 }
 
 // awaitRedelivery waits until the server redelivers the unacked messages of a killed
-// process, which precede newer messages. It returns the number of unacked messages, or 0
-// if there is nothing to wait for. If another process also reads from cons, the order is
-// undefined and awaitRedelivery does not wait.
+// process, so that they can be delivered before newer ones. It returns the number of
+// unacked messages, or 0 if there is nothing to wait for. If another process also reads
+// from cons, the order is undefined and awaitRedelivery does not wait.
 func (s *natsSource) awaitRedelivery(ctx context.Context, cons jetstream.Consumer) (int, error) {
 	info := cons.CachedInfo()
 	if info.NumAckPending == 0 || info.NumWaiting > 0 || info.Delivered.Stream <= s.last {

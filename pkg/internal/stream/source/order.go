@@ -24,13 +24,13 @@ const (
 )
 
 // order is the order in which the log folders of a root appeared. Folder names do
-// not show it, since a new folder gets an older name if the probe's clock or time
-// zone is set back. A removed folder stays known, since its file system may only
-// have been unmounted.
+// not show this order, since a new folder gets an older name if the probe's clock or
+// time zone is set back. A folder that disappears stays known, since its file system
+// may just have been unmounted.
 type order struct {
 	path  string         // of the state file
 	names []string       // oldest first
-	index map[string]int // of names
+	index map[string]int // position of each name in names
 	dirty bool           // names have changed since the last save
 }
 
@@ -78,8 +78,8 @@ func (o *order) insert(i int, name string) {
 	o.dirty = true
 }
 
-// append adds fresh as the newest folders. If more than maxGone removed folders are
-// known, it drops the oldest of them. present lists the existing folders.
+// append adds the folders in fresh as the newest ones. If more than maxGone removed
+// folders are known, it drops the oldest of them. present lists the existing folders.
 func (o *order) append(fresh, present []*folder) {
 	if len(fresh) == 0 {
 		return
@@ -122,10 +122,10 @@ func (o *order) save() error {
 	return nil
 }
 
-// sortFolders sorts folders by the times in their names. However, a folder ahead of the
-// clock goes first if the clock or time zone seems to have been set back after the
-// folder appeared. This is assumed if the folder's modification time is also ahead of
-// the clock, or is older than that of a folder that is not ahead.
+// sortFolders sorts folders by the times in their names. However, a folder that seems to
+// have appeared before the clock or time zone was set back goes first. Such a folder is
+// ahead of the clock. Its modification time is also ahead of the clock, or is older than
+// that of a folder that is not ahead.
 func sortFolders(list []*folder, now time.Time) {
 	former := map[*folder]bool{}
 	if slices.ContainsFunc(list, func(d *folder) bool { return d.ahead(now) }) {

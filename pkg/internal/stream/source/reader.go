@@ -51,8 +51,8 @@ func Parse(text string) (*broker.Broker, error) {
 	return b, nil
 }
 
-// Subscribe returns an Input that reads from the broker with the URL text. number must
-// be unique within the run.
+// Subscribe returns an Input that reads from the broker at the given URL. number must be
+// unique within the run.
 func (s *Set) Subscribe(text string, number int) (Input, error) {
 	b, err := Parse(text)
 	if err != nil {
@@ -77,7 +77,7 @@ func (s *Set) Subscribe(text string, number int) (Input, error) {
 
 // inbound is a message from a broker.
 type inbound struct {
-	key    string // unique; prefix of the ids of messages sent for it
+	key    string // unique; sinks derive the ids of their messages from it
 	probe  string
 	format string // a batch.Format; "" means Raw
 	path   string // of the log; required for Line
@@ -113,7 +113,7 @@ const maxReadProbes = 256
 // before each line. Short lines and a long path could otherwise exhaust memory.
 const maxOpened = 32 << 20
 
-// probe returns the state of a probe, or nil if too many names were announced.
+// probe returns the state of a probe, or nil if too many names have been announced.
 func (r *reader) probe(name string) *readProbe {
 	p := r.probes[name]
 	if p == nil {

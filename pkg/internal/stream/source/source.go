@@ -65,7 +65,7 @@ type Options struct {
 	Start    Start
 	Poll     time.Duration
 	Location *time.Location
-	Confined bool // skip logs behind links that lead out of a followed folder
+	Confined bool // skip logs whose path leads out of the Root through a link
 	// Anonymize rewrites the lines of followed logs; nil leaves them unchanged.
 	// SourceIs says whether addresses without a flag are already anonymized.
 	Anonymize *anonymize.Anonymizer
@@ -117,7 +117,7 @@ func (s *Set) Save() error { return s.checkpoint.save() }
 
 // Input reads lines from a followed folder or a broker.
 type Input interface {
-	// Run reads until reading is done, and delivers the lines already read until
-	// ctx is done. It returns an error if the source cannot continue.
+	// Run reads until the context reading is done. It delivers the lines already
+	// read until ctx is done. It returns an error if the source cannot continue.
 	Run(ctx, reading context.Context) error
 }

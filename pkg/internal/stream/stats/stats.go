@@ -34,8 +34,8 @@ func NewStream() *Stream {
 	return &Stream{Start: time.Now(), Recent: metrics.NewCounts(Interval, Intervals)}
 }
 
-// Resume makes c continue the counts, start and rates of a former stream that has ended.
-// refused is the number of connections that the listeners of former refused.
+// Resume makes c continue the counts, start time and rates of an earlier stream that has
+// ended. refused is the number of connections that the earlier stream's listeners refused.
 func (c *Stream) Resume(former *Stream, refused int64) {
 	c.Start, c.Recent = former.Start, former.Recent
 	for _, n := range []struct{ to, from *atomic.Int64 }{
@@ -54,7 +54,7 @@ type Sink struct {
 	Trouble                                    atomic.Pointer[string] // nil: no trouble
 }
 
-// Resume adds the counts of the same sink in a former stream.
+// Resume adds the counts that the same sink had in an earlier stream.
 func (c *Sink) Resume(former *Sink) {
 	c.Lines.Add(former.Lines.Load())
 	c.Dropped.Add(former.Dropped.Load())
@@ -118,7 +118,8 @@ func (s *Sources) Lookup(probe, from string) *Source {
 	return s.all[key]
 }
 
-// resume makes the sources continue the counts and rates of a former stream's sources.
+// resume makes the sources continue the counts and rates that they had in an earlier
+// stream.
 func (s *Sources) resume(former *Sources) {
 	former.mu.Lock()
 	defer former.mu.Unlock()
@@ -131,8 +132,8 @@ func (s *Sources) resume(former *Sources) {
 	}
 }
 
-// Totals returns the sources that are connected or have sent lines, sorted by
-// probe and address.
+// Totals returns the totals of the sources that are connected or have sent lines,
+// sorted by Probe and From.
 func (s *Sources) Totals() []SourceTotals {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -20,9 +20,9 @@ import (
 	"time"
 )
 
-// Need runs the command check, which succeeds only if a program or Python module is
-// installed. If it fails, Need skips the test, or fails the test on CI. pkg is the Debian
-// package to install.
+// Need runs a command that succeeds only if a program or Python module is installed. If
+// the command fails, Need skips the test, or fails it on CI. pkg is the Debian package to
+// install.
 func Need(t testing.TB, pkg string, check ...string) {
 	t.Helper()
 	if exec.Command(check[0], check[1:]...).Run() == nil {
@@ -55,7 +55,7 @@ type Server struct {
 	Dir          string // holds conf, log and storage
 
 	t    testing.TB
-	args []string // with the program
+	args []string // including the program
 	cmd  *exec.Cmd
 }
 
@@ -66,7 +66,7 @@ const (
 	YearsOf60  = "[all]\npattern = .*\nretentions = 60s:15y\n"
 )
 
-// Start starts carbon-cache with the given storage schemas. Each of settings is a line
+// Start starts carbon-cache with the given storage schemas. Each setting is a line
 // "KEY = VALUE" that is added to the default settings, or overrides one of them.
 func Start(t testing.TB, schemas string, settings ...string) *Server {
 	t.Helper()
@@ -188,8 +188,8 @@ func (s *Server) Log() string {
 	return string(text)
 }
 
-// WaitFor polls until ok returns true. If this takes more than a minute, the test fails
-// with a message that contains what.
+// WaitFor polls until ok returns true, and fails the test after a minute. The string what
+// completes the failure message "waited a minute for ...".
 func WaitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
@@ -257,8 +257,8 @@ type Web struct {
 	url string
 }
 
-// StartWeb starts graphite-web for the Whisper files in the folder whisper. The server
-// stops when the test ends.
+// StartWeb starts graphite-web for a folder of Whisper files. The server stops when the
+// test ends.
 func StartWeb(t testing.TB, whisper string) *Web {
 	t.Helper()
 	Need(t, "graphite-web", "sh", "-c", "command -v graphite-manage && "+Python+" -c 'import graphite'")
@@ -350,7 +350,7 @@ func (w *Web) Points(metrics []string, begin, end int64) Points {
 	return points
 }
 
-// Victoria is a VictoriaMetrics server. It stops with its test.
+// Victoria is a VictoriaMetrics server. It stops when its test ends.
 type Victoria struct {
 	Addr string // of the plaintext protocol
 	Web  string // host:port of HTTP
@@ -390,8 +390,7 @@ func StartVictoria(t testing.TB, args ...string) *Victoria {
 	return v
 }
 
-// Points returns all points of the metrics whose names match the regular expression
-// names.
+// Points returns all points of the metrics whose names match a regular expression.
 func (v *Victoria) Points(names string) Points {
 	v.t.Helper()
 	for _, path := range []string{"/internal/force_flush", "/api/v1/export?" + url.Values{"match[]": {`{__name__=~"` + names + `"}`}}.Encode()} {

@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// Prometheus is a Prometheus server that accepts remote writes. It stops with
-// its test.
+// Prometheus is a Prometheus server that accepts remote writes. It stops when its
+// test ends.
 type Prometheus struct {
 	Addr string // host:port
 
