@@ -22,10 +22,10 @@ type Run struct {
 	Ended   time.Time
 }
 
-// WriteImports overwrites f with the metrics of runs, which has one run per probe, and
-// of kept, the upkeep of the stores. If a run failed, f keeps the time of the last
-// success of its probe. An alert on the age of that time thus also detects runs that
-// never start.
+// WriteImports overwrites f with the metrics of imports and of the upkeep of stores. The
+// keys of runs are the names of the probes. If a run failed, f keeps the time of the
+// probe's last success, so an alert on the age of that time detects both failed runs and
+// runs that never start.
 func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	reg := prometheus.NewRegistry()
 	gauges := map[string]*prometheus.GaugeVec{}

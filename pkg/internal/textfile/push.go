@@ -10,8 +10,8 @@ import (
 
 const pushMetricPrefix = "tstatrepo_rrd_push_"
 
-// WritePush overwrites f with the metrics of a push that sent the RRDs of probe and
-// ended at now. failure is the error of the push, or nil. sum may be nil.
+// WritePush overwrites f with the metrics of a push of the given probe's RRDs. now is the
+// time when the push ended. failure is the error of the push, or nil. sum may be nil.
 func (f File) WritePush(probe string, sum *rrdpush.Summary, failure error, now time.Time) error {
 	reg := prometheus.NewRegistry()
 	gauge := func(name, help string, value float64) {

@@ -27,7 +27,7 @@ import (
 
 // Server is a running server. It stops with its test.
 type Server struct {
-	Port  int // HTTP; users default without a password, and tstat with Password
+	Port  int // HTTP; the user default has no password, the user tstat has Password
 	HTTPS int
 	CA    string // file with the CA certificate for HTTPS
 
@@ -202,7 +202,7 @@ func (s *Server) StartAgain(t testing.TB) {
 	})
 }
 
-// run starts cmd in its own process group and appends its output to the file log.
+// run starts cmd in its own process group and appends its output to a log file.
 func run(t testing.TB, cmd *exec.Cmd, log string) {
 	t.Helper()
 	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
@@ -218,7 +218,7 @@ func run(t testing.TB, cmd *exec.Cmd, log string) {
 }
 
 // wait polls until ready returns true. If this takes more than a minute, the test fails
-// with a message that contains name and the result of log.
+// with a message that contains the server's name and its log.
 func wait(t testing.TB, name string, log func(testing.TB) string, ready func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ready(); time.Sleep(20 * time.Millisecond) {

@@ -25,10 +25,13 @@ var captured embed.FS
 // Exchange is a request with its response. Its Name is SCENARIO/NUMBER.
 type Exchange struct {
 	Name string
-	// Link names the two sides: comp-sup is component to supervisor, cli-sup
-	// client to supervisor, cli-comp and cli-repo client to component,
-	// comp-cli component to listening client or supervisor, and sup-upstream
-	// supervisor to listening client.
+	// Link names the sender and the receiver of the request:
+	//
+	//	comp-sup            component to supervisor
+	//	cli-sup             client to supervisor
+	//	cli-comp, cli-repo  client to component
+	//	comp-cli            component to listening client or supervisor
+	//	sup-upstream        supervisor to listening client
 	Link              string
 	Request, Response Message
 
@@ -110,7 +113,7 @@ func (t Tokens) Rewrite(body []byte) []byte {
 var times = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}( \.\.\. \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})?`)
 
 // Compare describes how got differs from the body of want. It returns "" if they differ
-// only in tokens and times. It adds to t each captured token that t lacks.
+// only in tokens and times. It also adds captured tokens that t does not have yet.
 func (t Tokens) Compare(got []byte, want Message) string {
 	if _, text := want.Body.(string); text {
 		g, w := html.UnescapeString(string(got)), string(t.Rewrite(want.Text()))

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Serve accepts connections on a loopback address until the test ends, and returns
-// the address. It calls handle as Accept does.
+// Serve listens on a loopback address and returns the address. Until the test ends, it
+// accepts connections and calls handle for each of them; see Accept.
 func Serve(t testing.TB, handle func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -61,9 +61,9 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// Issue issues a certificate for subject that is valid for a day and for loopback
-// addresses. It writes the certificate and its key to files named after name, or replaces
-// these files. It returns their paths and that of the authority's certificate.
+// Issue issues a certificate with the given subject, valid for one day and for loopback
+// addresses. It writes the certificate to NAME.pem and the key to NAME.key, replacing
+// existing files. It returns their paths and the path of the authority's certificate.
 func (a *Authority) Issue(name string, subject pkix.Name) (cert, key, ca string) {
 	a.t.Helper()
 	a.issue(name, &x509.Certificate{

@@ -39,8 +39,8 @@ type Server struct {
 	attr     *syscall.SysProcAttr
 }
 
-// bin returns the folder with the programs of a PostgreSQL server. This is the folder of
-// the initdb in the PATH, or else that of the newest server installed by Debian. If no
+// bin returns the folder with PostgreSQL's server programs. It prefers the folder of the
+// initdb in the PATH; otherwise it uses the newest server from a Debian package. If no
 // server is installed, bin returns "".
 func bin() string {
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
@@ -63,9 +63,9 @@ func version(bin string) int {
 	return n
 }
 
-// Start starts a server on a free port on the loopback address, with a superuser postgres
-// that has no password. Clients may use TLS. If no server is installed, the test is
-// skipped, or fails on CI.
+// Start starts a server on a free port on the loopback address, with a superuser named
+// postgres that has no password. Clients may use TLS. If no server is installed, the test
+// is skipped, or fails on CI.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{bin: bin()}
@@ -281,8 +281,8 @@ func (s *Server) Exec(t testing.TB, database, sql string) {
 	}
 }
 
-// OlderFiles returns SQL that changes the table of records in a schema back to the form
-// that it had before the columns place, head and damaged were added; see store.Record.
+// OlderFiles returns SQL that reverts a schema's table of records to the form of older
+// versions, without the columns place, head and damaged; see store.Record.
 func OlderFiles(schema string) string {
 	table := schema + ".tstatrepo_files"
 	return "alter table " + table + " drop column place, drop column head, drop column damaged;" +

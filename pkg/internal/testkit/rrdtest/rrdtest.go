@@ -29,8 +29,8 @@ import (
 //go:embed testdata/rrds.tar.gz
 var samples []byte
 
-// Samples unpacks the RRDs in samples below a temporary folder of the test, and returns
-// the folder that contains them.
+// Samples unpacks the sample RRDs into a temporary folder of the test, and returns the
+// folder that contains them.
 func Samples(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -40,7 +40,7 @@ func Samples(t testing.TB) string {
 	return filepath.Join(dir, "rrds")
 }
 
-// Extract unpacks the RRDs in samples below dir/rrds.
+// Extract unpacks the sample RRDs into dir/rrds.
 func Extract(dir string) error {
 	unzipped, err := gzip.NewReader(bytes.NewReader(samples))
 	if err != nil {
@@ -108,8 +108,8 @@ func Start(t testing.TB) *Tool {
 	return &Tool{t: t, in: in, out: bufio.NewReader(out)}
 }
 
-// Try runs the rrdtool command that format and args describe, as in fmt.Sprintf, and
-// returns the lines of its output.
+// Try formats an rrdtool command like fmt.Sprintf, runs it, and returns the lines of its
+// output.
 func (r *Tool) Try(format string, args ...any) ([]string, error) {
 	if _, err := fmt.Fprintf(r.in, format+"\n", args...); err != nil {
 		return nil, err
@@ -152,8 +152,8 @@ func (r *Tool) Info(file string) map[string]string {
 	return info
 }
 
-// Number returns the value of key in info, the result of Info, as a whole number. It
-// returns 0 for a value that is not a number.
+// Number returns the value of a key in the output of Info as a whole number, or 0 if the
+// value is not a whole number.
 func Number(info map[string]string, key string) int64 {
 	n, _ := strconv.ParseInt(info[key], 10, 64)
 	return n
@@ -191,8 +191,8 @@ func (r *Tool) Fetch(file, function string, resolution, start, end int64) []Row 
 // Points returns the points that rrdfile's Reader.Read must return for the same
 // arguments: for each data source, a map from Unix time to value. Each point is from the
 // finest archive that reaches back to its time. Unfinished steps and NaN are left out.
-// Only archives with the consolidation function AVERAGE are used. In a file without
-// them, those with LAST, MAX or MIN are used, in this order of preference.
+// All points are from archives with the same consolidation function: the first of
+// AVERAGE, LAST, MAX and MIN for which the file has archives.
 func (r *Tool) Points(file string, after int64) []map[int64]float64 {
 	r.t.Helper()
 	info := r.Info(file)

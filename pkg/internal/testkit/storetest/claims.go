@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// Durations of claims (see store.Claimer): a longClaim outlasts the test, and the test
-// waits until a shortClaim expires.
+// Durations of claims; see store.Claimer. A longClaim outlasts the test; a shortClaim
+// expires during the test.
 const (
 	longClaim  = time.Hour
 	shortClaim = 200 * time.Millisecond
@@ -64,8 +64,8 @@ func (s *suite) claims() {
 	s.claimAtOnce()
 }
 
-// claimAtOnce checks that each file is granted to exactly one owner if several owners
-// claim it at the same time.
+// claimAtOnce checks that if several owners claim a file at the same time, exactly one of
+// them gets it.
 func (s *suite) claimAtOnce() {
 	const owners, files = 6, 60
 	keys := claimKeys(10 + files)[10:]
@@ -123,7 +123,8 @@ func (s *suite) claim(st store.Claimer, owner string, ttl time.Duration, keys, w
 	}
 }
 
-// claimWhenFree waits until the current claim of k expires, and then claims k for owner.
+// claimWhenFree waits until the current claim on k expires, and then claims k for the
+// given owner.
 func (s *suite) claimWhenFree(st store.Claimer, owner string, k store.Key) {
 	s.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {

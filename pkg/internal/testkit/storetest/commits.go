@@ -201,8 +201,8 @@ func (s *suite) insist(st store.Store, f logFile) error {
 	}
 }
 
-// conflict checks that Commit fails if the known records passed to it lack a record that
-// the store has under the same key.
+// conflict checks that Commit fails unless it is passed all records that the store
+// has under the key.
 func (s *suite) conflict() {
 	a, b := s.file(rows(10, "a")), s.file(rows(20, "a"))
 	tx, rec := s.write(s.store, b)

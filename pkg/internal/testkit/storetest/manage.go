@@ -81,8 +81,8 @@ func (s *suite) allRecords() {
 	}
 }
 
-// counted checks that the keys of want are those of the store's records, and that Count
-// returns, for each record, the number of rows in want.
+// counted checks that the store has exactly the records whose keys are in want, and that
+// Count returns the number of rows that want gives for each of them.
 func (s *suite) counted(want map[store.Key]int64) {
 	s.Helper()
 	if s.NoReplace {

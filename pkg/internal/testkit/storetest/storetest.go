@@ -28,8 +28,8 @@ type Harness struct {
 	Count func(t *testing.T, logType, probe string) int
 	// NoReplace means that the store refuses to replace rows.
 	NoReplace bool
-	// Older, if not nil, changes the store to the form of the last version without
-	// places, which lacks some columns, and opens the store with ReadOnly.
+	// Older, if not nil, reverts the store to the form of the last version without
+	// places, and opens it with ReadOnly. That form lacks some columns.
 	Older func(t *testing.T) store.Store
 }
 
@@ -82,8 +82,8 @@ type suite struct {
 
 const logType = "log_udp_complete"
 
-// damagedPlace is a place (see logFile) for which write sets Damaged and Transform in the
-// record.
+// damagedPlace is a place of a logFile. For files at this place, write sets Damaged and
+// Transform in the record.
 const damagedPlace = "damaged"
 
 // transformOf returns the Transform that write sets in the record of f.
@@ -109,7 +109,7 @@ func rows(n int, fqdn string) string {
 	return rowsAt(time.UnixMilli(1458855462170), n, fqdn)
 }
 
-// rowsAt is like rows, but sets the time of the rows to at.
+// rowsAt is like rows, but all rows have the given time.
 func rowsAt(at time.Time, n int, fqdn string) string {
 	var b strings.Builder
 	b.WriteString("#c_ip:1 c_port:2 c_first_abs:3 c_durat:4 c_isint:5 fqdn:6\n")
@@ -184,7 +184,7 @@ func (s *suite) records(st store.Store, r store.Record) []store.Record {
 	return rs
 }
 
-// put stores f in st in place of the records in replace, and returns the record of f.
+// put stores f, replacing the given records, and returns the record of f.
 func (s *suite) put(st store.Store, f logFile, replace ...store.Record) store.Record {
 	s.Helper()
 	tx, rec := s.write(st, f)
@@ -197,8 +197,8 @@ func (s *suite) put(st store.Store, f logFile, replace ...store.Record) store.Re
 	return rec
 }
 
-// want checks that readers see the given number of rows of f's probe, and that the
-// records with f's key are exactly those of the given texts.
+// want checks that readers see the given number of rows of f's probe. It also checks that
+// the store has a record under f's key for each of the given texts, and no others.
 func (s *suite) want(st store.Store, f logFile, rows int, texts ...string) {
 	s.Helper()
 	if got := s.Count(s.T, logType, f.probe); got != rows {

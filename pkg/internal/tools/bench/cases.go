@@ -40,9 +40,9 @@ func (b *bench) fresh(ctx context.Context) error {
 // side runs one of the two programs that a case compares, and measures the run.
 type side func(context.Context) (usage, error)
 
-// imports returns a side that imports a tree into a new store below out. store is the
-// type of the store, such as parquet. The side fails unless the import reports all files
-// of the tree and, unless store is copy, all rows.
+// imports returns a side that imports a tree into a new store of the given type, such as
+// parquet. The side fails unless the import reports all files of the tree. It must also
+// report all rows, except for a store of type copy.
 func (b *bench) imports(t tree, store string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -69,8 +69,8 @@ func (b *bench) importTo(ctx context.Context, t tree, dest string, flags ...stri
 	return u, s, err
 }
 
-// importArgs returns the command that imports a tree with the given number of jobs. The
-// command keeps its state in the folder named state below out.
+// importArgs returns the command that imports a tree with the given number of jobs.
+// state is the name of the state folder in the output folder.
 func (b *bench) importArgs(t tree, dest, state string, jobs int) []string {
 	return b.tstatrepo("import-bulk", "--to="+dest, "--state-dir="+filepath.Join(b.out(), state), "--probe=bench",
 		"--include-open", "--timezone=UTC", "--jobs="+strconv.Itoa(jobs), "--json", t.dir)
@@ -85,7 +85,7 @@ func readSummary(text []byte) (summary, error) {
 }
 
 // duckdb returns a side that reads a tree with DuckDB, without a memory limit, into a
-// table or a Parquet file. kind is table or parquet.
+// table or a Parquet file. kind is "table" or "parquet".
 func (b *bench) duckdb(t tree, kind string, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -165,14 +165,15 @@ func quantile(v []float64, q float64) float64 {
 // baseTarget is the minimum ratio of tstatrepo's speed to the speed of an older version.
 const baseTarget = 0.97
 
-// peerName matches the part of a case's name that names the peer, that is, what
-// tstatrepo is compared with: " / " and all that follows up to a comma.
+// peerName matches the peer in the name of a comparison: " / " and the text up to the
+// next comma.
 var peerName = regexp.MustCompile(` / [^,]*`)
 
-// compare runs ours and peer alternately and adds a result. units is the amount of work
-// in one run, in rows or MiB, for example. target is the minimum ratio of the speed of
-// ours to that of peer; 0 means no target. If b.base is set, that older tstatrepo
-// replaces peer, and a case that it cannot run is left out.
+// compare runs both sides alternately and adds a result. units is the amount of work in
+// one run, for example in rows or MiB. target is the minimum ratio of tstatrepo's speed
+// to the peer's; 0 means no target. If b.base is set, the older tstatrepo replaces the
+// peer, and baseTarget replaces target. If the older tstatrepo cannot run the comparison,
+// the comparison is left out.
 func (b *bench) compare(ctx context.Context, name string, units, target float64, ours, peer side) error {
 	if b.base != nil {
 		peer, target = b.asBase(ours), baseTarget
@@ -253,7 +254,7 @@ func (b *bench) caseSelect(ctx context.Context) error {
 }
 
 // caseAnonymize measures how much anonymization slows down an import. The clients'
-// addresses are distinct and in no order, so that caches help least.
+// addresses are distinct and unordered, which is the worst case for caches.
 func (b *bench) caseAnonymize(ctx context.Context) error {
 	clients := min(b.rows, 1_000_000)
 	t, err := b.generate(ctx, b.rows, 8, time.Hour, fmt.Sprint("-clients=", clients))
@@ -401,7 +402,8 @@ func diskFree(path string) int64 {
 	return int64(fs.Bavail) * int64(fs.Bsize)
 }
 
-// caseAgain imports a tree whose files are all stored already, like most runs from cron.
+// caseAgain imports a tree whose files have all been stored already, as in most runs from
+// cron.
 func (b *bench) caseAgain(ctx context.Context) error {
 	t, err := b.generate(ctx, 10*int64(b.files), b.files, time.Minute)
 	if err != nil {

@@ -77,8 +77,8 @@ func (b *bench) multiply(t tree, n int) (tree, error) {
 	return b.measure(dir, t.rows*int64(n), t.files*n)
 }
 
-// measure returns the tree in dir, with the total size of its files. rows is its number
-// of rows. measure returns an error unless the tree has the given number of files.
+// measure returns the tree in dir, with the given number of rows and the total size of
+// its log files. It returns an error unless the tree has the given number of log files.
 func (b *bench) measure(dir string, rows int64, files int) (tree, error) {
 	t := tree{dir: dir, rows: rows}
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {

@@ -119,9 +119,9 @@ psql=$0 url=$1; import "$2" & import "$3" && wait $!`,
 	return b.compare(ctx, "dbstream on a separate CPU / 2 x awk | psql, rows/s", float64(t.rows), 1, toDBStream, peer)
 }
 
-// plainTable returns SQL that creates a table named plain with the columns of the
-// log_tcp_complete at the path log. The column types are the same as in tstatrepo's
-// tables, except that times are numbers.
+// plainTable returns SQL that creates a table named plain with the columns of a
+// log_tcp_complete file. The column types are the same as in tstatrepo's tables, except
+// that times are numbers.
 func plainTable(log string) (string, error) {
 	f, err := os.Open(log)
 	if err != nil {

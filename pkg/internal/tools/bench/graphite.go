@@ -67,8 +67,8 @@ func (b *bench) python(script string, args ...string) []string {
 	return append([]string{carbontest.Python, filepath.Join(b.root, "pkg", "internal", "tools", "bench", script)}, args...)
 }
 
-// number returns a side that runs the command args and fails unless the command prints
-// the number want.
+// number returns a side that runs a command and fails unless it prints the expected
+// number.
 func (b *bench) number(want int, args []string) side {
 	return func(ctx context.Context) (usage, error) {
 		u, err := b.run(ctx, args...)

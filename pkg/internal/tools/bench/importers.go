@@ -10,8 +10,8 @@ import (
 )
 
 // caseImporters runs two imports with one job each into the same private PostgreSQL
-// server, as on two machines. The peer is one import with two jobs. With many tiny files,
-// the result shows the cost of claims.
+// server, like importers on two machines. The peer is one import with two jobs. With many
+// tiny files, the result shows the cost of claims.
 func (b *bench) caseImporters(ctx context.Context) (err error) {
 	large, err := b.load(ctx)
 	if err != nil {

@@ -31,8 +31,8 @@ type bench struct {
 	dir   string // load, programs and output
 	rows  int64
 	pairs int
-	files int // for the cases again and small
-	// for the case mplane
+	files int // for the cases "again" and "small"
+	// for the case "mplane"
 	components int
 	specs      int // specifications per second
 	limits
@@ -65,7 +65,7 @@ type benchCase struct {
 	run        func(*bench, context.Context) error
 	needs      string // programs, apart from tstatrepo
 	peerNeeds  string // further programs of the peer
-	alike      string // why the case cannot compare with an older tstatrepo
+	alike      string // why the case is left out when the peer is an older tstatrepo
 }
 
 var cases = []benchCase{

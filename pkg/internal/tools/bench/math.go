@@ -15,12 +15,12 @@ import (
 	"time"
 )
 
-// mathStream is the name of the MATH stream that the method serve offers.
+// mathStream is the name of the MATH stream of the probe that serve starts.
 const mathStream = "bench"
 
-// serve runs tstatrepo as a MATH probe that offers the files of t, on the CPUs of the
-// measured commands. remote is t with the URL of the probe in place of the folder. stop
-// ends the probe.
+// serve runs tstatrepo as a MATH probe that offers the files of t. The probe runs on the
+// same CPUs as the measured commands. remote is a copy of t whose folder is the URL of
+// the probe's stream. stop ends the probe.
 func (b *bench) serve(ctx context.Context, t tree) (remote tree, stop func() error, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -35,9 +35,9 @@ const (
 
 // caseMPlane registers many polling components with a supervisor. Then it sends
 // specifications; components respond with a receipt and a result, and clients redeem the
-// results. This process simulates the components and clients. The case has no peer, since the
-// reference implementation blocks for each client. If b.base is set, the case compares
-// the CPU time of the supervisor with that of the older tstatrepo's supervisor.
+// results. This process simulates the components and clients. The case has no peer, since
+// the reference implementation blocks for each client. If b.base is set, the case
+// compares the CPU time of the supervisor with that of the older tstatrepo's supervisor.
 func (b *bench) caseMPlane(ctx context.Context) error {
 	if b.base != nil {
 		sent := float64(b.specs) * mplaneLoadTime.Seconds()
@@ -223,7 +223,7 @@ type mplaneLoad struct {
 	reregistered atomic.Int64          // repeated registrations; see errGone
 }
 
-// errGone is the error of a poll if the supervisor no longer knows the component.
+// errGone is returned by a request when the supervisor no longer knows the component.
 var errGone = errors.New("component has to register again")
 
 func newMPlaneLoad(s *supervisorProcess, components, rate int) (*mplaneLoad, error) {

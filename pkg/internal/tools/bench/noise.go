@@ -12,8 +12,8 @@ import (
 // maxNoise is the noise, in CPUs, above which a result is marked as noisy.
 const maxNoise = 0.1
 
-// ticks is the number of /proc's CPU time units per second, USER_HZ, which is 100 on all
-// platforms that Go supports.
+// ticks is USER_HZ, the number of units per second in which /proc counts CPU time. It is
+// 100 on all platforms that Go supports.
 const ticks = 100
 
 // reading is a measurement of the total CPU time, in seconds, that other processes and
@@ -31,7 +31,7 @@ func (n noise) String() string { return fmt.Sprintf("%.2f + %.2f", n.others, n.s
 
 func (n noise) loud() bool { return n.others+n.stolen > maxNoise }
 
-// since returns the noise between an earlier reading, before, and the reading r.
+// since returns the noise between an earlier reading and r.
 func (r reading) since(before reading) noise {
 	seconds := r.at.Sub(before.at).Seconds()
 	return noise{max(0, r.others-before.others) / seconds, max(0, r.stolen-before.stolen) / seconds}
@@ -43,9 +43,10 @@ type process struct {
 	cpu    int64 // ticks, including children that ended and were waited for
 }
 
-// readNoise reads the CPU times from the folder proc, usually /proc. It returns zeros if
-// the folder does not exist. It leaves out this process, its descendants including
-// daemons (see adoptOrphans), and kernel threads, which descend from process 2.
+// readNoise reads the CPU times from a folder, usually /proc. It returns zeros if the
+// folder does not exist. It leaves out this process and its descendants, including
+// daemons (see adoptOrphans). It also leaves out kernel threads, which descend from
+// process 2.
 func readNoise(proc string) reading {
 	r := reading{at: time.Now()}
 	all := map[int]process{}
@@ -92,8 +93,7 @@ func parseProcess(text string) (pid int, p process, ok bool) {
 	return pid, p, true
 }
 
-// below reports whether process pid is the process ancestor or one of its
-// descendants.
+// below reports whether the process pid equals ancestor or descends from it.
 func below(all map[int]process, pid, ancestor int) bool {
 	for range all {
 		if pid == ancestor {
