@@ -49,9 +49,9 @@ type Message interface {
 	Show() string
 }
 
-// Field is a parameter or metadata item: an element's name and type, and a string in
-// canonical form, Text. Text is a constraint in the parameters of a capability or
-// withdrawal, and otherwise a value.
+// Field is a parameter or metadata item. Name and Type are those of its element. Text is
+// a constraint in the parameters of a capability or withdrawal, and otherwise a value. It
+// is in canonical form.
 type Field struct {
 	Name string
 	Type Primitive

@@ -54,8 +54,8 @@ func NewRegistries(files ...string) (*Registries, error) {
 	return r, nil
 }
 
-// TstatRegistryFile returns the built-in registry of Tstat. It is complete, so that
-// programs that read it need not fetch other files.
+// TstatRegistryFile returns the built-in registry of Tstat. The registry includes no
+// other files, so programs that read it need not fetch any.
 func TstatRegistryFile() ([]byte, error) { return builtin.ReadFile("registry/tstat.json") }
 
 func (r *Registries) load(path string) error {
@@ -89,8 +89,8 @@ func (r *Registries) add(text []byte, dir string) error {
 	return nil
 }
 
-// parse parses a registry, whose includes are relative to dir. above holds the paths of
-// the files that include this registry.
+// parse parses a registry. Its includes are relative to dir. The parameter above lists
+// the paths of this file and the files that include it, except the outermost one.
 func (r *Registries) parse(text []byte, dir string, above []string) (*registry, error) {
 	v, err := decode(text)
 	if err != nil {

@@ -6,11 +6,12 @@ import (
 	"sync"
 )
 
-// Roles determines which identities may use which capabilities, by the RI's rules. Of the
-// grants whose label is part of the capability's label, only the one added last applies:
-// the identity must have one of that grant's roles. Without such a grant, or for an
-// identity without roles, access is denied. Roles is safe for concurrent use and must not
-// be copied.
+// Roles determines which identities may use which capabilities, by the RI's rules. A
+// grant matches a capability if the grant's label is a substring of the capability's.
+// Only the matching grant added last applies: the identity must have one of its roles.
+// Without a matching grant, access is denied.
+//
+// Roles is safe for concurrent use and must not be copied.
 type Roles struct {
 	mu         sync.RWMutex
 	allowAll   bool
@@ -46,7 +47,7 @@ func (r *Roles) Assign(identity, roles string) {
 }
 
 // Grant allows the comma-separated roles to use all capabilities whose labels contain the
-// string label. If several grants match a capability, only the last one applies.
+// given label. If several grants match a capability, only the last one applies.
 func (r *Roles) Grant(label, roles string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

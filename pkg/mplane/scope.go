@@ -228,8 +228,8 @@ func (s Scope) Duration(t time.Time) (length time.Duration, ok bool) {
 	return end.Sub(start), true
 }
 
-// Delays holds how long it takes until a scope starts and ends. Start is 0 if the start
-// has passed; the scope's length, if any, then counts from now.
+// Delays holds the times until a scope starts and ends. If the start has passed, Start is
+// 0 and the scope's length, if any, counts from now.
 type Delays struct {
 	Start, End time.Duration
 	Endless    bool // the scope has no end; End is 0
@@ -411,7 +411,7 @@ func (c *crontab) next(t time.Time) (match time.Time, ok bool) {
 	return time.Time{}, false
 }
 
-// within returns the first time on the given day that c matches and that is not before t.
+// within returns the first time at or after t that c matches on the given day.
 func (c *crontab) within(day, t time.Time) (time.Time, bool) {
 	for _, h := range c[2] {
 		if h > 23 || !day.Add(time.Duration(h+1)*time.Hour).After(t) {

@@ -35,14 +35,13 @@ func (s *Statement) schemaText() string {
 	return s.Registry + " p " + names(s.Parameters) + " r " + s.columns()
 }
 
-// valueText returns the string from which ID computes the digest if s is a specification.
+// valueText returns the string that ID hashes for a specification.
 func (s *Statement) valueText() string {
 	return s.Registry + s.Verb + " w " + s.When.String() + " pk " + names(s.Parameters) +
 		" pv " + s.values() + " r " + s.columns()
 }
 
-// fullText returns the string from which ID computes the digest if s is not a
-// specification.
+// fullText returns the string that ID hashes for a statement other than a specification.
 func (s *Statement) fullText() string {
 	var constraints, metadata []string
 	for _, f := range s.Parameters.Sorted() {
@@ -62,7 +61,7 @@ func (s *Statement) fullText() string {
 }
 
 // values returns the parameter values, separated by spaces. Constraints and absent values
-// appear as the RI represents an absent value: "None" for type Time, and otherwise "*".
+// become "None" for type Time, and otherwise "*". The RI writes absent values this way.
 func (s *Statement) values() string {
 	var list []string
 	for _, f := range s.Parameters.Sorted() {
@@ -162,9 +161,9 @@ func (s *Statement) Fulfills(capability *Statement, t time.Time) bool {
 	return err == nil && s.Schema() == capability.Schema() && m.Accepts(s, t)
 }
 
-// Agreement returns a score for how likely it is that specification s was derived from
-// the given capability, and not from another one that s fulfills. The score is 2 if s has
-// the capability's metadata, because clients copy it, plus 1 if s has the capability's
+// Agreement scores the likelihood that specification s was derived from the given
+// capability rather than from another one that s fulfills. The score is 2 if s has the
+// capability's metadata, which clients copy. It is 1 higher if s has the capability's
 // label, with or without an appended number such as -2.
 func (s *Statement) Agreement(capability *Statement) int {
 	n := 0

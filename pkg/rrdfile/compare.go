@@ -62,7 +62,7 @@ func NewReaderOf(mode string) (*Reader, error) {
 	return &Reader{decode: second}, nil
 }
 
-// DifferenceError reports the first point on which the decoder in Go and librrd disagree.
+// DifferenceError reports the first point on which the Go decoder and librrd disagree.
 type DifferenceError struct {
 	Source     string
 	Go, Librrd *Point // the points that differ; nil if the decoder found no point

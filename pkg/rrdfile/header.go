@@ -50,8 +50,8 @@ type header struct {
 	size     int64 // size of the header
 }
 
-// headerSize returns how many bytes from the start of a file are needed to parse its
-// header. head holds the first bytes of that file.
+// headerSize returns the number of bytes needed to parse a file's header, given the first
+// bytes of the file.
 func headerSize(head []byte) (int64, error) {
 	layouts, err := detect(head)
 	if err != nil {
@@ -192,11 +192,11 @@ func (h *header) begin(a archive) int64 { return h.last(a) - a.rows*h.rowStep(a)
 // piece is a part of the period to be read, with the archive from which its points come.
 type piece struct {
 	archive
-	after, until int64 // Unix times; includes until, but not after
+	after, until int64 // Unix times: after is exclusive, until is inclusive
 }
 
-// pieces splits a period into parts, oldest first. The period starts at after, a Unix
-// time, and ends with the last finished row. Each part is read from the finest archive
+// pieces splits a period into parts, oldest first. The period starts after the given Unix
+// time and ends with the last finished row. Each part is read from the finest archive
 // that covers it.
 func (h *header) pieces(after int64) []piece {
 	var list []archive

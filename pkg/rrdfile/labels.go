@@ -76,8 +76,8 @@ func (t *Table) LabelName(file string) string {
 	return name + "{" + strings.Join(labels, ",") + "}"
 }
 
-// portHistograms lists the histograms that count packets by TCP port. LabelName uses the
-// names of the ports for all of them, NamingOf for only some.
+// portHistograms lists the histograms that count packets by TCP port. LabelName uses port
+// names for all of them; NamingOf does so only for some.
 var portHistograms = []string{"tcp_port_dst", "tcp_port_src", "tcp_port_syndst", "tcp_port_synsrc"}
 
 // indexName returns the name of a histogram's index, such as uTP for 16, or "" if the

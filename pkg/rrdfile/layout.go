@@ -10,12 +10,12 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
-// The parts of an RRD file, as declared in rrd_format.h of librrd 1.9. A file is a
-// sequence of C structures, whose sizes depend on the machine that created the file. It
-// contains the head, one definition for each data source and for each archive, the time
-// of the last update, the states of unfinished steps, a pointer to the current row of
-// each archive, and finally the rows of each archive. The parts below have the same
-// size on every machine.
+// Sizes of parts of an RRD file, as declared in rrd_format.h of librrd 1.9. A file is a
+// sequence of C structures. It contains the head, one definition for each data source and
+// for each archive, the time of the last update, the states of unfinished steps, a
+// pointer to the current row of each archive, and finally the rows of each archive. The
+// sizes below are the same on every machine. Other sizes depend on the machine that
+// created the file.
 const (
 	sourceSize = 120
 	stepSize   = 112 // state of an unfinished step, per data source

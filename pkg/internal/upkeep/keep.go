@@ -17,8 +17,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store/stores"
 )
 
-// Before returns the start of the first UTC day to keep. Pruning removes all earlier
-// days; each of them ended at least the duration keep before now.
+// Before returns the start of the first UTC day to keep. Pruning removes the days that
+// ended at least the given duration before now.
 func Before(now time.Time, keep time.Duration) time.Time {
 	return now.UTC().Add(-keep).Truncate(24 * time.Hour)
 }
@@ -78,9 +78,9 @@ func New(opt Options) *Keeper {
 	return k
 }
 
-// Continue copies the Stats of each store that former, an earlier Keeper, also
-// maintained. former.Run must have returned, and k.Run must not have been called yet.
-// former may be nil.
+// Continue copies an earlier Keeper's Stats to k for each store that both maintain. The
+// earlier Keeper's Run must have returned, and k.Run must not have been called yet. If
+// the earlier Keeper is nil, Continue does nothing.
 func (k *Keeper) Continue(former *Keeper) {
 	for _, f := range former.Stats() {
 		for i := range k.stats {

@@ -137,12 +137,12 @@ func List(ctx context.Context, m store.Manager, filter Filter) (*Inventory, erro
 	return inv, nil
 }
 
-// minSeries is the minimum number of folder times among which gaps looks for gaps. Fewer
-// times do not show how far apart folders usually are.
+// minSeries is the minimum length of a series of folder times in which gaps are reported.
+// A shorter series does not show how far apart folders usually are.
 const minSeries = 4
 
-// gaps returns the gaps in a series of folder times. A gap is longer than one and a half
-// times the usual distance, which is the median.
+// gaps returns the gaps in a series of folder times. A gap is longer than 1.5 times the
+// median distance between neighbors.
 func gaps(times []time.Time) []Gap {
 	slices.SortFunc(times, time.Time.Compare)
 	times = slices.CompactFunc(times, time.Time.Equal)

@@ -20,10 +20,10 @@ import (
 const (
 	Missing   = "missing"   // a finished source file is not stored
 	Different = "different" // different content is stored under the name of a source file
-	Extra     = "extra"     // a stored file is not in the sources for that time
+	Extra     = "extra"     // a stored file is not in the sources, which cover its time
 	Rows      = "rows"      // the number of stored rows differs from the record
 	Prefix    = "prefix"    // the start of a log is stored in addition to the whole log
-	Unsourced = "unsourced" // stored content is in no source file of that name
+	Unsourced = "unsourced" // none of a log's source files has the stored content
 )
 
 // Finding is a fault or difference that Verify found. Its Kind is one of the constants
@@ -74,7 +74,7 @@ var ErrDiffers = errors.New("the store differs")
 // VerifyOptions configures Verify.
 type VerifyOptions struct {
 	// Against names the sources to compare with; nil compares no sources.
-	// Filter selects both source files and records.
+	// Filter selects records. Against must select the source files in the same way.
 	Against *bulk.Options
 	Filter  Filter
 	// Deep makes the store read all rows.
@@ -189,8 +189,8 @@ func (c *comparison) storedLengths(k store.Key) []int64 {
 	return slices.Compact(list)
 }
 
-// otherTransform reports whether the rows of a record have a different transform from the
-// one that an import with the options VerifyOptions.Against would apply.
+// otherTransform reports whether a record's transform differs from the one that an import
+// with VerifyOptions.Against would apply.
 func (c *comparison) otherTransform(r store.Record) bool { return r.Transform != c.transform }
 
 // add compares a source file with the records of its log.
@@ -332,9 +332,8 @@ func isOlder(id bulk.Identity, r store.Record) bool {
 	return agree && id.Length < r.Length && !r.Damaged
 }
 
-// countBatch is the number of records that countRows passes to store.Manager.Count in one
-// call. countRows first sorts the records by log type and time, because databases read
-// whole days.
+// countBatch is the number of records in one call of store.Manager.Count. Databases count
+// by reading whole days, so countRows first sorts the records by log type and time.
 const countBatch = 1000
 
 // countRows compares the number of rows in each record with the number of
@@ -384,10 +383,9 @@ func (rep *Report) countRows(ctx context.Context, m store.Manager, progress bulk
 	return nil
 }
 
-// recount corrects counts, the results of m.Count for records, because another process
-// may have changed the store meanwhile. If a record was replaced or pruned, its count is
-// set to the record's Rows. If the rows of a record were moved, recount counts them
-// again.
+// recount corrects results of m.Count that are wrong because another process has changed
+// the store meanwhile. If a record was replaced or pruned, its count becomes the Rows of
+// the old record. If the rows of a record were moved, recount counts them again.
 func recount(ctx context.Context, m store.Manager, records []store.Record, counts []int64) error {
 	for i, old := range records {
 		if counts[i] == old.Rows {

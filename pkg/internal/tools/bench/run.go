@@ -81,8 +81,8 @@ func allowedCPUs() []string {
 }
 
 // run runs and measures a command. Until exec, the kernel counts this process's memory as
-// the command's. Therefore this program must stay small, and leaves the creation of files
-// to other processes.
+// the command's. This program must therefore stay small, and other processes create its
+// files.
 func (l limits) run(ctx context.Context, args ...string) (usage, error) {
 	args = append(append([]string{}, l.prefix...), args...)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// wireLine is the length, in bytes, of the log lines that the method latency writes.
+// wireLine is the length of the log lines written by bench.latency, in bytes.
 const wireLine = 640
 
 // wire writes the log lines of a tree to a file in the wire format of old exporters. It
@@ -53,9 +53,10 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// receive runs and measures the program args, which listens on addr, and writes the
-// program's output to the file out. It calls send once the program listens. If stop is
-// set, receive then stops the program; otherwise the program must end by itself.
+// receive runs and measures a program that listens on addr. The program's command line is
+// args, and its output is written to the file named by out. receive calls send once the
+// program listens. If stop is set, receive then stops the program; otherwise the program
+// must exit by itself.
 func (b *bench) receive(ctx context.Context, addr, out string, send func() error, stop bool, args ...string) (usage, error) {
 	f, err := os.Create(out)
 	if err != nil {
@@ -152,8 +153,8 @@ func sendFiles(addr string, paths []string) error {
 	return all
 }
 
-// split splits the file at path, the result of the method wire, into n files of complete
-// lines. It returns their paths.
+// split splits the file that bench.wire wrote at path into n files of complete lines. It
+// returns their paths.
 func (b *bench) split(ctx context.Context, path string, n int) ([]string, error) {
 	dir := filepath.Join(b.dir, fmt.Sprintf("wire-%d-%d", b.rows, n))
 	if _, err := os.Stat(dir); err != nil {
@@ -172,9 +173,9 @@ func (b *bench) split(ctx context.Context, path string, n int) ([]string, error)
 	return filepath.Glob(filepath.Join(dir, "x*"))
 }
 
-// endpoint returns a side that runs "tstatrepo stream" as an endpoint for lines and sends
-// it each of the files over its own connection. lines is the total number of lines that
-// must arrive.
+// endpoint returns a side that runs "tstatrepo stream" as an endpoint for lines. The side
+// sends it the files at paths, each over its own connection. lines is the total number of
+// lines that must arrive.
 func (b *bench) endpoint(paths []string, lines int64, flags ...string) side {
 	return func(ctx context.Context) (usage, error) {
 		if err := b.fresh(ctx); err != nil {
@@ -241,8 +242,8 @@ func checkLines(path string, want int64) error {
 	return nil
 }
 
-// caseStream compares tstatrepo's endpoint for lines with socat, with 1 and with 100
-// connections.
+// caseStream measures tstatrepo's endpoint for lines with 1 and with 100 connections. It
+// compares both rates with that of socat, which serves only one connection.
 func (b *bench) caseStream(ctx context.Context) error {
 	path, lines, err := b.wire(ctx)
 	if err != nil {
@@ -261,9 +262,9 @@ func (b *bench) caseStream(ctx context.Context) error {
 	return b.rate(ctx, "stream to stdout as JSON, lines/s", float64(lines), 250_000, b.endpoint([]string{path}, lines-1, "--format=json"))
 }
 
-// rate runs ours several times and compares its median rate with target, in units per
-// second. units is the amount of work in one run. If b.base is set, rate compares ours
-// with the older tstatrepo instead.
+// rate runs a side several times and compares its median rate with target, in units per
+// second. units is the amount of work in one run. If b.base is set, rate compares the
+// side with that older tstatrepo instead.
 func (b *bench) rate(ctx context.Context, name string, units, target float64, ours side) error {
 	if b.base != nil {
 		return b.compare(ctx, name, units, 0, ours, nil)
@@ -332,8 +333,8 @@ func (b *bench) caseFollow(ctx context.Context) error {
 	return nil
 }
 
-// follow runs tstatrepo, which streams the folder dir to a TCP listener, until peer
-// returns. peer receives the lines from the listener.
+// follow runs tstatrepo until peer returns. tstatrepo streams the folder dir to a TCP
+// listener, and peer receives the lines from the listener.
 func (b *bench) follow(ctx context.Context, dir string, peer func(net.Listener) error, flags ...string) (usage, error) {
 	if err := b.fresh(ctx); err != nil {
 		return usage{}, err

@@ -92,7 +92,7 @@ func runQuery(ctx context.Context, conn *sql.Conn, q string, w io.Writer, print 
 	return print(w, cols, data)
 }
 
-// text formats a value for a table or CSV. It formats NULL as the argument null.
+// text formats a value for a table or CSV. For NULL it returns its second argument.
 func text(v any, null string) string {
 	switch v := v.(type) {
 	case nil:

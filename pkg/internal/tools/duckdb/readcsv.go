@@ -97,8 +97,8 @@ func readCSV(ctx context.Context, args []string, stdout, stderr io.Writer) error
 
 type column struct{ name, kind string }
 
-// readLayout reads the columns of a log type, in the order of one Tstat version, from the
-// layouts.tsv at path.
+// readLayout reads the columns of a log type from the layouts.tsv at path. It returns
+// them in the order in which the given Tstat version writes them.
 func readLayout(path, logType, version string) ([]column, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -153,10 +153,10 @@ func checkHeader(path string, columns int) error {
 	return nil
 }
 
-// selectCSV returns a SELECT from read_csv for files that have the columns cols. The
-// columns to select are listed in only, separated by commas; "" selects all. The types
-// are those of tstatrepo's tables, except that absolute times remain numbers unless
-// timestamps is set.
+// selectCSV returns a SELECT from read_csv for files with the given columns. A
+// comma-separated list limits the columns to select; "" selects all. The types are those
+// of tstatrepo's tables, except that absolute times remain numbers unless timestamps is
+// set.
 func selectCSV(files []string, cols []column, only string, timestamps bool) string {
 	types := map[string]string{
 		"int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN", "text": "VARCHAR",

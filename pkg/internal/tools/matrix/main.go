@@ -1,6 +1,6 @@
-// Command matrix runs the tests that need a server against each version of that server in
-// versions.toml, and prints a table: `make matrix`. It downloads the servers that Debian
-// lacks into a folder below $TMPDIR, where later runs find them.
+// Command matrix runs the tests that need a server, once for each server version in
+// versions.toml, and prints a table of the results. `make matrix` runs it. Versions that
+// Debian lacks are downloaded into a folder below $TMPDIR, and later runs reuse them.
 package main
 
 import (
@@ -115,9 +115,9 @@ func choose(all []server, words []string) ([]server, error) {
 	return chosen, nil
 }
 
-// run tests the servers that choose returns for all and words, and prints the table.
-// cache is the folder of downloaded servers. run returns an error if a server is not
-// available, if a test fails, or if no test ran.
+// run tests the servers that the words select (see choose), and prints the table. cache
+// is the folder of downloaded servers. run returns an error if a server is not available,
+// a test fails, or no test ran.
 func run(ctx context.Context, cache string, all []server, words []string) error {
 	chosen, err := choose(all, words)
 	if err != nil {
@@ -242,9 +242,9 @@ func (s *server) source() string {
 	return cmp.Or(s.Go, s.PIP, s.Maven, strings.Join(s.Python, " "))
 }
 
-// folder returns the name of the subfolder of the cache for the downloaded server s. The
-// name changes if the source of s or the replacement for one of its programs (Shim)
-// changes, so that the server is downloaded again.
+// folder returns the name of the cache's subfolder for the downloaded server s. The name
+// depends on the packages of s, on Shim and on chdb-server.py. If one of them changes,
+// the server is downloaded again.
 func (s *server) folder() string {
 	sum := sha256.Sum256(append([]byte(s.source()+"\n"+s.Shim+"\n"), chdbServer...))
 	return fmt.Sprintf("%s-%x", s.Name, sum[:4])
@@ -288,8 +288,8 @@ func (s *server) fetch(ctx context.Context, cache string) (bin string, err error
 	return bin, os.Rename(part, dir)
 }
 
-// buildGo builds a program in a temporary module. Unlike go install, this asks the
-// module proxy only for the given version.
+// buildGo builds a program in a temporary module. Unlike go install, this asks the module
+// proxy only for the version that s.Go names.
 func (s *server) buildGo(ctx context.Context, dir string) error {
 	module, rest, _ := strings.Cut(s.Go, "@")
 	version, folder, _ := strings.Cut(rest, "/")
@@ -337,7 +337,7 @@ func command(ctx context.Context, dir string, env []string, args ...string) erro
 	return nil
 }
 
-// tested returns README's table of tested versions.
+// tested returns the table of tested versions for the README.
 func tested(all []server) string {
 	var products []string
 	byProduct := map[string][]string{}
