@@ -27,7 +27,7 @@ var Namings = []string{"default", "upstream", "raw"}
 //   - upstream: exactly the names of mPlane's importer; see UpstreamName
 //   - raw: the file name without ".rrd"
 //
-// Table t overrides default names; it may be nil. ok is false for other modes.
+// t overrides default names; it may be nil. ok is false if the mode is unknown.
 func NamingOf(mode string, t *Table) (naming Naming, ok bool) {
 	switch mode {
 	case "default":
@@ -137,18 +137,18 @@ func IsPercentile(file string) bool {
 var tstatName = regexp.MustCompile(`^(?:L3|L4|L7|chat|http|icmpv6|ip|ip6|mm|profile|rtcp|tcp|tls|udp|video|web)` +
 	`(?:_[A-Za-z0-9]{1,16}){1,6}\.(?:avg|min|max|var|stdev|prc[0-9]{1,2}(?:\.[0-9]{1,3})?|idx(?:[0-9]{1,5}|oth))\.rrd$`)
 
-// IsTstat reports whether file, without folder, can be the name of one of Tstat's RRD
-// files.
+// IsTstat reports whether a file name, given without its folder, has the form of the
+// names of Tstat's RRD files.
 func IsTstat(file string) bool { return tstatName.MatchString(file) }
 
-// Name returns the default name of a file:
+// Name returns the name of a file in the default mode of NamingOf:
 //
 //	<node>[.cloud|.noncloud][.<direction>].<statistic>
 //
 // The node is the one that mPlane's importer uses, or else the histogram's name with a
-// dot after its first word. If the file name does not have Tstat's form, Name returns
-// it without ".rrd", and with _ in place of every character that is not a letter,
-// digit, _, - or dot.
+// dot after its first word. Names in t take precedence. If the file name does not have
+// Tstat's form, Name returns it without ".rrd", and with _ in place of every character
+// that is not a letter, digit, _, - or dot.
 func (t *Table) Name(file string) string {
 	h, ok := parseName(file)
 	if !ok {
@@ -166,8 +166,8 @@ func (t *Table) Name(file string) string {
 	return cleanPath(path + "." + statistic)
 }
 
-// path returns the metric path that h has without a Table, in two parts: statistic is the
-// last node, which names the statistic, and path is all that precedes it.
+// path returns the built-in metric path of h in two parts. statistic is the last node,
+// and path is everything before it.
 func (h *histogram) path() (path, statistic string) {
 	f := families[h.base]
 	statistic = h.statisticName(f)
@@ -201,7 +201,7 @@ func (h *histogram) path() (path, statistic string) {
 	return node, statistic
 }
 
-// statisticName returns the last node of the metric path of h, whose family is f.
+// statisticName returns the last node of h's metric path. f is the family of h.
 func (h *histogram) statisticName(f family) string {
 	if name := statistics[h.statistic]; name != "" {
 		return name
@@ -273,12 +273,12 @@ func isClean(path string) bool {
 type family struct {
 	node  string            // "" means the base with a dot after its first word
 	index map[string]string // names of indexes
-	keep  map[string]string // older names of indexes, used for histograms without cloud
-	word  string            // prefix of indexes without a name; "" means value
+	keep  map[string]string // older names of indexes, used without a cloud marker
+	word  string            // prefix of indexes without a name; "" means "value"
 }
 
-// list returns a map whose values are the names that are not empty. The key of a name is
-// its position in names, as a decimal string.
+// list returns a map from the position of each name, as a decimal string, to the name. It
+// leaves out empty names.
 func list(names ...string) map[string]string {
 	m := make(map[string]string, len(names))
 	for i, n := range names {

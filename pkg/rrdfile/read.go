@@ -41,8 +41,8 @@ type Stamp struct {
 // stamp is never Settled.
 const unreliableMtime = math.MaxInt64
 
-// Settled reports whether the file's last change is so long before now that any further
-// change will result in a different mtime, despite the coarse clock of file systems.
+// Settled reports whether the file's last change was long enough ago that any further
+// change will result in a different mtime, even if the file system's clock is coarse.
 func (s Stamp) Settled(now time.Time) bool { return now.UnixNano()-s.Mtime > int64(2*time.Second) }
 
 // File is the result of Read.
@@ -71,9 +71,10 @@ type Reader struct {
 	file   File // the result of the last Read; its memory is reused
 }
 
-// decoder decodes the rows of archives. Its method points appends the points in the
-// period of a piece p to f. The argument rows must hold all rows of p's archive.
+// decoder decodes the rows of archives.
 type decoder interface {
+	// points appends the points in the period of p to the series in f. rows must hold
+	// all rows of p's archive.
 	points(h *header, p piece, rows []byte, f *File) error
 	close() error
 }
@@ -88,10 +89,9 @@ func (r *Reader) Close() error { return r.decode.close() }
 // Tstat takes about 100 microseconds.
 const retries = 10
 
-// Read returns all points whose time is later than after, a Unix time, for all data
-// sources, but no point for the step that is still in progress. Each point comes from the
-// finest archive that still covers its time. The result is valid until the next call of
-// Read.
+// Read returns, for all data sources, the points later than the given Unix time. It omits
+// the step that is still in progress. Each point comes from the finest archive that still
+// covers its time. The result is valid until the next call of Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)
@@ -242,7 +242,7 @@ func (r *Reader) readHeader(fd int, size int64) (*header, error) {
 	}
 }
 
-// readRows returns all rows of the archive from which p is read.
+// readRows returns all rows of p's archive.
 func (r *Reader) readRows(fd int, h *header, p piece) ([]byte, error) {
 	n := p.rows * int64(len(h.sources)) * doubleSize
 	if p.offset+n <= r.head {

@@ -5,7 +5,7 @@ import "strings"
 // UpstreamName returns the name that mPlane's importer (rrd_file_grouping.py) gives a
 // file, for dashboards that use such names. The names may collide. UpstreamName returns
 // "" for files that the importer does not know or on which it fails. The importer
-// searches for words anywhere in the name and uses the first match.
+// searches the whole file name for certain words and uses the first match.
 func UpstreamName(file string) string {
 	u := upstream{name: strings.ReplaceAll(strings.ReplaceAll(file, ".rrd", ""), ".", "_")}
 	u.words = strings.Split(u.name, "_")
@@ -67,8 +67,8 @@ func (u *upstream) index() (string, bool) {
 	return strings.ReplaceAll(w, "idx", ""), strings.Contains(w, "idx")
 }
 
-// decode returns the entry of names for the file's index, or other if names has no
-// such entry.
+// decode looks up the file's index in names. If names has no entry for the index, decode
+// returns the fallback given by other.
 func (u *upstream) decode(names map[string]string, other string) string {
 	if i, ok := u.index(); ok && names[i] != "" {
 		return names[i]
@@ -270,8 +270,8 @@ func (u *upstream) tcp() string {
 	return ""
 }
 
-// The names that mPlane's importer gives indexes, where they differ from the correct
-// ones.
+// The index names of mPlane's importer, where they differ from the correct ones, and its
+// rules for naming RTCP and stream histograms.
 var (
 	upstreamHTTP = without(httpKinds, "14", "21", "22", "23", "24", "25", "26")
 

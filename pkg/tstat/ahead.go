@@ -11,7 +11,7 @@ const aheadSize = blockSize / 2
 type ahead struct {
 	src   io.Reader
 	block []byte
-	rest  []byte        // part of block that Read did not return so far
+	rest  []byte        // part of block that Read has not returned yet
 	err   error         // error that follows block
 	done  chan struct{} // closed when the goroutine ends; nil if it is not running
 

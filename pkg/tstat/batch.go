@@ -85,7 +85,7 @@ type Batch struct {
 	rows    [][]byte // the parsed text with newline: the line, or its rewritten form
 	fields  []Fields
 	split   Fields       // backing array of fields
-	moved   [][]Replaced // per row: the replaced fields; nil once Row has adapted fields
+	moved   [][]Replaced // replaced fields of each row; nil once Row has used them
 	moves   []Replaced   // backing array of moved
 	maps    []*mapping
 	odd     []bool
@@ -150,8 +150,8 @@ func (p Fields) Begin(f int) uint32 {
 	return p[f-1] + 1
 }
 
-// move converts p, the ends of the fields in an original row, to their ends in the
-// rewritten row. replaced lists the fields with new text.
+// move updates the ends of the fields after their row has been rewritten. replaced lists
+// the fields with new text.
 func (p Fields) move(replaced []Replaced) {
 	for i, x := range replaced {
 		next := len(p)
@@ -226,8 +226,8 @@ func (b *Batch) Decoded(c int) (Vector, bool) {
 	return out, true
 }
 
-// Keep removes the rows for which keep is false. keep must have one element for each
-// row.
+// Keep removes every row i whose keep[i] is false. The slice must have one element for
+// each row.
 func (b *Batch) Keep(keep []bool) {
 	n := 0
 	for i := range b.n {
@@ -272,8 +272,8 @@ func (b *Batch) Keep(keep []bool) {
 	b.n = n
 }
 
-// keepValues moves the values of the rows for which keep is true to the front of values.
-// A row has a value if its def is 1.
+// keepValues moves the values of every row i whose keep[i] is true to the front of the
+// slice of values. Row i has a value if def[i] is 1.
 func keepValues[T any](values []T, def []int16, keep []bool) {
 	from, to := 0, 0
 	for i, d := range def {
@@ -314,14 +314,14 @@ func (b *Batch) allocFields(n int) Fields {
 	return b.split[have:]
 }
 
-// setNull makes the column NULL in the given row, which is the current one.
+// setNull makes the column NULL in a row, which must be the current row.
 func (v *vector) setNull(row int) {
 	v.def[row] = 0
 	v.nulls++
 }
 
-// unsetNull makes the column not NULL in the given row, which is the current one, so that
-// a value can be stored.
+// unsetNull makes the column not NULL in a row, so that a value can be stored. The row
+// must be the current row.
 func (v *vector) unsetNull(row int) {
 	if v.def[row] == 0 {
 		v.def[row] = 1
@@ -329,8 +329,8 @@ func (v *vector) unsetNull(row int) {
 	}
 }
 
-// undo discards the current row, of which the first n fields have been parsed. It calls
-// unsetNull for their columns, and releases what allocFields returned.
+// undo discards the current row after its first n fields have been parsed. It calls
+// unsetNull for their columns, and releases the slice that allocFields returned.
 func (b *Batch) undo(m *mapping, n int) {
 	b.split = b.split[:len(b.split)-len(m.fields)]
 	for _, f := range m.fields[:n] {
@@ -340,7 +340,7 @@ func (b *Batch) undo(m *mapping, n int) {
 	}
 }
 
-// undoRow discards the current row after it has been parsed.
+// undoRow discards the current row after all of it has been parsed.
 func (b *Batch) undoRow(m *mapping) {
 	b.undo(m, len(m.fields))
 	for _, c := range m.absent {
@@ -399,9 +399,9 @@ var endColumns = []struct {
 	{"first_tm", "durat", 1e6}, // chat, skype
 }
 
-// addEnds sets the end of each row to the sum of its columns start and durat, unless the
-// end is already later. unit is the unit of durat, in microseconds. durat is -1 if the
-// rows have no such column.
+// addEnds sets each row's end to its start plus its duration, unless the end is already
+// later. start and durat are the indexes of the two columns; durat is -1 if there is no
+// duration. unit is the unit of the duration, in microseconds.
 func (b *Batch) addEnds(start, durat int, unit float64) {
 	s := &b.cols[start]
 	si, di := 0, 0

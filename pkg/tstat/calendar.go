@@ -8,8 +8,8 @@ type Calendar struct {
 	date []byte // formatted day and "T"; nil before the first call of Append
 }
 
-// Append appends the time us, in microseconds since the epoch, to dst as
-// 2006-01-02T15:04:05.000000 in UTC.
+// Append formats a time, given in microseconds since the epoch, in UTC in the form
+// 2006-01-02T15:04:05.000000. It appends the result to dst.
 func (c *Calendar) Append(dst []byte, us int64) []byte {
 	day, rest := us/86400e6, us%86400e6
 	if rest < 0 {

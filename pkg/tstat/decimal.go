@@ -34,10 +34,10 @@ func nearest(x uint64, decimals int) (y float64, ok bool) {
 // floatTens lists the powers of ten below 1e8.
 var floatTens = [8]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7}
 
-// leadingDigits returns the number x at the start of the 8 bytes of text in w, and the
-// number n of its digits. The first byte is in the lowest bits of w. If n is 0, x is
-// undefined. leadingDigits processes all bytes at once, because a CPU cannot predict
-// where a loop over the digits would end.
+// leadingDigits parses the digits at the start of a text of 8 bytes, which w holds with
+// the first byte in the lowest bits. It returns the value x of the digits and their count
+// n. If n is 0, x is undefined. leadingDigits processes all bytes at once, because a CPU
+// cannot predict where a loop over the digits would end.
 func leadingDigits(w uint64) (x uint64, n int) {
 	x = w ^ 0x3030303030303030 // a digit becomes its value, any other byte exceeds 9
 	// Set the highest bit of each byte above 9. Adding 0x76 sets it for bytes up to

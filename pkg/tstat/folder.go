@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Layouts, in the notation of package time, for the names of log folders without ".out".
+// Layouts of the names of log folders without ".out", in the notation of package time.
 // Tstat has used folderForm since 2.4 (07/2012).
 const (
 	folderForm    = "2006_01_02_15_04"

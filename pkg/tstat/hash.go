@@ -84,16 +84,17 @@ func (r *Reader) hash(text []byte) {
 	}
 }
 
-// MarkLine returns the number of lines in the first length bytes of the text. length must
-// be one of ReaderOptions.Marks; see Mark.
+// MarkLine returns the number of lines in a prefix of the text. The length of the prefix,
+// in bytes, must be one of ReaderOptions.Marks; see Mark.
 func (r *Reader) MarkLine(length int64) int64 {
 	r.flush(1)
 	r.joinHash()
 	return r.markLines[length]
 }
 
-// Mark returns the SHA-256, in hex, of the first length bytes of the text, or "" if the
-// text read so far is shorter. length must be 0 or one of ReaderOptions.Marks.
+// Mark returns the SHA-256, in hex, of a prefix of the text, or "" if the text read so
+// far is shorter than the prefix. The length of the prefix, in bytes, must be 0 or one of
+// ReaderOptions.Marks.
 func (r *Reader) Mark(length int64) string {
 	if length == 0 {
 		return emptySHA256
@@ -105,9 +106,10 @@ func (r *Reader) Mark(length int64) string {
 
 const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-// Drain reads the whole file without parsing it. It only counts lines: every line except
-// a header counts as a row. For a store that keeps the file unchanged, the caller calls
-// Drain instead of Next. It must not call both.
+// Drain reads the whole file and counts its lines without parsing them. A line that
+// AppendRemoved wrote counts as a reject. Any other line counts as a row, unless it
+// begins with '#'. Drain is meant for a store that keeps the file unchanged. The caller
+// must not call both Drain and Next.
 func (r *Reader) Drain() error {
 	r.draining = true
 	for !r.eof {

@@ -12,7 +12,7 @@ type head struct {
 	length int64    // length of the text up to the end of its first data line; 0 if not found
 	sum    string   // hash of the text of that length
 	found  bool     // the search ended: at the first data line, or at an unfinished line
-	rungs  []string // hashes of the first rung, 2*rung, 4*rung, … bytes
+	rungs  []string // hashes of the prefixes of rung, 2*rung, 4*rung, … bytes
 }
 
 const (
@@ -20,9 +20,9 @@ const (
 	headSum = 12      // hex digits of a hash that are kept
 )
 
-// find searches text for the end of the first data line, and stores its position in
-// h.length. text starts at the beginning of a line, after the first length bytes of the
-// file.
+// find searches a part of the file's text for the end of the first data line, and stores
+// its position in h.length. The part must start at the beginning of a line. length is the
+// length of the text before the part.
 func (h *head) find(text []byte, length int64) {
 	for !h.found && len(text) > 0 {
 		n := bytes.IndexByte(text, '\n') + 1
@@ -34,8 +34,8 @@ func (h *head) find(text []byte, length int64) {
 	}
 }
 
-// next returns the smallest n above length for which the head needs the hash of the first
-// n bytes of the text.
+// next returns the length of the shortest prefix of the text that is longer than the
+// given length and whose hash the head needs.
 func (h *head) next(length int64) int64 {
 	stop := int64(math.MaxInt64)
 	if n := len(h.rungs); n < 50 {
@@ -47,7 +47,7 @@ func (h *head) next(length int64) int64 {
 	return stop
 }
 
-// add records sum, the hash of the first length bytes of the text, if the head needs it.
+// add records the hash of the prefix with the given length if the head needs that hash.
 func (h *head) add(length int64, sum string) {
 	if length == h.length {
 		h.sum = sum[:headSum]
@@ -80,8 +80,8 @@ func (r *Reader) Head() string {
 // CompareHeads compares a and b, the heads of two files; see Reader.Head. same reports
 // whether both files have the same first data line and the same header before it. agree
 // reports whether all other hashes that both heads contain are also equal. If so, the
-// shorter text is probably a prefix of the longer one. Heads do not show whether the
-// texts differ beyond the last hash of the shorter text.
+// shorter text is probably a prefix of the longer one. Text that these hashes do not
+// cover is not compared.
 func CompareHeads(a, b string) (same, agree bool) {
 	as, bs := strings.Split(a, ","), strings.Split(b, ",")
 	if as[0] == "" || as[0] != bs[0] {

@@ -24,9 +24,9 @@ type header struct {
 
 var errHeader = errors.New("line begins with '#' but is not a header")
 
-// parseHeader parses a header line without its newline. It requires a number after each
-// name, the index of the column, but ignores its value, because versions from 2013
-// printed wrong indexes.
+// parseHeader parses a header line without its newline. Each name must be followed by the
+// column's index, but parseHeader ignores the value of the index, because versions from
+// 2013 printed wrong indexes.
 func parseHeader(line []byte, sep byte) (header, error) {
 	h := header{part: "row"}
 	if len(line) == 0 || line[0] != '#' {
@@ -89,9 +89,9 @@ func cleanName(name []byte) string {
 	return b.String()
 }
 
-// resolve returns the column of each name in a header: an index into t.Columns followed
-// by newExtra, or skipField for a field that holds no value. No column occurs twice.
-// newExtra is extra plus the names for which t has no column.
+// resolve returns the column of each name in a header. The column is an index into the
+// combined list of t.Columns and newExtra, or skipField for a field that holds no value.
+// No index occurs twice. newExtra is extra plus the names for which t has no column.
 func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []string) {
 	relative := slices.Contains(h.names, "first_abs")
 	used := map[int]bool{}
@@ -119,8 +119,9 @@ func (t *LogType) resolve(h header, extra []string) (columns []int, newExtra []s
 	return columns, extra
 }
 
-// CurrentName returns the current name of the column that some Tstat version's header
-// calls name, for example c_tls_SNI for c_ssl_SNI. It returns other names unchanged.
+// CurrentName converts the name of a column in any Tstat version's header to the column's
+// name in t.Columns, for example c_ssl_SNI to c_tls_SNI. It returns other names
+// unchanged.
 func (t *LogType) CurrentName(name string) string {
 	if s, ok := synonyms[t.Name+"."+name]; ok {
 		return s
@@ -132,9 +133,9 @@ func (t *LogType) CurrentName(name string) string {
 }
 
 // placeExtra returns the index of the column for a name that is unknown or repeated in
-// its header, and extra with that column added if necessary. Names may be repeated
-// because Tstat prints some twice if it was compiled with PACKET_STATS. The same header
-// always gets the same columns.
+// its header. It also returns extra, to which it adds the column if necessary. Tstat
+// prints some names twice if it was compiled with PACKET_STATS. The same header always
+// gets the same columns.
 func (t *LogType) placeExtra(name string, extra []string, used map[int]bool) (int, []string) {
 	base := name
 	for n := 2; ; n++ {

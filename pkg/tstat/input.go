@@ -13,8 +13,8 @@ import (
 // readSize is the maximum size of one read, in bytes.
 const readSize = 256 << 10
 
-// errReader records a read error from the file. This error distinguishes an unreadable
-// disk from a truncated compressed file.
+// errReader records a read error from the file, so that an unreadable disk is not
+// mistaken for a truncated compressed file.
 type errReader struct {
 	r   io.Reader
 	err error
@@ -29,8 +29,8 @@ func (e *errReader) Read(p []byte) (int, error) {
 }
 
 // fill moves the unread text to the start of the buffer and reads more, until the buffer
-// holds at least the given number of bytes. Unless r.byRow is set, fill hashes the text
-// up to the last newline.
+// holds at least the given number of bytes or the file ends. Unless r.byRow is set, fill
+// hashes the text up to the last newline.
 func (r *Reader) fill(enough int) error {
 	if !r.byRow {
 		r.joinHash()
@@ -81,9 +81,9 @@ func (r *Reader) fill(enough int) error {
 }
 
 // CutIsText reports whether an unfinished last line can be the start of a row or header.
-// Such a line has no control characters except TAB. The start of a row also has at most
-// as many fields as a row of the log type or of the file can have. CutIsText also returns
-// true if the last line is finished.
+// Such a line has no control characters except TAB. Unless it begins with '#', it has no
+// more fields than a row can have. CutIsText also returns true if the last line is
+// finished.
 func (r *Reader) CutIsText() bool {
 	rest := r.buf[r.pos:r.end]
 	if r.skipping || bytes.ContainsFunc(rest, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {

@@ -10,7 +10,7 @@ import (
 // version, or more than one.
 type LayoutError struct {
 	Type  *LogType
-	Line  int64    // number of the line, from 1
+	Line  int64    // number of the first data line, from 1
 	Count int      // number of columns in the lines
 	Fits  []string // versions with that many columns
 }

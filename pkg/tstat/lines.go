@@ -12,8 +12,8 @@ import (
 // Lines determines the columns of lines that arrive one by one from a live log, possibly
 // long after its header. It uses the columns of the most recent header. Without a header,
 // it uses those of the version requested in NewLines, or else those of the newest version
-// with as many columns as the line has. Lines must end in LF; the caller removes a CR
-// before it.
+// with as many columns as the line has. The caller must remove a CR before a line's
+// newline.
 type Lines struct {
 	typ     *LogType
 	layout  string
@@ -90,9 +90,9 @@ func (l *Lines) Header(line []byte) (part string, err error) {
 	return h.part, nil
 }
 
-// Form returns the form of a line, which must end in its newline, and the text to parse
-// with that form. The text is the line itself, except for chat messages, whose dates
-// are rewritten. Rewritten text is valid until the next call.
+// Form returns the form of a line and the text to parse with that form. The line must end
+// in a newline. The text is the line itself, except for chat messages, whose dates are
+// rewritten. Rewritten text is valid until the next call.
 func (l *Lines) Form(line []byte) (f *Form, text []byte, err error) {
 	part := "row"
 	switch l.typ.rows {
@@ -165,7 +165,8 @@ func (l *Lines) choose(part string, n int, line []byte) *Form {
 }
 
 // chatForm returns the form of a chat message with n fields, or nil if no form has n
-// fields. ACK rows end before con_t; rows with the header's columns have no msglen.
+// fields. A row may lack one field: con_t, the last one, if the row is an ACK, or else
+// msglen.
 func (l *Lines) chatForm(n int, line []byte) *Form {
 	full := l.typ.layouts[0].columns
 	ack := false
@@ -184,7 +185,7 @@ func (l *Lines) chatForm(n int, line []byte) *Form {
 }
 
 // ParseTime parses the time at index p of a line as microseconds since the epoch; 0
-// means no time. end is the index of the sep or newline that ends the field. ok is
+// means no time. end is the index of the separator or newline that ends the field. ok is
 // false if the field is not a time.
 func (c Column) ParseTime(line []byte, p int, sep byte) (us int64, end int, ok bool) {
 	var ints [1]int64

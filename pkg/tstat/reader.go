@@ -26,8 +26,8 @@ const blockSize = MaxLine
 // limit is needed because each column costs memory.
 const maxExtra = 256
 
-// layoutLines is how many lines are examined to determine the layout of a file without
-// header.
+// layoutLines is the number of lines that are examined to determine the layout of a file
+// without header.
 const layoutLines = 100
 
 // ReaderOptions configures how a log is read.
@@ -48,24 +48,25 @@ type ReaderOptions struct {
 	// see Reader.Mark.
 	Marks []int64
 	// Ahead makes a goroutine decompress the file while the caller parses its rows. The
-	// goroutine also calls Rewrite's reader, unless Rows rewrites the rows. The caller
-	// must call Stop before it closes the file or lets anything else read it.
+	// goroutine also reads from the reader that Rewrite returned, unless Rows is in
+	// use. The caller must call Stop before it closes the file or lets anything else
+	// read it.
 	Ahead bool
 	// Reject is called for each malformed line. text is only valid during the call.
 	Reject func(line int64, reason string, text []byte)
 	// Rewrite is given the file's decompressed text and returns a reader of modified
 	// text. Rows, counts and fingerprints are those of the modified text. The returned
 	// reader must pass on errors from text, and must report its own errors as a
-	// RewriteError. nil reads the text unchanged.
+	// RewriteError. If Rewrite is nil, the text is read unchanged.
 	Rewrite func(text io.Reader) io.Reader
 	// Rows rewrites single lines as Rewrite does, but faster; see RowRewriter. If Rows
 	// is set, Rewrite must be set too. If Rows is nil, Rewrite rewrites the whole text.
 	Rows RowRewriter
-	// Private keeps the file's values out of the reasons passed to Reject, and
-	// withholds the text of the line from it.
+	// Private withholds the file's values from Reject: the reason does not quote
+	// values, and text is nil.
 	Private bool
-	// Unknown is called with those columns in the header that no layout contains. These
-	// columns are read as text.
+	// Unknown is called with the names of the header's columns that are neither in
+	// LogType.Columns nor in LogType.Optional. These columns are read as text.
 	Unknown func(columns []string)
 }
 
@@ -75,7 +76,7 @@ type Use uint8
 // The uses of a column.
 const (
 	Kept    Use = iota // decoded, and returned by Batch.Column
-	Decoded            // only for Batch.Decoded
+	Decoded            // decoded, but returned only by Batch.Decoded
 	Skipped            // not decoded, unless other columns are computed from it
 )
 
@@ -148,7 +149,8 @@ func NewReader(src io.Reader, t *LogType, opt ReaderOptions) *Reader {
 	return r
 }
 
-// Reset makes r read another file, src, as NewReader does, and reuses the buffers of r.
+// Reset makes r read another log, with the same arguments as NewReader. It reuses the
+// buffers of r.
 func (r *Reader) Reset(src io.Reader, t *LogType, opt ReaderOptions) {
 	opt.Marks = slices.Sorted(slices.Values(opt.Marks))
 	if opt.Location == nil {

@@ -32,8 +32,8 @@ type Replaced struct {
 	Begin, End uint32
 }
 
-// rewrittenSize is the minimum size, in bytes, of the rewritten text that is hashed at
-// once, except at the end of the file.
+// rewrittenSize is the minimum size, in bytes, of the pieces in which Reader.Next hashes
+// the rewritten text. Only the last piece may be smaller.
 const rewrittenSize = 256 << 10
 
 // canRewriteRows reports whether r can rewrite rows after it has parsed them.
@@ -85,8 +85,8 @@ func (r *Reader) rewriteLine(line []byte) error {
 	return r.readLine(out[begin:])
 }
 
-// replace updates the values of the current row to those of the replaced fields in line,
-// the rewritten row. It returns a copy of replaced, for Fields.move.
+// replace parses the replaced fields and stores their values in the current row. line is
+// the rewritten text of that row. The result is a copy of replaced, for Fields.move.
 func (b *Batch) replace(m *mapping, line []byte, replaced []Replaced) (moved []Replaced) {
 	for _, x := range replaced {
 		f := &m.fields[x.Field]

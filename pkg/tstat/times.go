@@ -108,7 +108,8 @@ func (v *vector) parseUsualTime(line []byte, p int, sep byte, row int) (int, boo
 	return dot + 7, true
 }
 
-// deriveTimes computes the current row's first and last from first_abs and durat.
+// deriveTimes computes the columns first and last of the current row from its columns
+// first_abs and durat.
 func (b *Batch) deriveTimes(d *derive) {
 	row := b.n
 	abs, first, last := &b.cols[d.firstAbs], &b.cols[d.first], &b.cols[d.last]
@@ -134,9 +135,10 @@ func (b *Batch) deriveTimes(d *derive) {
 
 var errQuotedDate = errors.New("no quoted date")
 
-// rewriteChatMessage converts a log_chat_messages line that Tstat up to 3.0 wrote to
-// the later form. It replaces the quoted local date, 'Sun Nov 22 06:39:55.621150 2026',
-// with seconds since the epoch. It appends the result, which ends in a newline, to dst.
+// rewriteChatMessage converts a line of log_chat_messages from the form that Tstat used
+// up to 3.0 to the later form. It replaces the quoted local date, for example
+// 'Sun Nov 22 06:39:55.621150 2026', with seconds since the epoch. It appends the result,
+// which ends in a newline, to dst.
 func rewriteChatMessage(dst, line []byte, loc *time.Location) ([]byte, error) {
 	before, rest, ok := bytes.Cut(line, []byte(" '"))
 	if !ok {

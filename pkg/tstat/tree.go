@@ -46,18 +46,18 @@ type File struct {
 // Tree is the result of a scan.
 type Tree struct {
 	Folders []*Folder // by time, then path
-	// Loose lists the files outside of log folders that ScanOptions.Match accepts,
+	// Loose lists the files that ScanOptions.Match accepts outside of log folders,
 	// sorted by path.
 	Loose []*File
 	// Errors holds errors about unreadable folders, broken links and ambiguous files.
 	Errors []error
-	// Passed lists ignored files and folders that look like logs.
+	// Passed lists ignored files that look like logs, and ignored folders with logs.
 	Passed []Passed
 }
 
-// Passed is a file or folder that a scan ignored because of its name: a file in a log
-// folder that is not named like a log, or a folder with logs that is not named like a log
-// folder.
+// Passed is a file or folder that a scan ignored although it resembles a log or a log
+// folder. It is an entry of a log folder that is not a log but whose name begins with
+// "log_", or it is a folder that contains logs but is not named like a log folder.
 type Passed struct {
 	Path       string
 	Rel        string // below the root, slash separated
@@ -148,9 +148,9 @@ func ScanWith(ctx context.Context, root string, opt ScanOptions) (*Tree, error) 
 	return s.tree, nil
 }
 
-// Finished reports whether Tstat no longer writes to the folder, which is the case if
-// nothing in it has changed for the duration settle, or if a newer folder exists beside
-// it.
+// Finished reports whether Tstat no longer writes to the folder. This is the case if
+// nothing in the folder has changed for the duration given by settle, or if Tstat has
+// opened a newer folder with the same parent.
 func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 	if now.Sub(f.ModTime) >= settle {
 		return true
@@ -167,10 +167,10 @@ func (f *Folder) Finished(now time.Time, settle time.Duration) bool {
 }
 
 // follows reports whether Tstat really opened n after f, given that n's name is newer.
-// Names mislead if the probe's clock or time zone was set back, so follows requires that
-// the time in n's name is neither in the future nor later than n's last change. If the
-// time in n's name is less than settle ago, it also requires that f has not changed since
-// n's last change.
+// Names mislead if the probe's clock or time zone was set back, so the time in n's name
+// must be neither in the future nor later than n's last change. Until the duration given
+// by settle has passed since the time in n's name, f must also not have changed after n's
+// last change.
 func (n *Folder) follows(f *Folder, now time.Time, settle time.Duration) bool {
 	return !n.Time.After(now) && !n.Time.After(n.ModTime) &&
 		(now.Sub(n.Time) >= settle || !f.ModTime.After(n.ModTime))
@@ -377,8 +377,8 @@ func (s *scanner) folder(p, rel, name string, t FolderTime, info fs.FileInfo, en
 	s.tree.Folders = append(s.tree.Folders, f)
 }
 
-// removeAmbiguous removes each file of f that does not have a log's own name if another
-// file of f belongs to the same log. It records the files in an AmbiguousError.
+// removeAmbiguous looks for files of f that belong to the same log, and records them in
+// an AmbiguousError. It removes such a file from f unless the file has a log's own name.
 func (s *scanner) removeAmbiguous(f *Folder) {
 	if s.opt.Match == nil {
 		return
@@ -405,8 +405,8 @@ func (s *scanner) removeAmbiguous(f *Folder) {
 	})
 }
 
-// typeOf returns the start of a file name that can be the name of a log type, for
-// example log_udp_complete for log_udp_complete.1.
+// typeOf returns the longest prefix of a file name that can be the name of a log type,
+// for example log_udp_complete for log_udp_complete.1.
 func typeOf(name string) string {
 	end := strings.IndexFunc(name, func(c rune) bool { return !(c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_') })
 	if end < 0 {

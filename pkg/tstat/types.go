@@ -89,8 +89,8 @@ var rowForms = map[string]rowForm{
 }
 
 // synonyms maps names in headers to our column names. It contains names from older
-// versions, and `type`, which is reserved. In 2.x `first` and `last` are relative
-// times; see LogType.resolve.
+// versions, and `type`, which is reserved. It does not contain `first` and `last`. In 2.x
+// they are relative times, which LogType.resolve renames.
 var synonyms = map[string]string{
 	"log_dns_complete.type":  "dns_type",
 	"log_chat_complete.type": "chat_type",
@@ -110,7 +110,7 @@ var reserved = []string{"type", "probe", "date", "folder", "folder_time", "sourc
 
 // layoutsTSV lists the log types, their columns, and the layouts of all versions. The
 // layouts come from the output of nine Tstat builds and from Tstat's code that writes
-// the headers. Its lines have these forms:
+// the headers. The lines of layouts.tsv have these forms:
 //
 //	type NAME blank|tab
 //	column NAME KIND UNIT DESCRIPTION PRIVACY
@@ -151,8 +151,8 @@ func (t *LogType) Column(name string) int {
 	return -1
 }
 
-// extraColumn returns the column with a name that is not in t.Columns: one of t.Optional,
-// or else an unknown column of text.
+// extraColumn returns the column for a name that is not in t.Columns. If the name is not
+// in t.Optional either, the result is an unknown column of text.
 func (t *LogType) extraColumn(name string) Column {
 	for _, c := range t.Optional {
 		if c.Name == name {
