@@ -459,7 +459,7 @@ func TestFullStateDisk(t *testing.T) {
 }
 
 // TestOptionalEnds checks that an optional sink that fails does not end the
-// stream; its lines are counted as dropped.
+// stream; its lines are counted as dropped, and the sink is not called slow.
 func TestOptionalEnds(t *testing.T) {
 	dir := t.TempDir()
 	s := startStream(t, Options{Listen: loopback(), To: []string{"file:" + dir}, ToOptional: []string{"-"}, Stdout: failing{}})
@@ -473,6 +473,9 @@ func TestOptionalEnds(t *testing.T) {
 	sum := s.stop()
 	if o := sum.Sinks[1]; s.err != nil || o.Dropped != 10_000 || o.Lines != 0 || !o.Optional {
 		t.Errorf("%+v, %v", sum, s.err)
+	}
+	if strings.Contains(s.log.String(), "too slow") {
+		t.Error(s.log.String())
 	}
 }
 

@@ -97,7 +97,11 @@ func (q *Queue) put(ctx context.Context, b *Batch) error {
 	cost := q.Cost(b)
 	if !q.room.TryAcquire(cost) {
 		if q.Optional {
-			q.drop(b)
+			n := q.Stats.Dropped.Add(int64(b.Lines))
+			q.dropping.Do(func() {
+				q.Log.Warn("optional sink is too slow, lines dropped", "sink", q.Name, "dropped", n)
+			})
+			b.release()
 			return nil
 		}
 		if err := q.wait(ctx, cost); err != nil {
@@ -135,20 +139,11 @@ func (q *Queue) Ack(b *Batch) {
 	b.release()
 }
 
-// Discard drops a queued batch without acking it. Use it for optional sinks that have
-// ended.
+// Discard drops a queued batch without acking it, and counts its lines as dropped. Use
+// it for optional sinks that have ended.
 func (q *Queue) Discard(b *Batch) {
 	q.free(b)
-	q.drop(b)
-}
-
-// drop counts the lines of b as dropped and releases b. Only batches for optional sinks
-// may be dropped.
-func (q *Queue) drop(b *Batch) {
-	n := q.Stats.Dropped.Add(int64(b.Lines))
-	q.dropping.Do(func() {
-		q.Log.Warn("optional sink is too slow, lines dropped", "sink", q.Name, "dropped", n)
-	})
+	q.Stats.Dropped.Add(int64(b.Lines))
 	b.release()
 }
 
