@@ -31,7 +31,7 @@ const (
 		"The variable of --dry-run is TSTATREPO_DRY_RUN, and so on; a list takes one value from its variable."
 )
 
-// printHelp prints the help of data, which is an app or a command. It replaces
+// printHelp prints the help for data, which is an app or a command. It replaces
 // urfave/cli's templates, which sort groups by name and repeat every environment
 // variable.
 func printHelp(w io.Writer, _ string, data any) {

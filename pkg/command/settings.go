@@ -40,9 +40,8 @@ func commandFlags(command string) []cli.Flag {
 // shortFlags holds the one-letter names of flags, which are the same for every command.
 var shortFlags = map[string][]string{"dry-run": {"n"}, "quiet": {"q"}, "verbose": {"v"}}
 
-// flagOf returns the flag of a setting. config.Load parses the flag's value, so that
-// flags, environment variables and files follow the same rules and cause the same
-// errors.
+// flagOf returns the flag for a setting. config.Load parses its value, so that flags,
+// environment variables and files follow the same rules and produce the same errors.
 func flagOf(s *config.Setting) cli.Flag {
 	def := s.Empty
 	if def == "" {

@@ -44,10 +44,10 @@ var (
 //	L7_TCP_num_c_in.idx16.rrd   L7_TCP_num{cloud=yes,direction=in,index=16,name=uTP}
 //	ip_protocol_loc.idxoth.rrd  ip_protocol{direction=local,index=other}
 //
-// The metric name is that of the histogram, without direction and cloud marker. Each file
-// has exactly one of the labels index, percentile and statistic, so no two of Tstat's
-// files share a series. The label "name" is present if the index has a name. A file name
-// that does not follow this pattern becomes rrd{file=FILE}.
+// The metric name is the histogram's name without the direction and the cloud marker.
+// Each file has exactly one of the labels index, percentile and statistic, so no two of
+// Tstat's files share a series. The label "name" is present if the index has a name. A
+// file name that does not follow this pattern becomes rrd{file=FILE}.
 func (t *Table) LabelName(file string) string {
 	h, ok := parseName(file)
 	if !ok || !histogramForm.MatchString(h.base) || !statisticForm.MatchString(h.statistic) {

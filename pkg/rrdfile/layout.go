@@ -34,10 +34,10 @@ const maxHead = 128
 // created it.
 type layout struct {
 	bigEndian bool
-	word      int64 // bytes of an unsigned long: 4 or 8
+	word      int64 // size of an unsigned long in bytes: 4 or 8
 	align     int64 // alignment of a double in a structure: 4 (i386) or 8
-	live      int64 // bytes of the time of the last update: seconds and, since version 3, microseconds
-	clock     int64 // bytes of the seconds, a time_t: 4 or 8
+	live      int64 // size in bytes of the last-update time: seconds and, since version 3, microseconds
+	clock     int64 // size in bytes of its seconds field, a time_t: 4 or 8
 }
 
 // unknownLayout returns the error for a file whose layout cannot be determined.

@@ -91,7 +91,7 @@ const retries = 10
 
 // Read returns, for all data sources, the points later than the given Unix time. It omits
 // the step that is still in progress. Each point comes from the finest archive that still
-// covers its time. The result is valid until the next call of Read.
+// covers its time. The result is valid until the next call to Read.
 func (r *Reader) Read(path string, after int64) (*File, error) {
 	for i := 0; ; i++ {
 		f, err := r.read(path, after)

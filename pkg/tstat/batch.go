@@ -45,7 +45,7 @@ func (v *vector) init(c Column) {
 	v.active, v.nulls = false, 0
 }
 
-// activate prepares the vector for values. Later files reuse its slices.
+// activate prepares the vector for values. Its slices are reused for other files.
 func (v *vector) activate() {
 	v.active = true
 	if v.def == nil {
@@ -74,8 +74,8 @@ func (v *vector) activate() {
 	}
 }
 
-// Batch is a sequence of consecutive rows from one file. It is valid until the next
-// call of Reader.Next. It is not safe for concurrent use.
+// Batch is a sequence of consecutive rows from one file. It is valid until the next call
+// to Reader.Next. It is not safe for concurrent use.
 type Batch struct {
 	Type    *LogType
 	columns []Column

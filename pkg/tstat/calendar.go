@@ -5,7 +5,7 @@ import "time"
 // Calendar formats times. It caches the date of the last formatted time.
 type Calendar struct {
 	day  int64  // days since the epoch
-	date []byte // formatted day and "T"; nil before the first call of Append
+	date []byte // formatted day and "T"; nil before the first call to Append
 }
 
 // Append formats a time, given in microseconds since the epoch, in UTC in the form

@@ -35,9 +35,9 @@ func nearest(x uint64, decimals int) (y float64, ok bool) {
 var floatTens = [8]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7}
 
 // leadingDigits parses the digits at the start of a text of 8 bytes, which w holds with
-// the first byte in the lowest bits. It returns the value x of the digits and their count
-// n. If n is 0, x is undefined. leadingDigits processes all bytes at once, because a CPU
-// cannot predict where a loop over the digits would end.
+// the first byte in the lowest bits. It returns the value x of the digits and the number
+// n of digits. If n is 0, x is undefined. leadingDigits processes all bytes at once,
+// because a CPU cannot predict where a loop over the digits would end.
 func leadingDigits(w uint64) (x uint64, n int) {
 	x = w ^ 0x3030303030303030 // a digit becomes its value, any other byte exceeds 9
 	// Set the highest bit of each byte above 9. Adding 0x76 sets it for bytes up to

@@ -78,10 +78,11 @@ func (r *Reader) Head() string {
 }
 
 // CompareHeads compares a and b, the heads of two files; see Reader.Head. same reports
-// whether both files have the same first data line and the same header before it. agree
-// reports whether all other hashes that both heads contain are also equal. If so, the
-// shorter text is probably a prefix of the longer one. Text that these hashes do not
-// cover is not compared.
+// whether their first hashes are equal, that is, whether both files have the same header
+// and the same first data line. agree reports whether, in addition, the remaining hashes
+// are equal as far as both heads have them. If so, the shorter text is probably a prefix
+// of the longer one. Text that these hashes do not cover is not compared. Both results
+// are false if a or b is "".
 func CompareHeads(a, b string) (same, agree bool) {
 	as, bs := strings.Split(a, ","), strings.Split(b, ",")
 	if as[0] == "" || as[0] != bs[0] {

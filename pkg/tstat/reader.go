@@ -14,8 +14,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 )
 
-// MaxLine is the maximum length of a row's line, in bytes. A longer line is rejected as
-// a whole. Tstat's longest lines are only a few kB long.
+// MaxLine is the maximum length of a line, in bytes. A longer line is rejected as a
+// whole. Tstat's longest lines are only a few kB long.
 const MaxLine = 1 << 20
 
 // blockSize is the size of the text buffer, in bytes. A line that fills the buffer is
@@ -235,13 +235,12 @@ func (r *Reader) use(column int) Use {
 	return r.uses[column]
 }
 
-// Columns returns the columns of the batches: the type's columns, followed by the
-// unknown columns in the file's header. The list is complete after the first call of
-// Next.
+// Columns returns the columns of the batches: the type's columns, followed by the unknown
+// columns in the file's header. The list is complete after the first call to Next.
 func (r *Reader) Columns() []Column { return r.columns }
 
 // Layout describes the columns of the file: "header 130 (#15#)", or, for files without
-// header, a version and its number of columns.
+// header, a version and the number of its columns.
 func (r *Reader) Layout() string { return r.layout }
 
 // Counts returns the counts of what r has read so far.

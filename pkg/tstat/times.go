@@ -136,7 +136,7 @@ func (b *Batch) deriveTimes(d *derive) {
 var errQuotedDate = errors.New("no quoted date")
 
 // rewriteChatMessage converts a line of log_chat_messages from the form that Tstat used
-// up to 3.0 to the later form. It replaces the quoted local date, for example
+// up to 3.0 to that of later versions. It replaces the quoted local date, for example
 // 'Sun Nov 22 06:39:55.621150 2026', with seconds since the epoch. It appends the result,
 // which ends in a newline, to dst.
 func rewriteChatMessage(dst, line []byte, loc *time.Location) ([]byte, error) {

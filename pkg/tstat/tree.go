@@ -278,9 +278,9 @@ func (s *scanner) dir(p, rel, name string, info fs.FileInfo, depth int) error {
 	return nil
 }
 
-// forms collects the files in a folder, one for each log: a plain file hides its
-// compressed forms, and the oldest compressed file hides the others. Files must be added
-// in the order of their names.
+// forms collects one file for each log in a folder. If a log has several forms, it keeps
+// the plain file, or else the oldest compressed one. Files must be added in the order of
+// their names.
 type forms struct {
 	files []*File
 	plain map[string]*File // by path without compression suffix

@@ -40,7 +40,7 @@ func worst(levels ...string) string {
 	return w
 }
 
-// probeView holds the data of a probe on the page.
+// probeView holds what the page shows about a probe.
 type probeView struct {
 	Name  string
 	ID    string // HTML id of its details

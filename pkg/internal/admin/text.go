@@ -34,8 +34,7 @@ func number(n int64) string {
 	return b.String()
 }
 
-// count formats a number of things, such as "3 files". It adds an s to noun unless n
-// is 1.
+// count formats n followed by noun, as in "3 files". It adds an s to noun unless n is 1.
 func count(n int64, noun string) string {
 	if n != 1 {
 		noun += "s"
@@ -56,7 +55,7 @@ func rate(v float64) string {
 	return number(int64(math.Round(v)))
 }
 
-// size formats a number of bytes with a binary unit.
+// size formats n bytes with a binary unit.
 func size(n int64) string {
 	v := float64(n)
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}

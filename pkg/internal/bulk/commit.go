@@ -43,7 +43,7 @@ func (im *fileImport) commit(typed bool) error {
 	})
 	if sum.stores == 0 {
 		if im.hasTargets() {
-			im.found = true // another import has stored it meanwhile
+			im.found = true // another import has stored it
 		}
 		return nil
 	}

@@ -17,7 +17,7 @@ import (
 // in each run.
 const maxCopies = 100_000
 
-// copiesFormat is the format number of the state file of copies.
+// copiesFormat is the format number of the state file that holds the known copies.
 const copiesFormat = 1
 
 // copies records, across runs, which files are older states or second copies of

@@ -21,8 +21,8 @@ import (
 )
 
 // importFile imports t's file into every store that lacks it. It starts over if the file
-// changed or another import stored it meanwhile, if a later header adds columns, or if a
-// store returns store.ErrReread. importFile waits while no store is available.
+// changed or another import stored it during the attempt, if a later header adds columns,
+// or if a store returns store.ErrReread. importFile waits while no store is available.
 func (r *run) importFile(ctx context.Context, t *task) error {
 	var extra []string
 	for try := 1; ; {

@@ -339,7 +339,7 @@ func (o *Options) wantsType(name string) bool {
 }
 
 // excludes reports whether Exclude matches name, which is a log type or a path. It also
-// tries the parents of a path, and the last element of the path and of each parent.
+// tries the ancestors of a path, and the last element of the path and of each ancestor.
 func (o *Options) excludes(name string) bool {
 	for ; name != "." && name != "/" && name != ""; name = path.Dir(name) {
 		if slices.ContainsFunc(o.Exclude, func(g string) bool { return matches(g, name) || matches(g, path.Base(name)) }) {

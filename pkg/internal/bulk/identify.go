@@ -33,10 +33,10 @@ type Identity struct {
 	Heads map[int64]string
 }
 
-// Identify calls f for each file that Run would import, skip or leave for later.
-// Calls of f do not overlap. Identify imports nothing and takes no lock. It logs
-// unreadable files and returns their number. heads returns the lengths of the
-// prefixes for Identity.Heads.
+// Identify calls f for each file that Run would import, skip or leave for later. Calls to
+// f do not overlap. Identify imports nothing and takes no lock. It logs unreadable files
+// and returns how many there are. heads returns the lengths of the prefixes for
+// Identity.Heads.
 func Identify(ctx context.Context, opt Options, heads func(store.Key) []int64, f func(Identity) error) (failed int, err error) {
 	opt.DryRun, opt.Follow = true, false
 	r, err := newRun(ctx, opt)

@@ -14,9 +14,10 @@ import (
 )
 
 // places returns the place of each local source: the path of its tree relative to the
-// deepest common parent of all trees. The tree of a log folder or a file is its nearest
-// parent that is not a log folder. Any other source is itself the tree. Places stay the
-// same if the common parent is mounted elsewhere.
+// deepest common ancestor of all trees. The tree of a log folder is its parent. The tree
+// of a file is its folder or, if that is a log folder, the parent of that folder. Any
+// other source is its own tree. Places stay the same if the common ancestor is mounted
+// elsewhere.
 func places(sources []string) (map[string]string, error) {
 	roots := map[string]string{}
 	base := ""

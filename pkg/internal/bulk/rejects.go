@@ -94,8 +94,8 @@ func (r *rejectFile) open() {
 }
 
 // failure makes the lines written so far durable. If lines are missing because of an
-// error, failure returns that error, but only once. Other goroutines can add lines
-// meanwhile.
+// error, failure returns that error, but only once. Other goroutines can add lines during
+// the sync.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

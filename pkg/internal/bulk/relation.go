@@ -257,8 +257,9 @@ func (im *fileImport) relate(index int, t text) relation {
 	return rel
 }
 
-// relateTo compares t with records that may belong to the file. If moved is true, they
-// are free records, and the file may have been moved from their place.
+// relateTo compares t with records that may belong to the file. If moved is true, the
+// records are free, and the file may have been moved here from the place that a record
+// names.
 func (im *fileImport) relateTo(records []store.Record, t text, moved bool) (rel relation) {
 	var same, alike []store.Record
 	for _, rec := range records {

@@ -19,7 +19,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
-// run is one call of Run.
+// run is one call to Run.
 type run struct {
 	opt        Options
 	log        *slog.Logger

@@ -55,11 +55,12 @@ func (r *Reader) Reset(f *Format, src io.Reader) {
 	r.in.zeros = 0
 }
 
-// Read implements io.Reader. Without an error it returns at least one byte, even if the
-// file has empty members. At the end of the content it returns io.EOF, or
-// io.ErrUnexpectedEOF if the file is truncated. It returns an *Error if the file needs
-// too much memory or a dictionary, and src's error if src fails. Any other error means
-// that the file is damaged and that the content read so far may be wrong.
+// Read implements io.Reader. Unless it returns an error, it returns at least one byte if
+// p is not empty, even if the file has empty members. At the end of the content it
+// returns io.EOF, or io.ErrUnexpectedEOF if the file is truncated. It returns an *Error
+// if the file needs too much memory or a dictionary, and src's error if src fails. Any
+// other error means that the file is damaged and that the content read so far may be
+// wrong.
 func (r *Reader) Read(p []byte) (n int, err error) {
 	if r.err != nil {
 		return 0, r.err

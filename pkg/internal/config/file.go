@@ -104,9 +104,9 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 	return errs
 }
 
-// tables finds the table of each key in an array of tables. It gets the keys in the order
-// of the file. A key belongs to the next table if the current table does not contain it,
-// or if tables has already found that key in the current table.
+// tables assigns the keys of an array of tables to its elements. The keys must be passed
+// to tableOf in file order. tableOf moves on to the next table when the current one lacks
+// the key, or when the key has already been seen in it.
 type tables struct {
 	in   *Section
 	list []any

@@ -12,7 +12,7 @@ import (
 )
 
 // Points holds the settings that rrd-push and [collect-rrd] share: those for receiving
-// points of RRDs from other machines, for naming metrics and for storing points.
+// RRD points from other machines, naming metrics and storing points.
 type Points struct {
 	Network
 	To           string
@@ -163,8 +163,8 @@ func (r *RRDPush) settings() []*Setting {
 }
 
 // Options checks the settings and returns the options of a pusher. If there are
-// listeners, rrd-push runs an endpoint with opt.Target instead of a pusher. Arguments
-// replace r.Sources.
+// listeners, rrd-push runs an endpoint instead of a pusher; the endpoint sends to
+// opt.Target. Arguments replace r.Sources.
 func (r *RRDPush) Options(p *Problems, args []string) (opt rrdpush.Options, listeners []peer.Options) {
 	if len(args) > 0 {
 		r.Sources = args

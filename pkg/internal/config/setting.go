@@ -26,8 +26,8 @@ type Setting struct {
 	From string // source of the value, for messages
 }
 
-// IsArgument reports whether the setting is given by arguments instead of a
-// flag.
+// IsArgument reports whether the setting is passed as positional arguments rather than as
+// a flag.
 func (s *Setting) IsArgument() bool { return s.Name == "sources" }
 
 // Texts returns the value of a string or string list setting as a list, and nil for other
@@ -43,7 +43,7 @@ func (s *Setting) Texts() []string {
 }
 
 // label returns the name of s for messages: the source of its value if known, or else its
-// key in the given section. If section is "", label returns the flag of s instead of a
+// key in the given section. If section is "", label returns the flag for s instead of a
 // key.
 func (s *Setting) label(section string) string {
 	switch {

@@ -13,7 +13,7 @@
 // exit status 0.
 //
 //  1. MkdirAll creates the folder. When it returns, the names of the folder and
-//     of all its parents are durable. Alternatively, Prepare creates the folder
+//     of all its ancestors are durable. Alternatively, Prepare creates the folder
 //     and leaves the syncs to step 5.
 //  2. Write the bytes, to a temporary file unless the file only grows.
 //  3. Sync the file. Its bytes are now durable, but its name is not.
@@ -82,8 +82,8 @@ func Prepare(dir string, perm fs.FileMode) (*Folder, error) {
 	return f, err
 }
 
-// create creates a folder and its missing parents, and returns the folder's FileInfo. It
-// adds each folder whose name may not be durable yet to f.names.
+// create creates a folder and its missing ancestors, and returns the folder's FileInfo.
+// It adds each folder whose name may not be durable yet to f.names.
 func (f *Folder) create(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
@@ -111,8 +111,8 @@ func (f *Folder) create(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// Sync makes the names in the folder durable, and also the names of the folder itself
-// and of its parents.
+// Sync makes the names in the folder durable, and also the names of the folder itself and
+// of its ancestors.
 func (f *Folder) Sync() error {
 	return errors.Join(SyncDir(f.path), f.syncNames())
 }
@@ -192,7 +192,7 @@ func Rename(from, to string) error {
 	return SyncDir(filepath.Dir(to))
 }
 
-// RemoveEmpty removes the folder dir below root if it is empty, and then each parent
+// RemoveEmpty removes the folder dir below root if it is empty, and then each ancestor
 // below root that has become empty. It makes these removals durable. In the deepest
 // folder that remains, it also makes earlier removals of files durable. dir is relative
 // to root and need not exist.

@@ -125,8 +125,9 @@ func (p *Exporter) exportRRD(ctx context.Context, e *export) error {
 	return push.Close()
 }
 
-// recordSent records that metrics have been sent: it adds their number of points to
-// e.status.Points, and keeps the last point of each metric.
+// recordSent records that metrics have been sent: it adds the number of points in metrics
+// to e.status.Points, and keeps the last point of each metric, for at most maxRows
+// metrics.
 func (e *export) recordSent(metrics []graphite.Metric) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -38,7 +38,7 @@ type Tstat struct {
 }
 
 // readEvery is the minimum time between two reads of Tstat's folders. readWait limits how
-// long a call of Exporter.Tstat waits for the first result if a file system hangs.
+// long a call to Exporter.Tstat waits for the first result if a file system hangs.
 const (
 	readEvery = 10 * time.Second
 	readWait  = time.Second

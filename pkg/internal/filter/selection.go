@@ -205,7 +205,7 @@ func (r *Rows) Kept(columns []tstat.Column) []bool {
 	return kept
 }
 
-// Apply removes the rows of b that are not selected, and returns their number.
+// Apply removes the rows of b that are not selected, and returns how many it removed.
 func (r *Rows) Apply(b *tstat.Batch) (removed int) {
 	n := b.Len()
 	if r == nil || r.program == nil && r.sampler == nil {

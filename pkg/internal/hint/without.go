@@ -21,9 +21,9 @@ func parts(err error) []error {
 }
 
 // Without removes from err the errors that match a target in the sense of errors.Is. It
-// returns nil if nothing remains. Only errors from errors.Join are split. Any other error
-// that matches is removed as a whole, unless it wraps joined errors of which at least one
-// does not match. In that case it is kept unchanged.
+// returns nil if nothing remains. Only errors returned by errors.Join are split. Any
+// other matching error is removed whole. The exception is an error that wraps joined
+// errors, at least one of which matches no target: it is kept unchanged.
 func Without(err error, targets ...error) error {
 	if !slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) }) {
 		return err

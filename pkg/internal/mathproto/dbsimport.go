@@ -142,9 +142,9 @@ func (r *Repository) remove(req *http.Request, id string) (code int, text string
 	return http.StatusOK, "entry removed"
 }
 
-// fromThisMachine reports whether a request comes from this machine, which means that its
-// source and destination addresses are equal. Any user of this machine may remove any
-// stream.
+// fromThisMachine reports whether a request comes from this machine, that is, whether its
+// source and destination addresses are equal. Such a request may remove any stream if it
+// has no client certificate, whichever local user sent it.
 func fromThisMachine(req *http.Request, from netip.Addr) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	return ok && local.AddrPort().Addr().Unmap() == from.Unmap()

@@ -55,7 +55,7 @@ func (p *Exporter) register(ctx context.Context) {
 	}
 }
 
-// recordRegistration records which streams are registered and whether the latest call of
+// recordRegistration records which streams are registered and whether the latest call to
 // registerOnce failed with err. If stopped is true, the exporter is stopping, which may
 // have caused the error. recordRegistration then ignores err.
 func (p *Exporter) recordRegistration(streams []string, stopped bool, err error) {

@@ -23,9 +23,11 @@ import (
 const (
 	// DefaultFolderLength is the default of SourceOptions.FolderLength.
 	DefaultFolderLength = time.Hour
-	// quietPeriod is how long a file must be unchanged to count as finished if the
-	// probe does not send finishedHeader. The source also waits that long after the end
-	// of a folder's time.
+	// quietPeriod is how long a file in the newest folder must be unchanged to count
+	// as finished if the probe does not send finishedHeader. Such a file also does
+	// not count as finished until that long after Tstat has stopped writing to its
+	// folder; see FolderLength. A finished file that changes again must also be
+	// unchanged for that long.
 	quietPeriod = 15 * time.Minute
 	// parallelHeads is the number of concurrent HEAD requests.
 	parallelHeads = 8

@@ -27,9 +27,9 @@ type numberTable struct {
 // without hashing.
 const maxDirect = 1 << 16
 
-// index collects the distinct numbers of v in entries, and sets dst[i] to the index of
-// v[i] in entries. It leaves dst undefined if there is only one entry. It returns
-// false if v has, or probably has, more than limit distinct numbers.
+// index collects the distinct numbers in v into entries, and sets dst[i] to the index of
+// v[i] in entries. It leaves dst undefined if there is only one entry. It returns false
+// if v contains, or probably contains, more than limit distinct numbers.
 func (t *numberTable) index(dst []uint16, v []int64, low, high int64, limit int) (entries []int64, ok bool) {
 	t.entries = t.entries[:0]
 	if low == high {

@@ -118,7 +118,7 @@ func (g *RowGroup) encodeColumn(e *encoder, i int) {
 	v.encoded = g.chunks[i].data
 }
 
-// stop makes the goroutines that encode g end after their current columns.
+// stop tells the goroutines encoding g to exit once each has finished its current column.
 func (g *RowGroup) stop() { g.next.Store(int32(len(g.columns))) }
 
 // wait waits until the goroutine that encodes g has ended, if Writer.Add started one.

@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// Shares divides a number of places (slots for concurrent work or connections) among
-// peers, so that no peer can occupy all of them. A free place goes to the waiting peer
-// with the fewest places. The limit per peer does not apply to the peer ""; see Host.
-// Shares is safe for concurrent use.
+// Shares divides a fixed number of places (slots for concurrent work or connections)
+// among peers, so that no peer can occupy all of them. A free place goes to the waiting
+// peer with the fewest places. The limit per peer does not apply to the peer ""; see
+// Host. Shares is safe for concurrent use.
 type Shares struct {
 	each int // maximum places of one peer
 

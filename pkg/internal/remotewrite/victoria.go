@@ -104,7 +104,7 @@ const (
 // end returns how many points the server has dropped in this Send, whose oldest point has
 // the given Unix time. The server updates its count late, so end waits for the update,
 // but at most once per reportEvery. If it does not wait, it returns 0, and a later call
-// of begin, end or awaitCount reports the points.
+// to begin, end or awaitCount reports the points.
 func (v *victoria) end(ctx context.Context, oldest int64) int64 {
 	if !v.isVictoria || oldest >= time.Now().Add(-leastRetention).Unix() {
 		return 0

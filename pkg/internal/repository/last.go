@@ -32,8 +32,8 @@ type lastPoint struct {
 	received time.Time
 }
 
-// begin enables the method add. The caller must call end later. When each call of begin
-// has been followed by one of end, add is disabled again.
+// begin enables the method add. The caller must eventually call end. Once each call to
+// begin has been followed by a call to end, add is disabled again.
 func (l *lastPoints) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

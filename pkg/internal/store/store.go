@@ -295,12 +295,12 @@ type RawTx interface {
 	WriteRaw(ctx context.Context, p []byte) error
 }
 
-// ErrDuplicate is returned by Commit if another import has meanwhile stored the
-// same content. The file counts as skipped.
+// ErrDuplicate is returned by Commit if another import has already stored the same
+// content. The file counts as skipped.
 var ErrDuplicate = errors.New("already stored")
 
-// ErrConflict is returned by Commit if another import has meanwhile stored
-// different content for the same file. The caller must look up the records
+// ErrConflict is returned by Commit if another import has stored different content for
+// the same file since the caller looked up its records. The caller must look them up
 // again.
 var ErrConflict = errors.New("another import stored the same file meanwhile")
 

@@ -332,7 +332,7 @@ func isOlder(id bulk.Identity, r store.Record) bool {
 	return agree && id.Length < r.Length && !r.Damaged
 }
 
-// countBatch is the number of records in one call of store.Manager.Count. Databases count
+// countBatch is the number of records in one call to store.Manager.Count. Databases count
 // by reading whole days, so countRows first sorts the records by log type and time.
 const countBatch = 1000
 
@@ -383,9 +383,9 @@ func (rep *Report) countRows(ctx context.Context, m store.Manager, progress bulk
 	return nil
 }
 
-// recount corrects results of m.Count that are wrong because another process has changed
-// the store meanwhile. If a record was replaced or pruned, its count becomes the Rows of
-// the old record. If the rows of a record were moved, recount counts them again.
+// recount corrects results of m.Count that are wrong because another process changed the
+// store during the count. If a record was replaced or pruned, its count becomes the Rows
+// of the old record. If the rows of a record were moved, recount counts them again.
 func recount(ctx context.Context, m store.Manager, records []store.Record, counts []int64) error {
 	for i, old := range records {
 		if counts[i] == old.Rows {

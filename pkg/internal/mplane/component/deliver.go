@@ -64,7 +64,7 @@ func (c *Component) deliver(ctx context.Context) {
 // due returns the first queued reply that can already be sent. If there is none, it
 // returns nil and the time to wait. An envelope cannot be sent until the end of its scope
 // has passed on the supervisor's clock, because RI supervisors drop envelopes that arrive
-// earlier.
+// before then.
 func (c *Component) due(now time.Time) (mplane.Message, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

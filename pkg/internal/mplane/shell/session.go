@@ -236,7 +236,7 @@ func (s *Session) printValue(name string) {
 	fmt.Fprintf(s.Out, "%s = %s\n", visible(name), visible(s.Values[name]))
 }
 
-// Names returns the names of the set parameters.
+// Names returns the names of the parameters that have been set, sorted.
 func (s *Session) Names() []string { return slices.Sorted(maps.Keys(s.Values)) }
 
 // Run sends spec, saves the response in s.Memory, and returns the response.

@@ -406,8 +406,8 @@ func (s *Shell) seturl(_ context.Context, args []string) error {
 	return err
 }
 
-// connect replaces the shell's client with a client for the URL in args. ok is false if
-// the client was not replaced; if err is nil, connect has then printed the reason.
+// connect replaces the shell's client with a client for the URL in args. ok reports
+// whether it did so. If ok is false and err is nil, connect has printed the reason.
 func (s *Shell) connect(args []string) (ok bool, err error) {
 	if len(args) > 1 {
 		return false, errUsage

@@ -28,7 +28,8 @@ type Options struct {
 	// retries.
 	RetryTimeout time.Duration
 	Log          *slog.Logger // warnings; may be nil
-	// ReadOnly makes Open create nothing. The store must not be changed.
+	// ReadOnly keeps Open from creating anything. The caller must then not modify the
+	// store.
 	ReadOnly bool
 }
 

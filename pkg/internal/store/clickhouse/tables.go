@@ -277,8 +277,9 @@ func (s *Store) ensure(ctx context.Context, host string, f store.FileInfo, cols 
 }
 
 // ensureDerived creates a view or Distributed table, which stores no rows itself. It
-// replaces an existing one that lacks any of the given columns, and a view for which
-// lacksPlaces returns true. It reports whether it changed anything.
+// replaces an existing view or table that lacks one of the given columns. It also
+// replaces a view if lacksPlaces returns true for it. It reports whether it changed
+// anything.
 func (s *Store) ensureDerived(ctx context.Context, host, table, engine string, columns map[string]string, create func(table string) string) (changed bool, err error) {
 	existing, err := s.columns(ctx, host, table)
 	if err != nil {

@@ -40,9 +40,9 @@ func readAdopted(ctx context.Context, q pgdb.Querier) (map[string]int64, error) 
 }
 
 // Adopt takes over a stream that math_repo has filled. math_repo stores windows in
-// ascending order and never adds earlier rows, not even after a restart. So it has
-// stored all rows up to the end of the last window. If a file has earlier and later
-// rows, tstatrepo stores only the later ones.
+// ascending order and never goes back to an earlier window, not even after a restart. So
+// it has stored all rows up to the end of the last window. If a file has rows both before
+// and after that time, tstatrepo stores only those from that time on.
 //
 // The end of the last window comes from math_repo's state or from the database,
 // whichever is later: math_repo may have been stopped before it wrote its state.

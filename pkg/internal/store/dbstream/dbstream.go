@@ -259,8 +259,8 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	}
 	x := &fileTx{Tx: tx, s: s, st: st, file: f, window: -1,
 		series: series, begun: time.Now(), low: math.MaxInt64, earliest: f.Time.Add(-time.Hour - maxZoneOffset).Unix()}
-	// latest limits how far into the future a probe whose clock is ahead
-	// can move later rows.
+	// latest limits how far into the future a row with a wrong time can move the rows
+	// after it.
 	x.latest = time.Now().Add(time.Hour).Unix()
 	if !f.Next.IsZero() {
 		x.latest = min(x.latest, f.Next.Add(time.Hour+maxZoneOffset).Unix())

@@ -29,7 +29,8 @@ type Options struct {
 	// StreamType, if set, is the log type whose rows go to Stream; rows of
 	// other types go to Stream_<type>.
 	StreamType string
-	// ReadOnly makes Open create nothing. The store must not be changed.
+	// ReadOnly keeps Open from creating anything. The caller must then not modify the
+	// store.
 	ReadOnly bool
 }
 

@@ -14,7 +14,7 @@ import (
 // work describes rows stored in a window.
 type work struct {
 	rows int64
-	time time.Duration // spent on storing the rows
+	time time.Duration // time spent storing the rows
 }
 
 type windowWork struct {

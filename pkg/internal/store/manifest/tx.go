@@ -50,7 +50,7 @@ func (m *Manifest) Update(ctx context.Context, f func(*Tx) error) error {
 }
 
 // View calls f under a shared lock of the store, so that no process changes the store
-// meanwhile. f must not change anything either. View also works for a read-only
+// while f runs. f must not change anything either. View also works for a read-only
 // manifest.
 func (m *Manifest) View(ctx context.Context, f func(*Tx) error) error {
 	m.mu.Lock()

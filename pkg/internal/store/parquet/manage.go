@@ -22,7 +22,7 @@ import (
 //
 // Pruned files are recorded only in the manifest. So Prune first durably marks the
 // entries as pruned. Then removePruned removes the rows and clears the entries'
-// locations. After a crash the next call of removePruned completes the work.
+// locations. After a crash the next call to removePruned completes the work.
 func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (store.PruneResult, error) {
 	var res store.PruneResult
 	if !dryRun {
@@ -77,8 +77,8 @@ func compareDays(a, b string) int {
 	return cmp.Or(strings.Compare(filepath.Base(a), filepath.Base(b)), strings.Compare(a, b))
 }
 
-// pruneFiles prunes the given entries, except those that another process has pruned or
-// removed meanwhile. It returns the pruned entries.
+// pruneFiles prunes the given entries, except those that another process has already
+// pruned or removed. It returns the pruned entries.
 func (s *Store) pruneFiles(tx *manifest.Tx, entries []manifest.Entry, before time.Time) ([]manifest.Entry, error) {
 	var gone []manifest.Entry
 	for _, old := range entries {
@@ -170,8 +170,8 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 }
 
 // rowsOf returns the number of rows that each record has in the file. The rows are in the
-// order of the records. If the file has too few rows, the last records get fewer; surplus
-// rows are counted for the last record.
+// order of the records. If the file has too few rows, the last records get fewer; if it
+// has too many, the surplus is attributed to the last record.
 func (f *footer) rowsOf() []int64 {
 	counts := make([]int64, len(f.Records))
 	left := f.Rows

@@ -47,7 +47,8 @@ type Options struct {
 	// Cores is the number of cores that encode rows. 0 means all that this
 	// process may use.
 	Cores int
-	// ReadOnly makes Open create nothing. The store must not be changed.
+	// ReadOnly keeps Open from creating anything. The caller must then not modify the
+	// store.
 	ReadOnly bool
 	Log      *slog.Logger // warnings; may be nil
 }

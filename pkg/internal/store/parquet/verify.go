@@ -19,7 +19,7 @@ import (
 
 // Verify implements store.Manager. It compares the footers of all files with the
 // manifest. It then rechecks suspicious files under a lock, so that no other process can
-// change the store meanwhile.
+// change the store at the same time.
 func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 	if _, err := s.manifest.All(); err != nil {
 		return err

@@ -143,8 +143,8 @@ func (w *writer) write(b *tstat.Batch) error {
 }
 
 // grow makes room in s for n more values. Once s has longLog values, grow makes room for
-// a whole row group, which has at most the given number of rows. With smaller steps,
-// copying s took a third of the total time.
+// a whole row group, which has at most the given number of rows. Smaller steps would copy
+// a long s many times.
 func grow[T any](s []T, n, rows int) []T {
 	if cap(s)-len(s) >= n {
 		return s
@@ -155,8 +155,8 @@ func grow[T any](s []T, n, rows int) []T {
 	return slices.Grow(s, n)
 }
 
-// longLog is the minimum number of rows in a log that grow treats as long. Most logs are
-// shorter.
+// longLog is the row count from which the function grow treats a log as long. Most logs
+// are shorter.
 const longLog = 4 << 10
 
 // bytes returns the total size in bytes of the collected strings.

@@ -155,7 +155,7 @@ func (d *DB) addColumns(ctx context.Context) error {
 			return err
 		}
 		if d.setColumns(t); d.records.hasAll() {
-			return nil // another process has done so meanwhile
+			return nil // another process has added them
 		}
 		for _, c := range addedColumns {
 			if _, err := tx.Exec(ctx, "alter table "+table+" add column if not exists "+c.name+" "+c.typ); err != nil {

@@ -101,11 +101,11 @@ func (r *Rows) Start(b *tstat.Batch) (changed bool, err error) {
 	return r.enc.start(b), nil
 }
 
-// manyTexts is the minimum number of rows with a text in place of an address at which
-// checkAddresses can fail before the end of a log.
+// manyTexts limits early failures: checkAddresses fails before the end of a log only if
+// at least manyTexts rows have text in place of an address.
 const manyTexts = 100
 
-// checkAddresses returns an error if more than 1 % of the rows have a text in place of an
+// checkAddresses returns an error if more than 1 % of the rows have text in place of an
 // address, as in anonymized logs. Storing only the remaining rows would be wrong. If
 // fewer rows are affected, they count as damaged lines and become rejects.
 //
@@ -119,7 +119,7 @@ func (r *Rows) checkAddresses(final bool) error {
 	return nil
 }
 
-// countText counts a row if err says that the row has a text in place of an address. line
+// countText counts a row if err says that the row has text in place of an address. line
 // is the row's line number.
 func (r *Rows) countText(line int64, err error) {
 	var re *rowError

@@ -68,7 +68,7 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 	return t, nil
 }
 
-// NewDest returns a Dest for the given table, with the columns that the last call of
+// NewDest returns a Dest for the given table, with the columns that the last call to
 // Rows.Start selected.
 func (t *Tx) NewDest(table Ident) *Dest {
 	d := &Dest{table: table, columns: t.columns()}

@@ -31,7 +31,8 @@ var settings = []string{"schema", "columns", "copy"}
 // Options configures Open.
 type Options struct {
 	pgdb.Options
-	// ReadOnly makes Open create nothing. The store must not be changed.
+	// ReadOnly keeps Open from creating anything. The caller must then not modify the
+	// store.
 	ReadOnly bool
 }
 

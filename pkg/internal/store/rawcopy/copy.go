@@ -37,8 +37,8 @@ type Store struct {
 	log      *slog.Logger
 }
 
-// Open opens the store in dir, or creates it. With readOnly it creates nothing,
-// and the store must not be changed. log receives warnings and may be nil.
+// Open opens the store in dir, or creates it. With readOnly it creates nothing, and the
+// caller must not modify the store. log receives warnings and may be nil.
 func Open(ctx context.Context, dir string, opt Options, readOnly bool, log *slog.Logger) (*Store, error) {
 	m, err := manifest.Open(ctx, dir, manifest.Copy, readOnly)
 	if err != nil {

@@ -124,8 +124,8 @@ func (q *Queue) wait(ctx context.Context, cost int64) error {
 	return q.room.Acquire(ctx, cost)
 }
 
-// Ack records that the sink has stored the lines of a batch, and frees the batch's
-// room in the queue.
+// Ack records that the sink has stored the lines of a batch, and frees the space that the
+// batch takes up in the queue.
 func (q *Queue) Ack(b *Batch) {
 	q.free(b)
 	if q.stalled.CompareAndSwap(true, false) {

@@ -60,8 +60,8 @@ func (l *layouts) current() int {
 	return l.version
 }
 
-// guessed records that the Tstat version of a log was guessed from its number of columns.
-// It reports whether this is the first call for the probe, log and version.
+// guessed records that the Tstat version of a log was guessed from the number of its
+// columns. It reports whether this is the first call for the probe, log and version.
 func (l *layouts) guessed(probe, typ, version string) bool {
 	_, fresh := l.warned.Add(probe+" "+typ+" "+version, "", maxLayouts)
 	return fresh

@@ -32,8 +32,8 @@ type Splitter struct {
 }
 
 // Split calls emit for each run of consecutive lines of one log, and passes the run's
-// offset in text and its number of lines. text must hold complete lines. Split returns
-// the first error from emit or s.Control.
+// offset in text and the number of lines in the run. text must hold complete lines. Split
+// returns the first error from emit or s.Control.
 func (s *Splitter) Split(text []byte, emit func(o *batch.Origin, from int, run []byte, lines int) error) error {
 	from, lines, pos := 0, 0, 0
 	flush := func() error {

@@ -212,7 +212,7 @@ func (f *follower) scan() {
 	} else {
 		f.begin(found)
 	}
-	// Logs may also have appeared in the former newest folder.
+	// Logs may also have appeared in the folder that was newest until now.
 	for i := max(0, former-1); i < len(f.folders); i++ {
 		f.list(i)
 	}

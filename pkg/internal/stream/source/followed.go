@@ -128,8 +128,8 @@ func (l *followed) open() (bool, error) {
 	file, err := l.openPath(plain)
 	compressed := false
 	if l.folder(l.current+1) != nil {
-		// The log may have been compressed later, or by Tstat itself. A
-		// compressed log is only read once it is complete.
+		// The log may have been compressed after Tstat finished it, or by Tstat
+		// itself. A compressed log is only read once it is complete.
 		for _, suffix := range compression.Suffixes() {
 			if !errors.Is(err, fs.ErrNotExist) {
 				break

@@ -37,8 +37,8 @@ type file struct {
 	modTime time.Time
 }
 
-// Record returns a Disk for the folder at the path root. Until the test ends, every sync
-// by package durable updates the Disk. Only one test of a process can record at a time.
+// Record returns a Disk for the folder root. Until the test ends, every sync by package
+// durable updates the Disk. Only one test per process can record at a time.
 func Record(t testing.TB, root string) *Disk {
 	t.Helper()
 	d := &Disk{root: root, names: map[inode]map[string]inode{}, files: map[inode]file{}}

@@ -199,7 +199,7 @@ func choose(list string) (chosen []benchCase, known bool) {
 }
 
 // add adds results that were measured together. Each gets the noise since the previous
-// call of add, or since the start of the case.
+// call to add, or since the start of the case.
 func (b *bench) add(list ...result) {
 	now := readNoise("/proc")
 	for _, r := range list {

@@ -22,7 +22,7 @@ import (
 const wireLine = 640
 
 // wire writes the log lines of a tree to a file in the wire format of old exporters. It
-// returns the file's path and its number of lines.
+// returns the file's path and the number of lines in the file.
 func (b *bench) wire(ctx context.Context) (path string, lines int64, err error) {
 	t, err := b.generate(ctx, b.rows, 1, 8*time.Hour)
 	if err != nil {
