@@ -57,6 +57,9 @@ func mayHaveAddress(text []byte) bool {
 			return true
 		}
 		if i == len(text)-8 {
+			if c := text[len(text)-1]; c|0x20 != 'a' && c != '.' {
+				return false
+			}
 			_, reverse := cutSuffixFold(bytes.TrimSuffix(text, []byte{'.'}), arpa6) // its digits may all be letters
 			return reverse
 		}

@@ -14,7 +14,8 @@ import (
 type Source uint8
 
 const (
-	// Unknown makes a rewriter fail with ErrSource if it needs to know.
+	// Unknown means that it is not known whether the addresses are anonymized. A Rewriter
+	// that needs to know fails with ErrSource.
 	Unknown Source = iota
 	// Clear means that the addresses are not anonymized.
 	Clear
@@ -51,7 +52,8 @@ type Rewriter struct {
 	spans []span // of the planned fields in the current line
 	row   []byte // buffer for a line with LF instead of CR LF
 
-	replaced []tstat.Replaced // in the last row
+	decisions [3]decision      // by side, for the current row
+	replaced  []tstat.Replaced // in the last row
 }
 
 // span is the position of a field in a line, in bytes.
@@ -60,19 +62,38 @@ type span struct{ begin, end uint32 }
 // plan lists the fields that may be replaced in lines with the same columns, that is,
 // with the same tstat.Form.
 type plan struct {
-	fields                   []planned // in the order of the line
-	client, server, resolver side
-	named                    bool // some fields hold names
-	half                     int  // number of fields in the first half of the line
+	fields []planned // in the order of the line
+	sides  [3]side
+	named  bool // some fields hold names
+	half   int  // number of fields in the first half of the line
 }
+
+// Indexes of the sides of a row.
+const (
+	clientSide = iota
+	serverSide
+	resolverSide
+)
 
 // planned is a field that may be replaced.
 type planned struct {
 	index   int // position in the line, counted from 0
 	privacy tstat.Privacy
+	use     use
+	side    int    // whose address or flag it is, unless use is textField
 	dashes  bool   // "--" stands for NULL
 	name    string // of the column
 }
+
+// use says what a planned field holds.
+type use uint8
+
+const (
+	textField      use = iota // a text that may contain names and addresses
+	addressField              // the address of a side
+	internalFlag              // whether the address of a side is internal
+	anonymizedFlag            // whether Tstat has anonymized the address of a side
+)
 
 // isNull reports whether text, a value of field p, stands for NULL.
 func (p *planned) isNull(text []byte) bool {
@@ -172,37 +193,36 @@ func (w *Rewriter) setForm(f *tstat.Form) {
 		clear(w.plans)
 	}
 	none := side{-1, -1, -1}
-	p := &plan{client: none, server: none, resolver: none}
+	p := &plan{sides: [3]side{none, none, none}}
 	columns := w.lines.Columns()
 	for i, c := range f.Fields {
 		if c < 0 {
 			continue // a field that holds no value
 		}
-		place := len(p.fields)
-		switch columns[c].Privacy {
+		field := planned{index: i, privacy: columns[c].Privacy, dashes: columns[c].Dashes(), name: columns[c].Name}
+		switch field.privacy {
 		case tstat.Impersonal:
 			continue
-		case tstat.ClientAddress:
-			p.client.addr = place
-		case tstat.ServerAddress:
-			p.server.addr = place
-		case tstat.ResolverAddress:
-			p.resolver.addr = place
-		case tstat.ClientInternal:
-			p.client.internal = place
-		case tstat.ServerInternal:
-			p.server.internal = place
-		case tstat.ClientAnonymized:
-			p.client.anonymized = place
-		case tstat.ServerAnonymized:
-			p.server.anonymized = place
-		case tstat.ResolverAnonymized:
-			p.resolver.anonymized = place
+		case tstat.ClientAddress, tstat.ClientInternal, tstat.ClientAnonymized:
+			field.side = clientSide
+		case tstat.ServerAddress, tstat.ServerInternal, tstat.ServerAnonymized:
+			field.side = serverSide
+		case tstat.ResolverAddress, tstat.ResolverAnonymized:
+			field.side = resolverSide
+		}
+		s := &p.sides[field.side]
+		switch field.privacy {
+		case tstat.ClientAddress, tstat.ServerAddress, tstat.ResolverAddress:
+			field.use, s.addr = addressField, len(p.fields)
+		case tstat.ClientInternal, tstat.ServerInternal:
+			field.use, s.internal = internalFlag, len(p.fields)
+		case tstat.ClientAnonymized, tstat.ServerAnonymized, tstat.ResolverAnonymized:
+			field.use, s.anonymized = anonymizedFlag, len(p.fields)
 		case tstat.HostName, tstat.Content, tstat.Answer:
 			p.named = true
 		}
-		p.fields = append(p.fields, planned{i, columns[c].Privacy, columns[c].Dashes(), columns[c].Name})
-		if i < len(f.Fields)/2 {
+		p.fields = append(p.fields, field)
+		if i < len(w.form.Fields)/2 {
 			p.half++
 		}
 	}
@@ -215,29 +235,24 @@ func (w *Rewriter) field(row []byte, place int) []byte {
 	return row[s.begin:s.end]
 }
 
-// decision holds an address and whether to replace it.
+// decision says whether to replace the address of one side of a row.
 type decision struct {
 	replace bool
-	addr    address
+	addr    address // if replace is set
 }
 
 // replace appends a row, passed without its line end, to dst. It replaces those fields in
 // w.plan that must be anonymized.
 func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	p := w.plan
-	client, seen1, err := w.decide(row, p.client)
-	if err != nil {
-		return dst, err
+	anonymized := false // Tstat then also encrypted the names if --enc was set
+	for i := range p.sides {
+		seen, err := w.decide(row, i)
+		if err != nil {
+			return dst, err
+		}
+		anonymized = anonymized || seen && i != resolverSide
 	}
-	server, seen2, err := w.decide(row, p.server)
-	if err != nil {
-		return dst, err
-	}
-	resolver, _, err := w.decide(row, p.resolver)
-	if err != nil {
-		return dst, err
-	}
-	anonymized := seen1 || seen2 // Tstat then also encrypted the names if --enc was set
 	if w.opt.Names == "encrypt" && p.named && !anonymized && !w.keepsNames() {
 		// Tstat encrypts the names of all rows, also of those without a flag.
 		if err := w.findSource(); err != nil {
@@ -252,39 +267,24 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	for i := range p.fields {
 		f, s := &p.fields[i], w.spans[i]
 		old := row[s.begin:s.end]
-		var begin int // of the new text
-		var d decision
-		switch f.privacy {
-		case tstat.ClientInternal, tstat.ServerInternal:
+		switch {
+		case f.use == internalFlag:
 			continue
-		case tstat.ClientAddress, tstat.ClientAnonymized:
-			d = client
-		case tstat.ServerAddress, tstat.ServerAnonymized:
-			d = server
-		case tstat.ResolverAddress, tstat.ResolverAnonymized:
-			d = resolver
+		case f.use != textField:
+			if !w.decisions[f.side].replace {
+				continue
+			}
+		case f.isNull(old) || keep && f.privacy != tstat.Unclassified && !mayHaveAddress(old):
+			continue
 		}
-		switch f.privacy {
-		case tstat.ClientAddress, tstat.ServerAddress, tstat.ResolverAddress:
-			if !d.replace {
-				continue
-			}
-			dst = append(dst, row[done:s.begin]...)
-			begin = len(dst)
-			dst = w.appendAddress(dst, d.addr)
-		case tstat.ClientAnonymized, tstat.ServerAnonymized, tstat.ResolverAnonymized:
-			if !d.replace {
-				continue
-			}
-			dst = append(dst, row[done:s.begin]...)
-			begin = len(dst)
+		dst = append(dst, row[done:s.begin]...)
+		begin := len(dst)
+		switch f.use {
+		case addressField:
+			dst = w.appendAddress(dst, w.decisions[f.side].addr)
+		case anonymizedFlag:
 			dst = append(dst, '1')
 		default:
-			if f.isNull(old) || keep && f.privacy != tstat.Unclassified && !mayHaveAddress(old) {
-				continue
-			}
-			dst = append(dst, row[done:s.begin]...)
-			begin = len(dst)
 			dst = w.appendText(dst, old, f, anonymized)
 		}
 		done = s.end
@@ -293,32 +293,34 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 	return append(dst, row[done:]...), nil
 }
 
-// decide returns the address that s selects in row, and whether to replace it. anonymized
-// reports whether Tstat has already anonymized that address.
-func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err error) {
+// decide sets the decision for a side of row. anonymized reports whether Tstat has
+// already anonymized the address of that side.
+func (w *Rewriter) decide(row []byte, index int) (anonymized bool, err error) {
+	s, d := &w.plan.sides[index], &w.decisions[index]
+	d.replace = false
 	if s.addr < 0 {
-		return decision{}, false, nil
+		return false, nil
 	}
 	text := w.field(row, s.addr)
 	if s.anonymized >= 0 {
 		if flag := w.field(row, s.anonymized); len(flag) == 1 && flag[0] == '1' {
-			return decision{}, true, nil
+			return true, nil
 		}
-	} else if s != w.plan.resolver || w.plan.client.anonymized < 0 { // Tstat 3.0 has no flag for the resolver
+	} else if index != resolverSide || w.plan.sides[clientSide].anonymized < 0 { // Tstat 3.0 has no flag for the resolver
 		if err := w.findSource(); err != nil {
-			return decision{}, false, err
+			return false, err
 		}
 		if w.source == Anonymized {
-			return decision{}, true, nil
+			return true, nil
 		}
 	}
 	f := &w.plan.fields[s.addr]
 	if f.isNull(text) {
-		return decision{}, false, nil
+		return false, nil
 	}
 	addr, ok := parseAddress(text)
 	if !ok {
-		return decision{}, false, &rowError{f.name, "not an address"}
+		return false, &rowError{f.name, "not an address"}
 	}
 	where := unknownSide
 	if s.internal >= 0 {
@@ -328,7 +330,10 @@ func (w *Rewriter) decide(row []byte, s side) (d decision, anonymized bool, err 
 			where = isInternal
 		}
 	}
-	return decision{w.covers(addr, where), addr}, false, nil
+	if w.covers(addr, where) {
+		d.replace, d.addr = true, addr
+	}
+	return false, nil
 }
 
 // findSource sets w.source, which says whether the addresses in lines without
