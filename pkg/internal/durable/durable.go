@@ -114,22 +114,34 @@ func (f *Folder) create(dir string, perm fs.FileMode) (fs.FileInfo, error) {
 // Sync makes the names in the folder durable, and also the names of the folder itself and
 // of its ancestors.
 func (f *Folder) Sync() error {
-	return errors.Join(SyncDir(f.path), f.syncNames())
+	return Together(func() error { return SyncDir(f.path) }, f.syncNames)
 }
 
 func (f *Folder) syncNames() error {
+	var syncs []func() error
 	for _, n := range f.names {
 		if !n.mount {
-			// Syncing a folder requires permission to list it. The process often lacks
-			// this permission for the folders above its own.
-			if err := SyncDir(filepath.Dir(n.path)); err != nil && (n.created || !errors.Is(err, fs.ErrPermission)) {
-				return err
-			}
+			syncs = append(syncs, n.sync)
 		}
+	}
+	if err := Together(syncs...); err != nil {
+		return err
+	}
+	for _, n := range f.names {
 		names.add(n.path, n.info)
 	}
 	f.names = nil
 	return nil
+}
+
+func (n newName) sync() error {
+	err := SyncDir(filepath.Dir(n.path))
+	// Syncing a folder requires permission to list it. The process often lacks this
+	// permission for the folders above its own.
+	if !n.created && errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
 }
 
 // OpenFile opens a file like os.OpenFile, but creates the file if it is missing and
@@ -237,6 +249,19 @@ func SyncDir(dir string) error {
 		err = nil
 	}
 	return errors.Join(err, d.Close())
+}
+
+// Together makes several syncs at the same time. A journaling file system then often
+// writes its journal once for all of them. Use it only if none of them has to be finished
+// before another begins.
+func Together(syncs ...func() error) error {
+	errs := make([]error, len(syncs))
+	var wg sync.WaitGroup
+	for i, f := range syncs {
+		wg.Go(func() { errs[i] = f() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // Sync makes the bytes of a file durable.

@@ -214,6 +214,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	}
 	entry := manifest.Entry{Record: r}
 	var others []manifest.Entry // of other logs in the same file
+	var folder *durable.Folder
 	if t.rows > 0 {
 		for _, e := range replaced {
 			if e.Location == "" {
@@ -235,7 +236,7 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 		}
 		entry.FileRecords = 1 + len(others)
 		path := filepath.Join(t.s.dir, entry.Location)
-		if err := durable.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		if folder, err = durable.Prepare(filepath.Dir(path), 0o777); err != nil {
 			return err
 		}
 		info, err := t.tmp.Stat()
@@ -252,8 +253,8 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	// The rows are visible now, so write the record even if a later step
 	// fails.
 	var errs []error
-	if entry.Location != "" {
-		errs = append(errs, durable.SyncDir(filepath.Join(t.s.dir, filepath.Dir(entry.Location))))
+	if folder != nil {
+		errs = append(errs, folder.Sync())
 	}
 	errs = append(errs, t.s.remove(m, replaced, entry.Location))
 	m.Put(entry)

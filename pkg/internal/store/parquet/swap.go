@@ -1,7 +1,6 @@
 package parquet
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -86,7 +85,9 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 		}
 	}
 	// The caller removes the old files next, so make the changes durable.
-	return known, errors.Join(tx.Sync(), durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(work)))
+	return known, durable.Together(tx.Sync,
+		func() error { return durable.SyncDir(filepath.Dir(dir)) },
+		func() error { return durable.SyncDir(filepath.Dir(work)) })
 }
 
 // copyOwner gives a folder the mode and owner recorded in info.
