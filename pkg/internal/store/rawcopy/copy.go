@@ -206,10 +206,18 @@ func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 			return store.Unavailable(err)
 		}
 	}
-	if err := durable.Sync(t.tmp); err != nil {
+	// The first copy in a folder makes the folder's name durable. This takes hardly any
+	// time while the bytes are synced.
+	dir := filepath.Join(t.s.dir, filepath.Dir(filepath.FromSlash(t.name())))
+	err := durable.Together(
+		func() error { return durable.Sync(t.tmp) },
+		func() error { return durable.MkdirAll(dir, 0o777) })
+	if err != nil {
 		return store.Unavailable(err)
 	}
-	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) }))
+	err = t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) })
+	os.Remove(dir) // fails unless the folder is empty: the copy is in another one, or nowhere
+	return store.Unavailable(err)
 }
 
 // publish renames the temporary file of t to its final path and writes the record r. It

@@ -151,6 +151,43 @@ func TestReservedProbe(t *testing.T) {
 	}
 }
 
+// TestNoEmptyFolders checks that no empty folder is left if a copy is refused, or if it
+// replaces a copy in another folder.
+func TestNoEmptyFolders(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	defer s.Close()
+	put(t, s, "a.out/log_x", "abc\n")
+	key := store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: "a.out/log_x"}
+	rs, err := s.Lookup(t.Context(), []store.Key{key})
+	if err != nil || len(rs) != 1 {
+		t.Fatalf("%v, %v", rs, err)
+	}
+	commit := func(folder string, replace []store.Record) error {
+		tx, err := s.BeginRaw(t.Context(), store.FileInfo{Key: key, Name: "p1/" + folder + "/log_x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.WriteRaw(t.Context(), []byte("abcd\n")); err != nil {
+			t.Fatal(err)
+		}
+		return tx.Commit(t.Context(), store.Record{Key: key, Fingerprint: store.Fingerprint{SHA256: "abcd\n", Length: 5}}, nil, replace)
+	}
+	if err := commit("b.out", nil); !errors.Is(err, store.ErrConflict) {
+		t.Error(err)
+	}
+	if err := commit("c.out", rs); err != nil {
+		t.Error(err)
+	}
+	names, err := filepath.Glob(filepath.Join(dir, "p1", "*", "*"))
+	if want := filepath.Join(dir, "p1/a.out/log_x"); err != nil || len(names) != 1 || names[0] != want {
+		t.Errorf("%q, %v, want %s", names, err, want)
+	}
+	if names, _ := filepath.Glob(filepath.Join(dir, "p1", "*")); len(names) != 1 {
+		t.Errorf("folders: %q", names)
+	}
+}
+
 // TestRemovedByHand checks that a removed copy is stored again.
 func TestRemovedByHand(t *testing.T) {
 	dir := t.TempDir()
