@@ -207,9 +207,10 @@ func Rename(from, to string) error {
 // RemoveEmpty removes the folder dir below root if it is empty, and then each ancestor
 // below root that has become empty. It makes these removals durable. In the deepest
 // folder that remains, it also makes earlier removals of files durable. dir is relative
-// to root and need not exist.
+// to root and need not exist. A symbolic link to a folder remains.
 func RemoveEmpty(root, dir string) error {
-	for dir != "." && os.Remove(filepath.Join(root, dir)) == nil {
+	// os.Remove would remove a symbolic link, even to a folder that is not empty.
+	for dir != "." && syscall.Rmdir(filepath.Join(root, dir)) == nil {
 		dir = filepath.Dir(dir)
 	}
 	err := SyncDir(filepath.Join(root, dir))
@@ -288,8 +289,8 @@ func IsTransient(err error) bool {
 
 var observer atomic.Pointer[func(*os.File)]
 
-// Observe makes Sync and SyncDir call f after each sync until stop is called. It is
-// meant for tests; see package durabletest.
+// Observe makes Sync and SyncDir call f after each sync until stop is called. Several
+// goroutines may call f at the same time. It is meant for tests; see package durabletest.
 func Observe(f func(*os.File)) (stop func()) {
 	observer.Store(&f)
 	return func() { observer.Store(nil) }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -152,8 +153,8 @@ func TestDurabilityAfterPowerCut(t *testing.T) {
 // file only when it first uses it.
 func TestNamesAreSyncedOnce(t *testing.T) {
 	dir := t.TempDir()
-	n := 0
-	defer durable.Observe(func(*os.File) { n++ })()
+	var n atomic.Int32 // several syncs run at the same time
+	defer durable.Observe(func(*os.File) { n.Add(1) })()
 	use := func() {
 		must(t, durable.MkdirAll(dir+"/a/b", 0o777))
 		f, err := durable.OpenFile(dir+"/a/b/f", os.O_RDWR, 0o666)
@@ -161,13 +162,13 @@ func TestNamesAreSyncedOnce(t *testing.T) {
 		f.Close()
 	}
 	use()
-	if n < 3 {
-		t.Errorf("%d syncs for three new names", n)
+	if n.Load() < 3 {
+		t.Errorf("%d syncs for three new names", n.Load())
 	}
-	n = 0
+	n.Store(0)
 	use()
-	if n != 0 {
-		t.Errorf("%d syncs for names that are durable", n)
+	if n.Load() != 0 {
+		t.Errorf("%d syncs for names that are durable", n.Load())
 	}
 }
 

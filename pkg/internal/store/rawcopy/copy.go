@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
@@ -211,13 +212,20 @@ func (t *tx) Commit(ctx context.Context, r store.Record, known, replace []store.
 	dir := filepath.Join(t.s.dir, filepath.Dir(filepath.FromSlash(t.name())))
 	err := durable.Together(
 		func() error { return durable.Sync(t.tmp) },
-		func() error { return durable.MkdirAll(dir, 0o777) })
+		func() error {
+			// Another process may remove the folder meanwhile. publish creates
+			// the folder again if it is missing, and reports other errors.
+			durable.MkdirAll(dir, 0o777)
+			return nil
+		})
 	if err != nil {
 		return store.Unavailable(err)
 	}
-	err = t.s.manifest.Update(ctx, func(m *manifest.Tx) error { return t.publish(m, r, known, replace) })
-	os.Remove(dir) // fails unless the folder is empty: the copy is in another one, or nowhere
-	return store.Unavailable(err)
+	return store.Unavailable(t.s.manifest.Update(ctx, func(m *manifest.Tx) error {
+		// Rmdir fails unless the folder is empty: the copy is in another one, or nowhere.
+		defer syscall.Rmdir(dir)
+		return t.publish(m, r, known, replace)
+	}))
 }
 
 // publish renames the temporary file of t to its final path and writes the record r. It

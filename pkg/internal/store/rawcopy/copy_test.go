@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -202,5 +204,42 @@ func TestRemovedByHand(t *testing.T) {
 	rs, err := s.Lookup(context.Background(), []store.Key{{Probe: "p1", Folder: "2016_03_24_21_37.out", File: "log_x"}})
 	if err != nil || len(rs) != 0 {
 		t.Errorf("%v, %v", rs, err)
+	}
+}
+
+// TestRefusedBesideStored checks that a refused copy does not remove the folder of a copy
+// that is just being stored.
+func TestRefusedBesideStored(t *testing.T) {
+	dir := t.TempDir()
+	a, b := open(t, dir), open(t, dir)
+	defer a.Close()
+	defer b.Close()
+	put(t, a, "old.out/log_x", "abc\n")
+	for i := range 100 {
+		folder := fmt.Sprintf("%d.out", i)
+		commit := func(s *Store, file string) error {
+			key := store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: file}
+			tx, err := s.BeginRaw(t.Context(), store.FileInfo{Key: key, Name: "p1/" + folder + "/log_x"})
+			if err != nil {
+				return err
+			}
+			return tx.Commit(t.Context(), store.Record{Key: key, Fingerprint: store.Fingerprint{SHA256: folder}}, nil, nil)
+		}
+		var wg sync.WaitGroup
+		var errA error
+		errB := make([]error, 12)
+		wg.Go(func() { errA = commit(a, folder) })
+		for i := range errB {
+			wg.Go(func() { errB[i] = commit([]*Store{a, b}[i%2], "old.out/log_x") })
+		}
+		wg.Wait()
+		if errA != nil {
+			t.Fatalf("%d: stored: %v; refused: %v", i, errA, errB)
+		}
+		for _, err := range errB {
+			if !errors.Is(err, store.ErrConflict) {
+				t.Fatalf("%d: refused: %v", i, err)
+			}
+		}
 	}
 }
