@@ -395,3 +395,35 @@ func TestVerifyComparesSelectedRows(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyLinkedSource checks that Verify reports an extra log if the source is a
+// symbolic link.
+func TestVerifyLinkedSource(t *testing.T) {
+	dir := t.TempDir()
+	source := filepath.Join(dir, "link")
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "disk"), 0o755), os.Symlink("disk", source)); err != nil {
+		t.Fatal(err)
+	}
+	for _, hour := range []string{"00", "01", "02"} {
+		folder := filepath.Join(source, "2024_05_01_"+hour+"_00.out")
+		if err := errors.Join(os.Mkdir(folder, 0o755), os.WriteFile(filepath.Join(folder, "log_udp_complete"), []byte("#c_ip:1 c_port:2\n::1 "+hour+"\n"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := stores.Open(t.Context(), "copy:"+t.TempDir(), stores.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	opt := bulk.Options{Sources: []string{source}, Stores: bulk.Opened(st), Probe: "p1", Location: time.UTC, IncludeOpen: true, StateDir: t.TempDir()}
+	if _, err := bulk.Run(t.Context(), opt); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(source, "2024_05_01_01_00.out/log_udp_complete")); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := Verify(t.Context(), st, VerifyOptions{Against: &opt})
+	if err != ErrDiffers || len(rep.Findings) != 1 || rep.Findings[0].Kind != Extra {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}

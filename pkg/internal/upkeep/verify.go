@@ -309,7 +309,8 @@ func folders(sources []string) (map[string]bool, error) {
 		if err != nil || !info.IsDir() {
 			return nil, nil
 		}
-		err = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+		// With a separator at the end, WalkDir follows a symbolic link.
+		err = filepath.WalkDir(source+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
 			if d != nil && d.IsDir() {
 				names[d.Name()] = true
 			}

@@ -130,7 +130,8 @@ func (s *Store) reportForeign(locs []string, opt store.VerifyOptions) error {
 	for _, loc := range locs {
 		inLocs[loc] = true
 	}
-	return filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+	// With a separator at the end, WalkDir follows a symbolic link.
+	return filepath.WalkDir(s.dir+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
 			return nil
 		}

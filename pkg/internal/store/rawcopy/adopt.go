@@ -48,7 +48,8 @@ func (s *Store) Adopt(ctx context.Context, a store.Adoption) error {
 			return nil
 		}))
 	}
-	root := filepath.Join(s.dir, a.Stream)
+	// With a separator at the end, WalkDir follows a symbolic link.
+	root := filepath.Join(s.dir, a.Stream) + string(filepath.Separator)
 	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) && name == root {
 			return nil

@@ -182,7 +182,8 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		known[e.Location] = true
 	}
 	var unrecorded []string
-	err = filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+	// With a separator at the end, WalkDir follows a symbolic link.
+	err = filepath.WalkDir(s.dir+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil { // removed meanwhile
 			return ctx.Err()
 		}
