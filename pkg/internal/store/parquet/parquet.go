@@ -217,7 +217,8 @@ func (t *tx) publish(ctx context.Context, m *manifest.Tx, r store.Record, known,
 	var folder *durable.Folder
 	if t.rows > 0 {
 		for _, e := range replaced {
-			if e.Location == "" {
+			// The folder is another one if the log had another time zone or type.
+			if filepath.Dir(e.Location) != filepath.Dir(first) {
 				continue
 			}
 			var ok bool
