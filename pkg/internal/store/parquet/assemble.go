@@ -38,22 +38,33 @@ func openStored(path string) (*stored, error) {
 		return nil, err
 	}
 	s := &stored{f: f}
-	if s.r, err = file.NewParquetReader(f); err == nil {
-		s.footer, err = parseFooter("footer", s.r.MetaData())
-	}
-	if err == nil {
-		s.columns, err = columnsOf(s.r.MetaData().Schema)
-	}
-	if err != nil {
+	if err := s.open(); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return s, nil
 }
 
+// open reads the footer of s.f.
+func (s *stored) open() (err error) {
+	defer recoverDamage(&err)
+	if s.r, err = file.NewParquetReader(s.f); err != nil {
+		return err
+	}
+	if s.footer, err = parseFooter("footer", s.r.MetaData()); err != nil {
+		return err
+	}
+	s.columns, err = columnsOf(s.r.MetaData().Schema)
+	return err
+}
+
 func (s *stored) close() { s.f.Close() }
 
-// columnsOf returns the columns of a schema. It returns an error if the schema differs
+// errColumns reports that another program has written a file, although the file has
+// tstatrepo's metadata.
+var errColumns = errors.New("its columns are not those that tstatrepo writes")
+
+// columnsOf returns the columns of a schema. It returns errColumns if the schema differs
 // from the one that this package would write for these columns.
 func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
 	var columns []tstat.Column
@@ -80,7 +91,7 @@ func columnsOf(sc *schema.Schema) ([]tstat.Column, error) {
 		return nil, err
 	}
 	if !expected.Schema.Root().Equals(sc.Root()) {
-		return nil, errors.New("its columns are not those that tstatrepo writes")
+		return nil, errColumns
 	}
 	return columns, nil
 }

@@ -49,7 +49,16 @@ func isReadError(err error) bool {
 	return errors.As(err, &e) || errors.Is(err, state.ErrNewer)
 }
 
-func readFooter(path string) (footer, error) {
+// recoverDamage turns a panic into an error. arrow-go panics on some damaged footers and
+// pages.
+func recoverDamage(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("it is damaged: %v", p)
+	}
+}
+
+func readFooter(path string) (f footer, err error) {
+	defer recoverDamage(&err)
 	r, err := file.OpenParquetFile(path, false)
 	if err != nil {
 		return footer{}, err

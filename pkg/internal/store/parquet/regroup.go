@@ -15,7 +15,8 @@ import (
 
 // addGroup adds rows from a row group of s: those in the given range. In columns that s
 // lacks, the added rows have NULL.
-func (w *writer) addGroup(s *stored, index int, keep span) error {
+func (w *writer) addGroup(s *stored, index int, keep span) (err error) {
+	defer recoverDamage(&err)
 	n := int(keep.to - keep.from)
 	if w.group.Rows > 0 && w.group.Rows+n > w.max {
 		if err := w.flush(); err != nil {

@@ -165,6 +165,9 @@ func (s *Store) reportForeign(locs []string, opt store.VerifyOptions) error {
 // fault for each log that has values ending in CR.
 func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions) {
 	in, err := openStored(filepath.Join(s.dir, loc))
+	if errors.Is(err, errColumns) {
+		opt.Fault(store.Fault{Kind: store.Damaged, Path: loc, Reason: err.Error()})
+	}
 	if err != nil {
 		return // reported, or removed meanwhile
 	}
@@ -183,11 +186,7 @@ func (s *Store) readAll(ctx context.Context, loc string, opt store.VerifyOptions
 // readAll decodes all pages. carriage counts the values that end in CR, by the index of
 // their record.
 func (s *stored) readAll(ctx context.Context, carriage map[int]int64) (err error) {
-	defer func() {
-		if p := recover(); p != nil { // arrow-go panics on damaged pages
-			err = fmt.Errorf("%v", p)
-		}
-	}()
+	defer recoverDamage(&err)
 	var ends []int64 // row number after the last row of each record
 	sum := int64(0)
 	for _, n := range s.rowsOf() {
