@@ -127,7 +127,8 @@ type CompactResult struct {
 	Rows  int64 `json:"rows"`
 	Bytes int64 `json:"bytes"` // read
 	// Open counts the days skipped because of CompactOptions.ClosedAfter.
-	// Whole counts the other days with fewer than two files to merge.
+	// Whole counts the other days with fewer than two files to merge, and those whose
+	// folder is a symbolic link.
 	Open  int64 `json:"open"`
 	Whole int64 `json:"whole"`
 	// Failed counts the days that were left unchanged because of an error.

@@ -201,8 +201,8 @@ type storedFile struct {
 func (f *storedFile) size() int64 { return f.entries[0].StoredSize }
 
 // closedDays returns the days with at least two small files to merge, oldest first. It
-// omits days that ended or changed less than opt.ClosedAfter ago. It counts the omitted
-// days in res.Open and res.Whole.
+// omits days that ended or changed less than opt.ClosedAfter ago, and days whose folder is
+// a symbolic link. It counts the omitted days in res.Open and res.Whole.
 func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) ([]*day, error) {
 	entries, err := s.manifest.All()
 	if err != nil {
@@ -241,6 +241,10 @@ func (s *Store) closedDays(opt store.CompactOptions, res *store.CompactResult) (
 	for _, dir := range slices.SortedFunc(maps.Keys(days), compareDays) {
 		d := days[dir]
 		if open[dir] || len(d.files) < 2 {
+			continue
+		}
+		if info, err := os.Lstat(filepath.Join(s.dir, dir)); err == nil && !info.IsDir() {
+			s.opt.Log.Info("folder not compacted: it is a symbolic link", "folder", filepath.Join(s.dir, dir))
 			continue
 		}
 		slices.SortFunc(d.files, func(a, b storedFile) int {

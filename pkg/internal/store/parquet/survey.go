@@ -2,6 +2,7 @@ package parquet
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -181,7 +182,8 @@ func inDataset(loc string) bool {
 	return true
 }
 
-// files returns the locations of all Parquet files in the dataset.
+// files returns the locations of all Parquet files in the dataset. It follows symbolic
+// links to folders.
 func (s *Store) files() ([]string, error) {
 	locs := []string{"."}
 	for _, prefix := range levels {
@@ -193,8 +195,19 @@ func (s *Store) files() ([]string, error) {
 			}
 			for _, e := range entries {
 				isFile := prefix == ""
-				if e.IsDir() != isFile && strings.HasPrefix(e.Name(), prefix) && (!isFile || strings.HasSuffix(e.Name(), ".parquet")) {
-					next = append(next, filepath.Join(loc, e.Name()))
+				if !strings.HasPrefix(e.Name(), prefix) || isFile && !strings.HasSuffix(e.Name(), ".parquet") {
+					continue
+				}
+				path, isDir := filepath.Join(loc, e.Name()), e.IsDir()
+				if !isFile && e.Type()&fs.ModeSymlink != 0 {
+					info, err := os.Stat(filepath.Join(s.dir, path))
+					if err != nil {
+						return nil, fmt.Errorf("follow symbolic link: %w", err) // its disk may not be mounted
+					}
+					isDir = info.IsDir()
+				}
+				if isDir != isFile {
+					next = append(next, path)
 				}
 			}
 		}

@@ -33,6 +33,9 @@ func (s *Store) swap(tx *manifest.Tx, d *day, work string, done []*large) ([]str
 		}
 	}
 	info, err := os.Lstat(dir)
+	if err == nil && !info.IsDir() {
+		err = errChanged // it is a symbolic link now
+	}
 	if err != nil {
 		return nil, err
 	}

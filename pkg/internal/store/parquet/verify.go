@@ -128,7 +128,9 @@ func (s *Store) hasRowsOf(loc string, r store.Record) bool {
 func (s *Store) reportForeign(locs []string, opt store.VerifyOptions) error {
 	inLocs := map[string]bool{}
 	for _, loc := range locs {
-		inLocs[loc] = true
+		for ; loc != "."; loc = filepath.Dir(loc) { // a folder may be a symbolic link
+			inLocs[loc] = true
+		}
 	}
 	// With a separator at the end, WalkDir follows a symbolic link.
 	return filepath.WalkDir(s.dir+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
