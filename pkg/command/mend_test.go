@@ -54,6 +54,18 @@ func TestMends(t *testing.T) {
 			copy(text[20:], bytes.Repeat([]byte{0xff}, 20))
 			write(t, filepath.Join(dir, file), text)
 		}},
+		{"damaged page of a merged file", store.Damaged, "parquet", "parquet", "logs", log, func(t *testing.T, dir string) {
+			if out, err := storeCommandOf(t.TempDir(), "compact", "--closed-after", "0s", "parquet:"+dir).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			merged, err := filepath.Glob(filepath.Join(dir, filepath.Dir(file), "2024-05-01.*.parquet"))
+			if err != nil || len(merged) != 1 {
+				t.Fatal(merged, err)
+			}
+			text := read(t, merged[0])
+			copy(text[20:], bytes.Repeat([]byte{0xff}, 20))
+			write(t, merged[0], text)
+		}},
 		{"damaged copy", store.Damaged, "copy", "copy", "logs", copied, func(t *testing.T, dir string) {
 			path := filepath.Join(dir, "p1", copied)
 			write(t, path, bytes.ToUpper(read(t, path)))

@@ -135,14 +135,21 @@ func (s storeRun) transformOf(rep *upkeep.Report) string {
 func mend(kind string, m store.Manager, transform, probe string) string {
 	_, raw := m.(store.RawStore)
 	replace := fmt.Sprintf("tstatrepo import-bulk --replace %s--probe %s --to %s LOG", transform, probe, m)
+	moveAway := fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk %s--probe %s --to %s SOURCE", transform, probe, m)
 	if m.Properties().AppendOnly {
 		replace = "" // the store cannot replace rows
 	}
 	switch kind {
 	case upkeep.Missing, upkeep.Different:
 		return fmt.Sprintf("tstatrepo import-bulk %s--probe %s --to %s SOURCE", transform, probe, m)
-	case upkeep.Rows, upkeep.Prefix, upkeep.Unsourced, store.Damaged, store.CR:
+	case upkeep.Rows, upkeep.Prefix, upkeep.Unsourced, store.CR:
 		return replace
+	case store.Damaged:
+		// Replacing a log in a merged file would read the rows of the other logs.
+		if !m.Properties().Compacts {
+			return replace
+		}
+		return moveAway
 	case store.Doubled, store.Unrecorded:
 		switch {
 		case m.Properties().Compacts:
@@ -156,7 +163,7 @@ func mend(kind string, m store.Manager, transform, probe string) string {
 		if !m.Properties().Compacts && !raw {
 			return "" // the store has no files
 		}
-		return fmt.Sprintf("move the files out of the store, then tstatrepo import-bulk %s--probe %s --to %s SOURCE", transform, probe, m)
+		return moveAway
 	}
 	return ""
 }
