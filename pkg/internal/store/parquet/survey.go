@@ -47,24 +47,38 @@ func (s *Store) reconcile(tx *manifest.Tx) error {
 		tx.Put(e)
 	}
 	s.doubled = v.doubled
+	s.removeLeft(tx, v.replacedBy)
 	if n := len(s.doubled); n > 0 {
 		s.opt.Log.Warn("rows of some logs are stored twice", "store", s.String(), "logs", n, "hint", "remove them: store verify, then store repair")
-	}
-	// A process may also have been killed before it removed all replaced
-	// rows.
-	var left []manifest.Entry
-	tx.All(func(e manifest.Entry) {
-		if r, ok := v.replacedBy[textOf(e.Record)]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
-			left = append(left, e)
-		}
-	})
-	if err := s.remove(tx, left, ""); err != nil {
-		s.opt.Log.Warn("rows not removed", "store", s.String(), "err", err)
 	}
 	if tx.Doubtful() {
 		return tx.Rewrite()
 	}
 	return nil
+}
+
+// removeLeft removes replaced rows that a killed process left. For replacedBy see survey.
+func (s *Store) removeLeft(tx *manifest.Tx, replacedBy map[logText]store.Record) {
+	var left []manifest.Entry
+	tx.All(func(e manifest.Entry) {
+		if r, ok := replacedBy[textOf(e.Record)]; ok && e.Location != r.Location && e.Imported.Before(r.Imported) {
+			left = append(left, e)
+		}
+	})
+	for _, e := range left {
+		t := textOf(e.Record)
+		by := replacedBy[t].Location
+		if err := s.remove(tx, []manifest.Entry{e}, by); err != nil {
+			s.opt.Log.Warn("rows not removed", "store", s.String(), "err", err)
+		}
+		// A log that was stored again replaces its own text.
+		for _, d := range s.doubled[t] {
+			if d.Location == by {
+				tx.Put(d)
+			}
+		}
+		delete(s.doubled, t)
+	}
 }
 
 // survey holds the differences between the files and the manifest.
@@ -123,14 +137,15 @@ func (s *Store) survey(tx *manifest.Tx) (*survey, error) {
 				if now.Location == loc {
 					homes[textOf(r)] = loc
 				}
-				if now.Pruned.IsZero() || now.Replaced { // the entry may have newer details of the source
-					e = now
+				if (now.Pruned.IsZero() || now.Replaced) && !r.Imported.After(now.Imported) {
+					e = now // the entry may have newer details of the source
 				}
 			}
 			e.Location, e.StoredSize, e.StoredModTime, e.FileRecords = loc, info.Size(), info.ModTime(), len(f.Records)
 			found = append(found, e)
 		}
-		last := found[len(found)-1].Record
+		last := f.Records[len(f.Records)-1]
+		last.Location = loc
 		for _, t := range f.Replaces {
 			v.replacedBy[logText{last.Key, t}] = last
 		}
