@@ -44,10 +44,10 @@ func Count(metrics []Metric) (n int) {
 }
 
 // CleanPath makes a path valid for all Graphite servers. It removes leading dots, and
-// replaces spaces, bytes other than printable ASCII, and / \ ; ~ " ' with "_". The result
-// cannot end a line, add a tag or escape from a folder.
+// replaces spaces, bytes other than printable ASCII, and / \ ; ~ " ' ` with "_". The
+// result cannot end a line, add a tag or escape from a folder.
 func CleanPath(path string) string {
-	clean := func(c byte) bool { return c > ' ' && c < 0x7f && strings.IndexByte(`/\;~"'`, c) < 0 }
+	clean := func(c byte) bool { return c > ' ' && c < 0x7f && strings.IndexByte("/\\;~\"'`", c) < 0 }
 	path = strings.TrimLeft(path, ".")
 	for i := range len(path) {
 		if !clean(path[i]) {

@@ -26,10 +26,10 @@ import (
 func TestText(t *testing.T) {
 	text := AppendText(nil, []Metric{
 		{Path: "tstat.p.x", Points: []Point{{Time: 1458855900, Value: 1.0 / 3}, {Time: 1458856200, Value: 4e-7}, {Time: 1458856500, Value: math.NaN()}, {Time: 1458856800, Value: -5}, {Time: 1458857100, Value: math.Inf(1)}}},
-		{Path: "a b/../c\n;d~ é", Points: []Point{{Time: 1 << 33, Value: 1e300}, {Time: 0, Value: math.Copysign(0, -1)}, {Time: 1, Value: 1 << 53}}},
+		{Path: "a b/../c\n;d~` é", Points: []Point{{Time: 1 << 33, Value: 1e300}, {Time: 0, Value: math.Copysign(0, -1)}, {Time: 1, Value: 1 << 53}}},
 	})
 	want := "tstat.p.x 0.3333333333333333 1458855900\ntstat.p.x 4e-07 1458856200\ntstat.p.x -5 1458856800\n" +
-		"a_b_.._c__d____ 1e+300 8589934592\na_b_.._c__d____ -0 0\na_b_.._c__d____ 9.007199254740992e+15 1\n"
+		"a_b_.._c__d_____ 1e+300 8589934592\na_b_.._c__d_____ -0 0\na_b_.._c__d_____ 9.007199254740992e+15 1\n"
 	if string(text) != want {
 		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}
