@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,7 +42,7 @@ type spools struct {
 }
 
 // spoolSuffix is the suffix of the file names of batches. Names begin with the time
-// of writing, so that they sort by age.
+// of writing, so that they sort by age; see nextName.
 const spoolSuffix = ".batch"
 
 // spoolHead is the format of the first line of a batch. The line holds spoolFormat and
@@ -64,8 +66,8 @@ func NewSpool(sink Sink, dir string, max int64, log *slog.Logger) (*Spool, error
 }
 
 // Beside returns another spool for the sink of s. The new spool keeps its batches in dir.
-// Both spools share one size limit and the state of the sink. They must not be used
-// concurrently, and closing either of them closes the sink.
+// Both spools share one size limit, the state of the sink and the order of batches. They
+// must not be used concurrently, and closing either of them closes the sink.
 func (s *Spool) Beside(dir string) (*Spool, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
@@ -80,46 +82,53 @@ func (s *Spool) Close() error { return s.sink.Close() }
 // Down returns the last error of the sink if the sink is down, and nil otherwise.
 func (s *Spool) Down() error { return s.shared.down }
 
-// batches returns the file names of the batches in a folder, oldest first, and
-// their total size in bytes.
-func batches(dir string) (names []string, size int64, err error) {
-	entries, err := os.ReadDir(dir) // sorted
-	if err != nil {
-		return nil, 0, fmt.Errorf("spool: %w", err)
-	}
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), spoolSuffix) {
-			continue
-		}
-		info, err := e.Info()
+// batches returns the paths of the batches in the given folders, oldest first, and their
+// total size in bytes.
+func batches(dirs ...string) (paths []string, size int64, err error) {
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return nil, 0, fmt.Errorf("spool: %w", err)
 		}
-		names = append(names, e.Name())
-		size += info.Size()
+		for _, e := range entries {
+			if !strings.HasSuffix(e.Name(), spoolSuffix) {
+				continue
+			}
+			info, err := e.Info()
+			if err != nil {
+				return nil, 0, fmt.Errorf("spool: %w", err)
+			}
+			paths = append(paths, filepath.Join(dir, e.Name()))
+			size += info.Size()
+		}
 	}
-	return names, size, nil
+	slices.SortStableFunc(paths, func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) })
+	return paths, size, nil
 }
 
 // Len returns the number of batches in the spool and their total size in bytes.
 func (s *Spool) Len() (n int, size int64, err error) {
-	names, size, err := batches(s.dir)
-	return len(names), size, err
+	paths, size, err := batches(s.dir)
+	return len(paths), size, err
 }
 
-// Flush sends the batches in the spool. If the sink was unavailable less than downTime
-// ago, Flush sends nothing and returns the error that the sink returned then.
+// Flush sends the batches in the spool and in the spools beside it, oldest first. If the
+// sink was unavailable less than downTime ago, Flush sends nothing and returns the error
+// that the sink returned then.
 func (s *Spool) Flush(ctx context.Context) error {
 	if s.shared.down != nil && time.Now().Before(s.shared.until) {
 		return s.shared.down
 	}
-	names, _, err := batches(s.dir)
+	paths, _, err := batches(s.shared.dirs...)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		path := filepath.Join(s.dir, name)
-		metrics, err := readBatch(path)
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("spool: %w", err) // the batch may be intact
+		}
+		metrics, err := parseBatch(path, text)
 		if errors.Is(err, state.ErrNewer) {
 			return fmt.Errorf("spool: %w", err)
 		}
@@ -175,31 +184,36 @@ func (s *Spool) put(metrics []Metric) error {
 	if len(text) == 0 {
 		return nil
 	}
-	var size int64
-	for _, dir := range s.shared.dirs {
-		_, n, err := batches(dir)
-		if err != nil {
-			return err
-		}
-		size += n
+	paths, size, err := batches(s.shared.dirs...)
+	if err != nil {
+		return err
 	}
 	head := fmt.Appendf(nil, spoolHead+"\n", spoolFormat, sha256.Sum256(text))
 	if size+int64(len(head)+len(text)) > s.shared.max {
 		return fmt.Errorf("%w: %w: %d bytes in %s: %w", ErrUnavailable, ErrSpoolFull, size, s.dir, s.shared.down)
 	}
-	name := fmt.Sprintf("%020d%s", time.Now().UnixNano(), spoolSuffix)
-	if err := durable.WriteFile(filepath.Join(s.dir, name), append(head, text...)); err != nil {
+	if err := durable.WriteFile(filepath.Join(s.dir, nextName(paths, time.Now())), append(head, text...)); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	return nil
 }
 
-func readBatch(path string) ([]Metric, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
+// nextName returns the name of a batch that is written now, after the batches with the
+// given paths, oldest first. The name sorts after theirs even if the clock was set back.
+func nextName(paths []string, now time.Time) string {
+	at := now.UnixNano()
+	if len(paths) > 0 {
+		last := strings.TrimSuffix(filepath.Base(paths[len(paths)-1]), spoolSuffix)
+		if t, err := strconv.ParseInt(last, 10, 64); err == nil && t < math.MaxInt64 {
+			at = max(at, t+1)
+		}
 	}
-	head, text, _ := bytes.Cut(b, []byte("\n"))
+	return fmt.Sprintf("%020d%s", at, spoolSuffix)
+}
+
+// parseBatch parses text, the content of the batch at path.
+func parseBatch(path string, text []byte) ([]Metric, error) {
+	head, text, _ := bytes.Cut(text, []byte("\n"))
 	var format int
 	if _, err := fmt.Sscanf(string(head), spoolHead[:strings.LastIndex(spoolHead, " ")], &format); err == nil {
 		if err := state.CheckFormat(path, format, spoolFormat); err != nil {
