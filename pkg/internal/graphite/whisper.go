@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,6 +18,7 @@ import (
 	"github.com/go-graphite/go-whisper"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/durable"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 )
 
 // WhisperOptions configures a Whisper sink.
@@ -66,7 +68,7 @@ func (w *Whisper) Lost() int64 { return w.lost }
 // Send stores metrics. When it returns nil, their points are durable.
 func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
 	lost := w.lost
-	return Retry(ctx, w.opt.RetryTimeout, func() error {
+	err := Retry(ctx, w.opt.RetryTimeout, func() error {
 		w.lost = lost
 		err := w.sendOnce(ctx, metrics)
 		if durable.IsTransient(err) {
@@ -74,6 +76,10 @@ func (w *Whisper) Send(ctx context.Context, metrics []Metric) error {
 		}
 		return err
 	})
+	if err != nil {
+		w.lost = lost // the caller sends all points again
+	}
+	return err
 }
 
 func (w *Whisper) sendOnce(ctx context.Context, metrics []Metric) error {
@@ -150,6 +156,9 @@ func (w *Whisper) store(m Metric) error {
 	// the coarse archives first, since writing a finer archive rewrites slots
 	// of coarser archives.
 	archives := db.Retentions()
+	if err := checkArchives(archives); err != nil {
+		return hint.New(fmt.Sprintf("%s is damaged: %v", file, err), "move it away, and send its points again into a new file")
+	}
 	rest := m.Points
 	for i := len(archives) - 1; i >= 0; i-- {
 		a := archives[i]
@@ -164,6 +173,20 @@ func (w *Whisper) store(m Metric) error {
 		}
 		if err := db.UpdateManyForArchive(points, a.MaxRetention()); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkArchives returns an error if the header of a Whisper file cannot be right. A file
+// that a power cut filled with zeros has no archives, and would take no points.
+func checkArchives(archives []whisper.Retention) error {
+	if len(archives) == 0 {
+		return errors.New("it has no archives")
+	}
+	for _, a := range archives {
+		if a.SecondsPerPoint() < 1 || a.NumberOfPoints() < 1 {
+			return fmt.Errorf("an archive has %d points of %d s", a.NumberOfPoints(), a.SecondsPerPoint())
 		}
 	}
 	return nil
@@ -238,36 +261,50 @@ func (w *Whisper) retentions(m Metric, now int64) whisper.Retentions {
 	return DefaultRetentions(stepOf(m), now-m.Points[0].Time)
 }
 
+// defaultStep is the step of Tstat's RRDs in seconds.
+const defaultStep = 300
+
 // stepOf returns the step of a metric in seconds. If the step is unknown, stepOf returns
-// the smallest interval between the points, but at most an hour. If there is no interval,
-// it returns Tstat's default.
+// the smallest interval between the points, but at most an hour. RRDs have points only at
+// multiples of their step. If all points are at multiples of Tstat's step, stepOf returns
+// that step instead of a larger interval, which may be due to missing points.
 func stepOf(m Metric) int64 {
 	if m.Step > 0 {
 		return m.Step
 	}
-	step := int64(0)
-	for i := 1; i < len(m.Points); i++ {
-		if d := m.Points[i].Time - m.Points[i-1].Time; d > 0 && (step == 0 || d < step) {
-			step = d
+	step, multiples := int64(0), true
+	for i, p := range m.Points {
+		multiples = multiples && p.Time%defaultStep == 0
+		if i > 0 {
+			if d := p.Time - m.Points[i-1].Time; d > 0 && (step == 0 || d < step) {
+				step = d
+			}
 		}
 	}
-	if step == 0 {
-		return 300 // Tstat's default
+	if step == 0 || step > defaultStep && multiples {
+		return defaultStep
 	}
 	return min(step, 3600)
 }
 
+// maxStep is the maximum step of a new Whisper file in seconds. A file stores the seconds
+// between two points as a 32-bit number.
+const maxStep = 86400
+
 // DefaultRetentions returns the archives of Tstat's RRDs: 600 slots of 1 step, 700 of 6
 // steps, 775 of 24 steps and 797 of 288 steps. With a step of 300 seconds, these cover 2
 // days, 2 weeks, 2 months and 2 years. The last archive has more slots if it needs them
-// to cover a point of the given age in seconds.
+// to cover a point of the given age in seconds. It has fewer if it would cover more
+// seconds than fit into a Whisper file. Steps above maxStep count as maxStep.
 func DefaultRetentions(step, age int64) whisper.Retentions {
+	step = min(step, maxStep)
 	day := 288 * step
 	r := func(seconds, points int64) *whisper.Retention {
 		v := whisper.NewRetention(int(seconds), int(points))
 		return &v
 	}
-	return whisper.Retentions{r(step, 600), r(6*step, 700), r(24*step, 775), r(day, max(797, age/day+2+(ageMargin+day-1)/day))}
+	last := min(max(797, age/day+2+(ageMargin+day-1)/day), math.MaxUint32/day)
+	return whisper.Retentions{r(step, 600), r(6*step, 700), r(24*step, 775), r(day, last)}
 }
 
 // schema is a section of a storage-schemas file.
