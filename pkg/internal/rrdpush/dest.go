@@ -168,6 +168,12 @@ func (d *Dest) key() string {
 	return d.url
 }
 
+// name returns the destination for messages, in one line. It contains no secrets.
+func (d *Dest) name() string {
+	name, _, _ := strings.Cut(d.key(), "\n")
+	return name
+}
+
 // openSink returns a new sink for the destination of t.
 func (t *Target) openSink() (graphite.Sink, error) {
 	d := t.Dest

@@ -78,7 +78,8 @@ type EndpointStats struct {
 	OverLimit int64 `json:"over_limit"` // left-out points of metrics beyond MaxMetrics
 	Ahead     int64 `json:"ahead"`      // left-out points more than a day ahead of the clock
 	// TooOld, OutOfOrder and DestRefused (other reasons) count points in Points
-	// that a remote write destination did not store.
+	// that the destination did not store: points that a remote write destination
+	// refused, and points older than the retention of their Whisper file.
 	TooOld      int64 `json:"too_old"`
 	OutOfOrder  int64 `json:"out_of_order"`
 	DestRefused int64 `json:"destination_refused"`
@@ -131,7 +132,7 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 	key := opt.Dest.key()
 	unlock, err := state.Lock(opt.StateDir, "rrd-push endpoint\n"+key)
 	if err != nil {
-		return nil, fmt.Errorf("endpoint to %s: %w", key, err)
+		return nil, fmt.Errorf("endpoint to %s: %w", opt.Dest.name(), err)
 	}
 	opt.MaxMetrics = cmp.Or(opt.MaxMetrics, DefaultMaxMetrics)
 	e := &Endpoint{
@@ -396,7 +397,7 @@ func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
 func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took time.Duration, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	begin := time.Now()
+	begin, lost := time.Now(), e.lost()
 	err = e.sink.Send(ctx, metrics)
 	e.record(err)
 	if err != nil {
@@ -405,8 +406,21 @@ func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took ti
 	if e.opt.Stored != nil {
 		e.opt.Stored(metrics)
 	}
-	e.count(func(s *EndpointStats) { s.Points += int64(graphite.Count(metrics)) })
+	lost = e.lost() - lost
+	e.count(func(s *EndpointStats) {
+		s.Points += int64(graphite.Count(metrics))
+		s.TooOld += lost
+	})
 	return time.Since(begin), nil
+}
+
+// lost returns the number of points that Whisper files did not store because they were
+// too old, or 0 if the destination is not Whisper files. The caller must hold e.mu.
+func (e *Endpoint) lost() int64 {
+	if w, ok := e.sink.(*graphite.Whisper); ok {
+		return w.Lost()
+	}
+	return 0
 }
 
 // reportLeftOut adds n, the counts of left-out points in a POST, to the counts of the

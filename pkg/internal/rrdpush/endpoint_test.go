@@ -483,3 +483,22 @@ func TestEndpointSlowPostsHoldNoPlace(t *testing.T) {
 		})
 	}
 }
+
+// TestEndpointCountsTooOld checks that an endpoint counts the points that are older than
+// the retention of their Whisper files.
+func TestEndpointCountsTooOld(t *testing.T) {
+	e, err := NewEndpoint(endpointOptions(t, "whisper:"+t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.close()
+	now := time.Now().Unix() / 300 * 300
+	for _, at := range []int64{now, now - 3*365*86400} { // the file keeps 797 days
+		if w := post(e, "application/json", fmt.Sprintf(`[["tcp_rtt_avg_in.avg.rrd", %d, 1]]`, at)); w.Code != 200 {
+			t.Fatal(w.Code, w.Body)
+		}
+	}
+	if s := e.Stats(); s.Points != 2 || s.TooOld != 1 || s.NotStored() != 1 {
+		t.Errorf("%+v", s)
+	}
+}

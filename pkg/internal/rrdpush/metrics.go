@@ -16,7 +16,7 @@ var Metrics = metrics.New("rrd_push_", []string{"rrd"}, func(*EndpointStats) []s
 	metrics.Count("not_tstat_total", "Points left out of files that Tstat does not write.", func(s *EndpointStats) int64 { return s.NotTstat }),
 	metrics.Count("over_limit_total", "Points left out of metrics beyond the limit of a probe.", func(s *EndpointStats) int64 { return s.OverLimit }),
 	metrics.Count("ahead_total", "Points left out that are more than a day ahead of the clock.", func(s *EndpointStats) int64 { return s.Ahead }),
-	metrics.Count("too_old_total", "Points that the destination refused because they are too old.", func(s *EndpointStats) int64 { return s.TooOld }),
+	metrics.Count("too_old_total", "Points that the destination did not store because they are too old.", func(s *EndpointStats) int64 { return s.TooOld }),
 	metrics.Count("out_of_order_total", "Points that the destination refused because they are out of order.", func(s *EndpointStats) int64 { return s.OutOfOrder }),
 	metrics.Count("destination_refused_total", "Points that the destination refused or ignored for other reasons.", func(s *EndpointStats) int64 { return s.DestRefused }),
 	metrics.Count("spooled_bytes", "Size of the points in the spool.", func(s *EndpointStats) int64 { return s.Spooled }),
