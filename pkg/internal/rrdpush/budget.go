@@ -71,7 +71,7 @@ func (p *Pusher) warnCreates(files []metricFile) {
 	}
 	n := 0
 	for _, f := range files {
-		if known := f.state.Files[f.file]; known == nil || !known.Created {
+		if !p.lastSent(f.state.Files, f).Created {
 			n++
 		}
 	}

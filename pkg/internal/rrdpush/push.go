@@ -83,7 +83,7 @@ func (t *Target) spoolDir(name string) string {
 type Options struct {
 	Target
 	Sources []string      // .rrd files and folders of them; subfolders are ignored
-	Since   time.Time     // push all points from this time on; zero: only new points
+	Since   time.Time     // push all points of each file from this time on, once; zero: only new points
 	Every   time.Duration // interval between pushes; 0: push once
 	DryRun  bool          // print points instead of sending them; save no state
 	Reader  string        // one of rrdfile.Modes; "": rrdfile.Go
@@ -120,6 +120,11 @@ type fileState struct {
 	After   int64          `json:"after"`             // steps up to this Unix time were sent
 	Created bool           `json:"created,omitempty"` // a point was sent, so the metric exists
 	Stamp   *rrdfile.Stamp `json:"stamp,omitempty"`   // of the file when it was read; nil if it was not Settled
+	// Metric is the path of the file's metric. It is "" if the destination names the
+	// metric, or if an older version saved the state.
+	Metric string `json:"metric,omitempty"`
+
+	since time.Time // Options.Since when the file was last sent; not saved
 }
 
 // pushState is the saved state of a folder for one destination.
@@ -215,7 +220,6 @@ func (p *Pusher) Run(ctx context.Context) iter.Seq2[*Summary, error] {
 			if err != nil {
 				p.Log.Warn("push failed, retrying", append([]any{"err", err, "retry_in", p.Every}, hint.Attrs(err)...)...)
 			}
-			p.Since = time.Time{} // only in the first pass
 			select {
 			case <-ctx.Done():
 				return
@@ -271,7 +275,7 @@ func (p *Pusher) load(f *folder) (err error) {
 		if !p.DryRun {
 			unlock, err := state.Lock(p.StateDir, f.key)
 			if err != nil {
-				return fmt.Errorf("push of %s to %s: %w", f.dir, p.Dest.key(), err)
+				return fmt.Errorf("push of %s to %s: %w", f.dir, p.Dest.name(), err)
 			}
 			f.unlock = unlock
 		}
@@ -287,7 +291,8 @@ func (p *Pusher) load(f *folder) (err error) {
 }
 
 // keyOf returns the key of a folder's state. The key contains the folder, the
-// destination and everything that determines the names of metrics.
+// destination and the options that name all metrics. A table of names may rename single
+// metrics; see fileState.Metric.
 func (p *Pusher) keyOf(f *folder) (string, error) {
 	dest := p.Dest.key()
 	if p.Dest.scheme == "whisper" {
@@ -308,7 +313,12 @@ func (p *Pusher) keyOf(f *folder) (string, error) {
 func (p *Pusher) pass(ctx context.Context) (err error) {
 	start := time.Now()
 	p.sum, p.older = &Summary{Probe: p.Probe}, nil
-	defer func() { p.sum.Seconds = time.Since(start).Seconds() }()
+	defer func() {
+		if failure := p.countSpooled(); err == nil {
+			err = failure
+		}
+		p.sum.Seconds = time.Since(start).Seconds()
+	}()
 	files, listErr := p.list()
 	if listErr != nil && len(files) == 0 {
 		return listErr
@@ -359,6 +369,7 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 	if readErr := <-done; err == nil {
 		err = readErr
 	}
+	p.warnOlder()
 	if err == nil {
 		err = p.finish()
 	}
@@ -377,10 +388,10 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 	}
 	p.sum.Points += int64(b.points)
 	p.sum.New += int64(b.created)
+	maps.Copy(b.folder.state.Files, b.files)
 	if b.folder.path == "" || p.DryRun {
 		return nil
 	}
-	maps.Copy(b.folder.state.Files, b.files)
 	for _, f := range p.folders {
 		f.state.Creates -= float64(b.created)
 		if f != b.folder && (b.created == 0 || p.Dest.creates <= 0) {
@@ -396,10 +407,6 @@ func (p *Pusher) send(ctx context.Context, b *batch) error {
 // finish completes p.sum, the summary of a pass, and logs warnings. It returns an error
 // if the destination is down, or if the pass could not read some files.
 func (p *Pusher) finish() error {
-	if p.sum.Recreated = int64(len(p.older)); p.sum.Recreated > 0 {
-		p.Log.Warn("files are older than the last point sent: they are sent from their start",
-			"files", len(p.older), "examples", strings.Join(p.older[:min(len(p.older), 3)], ", "))
-	}
 	if p.sum.Old > 0 && !p.warnedOld {
 		p.warnedOld = true
 		p.Log.Warn("points are older than the 3 years that Debian's carbon keeps by default: it drops them without an error",
@@ -410,7 +417,30 @@ func (p *Pusher) finish() error {
 		p.Log.Info("new metrics wait for the next run", "metrics", p.sum.Waiting,
 			"sent_within", time.Duration(p.sum.WaitFor)*time.Second)
 	}
-	var err error
+	err := p.countSpooled()
+	if err != nil {
+		return err
+	}
+	if spool := p.folders[0].spool; spool != nil && spool.Down() != nil {
+		err = fmt.Errorf("%w (%d bytes wait in the spool)", spool.Down(), p.sum.Spooled)
+	}
+	if p.sum.Failed > 0 {
+		err = errors.Join(err, fmt.Errorf("%d of %d files %w", p.sum.Failed, p.sum.Files, ErrFiles))
+	}
+	return err
+}
+
+// warnOlder counts and logs the files that the pass sends from their start.
+func (p *Pusher) warnOlder() {
+	if p.sum.Recreated = int64(len(p.older)); p.sum.Recreated > 0 {
+		p.Log.Warn("files are older than the last point sent: they are sent from their start",
+			"files", len(p.older), "examples", strings.Join(p.older[:min(len(p.older), 3)], ", "))
+	}
+}
+
+// countSpooled sets p.sum.Spooled to the size of all spools.
+func (p *Pusher) countSpooled() error {
+	p.sum.Spooled = 0
 	for _, f := range p.folders {
 		if f.spool == nil {
 			continue
@@ -421,13 +451,7 @@ func (p *Pusher) finish() error {
 		}
 		p.sum.Spooled += size
 	}
-	if spool := p.folders[0].spool; spool != nil && spool.Down() != nil {
-		err = fmt.Errorf("%w (%d bytes wait in the spool)", spool.Down(), p.sum.Spooled)
-	}
-	if p.sum.Failed > 0 {
-		err = errors.Join(err, fmt.Errorf("%d of %d files %w", p.sum.Failed, p.sum.Files, ErrFiles))
-	}
-	return err
+	return nil
 }
 
 // hash returns a short hash of key for use in file names.

@@ -122,11 +122,12 @@ type newPoints struct {
 // readNew reads the new points of a file.
 func (r *reading) readNew(f metricFile) (got newPoints, err error) {
 	path := filepath.Join(f.dir, f.file)
-	if k := r.known[f.folder][f.file]; k != nil {
-		got.known = *k
-	}
+	got.known = r.lastSent(r.known[f.folder], f)
 	after := got.known.After
-	if !r.Since.IsZero() {
+	// A file that no batch contains yet, for example because it could not be read, must
+	// still be sent from Since in a later pass.
+	again := !r.Since.IsZero() && !r.Since.Equal(got.known.since)
+	if again {
 		after = r.Since.Unix() - 1
 	} else if got.known.Stamp != nil {
 		if stamp, err := rrdfile.StampOf(path); err == nil && stamp == *got.known.Stamp {
@@ -144,11 +145,22 @@ func (r *reading) readNew(f metricFile) (got newPoints, err error) {
 		// recreated the file after its clock was ahead, or somebody has replaced
 		// the file.
 		got.recreated, got.known.After = true, 0
-		if r.Since.IsZero() {
+		if !again {
 			got.File, err = r.reader.Read(path, 0)
 		}
 	}
 	return got, err
+}
+
+// lastSent returns the state of a file in states. If the file now has another metric, for
+// example because the table of names has changed, lastSent returns the state of a file
+// that was never sent.
+func (p *Pusher) lastSent(states map[string]*fileState, f metricFile) fileState {
+	known := states[f.file]
+	if known == nil || known.Metric != "" && known.Metric != f.path {
+		return fileState{}
+	}
+	return *known
 }
 
 // file adds the new points in f to the batch r.next. If f cannot be read, it counts f as
@@ -188,7 +200,10 @@ func (r *reading) file(f metricFile) error {
 		r.allowed -= len(metrics)
 		r.next.created += len(metrics)
 	}
-	state := &fileState{After: max(known.After, got.Last), Created: known.Created || len(metrics) > 0}
+	state := &fileState{After: max(known.After, got.Last), Created: known.Created || len(metrics) > 0, since: r.Since}
+	if !r.Dest.exports() {
+		state.Metric = f.path
+	}
 	if stamp := got.Stamp; stamp.Settled(got.at) {
 		state.Stamp = &stamp
 	}
