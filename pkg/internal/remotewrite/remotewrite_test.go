@@ -373,7 +373,7 @@ func TestRefusedPointsAreLeftOut(t *testing.T) {
 		"ten bugs":          {metrics(20, steps(now, 1)...), 500, "", func(s string, _ int64) bool { return strings.Contains(s, `"1`) && !strings.Contains(s, `"1"`) }, LeftOut{Refused: 10}, 60},
 		"history":           {metrics(10, steps(now, 4000)...), 400, "out of bounds", func(_ string, at int64) bool { return at < week }, LeftOut{TooOld: 10 * count(steps(now, 4000), week)}, 60},
 		"history of 2.42":   {metrics(10, steps(now, 4000)...), 500, "too old sample", func(_ string, at int64) bool { return at < week }, LeftOut{TooOld: 10 * count(steps(now, 4000), week)}, 60},
-		"all too old":       {metrics(10, steps(now.Add(-time.Hour), 4000)...), 400, "out of bounds", func(string, int64) bool { return true }, LeftOut{TooOld: 40_000}, 150},
+		"all too old":       {metrics(10, steps(now.Add(-time.Hour), 4000)...), 400, "out of bounds", func(string, int64) bool { return true }, LeftOut{TooOld: 40_000}, 160},
 		"the last hours":    {metrics(10, steps(now, 30)...), 400, "out of bounds", func(_ string, at int64) bool { return at < now.Unix()-3600 }, LeftOut{TooOld: 10 * count(steps(now, 30), now.Unix()-3600)}, 120},
 		"another's message": {metrics(3, steps(now, 1)...), 400, "err-mimir-sample-timestamp-too-old", func(string, int64) bool { return true }, LeftOut{TooOld: 3}, 10},
 		"far in the future": {metrics(1, steps(now, 1)...), 400, "too far in the future", func(string, int64) bool { return true }, LeftOut{Ahead: 1}, 10},
@@ -412,6 +412,45 @@ func count(times []int64, end int64) (n int64) {
 		}
 	}
 	return n
+}
+
+// TestHistoryOfOneMetricLosesNoOther checks that a Prometheus without an out-of-order
+// window stores all points of an outage of 12 hours, although the same batch has older
+// points of another metric. Such a server refuses points more than an hour older than its
+// newest point, and points older than the last point of their series.
+func TestHistoryOfOneMetricLosesNoOther(t *testing.T) {
+	now := time.Now()
+	newest := now.Add(-12 * time.Hour).Unix()
+	last := map[string]int64{}
+	s := serve(t, func(p carbontest.Points) (int, string) {
+		for series, points := range p {
+			for at := range points {
+				switch {
+				case at < newest-3600:
+					return 400, "out of bounds"
+				case at <= last[series]:
+					return 400, "out of order sample"
+				}
+			}
+		}
+		for series, points := range p {
+			for at := range points {
+				newest, last[series] = max(newest, at), max(last[series], at)
+			}
+		}
+		return 0, ""
+	})
+	k, left := sink(t, s.URL)
+	outage := metrics(10, steps(now, 12*12)...)
+	all := append(slices.Clone(outage), graphite.Metric{Path: "tstat.p.new{index=1}", Points: metrics(1, steps(now, 3000)...)[0].Points})
+	if err := k.Send(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	lost := graphite.Count(all) - s.got.Count() - int(left.TooOld)
+	if want := int64(3000 - 13*12); left.TooOld < want-1 || left.TooOld > want+1 || lost > 12 || int64(lost) != left.OutOfOrder {
+		t.Errorf("%+v, %d other points lost; want %d too old", *left, lost, want)
+	}
+	t.Log(s.requests, "requests")
 }
 
 // TestRequestsAreBounded checks that the number of requests is limited if a server
@@ -566,6 +605,15 @@ func TestReport(t *testing.T) {
 	if strings.Count(text, "\n") != 1 || !strings.Contains(text, "too_old=2") || !strings.Contains(text, "out_of_order_time_window") ||
 		!strings.Contains(text, "1970-01-01T00:05:00Z: 400 Bad Request") {
 		t.Error(text)
+	}
+	// A push that ends must not leave counts unreported.
+	for range 2 {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if text := log.String()[len(text):]; strings.Count(text, "\n") != 1 || !strings.Contains(text, "too_old=8") {
+		t.Errorf("after Close: %s", text)
 	}
 }
 

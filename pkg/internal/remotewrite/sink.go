@@ -113,11 +113,14 @@ func New(opt Options) (*Sink, error) {
 }
 
 // Close closes idle connections. It may wait a few seconds for VictoriaMetrics to
-// count dropped points.
+// count dropped points. It logs the points left out since the last warning.
 func (s *Sink) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*countWait)
 	defer cancel()
 	s.report(LeftOut{Ignored: s.victoria.awaitCount(ctx)})
+	if s.unreported.Total() > 0 {
+		s.warn()
+	}
 	s.client.CloseIdleConnections()
 	return nil
 }
@@ -143,36 +146,39 @@ func (s *Sink) Send(ctx context.Context, metrics []graphite.Metric) error {
 }
 
 // report passes the counts of one Send to Options.LeftOut. At most once per reportEvery,
-// it logs a warning with the counts since the last warning.
+// it logs a warning.
 func (s *Sink) report(left LeftOut) {
 	if left.Total() == 0 {
 		return
 	}
 	s.opt.LeftOut(left)
 	s.unreported.Add(left)
-	s.reports.Do(func() {
-		attrs := []any{"url", s.opt.URL}
-		for _, c := range []struct {
-			reason string
-			n      int64
-		}{
-			{tooOld, s.unreported.TooOld}, {outOfOrder, s.unreported.OutOfOrder}, {ahead, s.unreported.Ahead}, {refused, s.unreported.Refused}, {ignored, s.unreported.Ignored},
-		} {
-			if c.n == 0 {
-				continue
-			}
-			attrs = append(attrs, c.reason, c.n)
-			if example := s.examples[c.reason]; example != "" {
-				attrs = append(attrs, c.reason+"_example", example)
-			}
+	s.reports.Do(s.warn)
+}
+
+// warn logs the counts since the last warning.
+func (s *Sink) warn() {
+	attrs := []any{"url", s.opt.URL}
+	for _, c := range []struct {
+		reason string
+		n      int64
+	}{
+		{tooOld, s.unreported.TooOld}, {outOfOrder, s.unreported.OutOfOrder}, {ahead, s.unreported.Ahead}, {refused, s.unreported.Refused}, {ignored, s.unreported.Ignored},
+	} {
+		if c.n == 0 {
+			continue
 		}
-		if s.unreported.TooOld+s.unreported.OutOfOrder+s.unreported.Ignored > 0 {
-			attrs = append(attrs, "hint", "raise the server's window for old points: storage.tsdb.out_of_order_time_window of Prometheus, -retentionPeriod of VictoriaMetrics")
+		attrs = append(attrs, c.reason, c.n)
+		if example := s.examples[c.reason]; example != "" {
+			attrs = append(attrs, c.reason+"_example", example)
 		}
-		s.opt.Log.Warn("points left out", attrs...)
-		s.unreported = LeftOut{}
-		clear(s.examples)
-	})
+	}
+	if s.unreported.TooOld+s.unreported.OutOfOrder+s.unreported.Ignored > 0 {
+		attrs = append(attrs, "hint", "raise the server's window for old points: storage.tsdb.out_of_order_time_window of Prometheus, -retentionPeriod of VictoriaMetrics")
+	}
+	s.opt.Log.Warn("points left out", attrs...)
+	s.unreported = LeftOut{}
+	clear(s.examples)
 }
 
 // delivery is the state of one Send.
@@ -185,6 +191,7 @@ type delivery struct {
 
 	posts      int      // requests, not counting retries
 	bound      int64    // Unix time; points up to this time are too old for the server
+	inRange    bool     // the server did not find a sample too old that deliverOld tried
 	accepted   *sample  // last sample of the last successful request; nil: none
 	broken     []sample // got status 500 since the last successful request
 	retried500 bool     // status 500 was already retried for RetryTimeout
@@ -321,14 +328,7 @@ func (d *delivery) deliver(samples []sample) error {
 		}
 	}
 	if no.reason == tooOld && last.Time < time.Now().Add(-recent).Unix() {
-		// Try the newest sample first. If it is too old, all others are too old
-		// and need no requests.
-		half = len(samples) - 1
-		if err := d.deliver(samples[half:]); err != nil {
-			return err
-		}
-		samples = samples[:half]
-		half /= 2
+		return d.deliverOld(samples)
 	}
 	// Send the older half first, since a server may refuse points that are older
 	// than stored points.
@@ -336,6 +336,40 @@ func (d *delivery) deliver(samples []sample) error {
 		return err
 	}
 	return d.deliver(samples[half:])
+}
+
+// deliverOld does the same as deliver for samples of which some are too old for the
+// server. It tries one sample. If that sample is too old, all older samples are too old
+// and need no requests.
+//
+// A Prometheus without an out-of-order window refuses points more than an hour older than
+// its newest point. A sample that it accepts could therefore make older samples too old.
+// Until the first sample is accepted, deliverOld tries samples that are at most an hour
+// newer than the oldest one, or at most half its age if that is more than a day.
+func (d *delivery) deliverOld(samples []sample) error {
+	i := len(samples) - 1
+	if !d.inRange {
+		oldest := samples[0].Time
+		limit := oldest + 3600
+		if age := time.Now().Unix() - oldest; age > 86400 {
+			limit = oldest + min(age/2, age-86400)
+		}
+		i = after(samples, limit) - 1
+	}
+	if err := d.deliver(samples[i : i+1]); err != nil {
+		return err
+	}
+	parts := [][]sample{samples[:i], samples[i+1:]}
+	if d.bound < samples[i].Time {
+		d.inRange = true
+		parts = [][]sample{samples[:i/2], samples[i/2 : i], samples[i+1:]}
+	}
+	for _, part := range parts {
+		if err := d.deliver(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxBroken is the number of consecutive points refused with status 500 after which
