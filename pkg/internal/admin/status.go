@@ -155,7 +155,7 @@ type jsonRRD struct {
 	Success   stamp      `json:"last_success" doc:"when points were last stored"`
 	Spooled   int64      `json:"spooled_bytes" doc:"size of the points waiting on disk"`
 	NotFinite int64      `json:"not_finite" doc:"infinite values left out since the start"`
-	NotStored int64      `json:"not_stored" doc:"points that the destination refused or ignored since the start"`
+	NotStored int64      `json:"not_stored" doc:"points that the destination did not store since the start"`
 	Metrics   int64      `json:"metrics" doc:"metrics whose last points are kept"`
 	Untracked int64      `json:"untracked_points" doc:"points of metrics whose last points are not kept"`
 	Plots     []jsonPlot `json:"plots" doc:"metrics that the page plots, chosen by metric=TEXT and probe=NAME in its query"`
