@@ -320,9 +320,6 @@ func (p *Pusher) pass(ctx context.Context) (err error) {
 		p.sum.Seconds = time.Since(start).Seconds()
 	}()
 	files, listErr := p.list()
-	if listErr != nil && len(files) == 0 {
-		return listErr
-	}
 	defer func() { err = errors.Join(listErr, err) }()
 	files = slices.DeleteFunc(files, func(f metricFile) bool { return f.leftOut != "" })
 	r := &reading{Pusher: p, known: map[*folder]map[string]*fileState{}, batches: make(chan *batch), free: make(chan *batch, 2)}

@@ -7,6 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -191,5 +194,59 @@ func TestLockedIsOneLine(t *testing.T) {
 	if _, err := New(opt); !errors.Is(err, state.ErrLocked) || strings.Contains(err.Error(), "\n") ||
 		!strings.Contains(err.Error(), " to prometheus+http://127.0.0.1:1/api/v1/write: locked") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestSpoolIsSentWithoutFiles checks that a push sends the points in the spool also if
+// Tstat's folder is empty or missing.
+func TestSpoolIsSentWithoutFiles(t *testing.T) {
+	tool := rrdtest.Start(t)
+	for name, remove := range map[string]func(dir string) error{
+		"empty":   func(dir string) error { return os.Remove(filepath.Join(dir, "tcp_a.avg.rrd")) },
+		"missing": os.RemoveAll,
+	} {
+		dir := filepath.Join(t.TempDir(), "rrd")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		newCounter(t, tool, filepath.Join(dir, "tcp_a.avg.rrd")).update()
+		received := make(chan int, 1)
+		port := carbontest.Port(t)
+		opt := options(t, dir, "graphite://127.0.0.1:"+strconv.Itoa(port))
+		if _, err := run(t, opt); !errors.Is(err, graphite.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		p, err := New(opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if err := remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			c, err := l.Accept()
+			if err == nil {
+				text, _ := io.ReadAll(c)
+				c.Close()
+				received <- strings.Count(string(text), "\n")
+			}
+		}()
+		if err := p.pass(t.Context()); err == nil || errors.Is(err, graphite.ErrUnavailable) || p.sum.Spooled > 0 {
+			t.Errorf("%s: %v, %+v", name, err, p.sum)
+		}
+		select {
+		case n := <-received:
+			if n != 1 {
+				t.Errorf("%s: %d points received", name, n)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: nothing received", name)
+		}
 	}
 }
