@@ -159,6 +159,12 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 func (e *Endpoint) close() error {
 	defer e.unlock()
 	peer.CloseAll(e.listeners)
+	if e.spool != nil {
+		if n, size, err := e.spool.Len(); err == nil && n > 0 {
+			e.opt.Log.Warn("points wait in the spool", "url", e.opt.Dest.name(), "bytes", size,
+				"hint", "they are sent when an endpoint with this destination runs again")
+		}
+	}
 	return e.sink.Close()
 }
 

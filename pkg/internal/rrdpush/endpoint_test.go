@@ -484,6 +484,31 @@ func TestEndpointSlowPostsHoldNoPlace(t *testing.T) {
 	}
 }
 
+// TestEndpointLogsWaitingPoints checks that an endpoint that ends logs the points that
+// wait for its destination. An endpoint with another destination does not send them.
+func TestEndpointLogsWaitingPoints(t *testing.T) {
+	for _, posts := range []int{0, 1} {
+		var log bytes.Buffer
+		opt := endpointOptions(t, "graphite://127.0.0.1:1")
+		opt.Log = slog.New(slog.NewTextHandler(&log, nil))
+		e, err := NewEndpoint(opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range posts {
+			if w := post(e, "application/json", `[["tcp_rtt_avg_in.avg.rrd", 1458855900, 1]]`); w.Code != 200 {
+				t.Fatal(w.Code, w.Body)
+			}
+		}
+		if err := e.close(); err != nil {
+			t.Error(err)
+		}
+		if n := strings.Count(log.String(), `msg="points wait in the spool" url=graphite://127.0.0.1:1 bytes=`); n != posts {
+			t.Errorf("%d posts, log: %s", posts, &log)
+		}
+	}
+}
+
 // TestEndpointCountsTooOld checks that an endpoint counts the points that are older than
 // the retention of their Whisper files.
 func TestEndpointCountsTooOld(t *testing.T) {
