@@ -103,7 +103,7 @@ type Summary struct {
 	New       int64   `json:"new_metrics"`     // metrics sent for the first time
 	Waiting   int64   `json:"waiting"`         // new metrics held back by the limit per minute
 	WaitFor   float64 `json:"waiting_seconds"` // until the last of them can be sent
-	Unnamed   int64   `json:"unnamed"`         // files without a name
+	Unnamed   int64   `json:"unnamed"`         // files without a name, or with one too long
 	Shared    int64   `json:"shared"`          // files that share their name with another
 	TooOld    int64   `json:"too_old"`         // points too old for the server or the retention of their Whisper file
 	Disorder  int64   `json:"out_of_order"`    // points refused because the series has newer ones

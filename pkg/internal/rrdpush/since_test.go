@@ -250,3 +250,25 @@ func TestSpoolIsSentWithoutFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestLongNameBlocksNoOther checks that a file whose name is too long for a Whisper file is
+// left out and counted, and that the other files are sent.
+func TestLongNameBlocksNoOther(t *testing.T) {
+	tool := rrdtest.Start(t)
+	dir := t.TempDir()
+	for _, name := range []string{strings.Repeat("a", 247), strings.Repeat("b", 248), "tcp_x_in.avg"} {
+		c := newCounter(t, tool, filepath.Join(dir, "new"))
+		c.update()
+		if err := os.Rename(c.file, filepath.Join(dir, name+".rrd")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opt := options(t, dir, "whisper:"+t.TempDir())
+	if sum := push(t, opt); sum.Points != 2 || sum.Files != 3 || sum.Unnamed != 1 || sum.TooOld > 0 {
+		t.Errorf("%+v", sum)
+	}
+	list, err := List(opt)
+	if err != nil || len(list) != 3 || list[1].LeftOut == "" || list[1].Metric != "" || list[0].LeftOut+list[2].LeftOut != "" {
+		t.Errorf("%v: %+v", err, list)
+	}
+}

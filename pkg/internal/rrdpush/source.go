@@ -128,6 +128,16 @@ func (p *Pusher) name(f metricFile) string {
 	return filepath.Join(f.dir, f.file)
 }
 
+// maxNode is the maximum number of bytes in a node of a metric path. Graphite servers and
+// graphite.Whisper make a file name of each node, of at most 255 bytes with a suffix such
+// as ".wsp.new".
+const maxNode = 247
+
+// hasLongNode reports whether a node of a metric path is longer than maxNode.
+func hasLongNode(path string) bool {
+	return slices.ContainsFunc(strings.Split(path, "."), func(node string) bool { return len(node) > maxNode })
+}
+
 // list returns the RRD files of the sources, folder by folder, with the paths of their
 // metrics. If it returns an error about unreadable folders, it still returns the files
 // of the other folders.
@@ -154,8 +164,12 @@ func (p *Pusher) list() ([]metricFile, error) {
 			f := metricFile{folder: dir, file: file, path: file}
 			if !p.Dest.exports() {
 				if f.path = p.Naming(file); f.path == "" {
-					p.sum.Unnamed++
 					f.leftOut = "has no name"
+				} else if !p.Dest.labels() && hasLongNode(f.path) {
+					f.path, f.leftOut = "", "has a name too long for a Whisper file"
+				}
+				if f.leftOut != "" {
+					p.sum.Unnamed++
 					files = append(files, f)
 					continue
 				}
