@@ -302,7 +302,6 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		notStored = e.store(ctx, metrics)
 		return notStored
 	})
-	e.reportLeftOut(r, probe, from, &n)
 	var large *http.MaxBytesError
 	switch {
 	case notStored != nil:
@@ -312,6 +311,7 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		e.refuse(w, r, http.StatusBadRequest, "Not a result (or exception)", err)
 	default:
+		e.reportLeftOut(r, probe, from, &n) // a refused POST is sent again, and counted then
 		e.count(func(s *EndpointStats) {
 			s.Posts++
 			s.LastSuccess = time.Now()

@@ -509,6 +509,34 @@ func TestEndpointLogsWaitingPoints(t *testing.T) {
 	}
 }
 
+// TestEndpointCountsLeftOutOnce checks that points left out of a POST that is not accepted
+// are not counted: the probe sends it again.
+func TestEndpointCountsLeftOutOnce(t *testing.T) {
+	opt := endpointOptions(t, "graphite://127.0.0.1:1")
+	opt.SpoolSize = 1
+	e, err := NewEndpoint(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.close()
+	const body = `[["tcp_rtt_avg_in.avg.rrd", 300, 1], ["x.rrd", 300, 1], ["tcp_rtt_avg_in.prc50.rrd", 300, -1], ["tcp_rtt_avg_in.avg.rrd", 600, NaN]]`
+	for range 3 {
+		if w := post(e, "application/json", body); w.Code != http.StatusServiceUnavailable {
+			t.Fatal(w.Code, w.Body)
+		}
+	}
+	if s := e.Stats(); s.Refused != 3 || s.NotTstat+s.Negative+s.NotFinite > 0 {
+		t.Errorf("refused: %+v", s)
+	}
+	e.sink = &sends{}
+	if w := post(e, "application/json", body); w.Code != http.StatusOK {
+		t.Fatal(w.Code, w.Body)
+	}
+	if s := e.Stats(); s.Points != 1 || s.NotTstat != 1 || s.Negative != 1 || s.NotFinite != 1 {
+		t.Errorf("accepted: %+v", s)
+	}
+}
+
 // TestEndpointCountsTooOld checks that an endpoint counts the points that are older than
 // the retention of their Whisper files.
 func TestEndpointCountsTooOld(t *testing.T) {
