@@ -484,6 +484,24 @@ func TestEndpointSlowPostsHoldNoPlace(t *testing.T) {
 	}
 }
 
+// TestExportErrorIsOneLine checks that a repository cannot add lines to the messages of a
+// probe.
+func TestExportErrorIsOneLine(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "busy\r\ntstatrepo: all points sent\x1b[1m", http.StatusServiceUnavailable)
+	}))
+	defer s.Close()
+	e, err := newExporter(s.URL, peer.TLS{}, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	err = e.Send(t.Context(), []graphite.Metric{{Path: "x.rrd", Points: []graphite.Point{{Time: 300, Value: 1}}}})
+	if !errors.Is(err, graphite.ErrUnavailable) || strings.ContainsAny(err.Error(), "\r\n\x1b") || !strings.Contains(err.Error(), `answers 503 Service Unavailable "busy`) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestEndpointLogsWaitingPoints checks that an endpoint that ends logs the points that
 // wait for its destination. An endpoint with another destination does not send them.
 func TestEndpointLogsWaitingPoints(t *testing.T) {

@@ -117,7 +117,11 @@ func (e *exporter) post(ctx context.Context) error {
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 200)) // for the message only
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%w: %s answers %s: %s", graphite.ErrUnavailable, e.url, resp.Status, strings.TrimSpace(string(text)))
+		answer := fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+		if text := strings.TrimSpace(string(text)); text != "" {
+			answer += " " + strconv.Quote(text)
+		}
+		return fmt.Errorf("%w: %s answers %s", graphite.ErrUnavailable, e.url, answer)
 	}
 	return nil
 }
