@@ -590,6 +590,32 @@ func TestRetries(t *testing.T) {
 	})
 }
 
+// TestStalledMetricsPage checks that a server that does not answer requests for its
+// metrics, as behind some proxies, does not delay each Send.
+func TestStalledMetricsPage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := sink(t, "http://h")
+		posts := 0
+		k.client.Transport = transport(func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodGet {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+			posts++
+			return &http.Response{StatusCode: 204, Body: http.NoBody}, nil
+		})
+		start := time.Now()
+		for range 10 {
+			if err := k.Send(t.Context(), metrics(1, 300)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := time.Since(start); posts != 10 || d > 10*time.Second {
+			t.Errorf("%d requests in %v", posts, d)
+		}
+	})
+}
+
 // TestReport checks that left out points are logged with an example, and not for
 // each batch.
 func TestReport(t *testing.T) {

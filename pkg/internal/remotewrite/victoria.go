@@ -25,6 +25,7 @@ type victoria struct {
 	// pending is set if old points were sent since count was read.
 	pending bool
 	waited  time.Time // when the method end last waited for the count
+	silent  time.Time // when the server last gave no usable answer to begin
 }
 
 func newVictoria(s *Sink) *victoria {
@@ -44,6 +45,8 @@ const maxMetrics = 16 << 20
 // the server is VictoriaMetrics. answered is false if the server gave no usable answer;
 // the other results must then be ignored.
 func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, v.url, nil)
 	if err != nil || v.opt.authorize(r) != nil {
 		return 0, false, false
@@ -77,11 +80,12 @@ func (v *victoria) read(ctx context.Context) (count int64, ok, answered bool) {
 // begin reads the server's count of dropped points at the start of a Send. It returns the
 // number of points that were dropped in earlier Sends but not reported yet.
 func (v *victoria) begin(ctx context.Context) (n int64) {
-	if v.known && !v.isVictoria {
+	if v.known && !v.isVictoria || time.Since(v.silent) < silentFor {
 		return 0
 	}
 	count, is, answered := v.read(ctx)
 	if !answered {
+		v.silent = time.Now()
 		return 0
 	}
 	v.known, v.isVictoria = true, is
@@ -93,6 +97,11 @@ func (v *victoria) begin(ctx context.Context) (n int64) {
 }
 
 const (
+	// answerWait limits the time to read the metrics page. After a request without a
+	// usable answer, begin sends no other for silentFor, so that a server or proxy that
+	// does not answer it cannot delay each Send.
+	answerWait = 5 * time.Second
+	silentFor  = time.Minute
 	// leastRetention is the minimum retention that VictoriaMetrics allows.
 	leastRetention = 24 * time.Hour
 	// VictoriaMetrics updates the count a second after the acknowledgement, or
