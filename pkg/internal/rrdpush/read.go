@@ -187,10 +187,8 @@ func (r *reading) file(f metricFile) error {
 	}
 	delete(r.failed, path)
 	known := got.known
-	r.sum.Unknown += got.Unknown
 	begin := len(r.next.all)
-	metrics, negative := r.metrics(f, got.File)
-	r.sum.Negative += negative
+	metrics, negative, infinite := r.metrics(f, got.File)
 	if len(metrics) > 0 && !known.Created {
 		if r.allowed < len(metrics) {
 			r.sum.Waiting += int64(len(metrics))
@@ -199,6 +197,14 @@ func (r *reading) file(f metricFile) error {
 		}
 		r.allowed -= len(metrics)
 		r.next.created += len(metrics)
+	}
+	r.sum.Unknown += got.Unknown
+	r.sum.Negative += negative
+	r.sum.NotFinite += infinite
+	if r.Dest.scheme == "graphite" {
+		for _, m := range metrics {
+			r.sum.Old += carbonDrops(m.Points, time.Now())
+		}
 	}
 	state := &fileState{After: max(known.After, got.Last), Created: known.Created || len(metrics) > 0, since: r.Since}
 	if !r.Dest.exports() {
@@ -223,9 +229,9 @@ func (p *Pusher) fail(path string, err error) {
 	}
 }
 
-// metrics returns the metrics with the new points of a file, and the number of
-// negative percentiles left out. It also leaves out infinite values.
-func (r *reading) metrics(f metricFile, got *rrdfile.File) (metrics []graphite.Metric, negative int64) {
+// metrics returns the metrics with the new points of a file, and the numbers of negative
+// percentiles and of infinite values left out.
+func (r *reading) metrics(f metricFile, got *rrdfile.File) (metrics []graphite.Metric, negative, infinite int64) {
 	percentile := !r.Negative && rrdfile.IsPercentile(f.file)
 	for i, s := range got.Series {
 		m := graphite.Metric{Path: f.path, Step: got.Step}
@@ -238,7 +244,7 @@ func (r *reading) metrics(f metricFile, got *rrdfile.File) (metrics []graphite.M
 		begin := len(r.next.all)
 		for _, pt := range s.Points {
 			if math.IsInf(pt.Value, 0) {
-				r.sum.NotFinite++
+				infinite++
 				continue
 			}
 			if percentile && pt.Value < 0 {
@@ -250,12 +256,9 @@ func (r *reading) metrics(f metricFile, got *rrdfile.File) (metrics []graphite.M
 		// The slice stays valid if a later append moves r.next.all.
 		if m.Points = r.next.all[begin:]; len(m.Points) > 0 {
 			metrics = append(metrics, m)
-			if r.Dest.scheme == "graphite" {
-				r.sum.Old += carbonDrops(m.Points, time.Now())
-			}
 		}
 	}
-	return metrics, negative
+	return metrics, negative, infinite
 }
 
 // carbonKeeps is how long carbon keeps points with Debian's storage-schemas.conf:

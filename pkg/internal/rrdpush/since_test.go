@@ -272,3 +272,32 @@ func TestLongNameBlocksNoOther(t *testing.T) {
 		t.Errorf("%v: %+v", err, list)
 	}
 }
+
+// TestWaitingMetricsAreNotCounted checks that a summary does not count the values of metrics
+// that wait for a later pass: it would count them again in each pass until they are sent.
+func TestWaitingMetricsAreNotCounted(t *testing.T) {
+	tool := rrdtest.Start(t)
+	dir := t.TempDir()
+	for _, name := range []string{"tcp_a.prc50.rrd", "tcp_b.prc50.rrd"} {
+		c := newCounter(t, tool, filepath.Join(dir, name))
+		c.update()
+		for i, v := range []string{"-1", "inf", "U"} {
+			tool.Do("update %s %d:%s", c.file, epoch+300*(int(c.n)+i+1), v)
+		}
+	}
+	p := stub(t, options(t, dir, "graphite://127.0.0.1:1?new-metrics-per-minute=2"), &recorder{})
+	var want Summary
+	for pass := range 2 {
+		p.folders[0].state.Counted -= 60
+		if err := p.pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := Summary{Points: p.sum.Points, Unknown: p.sum.Unknown, NotFinite: p.sum.NotFinite, Negative: p.sum.Negative, Old: p.sum.Old}
+		if pass == 0 {
+			want = got
+		}
+		if got != want || got.Points != 1 || got.Negative != 1 || got.NotFinite != 1 {
+			t.Errorf("pass %d: %+v, first %+v", pass, got, want)
+		}
+	}
+}
