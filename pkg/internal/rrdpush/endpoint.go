@@ -102,10 +102,12 @@ type Endpoint struct {
 	opt       EndpointOptions
 	unlock    func() // unlocks the destination
 	listeners []*peer.Listener
-	slots     chan struct{} // has an element for each POST being processed
-	open      chan struct{} // has an element for each POST being received or processed
-	seed      maphash.Seed  // of the hashes in senders
-	mu        sync.Mutex    // guards sink and spool
+	slots     chan struct{}   // has an element for each POST being processed
+	open      chan struct{}   // has an element for each POST being received or processed
+	seed      maphash.Seed    // of the hashes in senders
+	storing   context.Context // of what is stored; not of a POST, since the points count even if the peer does not wait
+	stop      func()          // cancels storing
+	mu        sync.Mutex      // guards sink and spool
 	sink      graphite.Sink
 	spool     *graphite.Spool
 
@@ -139,6 +141,7 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 		opt: opt, unlock: unlock, slots: make(chan struct{}, maxPosts), open: make(chan struct{}, maxOpen), seed: maphash.MakeSeed(), senders: map[string]*sender{},
 		refusals: rate.Sometimes{First: 20, Interval: time.Second},
 	}
+	e.storing, e.stop = context.WithCancel(context.Background())
 	e.opt.leftOut = func(n remotewrite.LeftOut) {
 		e.count(func(s *EndpointStats) {
 			s.TooOld += n.TooOld
@@ -147,6 +150,7 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 		})
 	}
 	if e.sink, e.spool, err = e.opt.open(hash("endpoint\n" + key)); err != nil {
+		e.stop()
 		unlock()
 		return nil, err
 	}
@@ -156,9 +160,13 @@ func NewEndpoint(opt EndpointOptions) (*Endpoint, error) {
 	return e, nil
 }
 
+// close closes the listeners and the destination. POSTs that are still in progress fail.
 func (e *Endpoint) close() error {
 	defer e.unlock()
 	peer.CloseAll(e.listeners)
+	e.stop()
+	e.mu.Lock() // waits for the end of a Send
+	defer e.mu.Unlock()
 	if e.spool != nil {
 		if n, size, err := e.spool.Len(); err == nil && n > 0 {
 			e.opt.Log.Warn("points wait in the spool", "url", e.opt.Dest.name(), "bytes", size,
@@ -293,13 +301,11 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var n EndpointStats // of this request
 	var notStored error
-	// Store the points even if the peer does not wait for the response.
-	ctx := context.WithoutCancel(r.Context())
 	slot := &slot{slots: e.slots}
 	defer slot.Release()
 	body := peer.NewPlaceReader(r.Context(), http.MaxBytesReader(w, r.Body, maxBody), slot, bodyPiece)
 	err = e.read(body, probe, from, &n, func(metrics []graphite.Metric) error {
-		notStored = e.store(ctx, metrics)
+		notStored = e.store(e.storing, metrics)
 		return notStored
 	})
 	var large *http.MaxBytesError
@@ -317,37 +323,6 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.LastSuccess = time.Now()
 		})
 		w.WriteHeader(http.StatusOK)
-	}
-}
-
-// bodyPiece is the number of bytes read from a POST at a time.
-const bodyPiece = 64 << 10
-
-// slot is one of the places in Endpoint.slots, which limit the POSTs that are processed
-// at the same time. It implements peer.Place, so that a POST releases its slot while it
-// waits for data.
-type slot struct {
-	slots chan struct{}
-	held  bool
-}
-
-func (s *slot) Acquire(ctx context.Context) error {
-	if s.held {
-		return nil
-	}
-	select {
-	case s.slots <- struct{}{}:
-		s.held = true
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (s *slot) Release() {
-	if s.held {
-		s.held = false
-		<-s.slots
 	}
 }
 
@@ -403,6 +378,9 @@ func (e *Endpoint) store(ctx context.Context, metrics []graphite.Metric) error {
 func (e *Endpoint) send(ctx context.Context, metrics []graphite.Metric) (took time.Duration, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
 	begin, lost := time.Now(), e.lost()
 	err = e.sink.Send(ctx, metrics)
 	e.record(err)

@@ -502,6 +502,48 @@ func TestExportErrorIsOneLine(t *testing.T) {
 	}
 }
 
+// stuck is a sink whose Send waits until its context is done.
+type stuck struct{ begun, ended chan struct{} }
+
+func (s *stuck) Send(ctx context.Context, _ []graphite.Metric) error {
+	close(s.begun)
+	<-ctx.Done()
+	time.Sleep(time.Millisecond)
+	close(s.ended)
+	return context.Cause(ctx)
+}
+
+func (s *stuck) Close() error { return nil }
+
+// TestEndpointEndsStores checks that an endpoint that ends aborts what it stores, and
+// releases its destination only afterwards. The next endpoint may use the same spool.
+func TestEndpointEndsStores(t *testing.T) {
+	e, err := NewEndpoint(endpointOptions(t, "graphite://127.0.0.1:1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stuck{make(chan struct{}), make(chan struct{})}
+	e.sink = s
+	const body = `[["tcp_rtt_avg_in.avg.rrd", 300, 1]]`
+	code := make(chan int, 1)
+	go func() { code <- post(e, "application/json", body).Code }()
+	<-s.begun
+	if err := e.close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-s.ended:
+	default:
+		t.Fatal("closed while points were stored")
+	}
+	if c := <-code; c != http.StatusServiceUnavailable {
+		t.Errorf("answer %d", c)
+	}
+	if c := post(e, "application/json", body).Code; c != http.StatusServiceUnavailable {
+		t.Errorf("answer %d after the end", c)
+	}
+}
+
 // TestEndpointLogsWaitingPoints checks that an endpoint that ends logs the points that
 // wait for its destination. An endpoint with another destination does not send them.
 func TestEndpointLogsWaitingPoints(t *testing.T) {
