@@ -238,6 +238,7 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	server := &peer.Server{Handler: mux, MaxConns: maxConns, ReadTimeout: 5 * time.Minute, Grace: 10 * time.Second, Log: e.opt.Log}
 	err := server.Serve(ctx, e.listeners...)
 	stop()
+	e.stop() // the flusher may wait for the end of a Send
 	flusher.Wait()
 	return errors.Join(err, e.close())
 }
