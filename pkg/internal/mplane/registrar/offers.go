@@ -2,11 +2,13 @@ package registrar
 
 import (
 	"cmp"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
@@ -32,6 +34,12 @@ const keepWithdrawn = time.Hour
 func (reg *Registrar) add(id, host string, s *mplane.Statement, force bool) (refusal string) {
 	matcher, err := mplane.NewMatcher(s)
 	if err != nil {
+		return err.Error()
+	}
+	if len(s.Label) > maxLabel {
+		return fmt.Sprintf("The label has more than %d bytes", maxLabel)
+	}
+	if err := wire.CheckRelayed(s); err != nil {
 		return err.Error()
 	}
 	schema := s.Schema()

@@ -24,6 +24,8 @@ const (
 	maxComponents = 10000
 	maxOffers     = 1000      // capabilities of one component
 	maxQueue      = 10000     // messages for one component
+	maxPoll       = 1 << 20   // bytes of the messages in one response to a poll; see mplane.Size
+	maxLabel      = 4000      // bytes; a supervisor appends a number, and peers accept 4096
 	maxAway       = time.Hour // maximum of component.away
 )
 
@@ -209,8 +211,16 @@ func (reg *Registrar) poll(w http.ResponseWriter, r *http.Request, id string) {
 		return
 	}
 	c.seen, c.away = time.Now(), 0
-	queue := c.queue
-	c.queue = nil
+	n := 0
+	for size := 0; n < len(c.queue); n++ {
+		// Deliver at least one message. The rest waits for the next poll, because the
+		// component reads at most mplane.MaxMessage bytes.
+		if size += mplane.Size(c.queue[n]); n > 0 && size > maxPoll {
+			break
+		}
+	}
+	queue := c.queue[:n:n]
+	c.queue = slices.Clone(c.queue[n:])
 	link := wire.Link(r)
 	e := &mplane.Envelope{}
 	for _, m := range queue {

@@ -221,7 +221,7 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 	refuse := func(text string) (*job, mplane.Message) {
 		return nil, &mplane.Exception{Token: token, Message: text}
 	}
-	if err := ask.Check(); err != nil {
+	if err := wire.CheckRelayed(ask); err != nil {
 		return refuse(err.Error())
 	}
 	s.mu.Lock()
@@ -250,6 +250,9 @@ func (s *Supervisor) submit(identity, host string, ask *mplane.Statement) (*job,
 	// An RI supervisor may relay to this one, and splits the label at its last hyphen.
 	spec.Label = fmt.Sprintf("%s-%d", offer.Capability.Label, s.count)
 	spec.SetUniqueToken()
+	if err := wire.CheckRelayed(spec); err != nil {
+		return refuse(err.Error())
+	}
 	s.count++
 	now := time.Now()
 	b := &job{
@@ -355,7 +358,7 @@ func (s *Supervisor) Receive(identity string, m mplane.Message) {
 // finish ends b with the reply m. In the reply, it replaces the label and token of the
 // relayed specification with those of the client's specification.
 func (s *Supervisor) finish(b *job, m mplane.Message) {
-	if _, err := mplane.Marshal(m); err != nil { // the message is invalid and cannot be relayed
+	if err := wire.CheckRelayed(m); err != nil {
 		m = &mplane.Exception{Message: err.Error()}
 	}
 	size := mplane.Size(m)

@@ -91,6 +91,27 @@ func ReadMessage(r *http.Request, registries *mplane.Registries) (mplane.Message
 
 var errTooLarge = fmt.Errorf("more than %d bytes", mplane.MaxMessage)
 
+// overhead is the number of bytes that relaying may add to a message: a link, another
+// label and token, and the envelope of a poll.
+const overhead = 64 << 10
+
+// CheckRelayed returns an error if m is invalid, or if peers could not read m because it
+// is too large. A message can grow when it is relayed, because Marshal writes ASCII only.
+func CheckRelayed(m mplane.Message) error {
+	text, err := mplane.Marshal(m)
+	if err != nil {
+		return err
+	}
+	size := len(text)
+	for _, c := range []string{"<", ">", "&"} { // state files have six bytes for each of them
+		size += 5 * bytes.Count(text, []byte(c))
+	}
+	if size > mplane.MaxMessage-overhead {
+		return fmt.Errorf("message has %d bytes when it is relayed, more than %d", size, mplane.MaxMessage-overhead)
+	}
+	return nil
+}
+
 // Host returns the host that sent a request; see peer.Host.
 func Host(r *http.Request) string {
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
