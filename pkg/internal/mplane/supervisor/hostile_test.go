@@ -128,3 +128,43 @@ func TestPollStaysReadable(t *testing.T) {
 		t.Errorf("%v", e)
 	}
 }
+
+// TestJobOfSilentComponentSurvivesRestart checks that a running job does not end at a
+// restart of the supervisor because its component was silent just before. An interrupt
+// waits for the component, too.
+func TestJobOfSilentComponentSurvivesRestart(t *testing.T) {
+	opt := Options{StateFile: filepath.Join(t.TempDir(), "s"), Immediate: time.Nanosecond}
+	x := newSite(t, opt)
+	ann := x.client("ann")
+	c := x.parse(capability)
+	x.register("c", capability)
+	spec := x.specify(c, "now + inf")
+	x.send(ann, spec)
+	x.s.Receive("c", &mplane.Statement{Kind: mplane.Receipt, Token: x.poll("c")})
+	x.s.mu.Lock()
+	x.s.asked[key{"ann", spec.Token}].created = time.Now().Add(-time.Hour)
+	x.s.dirty = true
+	x.s.mu.Unlock()
+	x.s.tidy(time.Now().Add(20 * time.Second)) // the component is silent
+	y := x.restart(opt)
+	ann = y.client("ann")
+	y.s.tidy(time.Now())
+	if m := y.send(ann, spec.Notice(mplane.Redemption)); kind(m) != mplane.Receipt {
+		t.Fatalf("after the restart: %s", m.Show())
+	}
+	if m := y.send(ann, spec.Notice(mplane.Interrupt)); kind(m) != mplane.Receipt {
+		t.Fatalf("interrupt: %s", m.Show())
+	}
+	y.register("c", capability)
+	y.s.mu.Lock()
+	y.s.asked[key{"ann", spec.Token}].sent = time.Now().Add(-time.Minute)
+	y.s.mu.Unlock()
+	y.s.tidy(time.Now())
+	if text := y.polled("c"); !strings.Contains(text, `"interrupt"`) {
+		t.Errorf("polled %s", text)
+	}
+	y.s.tidy(time.Now().Add(time.Hour))
+	if e, ok := y.send(ann, spec.Notice(mplane.Redemption)).(*mplane.Exception); !ok || !strings.Contains(e.Message, "is gone") {
+		t.Errorf("%v", e)
+	}
+}

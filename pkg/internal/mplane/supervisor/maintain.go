@@ -76,6 +76,9 @@ func (s *Supervisor) tidy(now time.Time) {
 // responded, and interrupts b if its scope is over.
 func (s *Supervisor) checkJob(b *job, now time.Time) {
 	present, seen := s.registrar.Present(b.component)
+	if seen.Before(s.started) { // the component may have been present before the restart
+		seen = s.started
+	}
 	d := b.asked.When.Delays(b.created)
 	bounded := !d.Endless && b.asked.Verb != mplane.Query
 	over := bounded && now.Sub(b.created)-resendAfter > d.End

@@ -59,6 +59,7 @@ type Supervisor struct {
 	opt       Options
 	log       *slog.Logger
 	open      []*peer.Listener // for components and for clients, in this order
+	started   time.Time
 	registrar *registrar.Registrar
 	metrics   *metrics
 	noRoom    rate.Sometimes // limits log lines about dropped results
@@ -114,7 +115,7 @@ func load(opt Options) (*Supervisor, error) {
 	opt.Immediate = cmp.Or(opt.Immediate, time.Second)
 	opt.Keep = cmp.Or(opt.Keep, time.Hour)
 	opt.Log = cmp.Or(opt.Log, slog.New(slog.DiscardHandler))
-	s := &Supervisor{opt: opt, log: opt.Log, asked: map[key]*job{}, relayed: map[key]*job{}, running: map[string]int{}, noRoom: rate.Sometimes{First: 5, Interval: 10 * time.Second}}
+	s := &Supervisor{opt: opt, log: opt.Log, started: time.Now(), asked: map[key]*job{}, relayed: map[key]*job{}, running: map[string]int{}, noRoom: rate.Sometimes{First: 5, Interval: 10 * time.Second}}
 	s.registrar = registrar.New(opt.Registries, s, opt.Log)
 	s.metrics = newMetrics(s)
 	return s, s.load()
@@ -319,11 +320,13 @@ func (s *Supervisor) interrupt(identity, token string) {
 	}
 }
 
-// queueInterrupt queues an interrupt of b for the component's next poll.
+// queueInterrupt queues an interrupt of b for the component's next poll. If that fails,
+// for example because the component has not registered since a restart of the supervisor,
+// checkJob tries again later.
 func (s *Supervisor) queueInterrupt(b *job) {
 	b.sent, b.stopping = time.Now(), b.relayed.Notice(mplane.Interrupt)
 	if err := s.registrar.Queue(b.component, b.stopping); err != nil {
-		s.finish(b, &mplane.Exception{Message: err.Error()})
+		s.log.Debug("interrupt not queued", "component", b.component, "err", err)
 	}
 }
 
