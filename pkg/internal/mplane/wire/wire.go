@@ -45,7 +45,8 @@ const HTML = "text/html; charset=UTF-8"
 // Limits on large messages, because parsing a message needs many times its size in
 // memory. The constant small is the minimum size of a large message in bytes. At most
 // maxLarge large messages are read concurrently, and only one from each remote host.
-// Further large messages wait for up to waitLarge.
+// Further large messages wait for up to waitLarge. The same applies to large messages
+// that are written.
 const (
 	small     = 64 << 10
 	maxLarge  = 4
@@ -54,6 +55,7 @@ const (
 
 var (
 	large   = peer.NewShares(maxLarge, peer.PerHost(maxLarge))
+	sending = peer.NewShares(maxLarge, peer.PerHost(maxLarge))
 	parsing sync.Mutex // serializes the parsing of large messages
 )
 
@@ -136,6 +138,22 @@ func Write(w http.ResponseWriter, status int, m mplane.Message) {
 		text, _ = mplane.Marshal(&mplane.Exception{Message: err.Error()})
 	}
 	Answer(w, status, ContentType, text)
+}
+
+// write responds to a client with a message. The limits on reading large messages apply to
+// writing them too, because a client that does not read its response keeps it in memory.
+func write(w http.ResponseWriter, r *http.Request, m mplane.Message) {
+	if mplane.Size(m) >= small {
+		ctx, cancel := context.WithTimeout(r.Context(), waitLarge)
+		defer cancel()
+		host := Host(r)
+		if err := sending.Acquire(ctx, host); err != nil {
+			Fail(w, http.StatusServiceUnavailable)
+			return
+		}
+		defer sending.Release(host)
+	}
+	Write(w, http.StatusOK, m)
 }
 
 // Answer writes a response with a Content-Length.
@@ -229,7 +247,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			Fail(w, http.StatusNotFound)
 			return
 		}
-		Write(w, http.StatusOK, linked(c, r))
+		write(w, r, linked(c, r))
 	default:
 		s.page(w, id, max(first, 0))
 	}
@@ -304,7 +322,7 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 		Write(w, http.StatusBadRequest, &mplane.Exception{Message: err.Error()})
 		return
 	}
-	Write(w, http.StatusOK, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
+	write(w, r, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
 }
 
 // NewServer returns an HTTP server with limits that suit both workflows. On shutdown, the

@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/peer"
@@ -129,4 +133,41 @@ func TestLargeMessagesAreLimitedPerHost(t *testing.T) {
 			t.Errorf("after the first: %v", err)
 		}
 	})
+}
+
+// TestLargeResponsesAreLimited checks that clients that do not read their responses
+// cannot make the server keep a large message for each of their connections. Small
+// responses are not delayed.
+func TestLargeResponsesAreLimited(t *testing.T) {
+	big := &mplane.Statement{Kind: mplane.Capability, Verb: "measure", Token: "big", Registry: mplane.CoreRegistry}
+	big.Metadata = mplane.Fields{{Name: "System_ID", Text: strings.Repeat("x", 7<<20)}}
+	small := &mplane.Statement{Kind: mplane.Capability, Verb: "measure", Token: "small", Registry: mplane.CoreRegistry}
+	b := &many{list: []*mplane.Statement{big, small}}
+	srv := httptest.NewServer(&Server{Backend: b})
+	defer srv.Close()
+	addr := strings.TrimPrefix(srv.URL, "http://")
+	const clients = 20
+	for range clients {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.(*net.TCPConn).SetReadBuffer(4096)
+		if _, err := io.WriteString(c, "GET /capability/big HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(500 * time.Millisecond) // the responses are written as far as possible
+	resp, err := http.Get(srv.URL + "/capability/small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	if m.HeapAlloc > 100<<20 {
+		t.Errorf("%d stalled clients use %d MiB", clients, m.HeapAlloc>>20)
+	}
 }
