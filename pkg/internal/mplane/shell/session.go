@@ -17,6 +17,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
@@ -242,11 +243,17 @@ func (s *Session) Names() []string { return slices.Sorted(maps.Keys(s.Values)) }
 // Run sends spec, saves the response in s.Memory, and returns the response.
 func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Message, error) {
 	sent := time.Now()
+	j := Job{Token: spec.ID(), Label: spec.Label}
 	reply, err := s.Client.Send(ctx, spec)
+	if errors.As(err, new(*wire.UnansweredError)) && s.Memory != nil {
+		// The job may be running, so the user must be able to ask for it and to stop it.
+		j.Message = spec.Notice(mplane.Receipt)
+		err = hint.Add(err, "the specification may be running: see `status`, and stop it with `stop` `token` "+j.Label)
+		return nil, errors.Join(err, s.remember(j))
+	}
 	if err != nil {
 		return nil, err
 	}
-	j := Job{Token: spec.ID(), Label: spec.Label}
 	j.reply(reply, mplane.Specification, spec.Notice(mplane.Receipt), sent)
 	return reply, s.remember(j)
 }

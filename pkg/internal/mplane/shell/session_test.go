@@ -2,7 +2,9 @@ package shell
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/client"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/wire"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
@@ -190,5 +193,52 @@ func TestLabelsIdentifyJobs(t *testing.T) {
 		if got := run(c.supervisor, c.label, c.parameter); got != c.want {
 			t.Errorf("%+v: %s", c, got)
 		}
+	}
+}
+
+// TestUnansweredSpecificationIsSaved checks that a specification whose response the user
+// did not wait for is saved, so that the user can stop its job. A specification that
+// could not be sent is not.
+func TestUnansweredSpecificationIsSaved(t *testing.T) {
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m, err := wire.ReadMessage(r, reg)
+		if s, ok := m.(*mplane.Statement); err == nil && ok && s.Kind == mplane.Interrupt {
+			wire.Write(w, 200, s.Notice(mplane.Receipt))
+			return
+		}
+		interrupt()
+		<-r.Context().Done()
+	}))
+	defer srv.Close()
+	dir := t.TempDir()
+	run := func(url string) (*Session, error) {
+		cl, err := client.Open(wire.Dialer{URL: url}, reg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(cl.Close)
+		spec := &mplane.Statement{Kind: mplane.Specification, Verb: mplane.Measure, Label: "x-0", Registry: mplane.TstatRegistry, When: mplane.For(time.Hour)}
+		spec.SetToken()
+		s := &Session{Client: cl, Out: new(bytes.Buffer), Memory: &Memory{Dir: dir, Registries: reg}}
+		_, err = s.Run(ctx, spec)
+		return s, err
+	}
+	s, err := run("http://127.0.0.1:1")
+	if err == nil {
+		t.Error("sent to nobody")
+	}
+	if jobs, err := s.Memory.Jobs(s.Client.Root()); err != nil || len(jobs) > 0 {
+		t.Errorf("%v, %v", jobs, err)
+	}
+	if s, err = run(srv.URL); !errors.Is(err, context.Canceled) || hint.Of(err) == "" {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
+	}
+	if m, err := s.Stop(t.Context(), "x-0"); err != nil {
+		t.Errorf("%v, %v", m, err)
 	}
 }

@@ -15,11 +15,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/dest"
@@ -407,6 +409,15 @@ type Response struct {
 	Date     time.Time // the peer's time, in whole seconds; zero if the response lacks it
 }
 
+// UnansweredError reports a request that was sent, but to which no response came. The
+// peer may have received it.
+type UnansweredError struct{ Err error }
+
+func (e *UnansweredError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the reason why no response came.
+func (e *UnansweredError) Unwrap() error { return e.Err }
+
 // Do sends a request for path, which must be escaped. If m is not nil, it is the
 // request's body.
 func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*Response, error) {
@@ -429,7 +440,14 @@ func (c *Conn) Do(ctx context.Context, method, path string, m mplane.Message) (*
 	if c.root.Scheme == "http" {
 		req.Header.Set(mplane.IdentityHeader, c.identity)
 	}
+	var written atomic.Bool
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(info httptrace.WroteRequestInfo) { written.Store(info.Err == nil) },
+	}))
 	resp, err := c.http.Do(req)
+	if err != nil && written.Load() {
+		return nil, &UnansweredError{err}
+	}
 	if err != nil {
 		return nil, err
 	}
