@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/mplane/component"
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
@@ -58,9 +59,10 @@ func (p *Exporter) accept(ctx context.Context, label string, spec *mplane.Statem
 		}
 		e.silence = time.Duration(minutes+1) * p.minute
 	}
-	// A start in the past limits the age of logs; "now" does not.
+	// A start in the past limits the age of logs; "now" does not, nor does the start of
+	// a run of a repeated specification.
 	now := time.Now()
-	if start, _ := spec.When.Times(now); start.Before(now) {
+	if start, _ := spec.When.Times(now); start.Before(now) && !component.Repeated(ctx) {
 		e.since = start
 	}
 	e.status.Repository, e.status.Folder, e.status.LogType, e.status.Started = e.repository, e.folder, e.logType, e.started

@@ -681,3 +681,30 @@ func TestTstatDescribesFolders(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 }
+
+// TestRepeatedExportSendsAllLogs checks that the runs of a repeated specification export
+// all logs that the repository lacks, as a specification that starts now does, and not
+// only the logs since the start of the run.
+func TestRepeatedExportSendsAllLogs(t *testing.T) {
+	b := newBench(t, nil)
+	b.drain = time.Millisecond
+	for _, c := range []struct {
+		when string
+		all  bool
+	}{
+		{"now + inf", true},
+		{"repeat now + inf / 1h { now + 10m }", true},
+		{"2026-03-01 ... future", false},
+	} {
+		token := b.submit(Log, c.when, nobody)
+		eventually(t, "the export", func() bool { return b.running(Log) == 1 })
+		b.Exporter.mu.Lock()
+		since := b.Exporter.running[0].since
+		b.Exporter.mu.Unlock()
+		if since.IsZero() != c.all {
+			t.Errorf("%s: only logs since %v", c.when, since)
+		}
+		b.jobs.Interrupt(token, "ann")
+		b.result(token)
+	}
+}

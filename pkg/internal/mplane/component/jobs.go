@@ -317,6 +317,7 @@ func (j *Jobs) repeat(ctx context.Context, b *job, s Service, now time.Time) mpl
 	j.mu.Lock()
 	b.when = b.spec.When.Anchored(now)
 	j.mu.Unlock()
+	ctx = context.WithValue(ctx, repeatedKey{}, true)
 	var runs sync.WaitGroup
 	for at, when := range b.spec.When.Occurrences(now) {
 		if retry.Sleep(ctx, time.Until(at)) != nil {

@@ -57,6 +57,14 @@ type resumedKey struct{}
 // already started once, so a missing resource is probably temporary.
 func Resumed(ctx context.Context) bool { return ctx.Value(resumedKey{}) != nil }
 
+// repeatedKey is the key of a context value that is present only in the contexts of runs
+// of repeated specifications.
+type repeatedKey struct{}
+
+// Repeated reports whether ctx belongs to a run of a repeated specification. The start of
+// its scope is the time at which the run was due, and not a time that the client chose.
+func Repeated(ctx context.Context) bool { return ctx.Value(repeatedKey{}) != nil }
+
 // Restore restores the jobs from a state file, and makes j save all jobs there from now
 // on. Jobs whose scope is not over run again, with the same tokens and owners.
 // notify, which may be nil, replaces the notify function of Submit: it is called with
