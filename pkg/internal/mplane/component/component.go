@@ -57,6 +57,12 @@ const (
 	warnAhead = time.Minute
 )
 
+// Limits on what peers can make a component keep for each job; see Limits.
+const (
+	maxSpecification = 16 << 10 // size of a specification; see mplane.Size
+	maxFailure       = 2000     // characters of the reason why a run failed
+)
+
 // maxOutbox is the maximum number of messages that wait for delivery to the supervisor.
 const maxOutbox = 10000
 

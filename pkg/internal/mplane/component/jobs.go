@@ -177,12 +177,15 @@ func (j *Jobs) accept(spec *mplane.Statement, identity string, notify func(mplan
 		if old.owner != identity {
 			return nil, Service{}, &mplane.Exception{Token: token, Message: NoPermission}
 		}
-		return nil, Service{}, receipt
+		return nil, Service{}, old.spec.Notice(mplane.Receipt) // spec was not checked
 	}
 	now := time.Now()
 	service, refusal := j.service(spec, identity, now)
 	if err := spec.Check(); err != nil && refusal == "" {
 		refusal = err.Error()
+	}
+	if size := mplane.Size(spec); refusal == "" && size > maxSpecification {
+		refusal = fmt.Sprintf("The specification has about %d bytes, more than %d", size, maxSpecification)
 	}
 	if refusal == "" && j.active >= j.limits.Jobs {
 		refusal = fmt.Sprintf("Too many jobs: %d are running", j.active)
@@ -296,7 +299,7 @@ func (j *Jobs) once(ctx context.Context, s Service, spec *mplane.Statement, now 
 	start := started()
 	rows, err := j.runService(ctx, s, spec, start, end)
 	if err != nil {
-		return &mplane.Exception{Token: spec.ID(), Message: err.Error()}
+		return &mplane.Exception{Token: spec.ID(), Message: fmt.Sprintf("%.*s", maxFailure, err)}
 	}
 	result := spec.Result(start, time.Now(), rows)
 	// Validate the result, because peers could not read values of the wrong type.

@@ -312,3 +312,36 @@ func TestResumedSpecificationKeepsItsTimes(t *testing.T) {
 		t.Errorf("%v before and %v after the restart", before, after)
 	}
 }
+
+// TestReceiptOfKnownJobCanBeSent checks that an invalid specification with the token of a
+// running job is answered with a valid receipt. A component could not send any other, and
+// all replies behind it would wait forever.
+func TestReceiptOfKnownJobCanBeSent(t *testing.T) {
+	j := newJobs(t, nil, Limits{}, func(ctx context.Context, _ *mplane.Statement) ([][]string, error) {
+		<-ctx.Done()
+		return nil, nil
+	})
+	token, _ := submit(t, j, "now + 1h")
+	spec := j.services[0].Capability.Specification()
+	spec.Token = token
+	if _, err := mplane.Marshal(j.Submit(spec, "ann", nil, nil)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestJobsOfPeersAreSmall checks that a component neither accepts large specifications
+// nor keeps long reasons of failures, because it keeps many of both.
+func TestJobsOfPeersAreSmall(t *testing.T) {
+	j := newJobs(t, nil, Limits{}, func(_ context.Context, spec *mplane.Statement) ([][]string, error) {
+		return nil, errors.New(strings.Repeat("x", 1<<20))
+	})
+	spec := specify(t, j, "now + 1h")
+	spec.Parameters[0].Text = strings.Repeat("x", 1<<20)
+	if got := message(j.Submit(spec, "ann", nil, nil)); !strings.Contains(got, "The specification has about") {
+		t.Errorf("%.100q", got)
+	}
+	token, _ := submit(t, j, "now + 1h")
+	if got := message(wait(t, j, token)); len(got) > 4000 {
+		t.Errorf("a reason of %d bytes", len(got))
+	}
+}
