@@ -2,11 +2,13 @@ package command
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -416,6 +418,45 @@ func TestServeClients(t *testing.T) {
 		}
 		return err != nil
 	})
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+}
+
+// TestReloadChangesProbeOfStreams checks that a reload applies changed remote-probe
+// tables to the streams that are registered. Their probes do not register them again.
+func TestReloadChangesProbeOfStreams(t *testing.T) {
+	probe := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "[]") }))
+	defer probe.Close()
+	c := newServeConfig(t)
+	p := startProcess(t, nil, "serve", "--config", c.write(t))
+	reg := fmt.Sprintf(`{"CallBackUrl": %q, "StreamName": "s", "StreamType": "log_udp_complete"}`, strings.TrimPrefix(probe.URL, "http://"))
+	becomes(t, "the stream is registered", func() bool {
+		resp, err := http.Post("http://"+c.logs+"/DBSImport", "application/json", strings.NewReader(reg))
+		if err != nil {
+			return false // serve does not listen yet
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+	name := func() (status struct{ Probe string }) {
+		resp, err := http.Get("http://" + c.logs + "/DBSImport/0?status=1")
+		if err != nil {
+			return status // the listener is being reopened
+		}
+		defer resp.Body.Close()
+		if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
+			t.Error(err)
+		}
+		return status
+	}
+	if got := name().Probe; got != "s" {
+		t.Errorf("the probe is %q", got)
+	}
+	c.end = "[[remote-probe]]\nname = \"turin\"\naddresses = [\"127.0.0.1\"]"
+	c.write(t)
+	p.signal(syscall.SIGHUP)
+	p.says("configuration reloaded settings=remote-probe")
+	becomes(t, "the stream belongs to turin", func() bool { return name().Probe == "turin" })
 	p.signal(syscall.SIGTERM)
 	p.ends(0)
 }

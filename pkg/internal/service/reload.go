@@ -32,7 +32,9 @@ func (svc *Service) reload(load func() (*Change, error)) {
 	next := &change.Options
 	svc.opt.Probes.Replace(next.Known)
 	svc.opt.Roles.Replace(next.Allowed)
-	if logs := next.Repository.Logs; logs != nil && now.Logs != nil && change.touches("collect-log") {
+	if logs := next.Repository.Logs; logs != nil && now.Logs != nil && (change.touches("collect-log") || slices.Contains(change.Applied, "remote-probe")) {
+		// Registered streams keep the name and the time zone of their probe until the
+		// endpoint is reopened.
 		logs.Math.Listen, logs.Math.TLS = now.Logs.Math.Listen, now.Logs.Math.TLS
 		svc.repo.Reopen(repository.CollectLog, next.Repository)
 	}
