@@ -297,7 +297,7 @@ func (r *Repository) accept(e entry, adopt bool) (code int, err error) {
 	}
 	changed := s
 	probe := r.probe(e)
-	if e.StreamType != s.StreamType || e.StartTime != s.StartTime || probe.Name != s.probe || probe.Location != s.zone {
+	if e.Identity != s.Identity || e.StreamType != s.StreamType || e.StartTime != s.StartTime || probe.Name != s.probe || probe.Location != s.zone {
 		changed = r.newStream(e, s.figures)
 	}
 	oldUrl, oldPeer, oldSilent := s.CallBackUrl, s.Peer, s.Silent

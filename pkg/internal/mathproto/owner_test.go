@@ -162,3 +162,41 @@ func TestSilenceIsSaved(t *testing.T) {
 		t.Errorf("silent since %v, and then since %v", first, at)
 	}
 }
+
+// TestStreamsGetCertificates checks that a probe keeps its stream when the site starts to
+// use TLS: with its first certificate, it may change the stream that it registered
+// without one. From then on, the stream belongs to the certificate.
+func TestStreamsGetCertificates(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // register streams without importing them
+	r, err := NewRepository(RepositoryOptions{
+		Import: bulk.Options{StateDir: dir}, Stores: &repo{}, State: filepath.Join(dir, "math.json"), timing: quick,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.unlock()
+	r.ctx = ctx
+	for _, c := range []struct {
+		from, port, identity string
+		want                 int
+	}{
+		{"10.0.0.1", "1", "", 200},
+		{"10.0.0.2", "1", "org.Probe-rome", 403},
+		{"10.0.0.1", "2", "org.Probe-turin", 200},
+		{"10.0.0.1", "3", "", 403},
+		{"10.0.0.1", "3", "org.Probe-rome", 403},
+		{"10.0.0.3", "3", "org.Probe-turin", 200},
+	} {
+		code, err := r.accept(entry{Registration: Registration{StreamName: "s", StreamType: "log_udp_complete", CallBackUrl: c.from + ":" + c.port},
+			Peer: netip.MustParseAddr(c.from), Identity: c.identity}, false)
+		if code != c.want {
+			t.Errorf("%s of %q: %d, %v, want %d", c.from, c.identity, code, err, c.want)
+		}
+	}
+	if s := r.streams[0]; s.Identity != "org.Probe-turin" || s.probe != "turin" || s.CallBackUrl != "10.0.0.3:3" {
+		t.Errorf("%+v of %s", s.entry, s.probe)
+	}
+	r.wg.Wait()
+}

@@ -248,15 +248,16 @@ const ownerSilence = time.Hour
 
 // mayChange returns nil if the peer with this address and identity may change or remove
 // the stream, or else an error that says why not. A stream belongs to the certificate
-// that registered it. Without TLS, it belongs to the address that registered it until its
-// probe has been silent for ownerSilence. The caller holds the repository's lock.
+// that registered it. A stream that was registered without TLS belongs to the address
+// that registered it, with or without a certificate, until its probe has been silent for
+// ownerSilence. The caller holds the repository's lock.
 func (s *stream) mayChange(from netip.Addr, identity string) error {
 	host := peer.Host(from) // an IPv6 host may change its address within its /64 network
 	silent := s.unanswered && !s.Silent.IsZero() && time.Since(s.Silent) >= ownerSilence
 	switch {
-	case s.Identity != identity:
+	case s.Identity != "" && s.Identity != identity:
 		return errors.New("the stream belongs to another peer")
-	case identity != "", from == s.Peer, host != "" && host == peer.Host(s.Peer), silent:
+	case s.Identity != "", from == s.Peer, host != "" && host == peer.Host(s.Peer), silent:
 		return nil
 	}
 	return hint.Add(fmt.Errorf("the stream belongs to another peer: %s registered it and was active within the last hour", s.Peer),
