@@ -115,3 +115,19 @@ func TestRefusedRegistrations(t *testing.T) {
 		t.Errorf("%v counted and %d logged of %d", counted, logged, n)
 	}
 }
+
+// TestSummariesAreLimited checks that a peer that changes its stream again and again does
+// not fill the memory with the results of the imports that this restarts, and that their
+// counts are kept.
+func TestSummariesAreLimited(t *testing.T) {
+	r := new(Repository)
+	const n = 5 * maxSummaries
+	for range n {
+		r.addSummary(&bulk.Summary{Types: []*bulk.TypeSummary{{Name: "log_udp_complete", Files: 1}}, Open: make([]bulk.OpenFolder, 1)})
+	}
+	sums := r.Summaries()
+	sum := bulk.Merge(sums)
+	if len(sums) > maxSummaries || len(sum.Open) > maxSummaries || sum.Total.Files != n {
+		t.Errorf("%d summaries with %d open folders and %d files, want %d files", len(sums), len(sum.Open), sum.Total.Files, n)
+	}
+}

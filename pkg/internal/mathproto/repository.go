@@ -190,6 +190,22 @@ func (r *Repository) Summaries() []*bulk.Summary {
 	return slices.Clone(r.sums)
 }
 
+// maxSummaries is the maximum number of summaries that a repository keeps. It is large
+// enough for the last import of each stream.
+const maxSummaries = 2 * MaxStreams
+
+// addSummary adds the result of an import. Peers can restart their imports as often as
+// they like, so addSummary merges the oldest results when there are too many. The folders
+// and files that these imports left are not kept. The caller holds the lock.
+func (r *Repository) addSummary(sum *bulk.Summary) {
+	if len(r.sums) == maxSummaries {
+		old := bulk.Merge(r.sums[:MaxStreams])
+		old.Open, old.PassedOver, old.Left, old.LeftBytes = nil, bulk.PassedOver{}, 0, 0
+		r.sums = append([]*bulk.Summary{old}, r.sums[MaxStreams:]...)
+	}
+	r.sums = append(r.sums, sum)
+}
+
 // save writes the registry to the state file. The caller holds the lock.
 func (r *Repository) save() error {
 	reg := registry{Next: r.next, Adopted: r.adopted}
@@ -386,7 +402,7 @@ func (r *Repository) follow(ctx context.Context, s *stream, succeeded func()) (e
 	s.endRun()
 	if sum != nil {
 		r.mu.Lock()
-		r.sums = append(r.sums, sum)
+		r.addSummary(sum)
 		r.mu.Unlock()
 	}
 	return err
