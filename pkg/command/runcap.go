@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -187,7 +188,31 @@ func (r runcap) specify(s *shell.Session, name string) (*mplane.Statement, error
 	if err != nil {
 		return nil, hint.Add(err, "'tstatrepo runcap --list' lists them")
 	}
+	if err := checkValues(capability, s.Values); err != nil {
+		return nil, err
+	}
 	return s.Specify(capability, r.Label)
+}
+
+// checkValues returns a usage error if one of the values given with --set would have no
+// effect, because the capability has no such parameter or allows only another value.
+func checkValues(capability *mplane.Statement, values map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		i := slices.IndexFunc(capability.Parameters, func(f mplane.Field) bool { return f.Name == name })
+		if i < 0 {
+			return hint.Usagef("--set %s: %s has no such parameter", mplane.Visible(name), mplane.Visible(capability.Label))
+		}
+		f := capability.Parameters[i]
+		constraint, err := mplane.ParseConstraint(f.Type, f.Text)
+		if err != nil {
+			return err
+		}
+		value, err := f.Type.Canonical(values[name])
+		if only, single := constraint.Single(); single && (err != nil || value != only) {
+			return hint.Usagef("--set %s: %s allows only %s", name, mplane.Visible(capability.Label), mplane.Visible(only))
+		}
+	}
+	return nil
 }
 
 // run runs the capability with the given label or token.
