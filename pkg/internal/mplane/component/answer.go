@@ -29,6 +29,17 @@ func (j *Jobs) Capability(identity, token string) *mplane.Statement {
 	return nil
 }
 
+// reply returns the reply of the job with the given token. It returns nil if the job has
+// not ended, is unknown or belongs to another identity.
+func (j *Jobs) reply(token, identity string) mplane.Message {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if b, ok := j.jobs[token]; ok && b.owner == identity {
+		return b.reply
+	}
+	return nil
+}
+
 // resultTimeout is how long Answer waits for a result before it responds with a receipt
 // instead, as in the RI.
 const resultTimeout = 5 * time.Second

@@ -46,8 +46,12 @@ const maxSilence = 10 * time.Second
 // the component's next poll with a specification for this capability.
 const callbackLabel = "callback"
 
-// maxCallback is how far a supervisor can postpone a component's next poll.
-const maxCallback = time.Hour
+// A supervisor can set the time to a component's next poll to a value between minCallback
+// and maxCallback.
+const (
+	minCallback = 100 * time.Millisecond
+	maxCallback = time.Hour
+)
 
 // If the supervisor's clock is behind ours, envelopes are delayed by the difference. A
 // difference above maxAhead is ignored, because the supervisor's clock was probably
@@ -357,9 +361,13 @@ func (c *Component) receive(m mplane.Message) {
 		case m.Kind == mplane.Specification && m.Label == callbackLabel:
 			// The supervisor does not expect a response.
 			d := m.When.Delays(time.Now())
-			c.next = min(d.End, maxCallback)
+			c.next = min(max(d.End, minCallback), maxCallback)
 		case m.Kind == mplane.Specification:
+			former := c.jobs.reply(m.ID(), c.supervisor)
 			answer := c.jobs.Submit(m, c.supervisor, c.send, c.send)
+			if former != nil { // the supervisor may have lost it in a crash
+				c.send(former)
+			}
 			if e, refused := answer.(*mplane.Exception); refused {
 				c.recordRefusal(m, e.Message)
 			}

@@ -13,11 +13,14 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/mplane"
 )
 
-// send queues the reply m for delivery to this component's supervisor. It ignores the
-// link of the specification, which may be another URL.
+// send queues the reply m for delivery to this component's supervisor, unless m is queued
+// already. It ignores the link of the specification, which may be another URL.
 func (c *Component) send(m mplane.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if slices.Contains(c.outbox, m) {
+		return
+	}
 	if len(c.outbox) >= maxOutbox {
 		c.Log.Error("queue of replies is full, oldest reply dropped", "supervisor", c.conn.Root())
 		c.outbox = slices.Delete(c.outbox, 0, 1)

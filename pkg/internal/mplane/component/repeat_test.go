@@ -285,3 +285,37 @@ func TestUnknownCapability(t *testing.T) {
 		t.Errorf("log: %s", got)
 	}
 }
+
+// TestReplyIsSentAgain checks that a supervisor that sends the specification of an ended
+// job again, because it has lost the reply in a crash, gets the reply and not only a
+// receipt. Otherwise it would take the job for a running one.
+func TestReplyIsSentAgain(t *testing.T) {
+	s, url := newRISupervisor(t, 0)
+	s.component(url, Options{})
+	spec := specify(t, newJobs(t, nil, Limits{}, nil), "now + 0s")
+	for range 2 {
+		s.push(spec)
+		for _, want := range []mplane.Kind{mplane.Receipt, mplane.Result} {
+			if m, ok := s.next().(*mplane.Statement); !ok || m.Kind != want || m.Token != spec.ID() {
+				t.Errorf("got %v, want a %s", m, want)
+			}
+		}
+	}
+}
+
+// TestCallbackLeavesPause checks that a supervisor cannot make a component poll without
+// any pause.
+func TestCallbackLeavesPause(t *testing.T) {
+	reg := exchange.Registries(t)
+	c := &Component{jobs: newJobs(t, nil, Limits{}, nil)}
+	for when, want := range map[string]time.Duration{"now": 100 * time.Millisecond, "now ... future": 100 * time.Millisecond, "now + 5s": 5 * time.Second, "now + 2d": maxCallback} {
+		m, err := reg.Parse([]byte(`{"specification": "measure", "label": "callback", "registry": "` + mplane.TstatRegistry + `", "when": "` + when + `"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.receive(m)
+		if c.next != want {
+			t.Errorf("%s: the next poll is in %v, want %v", when, c.next, want)
+		}
+	}
+}
