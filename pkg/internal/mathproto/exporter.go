@@ -257,6 +257,9 @@ func (p *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s, err := p.current(r.Context())
+	if r.Context().Err() != nil { // the repository has closed the connection
+		return
+	}
 	if err != nil {
 		p.log.Warn("folder cannot be read", "folder", p.opt.Dir, "err", err)
 		answer(w, http.StatusServiceUnavailable, "the folder cannot be read")

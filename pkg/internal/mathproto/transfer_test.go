@@ -1,9 +1,13 @@
 package mathproto
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -375,4 +379,24 @@ func FuzzDecodeList(f *testing.F) {
 			t.Errorf("%q: %q, %v, want %q, %v", s, names, err, want, wantErr)
 		}
 	})
+}
+
+// TestGoneRepositoryIsNotReported checks that no log line says that a folder cannot be
+// read when a repository has closed its connection during a scan of the folder.
+func TestGoneRepositoryIsNotReported(t *testing.T) {
+	var log bytes.Buffer
+	p, err := NewExporter(ExporterOptions{
+		Dir: t.TempDir(), Repository: URL{Addr: "127.0.0.1:1"}, Listen: []peer.Options{{Addr: "127.0.0.1:0"}}, Stream: "{probe}_{type}", Probe: "p",
+		Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.CloseAll(p.listeners)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/ListDir/p_log_tcp_complete", nil).WithContext(ctx))
+	if log.Len() > 0 {
+		t.Errorf("logged %s", log.String())
+	}
 }
