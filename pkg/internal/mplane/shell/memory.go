@@ -204,6 +204,15 @@ func (m *Memory) Labels(supervisor string) ([]string, error) {
 
 // Forget removes a supervisor's saved jobs.
 func (m *Memory) Forget(supervisor string) error {
+	return m.remove(func(r savedJob) bool { return r.Supervisor == supervisor })
+}
+
+// Remove removes a supervisor's job with the given token.
+func (m *Memory) Remove(supervisor, token string) error {
+	return m.remove(func(r savedJob) bool { return r.Supervisor == supervisor && r.Token == token })
+}
+
+func (m *Memory) remove(selected func(savedJob) bool) error {
 	unlock, err := m.lock()
 	if err != nil {
 		return err
@@ -213,6 +222,5 @@ func (m *Memory) Forget(supervisor string) error {
 	if err != nil {
 		return err
 	}
-	list = slices.DeleteFunc(list, func(r savedJob) bool { return r.Supervisor == supervisor })
-	return state.Save(m.path(), memoryFormat, list)
+	return state.Save(m.path(), memoryFormat, slices.DeleteFunc(list, selected))
 }

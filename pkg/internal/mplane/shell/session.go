@@ -240,19 +240,21 @@ func (s *Session) printValue(name string) {
 // Names returns the names of the parameters that have been set, sorted.
 func (s *Session) Names() []string { return slices.Sorted(maps.Keys(s.Values)) }
 
-// Run sends spec, saves the response in s.Memory, and returns the response.
+// Run sends spec, saves the response in s.Memory, and returns the response. It saves a
+// receipt before it sends spec, so that the user can stop the job whatever happens next.
 func (s *Session) Run(ctx context.Context, spec *mplane.Statement) (mplane.Message, error) {
 	sent := time.Now()
-	j := Job{Token: spec.ID(), Label: spec.Label}
-	reply, err := s.Client.Send(ctx, spec)
-	if errors.As(err, new(*wire.UnansweredError)) && s.Memory != nil {
-		// The job may be running, so the user must be able to ask for it and to stop it.
-		j.Message = spec.Notice(mplane.Receipt)
-		err = hint.Add(err, "the specification may be running: see `status`, and stop it with `stop` `token` "+j.Label)
-		return nil, errors.Join(err, s.remember(j))
-	}
+	j := Job{Token: spec.ID(), Label: spec.Label, Message: spec.Notice(mplane.Receipt)}
+	restore, err := s.rememberTentatively(j)
 	if err != nil {
 		return nil, err
+	}
+	reply, err := s.Client.Send(ctx, spec)
+	if errors.As(err, new(*wire.UnansweredError)) {
+		return nil, hint.Add(err, "the specification may be running: see `status`, and stop it with `stop` `token` "+j.Label)
+	}
+	if err != nil {
+		return nil, errors.Join(err, restore())
 	}
 	j.reply(reply, mplane.Specification, spec.Notice(mplane.Receipt), sent)
 	return reply, s.remember(j)
@@ -264,6 +266,24 @@ func (s *Session) remember(j Job) error {
 		return nil
 	}
 	return s.Memory.Put(s.Client.Root(), j)
+}
+
+// rememberTentatively is like remember. The function that it returns restores the former
+// state of j in s.Memory.
+func (s *Session) rememberTentatively(j Job) (restore func() error, err error) {
+	if s.Memory == nil {
+		return func() error { return nil }, nil
+	}
+	peer := s.Client.Root()
+	jobs, err := s.Memory.Jobs(peer)
+	if err != nil {
+		return nil, err
+	}
+	restore = func() error { return s.Memory.Remove(peer, j.Token) }
+	if i := slices.IndexFunc(jobs, func(o Job) bool { return o.Token == j.Token }); i >= 0 {
+		restore = func() error { return s.remember(jobs[i]) }
+	}
+	return restore, s.remember(j)
 }
 
 // Redeem returns the state of the job with the given token or label: its result if

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -240,5 +242,63 @@ func TestUnansweredSpecificationIsSaved(t *testing.T) {
 	}
 	if m, err := s.Stop(t.Context(), "x-0"); err != nil {
 		t.Errorf("%v, %v", m, err)
+	}
+}
+
+// TestUnsavedSpecificationIsNotSent checks that runcap starts no job whose token it could
+// not save, for example because the disk is full: nobody could stop the job.
+func TestUnsavedSpecificationIsNotSent(t *testing.T) {
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, sent := http.StatusForbidden, 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m, err := wire.ReadMessage(r, reg)
+		if err != nil {
+			t.Error(err)
+		}
+		if sent++; status != http.StatusOK {
+			wire.Fail(w, status)
+			return
+		}
+		now := time.Now()
+		wire.Write(w, 200, m.(*mplane.Statement).Result(now, now, nil))
+	}))
+	defer srv.Close()
+	cl, err := client.Open(wire.Dialer{URL: srv.URL}, reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	spec := &mplane.Statement{Kind: mplane.Specification, Verb: mplane.Measure, Label: "x-0", Registry: mplane.TstatRegistry, When: mplane.Between(start, start)}
+	spec.SetToken()
+	s := &Session{Client: cl, Out: new(bytes.Buffer), Memory: &Memory{Dir: file, Registries: reg}}
+	if _, err := s.Run(t.Context(), spec); err == nil || sent > 0 {
+		t.Errorf("%v, sent %d times", err, sent)
+	}
+	// A refused request leaves the saved jobs as they were.
+	s.Memory.Dir = t.TempDir()
+	for _, c := range []struct {
+		status int
+		want   mplane.Kind // of the saved job; "" means none
+	}{{http.StatusForbidden, ""}, {http.StatusOK, mplane.Result}, {http.StatusForbidden, mplane.Result}} {
+		status = c.status
+		if _, err := s.Run(t.Context(), spec); (err == nil) != (status == http.StatusOK) {
+			t.Errorf("%d: %v", status, err)
+		}
+		jobs, err := s.Memory.Jobs(cl.Root())
+		got := mplane.Kind("")
+		if len(jobs) == 1 {
+			got = jobs[0].Message.(*mplane.Statement).Kind
+		}
+		if err != nil || got != c.want {
+			t.Errorf("%d: saved %v, %v", status, jobs, err)
+		}
 	}
 }
