@@ -44,8 +44,11 @@ func (j *Jobs) reply(token, identity string) mplane.Message {
 // instead, as in the RI.
 const resultTimeout = 5 * time.Second
 
+// NotDelivered does nothing, because replies are kept whether clients get them or not.
+func (j *Jobs) NotDelivered(string, mplane.Message) {}
+
 // Answer returns the response to a message of the client-initiated workflow. Answer,
-// Capabilities and Capability make Jobs a wire.Backend.
+// Capabilities, Capability and NotDelivered make Jobs a wire.Backend.
 func (j *Jobs) Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message {
 	s, ok := m.(*mplane.Statement)
 	if !ok {

@@ -168,3 +168,22 @@ func TestJobOfSilentComponentSurvivesRestart(t *testing.T) {
 		t.Errorf("%v", e)
 	}
 }
+
+// TestUndeliveredResultIsKept checks that a result that could not be sent to its client
+// is not dropped as if the client had received it.
+func TestUndeliveredResultIsKept(t *testing.T) {
+	x := newSite(t, Options{Immediate: time.Nanosecond})
+	ann := x.client("ann")
+	x.register("c", capability)
+	spec := x.specify(x.parse(capability), "now + 1h")
+	x.send(ann, spec)
+	now := time.Now()
+	late := *spec
+	late.Token = x.poll("c")
+	x.s.Receive("c", late.Result(now, now, nil))
+	x.s.NotDelivered("ann", x.s.state("ann", spec.Token))
+	x.s.tidy(now.Add(10 * keepDelivered))
+	if m := x.redeem(ann, spec); kind(m) != mplane.Result {
+		t.Error(m.Show())
+	}
+}

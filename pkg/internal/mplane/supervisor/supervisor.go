@@ -304,6 +304,16 @@ func (s *Supervisor) state(identity, token string) mplane.Message {
 	return b.reply
 }
 
+// NotDelivered keeps the reply to a client's job as long as if the client had not asked
+// for it.
+func (s *Supervisor) NotDelivered(identity string, reply mplane.Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, ok := s.asked[key{identity, reply.ID()}]; ok && b.reply == reply {
+		b.delivered, s.dirty = false, true
+	}
+}
+
 // interrupt asks the component to stop a client's job. If the component has not sent a
 // receipt for the job yet, it may not know the job. In this case, Receive queues the
 // interrupt when the receipt arrives.

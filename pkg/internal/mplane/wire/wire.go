@@ -47,12 +47,14 @@ const HTML = "text/html; charset=UTF-8"
 // Limits on large messages, because parsing a message needs many times its size in
 // memory. The constant small is the minimum size of a large message in bytes. At most
 // maxLarge large messages are read concurrently, and only one from each remote host.
-// Further large messages wait for up to waitLarge. The same applies to large messages
-// that are written.
+// Further large messages wait for up to waitLarge. The same applies to large messages that
+// are written, which wait for up to waitSending: less than a supervisor keeps a result
+// that it takes for delivered.
 const (
-	small     = 64 << 10
-	maxLarge  = 4
-	waitLarge = 30 * time.Second
+	small       = 64 << 10
+	maxLarge    = 4
+	waitLarge   = 30 * time.Second
+	waitSending = 8 * time.Second
 )
 
 var (
@@ -144,18 +146,20 @@ func Write(w http.ResponseWriter, status int, m mplane.Message) {
 
 // write responds to a client with a message. The limits on reading large messages apply to
 // writing them too, because a client that does not read its response keeps it in memory.
-func write(w http.ResponseWriter, r *http.Request, m mplane.Message) {
+// If they do not allow m, write responds with an error and returns false.
+func write(w http.ResponseWriter, r *http.Request, m mplane.Message) bool {
 	if mplane.Size(m) >= small {
-		ctx, cancel := context.WithTimeout(r.Context(), waitLarge)
+		ctx, cancel := context.WithTimeout(r.Context(), waitSending)
 		defer cancel()
 		host := Host(r)
 		if err := sending.Acquire(ctx, host); err != nil {
 			Fail(w, http.StatusServiceUnavailable)
-			return
+			return false
 		}
 		defer sending.Release(host)
 	}
 	Write(w, http.StatusOK, m)
+	return true
 }
 
 // Answer writes a response with a Content-Length.
@@ -211,6 +215,8 @@ type Backend interface {
 	Capability(identity, token string) *mplane.Statement
 	// Answer returns the response to a message. HostOf(ctx) is the host that sent it.
 	Answer(ctx context.Context, identity string, m mplane.Message) mplane.Message
+	// NotDelivered is called if a response that Answer returned could not be sent.
+	NotDelivered(identity string, response mplane.Message)
 }
 
 // Server serves a Backend over HTTP.
@@ -324,7 +330,10 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request, id string) {
 		Write(w, http.StatusBadRequest, &mplane.Exception{Message: err.Error()})
 		return
 	}
-	write(w, r, s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m))
+	reply := s.Backend.Answer(context.WithValue(r.Context(), hostKey{}, Host(r)), id, m)
+	if !write(w, r, reply) {
+		s.Backend.NotDelivered(id, reply)
+	}
 }
 
 // NewServer returns an HTTP server with limits that suit both workflows. On shutdown, the

@@ -31,8 +31,11 @@ func TestErrorsOfOpenHideThePassword(t *testing.T) {
 	}
 }
 
-// many is a Backend with a list of capabilities.
-type many struct{ list []*mplane.Statement }
+// many is a Backend with a list of capabilities. It responds to messages with the first.
+type many struct {
+	list         []*mplane.Statement
+	notDelivered chan mplane.Message
+}
 
 func (b *many) Capabilities(string) []*mplane.Statement { return b.list }
 
@@ -45,7 +48,9 @@ func (b *many) Capability(_, token string) *mplane.Statement {
 	return nil
 }
 
-func (b *many) Answer(context.Context, string, mplane.Message) mplane.Message { return nil }
+func (b *many) Answer(context.Context, string, mplane.Message) mplane.Message { return b.list[0] }
+
+func (b *many) NotDelivered(_ string, m mplane.Message) { b.notDelivered <- m }
 
 var href = regexp.MustCompile(`<a href='([^']*)'>`)
 
@@ -169,5 +174,36 @@ func TestLargeResponsesAreLimited(t *testing.T) {
 	runtime.ReadMemStats(&m)
 	if m.HeapAlloc > 100<<20 {
 		t.Errorf("%d stalled clients use %d MiB", clients, m.HeapAlloc>>20)
+	}
+}
+
+// TestRefusedResponseIsNotDelivered checks that the backend learns that a large response
+// was not sent, because it may be a result that the backend would drop.
+func TestRefusedResponseIsNotDelivered(t *testing.T) {
+	for range maxLarge { // other clients do not read their responses
+		if err := sending.Acquire(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		defer sending.Release("")
+	}
+	reg, err := mplane.NewRegistries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	big := &mplane.Statement{Kind: mplane.Capability, Verb: "measure", Registry: mplane.CoreRegistry, Label: strings.Repeat("x", 1<<20)}
+	b := &many{[]*mplane.Statement{big}, make(chan mplane.Message, 1)}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	r := httptest.NewRequest("POST", "/", strings.NewReader(`{"exception": "x", "message": "m"}`)).WithContext(ctx)
+	r.Header.Set("Content-Type", ContentType)
+	w := httptest.NewRecorder()
+	(&Server{Registries: reg, Backend: b}).ServeHTTP(w, r)
+	select {
+	case m := <-b.notDelivered:
+		if m != mplane.Message(big) || w.Code != http.StatusServiceUnavailable {
+			t.Errorf("%d, %v", w.Code, m)
+		}
+	default:
+		t.Errorf("%d, and the backend does not know it", w.Code)
 	}
 }
