@@ -460,3 +460,29 @@ func TestReloadChangesProbeOfStreams(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	p.ends(0)
 }
+
+// TestReloadRetriesSettings checks that a reload applies settings that failed at the
+// reload before, although the file is the same. The cause may have been the folder.
+func TestReloadRetriesSettings(t *testing.T) {
+	c := newServeConfig(t)
+	p := startProcess(t, nil, "serve", "--config", c.write(t))
+	p.says("serving")
+	blocked := filepath.Join(c.dir, "blocked")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.log = fmt.Sprintf("to = [\"copy:%s/store\"]", blocked)
+	c.write(t)
+	p.signal(syscall.SIGHUP)
+	p.says("endpoint not opened with the changed settings, keeping the former")
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(syscall.SIGHUP)
+	becomes(t, "the store", func() bool {
+		_, err := os.Stat(filepath.Join(blocked, "store"))
+		return err == nil
+	})
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+}

@@ -36,6 +36,7 @@ type endpoint struct {
 	mu        sync.Mutex
 	open      openFunc
 	former    openFunc // the previous function, kept until open succeeds; may be nil
+	reverted  bool     // the function that reopen set last has failed
 	server    server   // the server that was opened last; nil if there was none
 	users     int
 	closed    bool
@@ -145,7 +146,7 @@ func (e *endpoint) reopen(open openFunc) {
 	if e.former == nil {
 		e.former = e.open
 	}
-	e.open = open
+	e.open, e.reverted = open, false
 	if e.cancelRun != nil {
 		e.cancelRun()
 	}
@@ -232,7 +233,7 @@ func (e *endpoint) recordClosed(err error, good bool) (former bool) {
 	if good || e.former == nil {
 		return false
 	}
-	e.open, e.former = e.former, nil
+	e.open, e.former, e.reverted = e.former, nil, true
 	return true
 }
 

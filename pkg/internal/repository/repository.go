@@ -157,6 +157,18 @@ func (r *Repository) Reopen(label string, opt Options) {
 	}
 }
 
+// Reverted reports whether the endpoint with the given label could not be opened with the
+// options of the last Reopen, and uses the previous ones.
+func (r *Repository) Reverted(label string) bool {
+	e := r.endpoint(label)
+	if e == nil {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.reverted
+}
+
 // endpoint returns the endpoint with the given label, or nil if it is off.
 func (r *Repository) endpoint(label string) *endpoint {
 	i := slices.IndexFunc(r.endpoints, func(e *endpoint) bool { return e.label == label })

@@ -18,8 +18,8 @@ type Change struct {
 
 // reload calls load and applies the new configuration as far as possible. It logs the
 // changed keys that need a restart. No connection is lost: an endpoint responds to
-// requests in flight before it is reopened with other settings. If load returns an
-// error, nothing changes.
+// requests in flight before it is reopened with other settings. An endpoint that could not
+// be reopened at the last reload is tried again. If load returns an error, nothing changes.
 func (svc *Service) reload(load func() (*Change, error)) {
 	log, now := svc.opt.Log, &svc.opt.Repository
 	change, err := load()
@@ -32,13 +32,13 @@ func (svc *Service) reload(load func() (*Change, error)) {
 	next := &change.Options
 	svc.opt.Probes.Replace(next.Known)
 	svc.opt.Roles.Replace(next.Allowed)
-	if logs := next.Repository.Logs; logs != nil && now.Logs != nil && (change.touches("collect-log") || slices.Contains(change.Applied, "remote-probe")) {
+	if logs := next.Repository.Logs; logs != nil && now.Logs != nil && (change.touches("collect-log") || slices.Contains(change.Applied, "remote-probe") || svc.repo.Reverted(repository.CollectLog)) {
 		// Registered streams keep the name and the time zone of their probe until the
 		// endpoint is reopened.
 		logs.Math.Listen, logs.Math.TLS = now.Logs.Math.Listen, now.Logs.Math.TLS
 		svc.repo.Reopen(repository.CollectLog, next.Repository)
 	}
-	if points := next.Repository.RRD; points != nil && now.RRD != nil && change.touches("collect-rrd") {
+	if points := next.Repository.RRD; points != nil && now.RRD != nil && (change.touches("collect-rrd") || svc.repo.Reverted(repository.CollectRRD)) {
 		points.Listen, points.TLS = now.RRD.Listen, now.RRD.TLS
 		svc.repo.Reopen(repository.CollectRRD, next.Repository)
 	}
