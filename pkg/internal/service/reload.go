@@ -1,6 +1,7 @@
 package service
 
 import (
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -37,6 +38,9 @@ func (svc *Service) reload(load func() (*Change, error)) {
 		// endpoint is reopened.
 		logs.Math.Listen, logs.Math.TLS = now.Logs.Math.Listen, now.Logs.Math.TLS
 		svc.repo.Reopen(repository.CollectLog, next.Repository)
+		limits := svc.opt
+		limits.Repository.Logs = logs
+		debug.SetMemoryLimit(limits.Memory())
 	}
 	if points := next.Repository.RRD; points != nil && now.RRD != nil && (change.touches("collect-rrd") || svc.repo.Reverted(repository.CollectRRD)) {
 		points.Listen, points.TLS = now.RRD.Listen, now.RRD.TLS
