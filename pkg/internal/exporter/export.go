@@ -224,6 +224,7 @@ func (p *Exporter) recordLines(e *export, sum *stream.Stats) {
 		s.LastSuccess = time.Now()
 	}
 	s.Lines, s.Bytes, s.Rejects, s.Outside, s.Waiting = c.Lines, sum.Bytes, sum.Rejects, sum.Outside, sum.Lines-c.Lines-c.Dropped
+	s.LastError, s.Sink, s.Rate, s.Rates, s.Interval = c.Trouble, c, sum.Rate, sum.Rates, sum.Interval
 	switch was := s.Silent; {
 	case e.quiet.update(time.Now(), sum.Lines, sum.Folders) < e.silence:
 		if s.Silent = false; was {

@@ -3,6 +3,8 @@ package exporter
 import (
 	"slices"
 	"time"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream"
 )
 
 // Export is a running specification and its progress.
@@ -24,6 +26,13 @@ type Export struct {
 	// Waiting is the amount of data that the repository has yet to accept: lines, or
 	// bytes of points in the spool.
 	Waiting int64
+
+	// Sink describes the connection to the repository, and Rate, Rates and Interval the
+	// lines read recently; see stream.Stats. Only tstat-exporter_streaming sets them.
+	Sink     stream.SinkStats
+	Rate     float64
+	Rates    []int64
+	Interval time.Duration
 
 	Lines   int64 // accepted by the repository, of tstat-exporter_streaming
 	Rejects int64 // malformed lines

@@ -135,10 +135,13 @@ func addExport(s *admin.State, from string, e exporter.Export) {
 			Time: time.Now(), LastFolder: e.Newest, LastSuccess: e.LastSuccess, Files: e.Files, Bytes: e.Bytes, LastError: e.LastError,
 		})
 	case exporter.Streaming:
+		sink := e.Sink
+		sink.Name = e.Repository
 		s.Live = append(s.Live, admin.Live{Name: name, Stats: stream.Stats{
 			Lines: e.Lines, Bytes: e.Bytes, Rejects: e.Rejects, Outside: e.Outside, Unacked: e.Waiting,
-			Sources: []stream.SourceStats{{Probe: from, From: e.Folder, Lines: e.Lines, Rejects: e.Rejects, Last: e.LastSuccess}},
-			Sinks:   []stream.SinkStats{{Name: e.Repository, Lines: e.Lines, Trouble: e.LastError}},
+			Rate: e.Rate, Rates: e.Rates, Interval: e.Interval,
+			Sources: []stream.SourceStats{{Probe: from, From: e.Folder, Lines: e.Lines, Rejects: e.Rejects, Last: e.LastSuccess, Rate: e.Rate}},
+			Sinks:   []stream.SinkStats{sink},
 		}})
 	case exporter.RRD:
 		a := admin.RRD{Name: name, To: e.Repository, Recreated: e.Recreated, EndpointStats: rrdpush.EndpointStats{
@@ -152,16 +155,23 @@ func addExport(s *admin.State, from string, e exporter.Export) {
 }
 
 // certificates returns the certificates in files: those that the service presents, and
-// those of the authorities that it trusts.
+// those of the authorities that it trusts. For a file that listeners cannot load, the list
+// has the reason instead.
 func certificates(files peer.TLS) []admin.Certificate {
 	var list []admin.Certificate
-	for _, f := range []struct{ use, path string }{{"tls-cert", files.Cert}, {"tls-ca", files.CA}} {
+	for _, f := range []struct {
+		use, path string
+		files     peer.TLS
+	}{{"serve tls-cert", files.Cert, peer.TLS{Cert: files.Cert, Key: files.Key}}, {"serve tls-ca", files.CA, peer.TLS{CA: files.CA}}} {
 		if f.path == "" {
 			continue
 		}
 		rest, err := os.ReadFile(f.path)
+		if err == nil {
+			_, err = f.files.Client() // loads the files
+		}
 		if err != nil {
-			list = append(list, admin.Certificate{Use: "serve " + f.use, Err: err.Error()})
+			list = append(list, admin.Certificate{Use: f.use, Err: err.Error()})
 			continue
 		}
 		for len(rest) > 0 {
@@ -172,7 +182,7 @@ func certificates(files peer.TLS) []admin.Certificate {
 			if block.Type != "CERTIFICATE" {
 				continue
 			}
-			a := admin.Certificate{Use: "serve " + f.use}
+			a := admin.Certificate{Use: f.use}
 			if cert, err := x509.ParseCertificate(block.Bytes); err != nil {
 				a.Err = err.Error()
 			} else {
