@@ -91,6 +91,26 @@ func TestUnitsLimitMemory(t *testing.T) {
 	}
 }
 
+// TestUnitsTakeStopForSuccess checks that systemctl stop does not mark a unit as failed:
+// all commands but serve end with status 143 after a clean stop.
+func TestUnitsTakeStopForSuccess(t *testing.T) {
+	files, err := filepath.Glob("../../conf/systemd/*.service")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, f := range append(files, "../../man/tstatrepo-site.7.md") {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, after, _ := strings.Cut(string(text), "\nExecStart=/usr/bin/tstatrepo ")
+		command, _, _ := strings.Cut(after, " ")
+		if got := strings.Contains(string(text), "\nSuccessExitStatus=143\n"); got != (command != "serve") {
+			t.Errorf("%s runs %s; SuccessExitStatus=143: %v", f, command, got)
+		}
+	}
+}
+
 // TestRegistryFile checks that conf/registry.json can be loaded as a registry.
 func TestRegistryFile(t *testing.T) {
 	r, err := mplane.NewRegistries("../../conf/registry.json")
