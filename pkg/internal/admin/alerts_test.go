@@ -15,7 +15,7 @@ import (
 const alertRules = "../../../conf/prometheus/tstatrepo.rules.yml"
 
 // TestAlertRulesNameMetrics checks that the alert rules only use metrics that serve
-// exports.
+// exports, or that import-bulk and rrd-push write to a metrics file.
 func TestAlertRulesNameMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(NewCollector(broken), peer.Refusals, mathproto.RefusedRegistrations)
@@ -27,6 +27,13 @@ func TestAlertRulesNameMetrics(t *testing.T) {
 	shown := map[string]bool{}
 	for _, f := range families {
 		shown[f.GetName()] = true
+	}
+	list, err := os.ReadFile("../../command/testdata/metrics.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^(tstatrepo_(?:import|rrd_push|store)_\w+)\{.*  textfile: `).FindAllSubmatch(list, -1) {
+		shown[string(m[1])] = true
 	}
 	text, err := os.ReadFile(alertRules)
 	if err != nil {
