@@ -28,7 +28,7 @@ same() { cmp "$1/SHA256SUMS" "$2/SHA256SUMS" || fail "two builds differ"; }
 # install_commands WORD prints the commands of README's section Install that
 # begin with a word.
 install_commands() { sed -n '/^## Install/,/^## /s/^    \('"$1"' [^#]*[^# ]\) *\(#.*\)*$/\1/p' README.md; }
-VERSION=$(sed -n 's/^.make dist VERSION=\([0-9.]*\). builds.*/\1/p' README.md)
+VERSION=$(sed -n 's/^.make dist VERSION=\([0-9.]*\). .*/\1/p' README.md)
 [ -n "$VERSION" ] || fail "README does not say how to build packages"
 export VERSION
 
@@ -134,7 +134,7 @@ in_root sh -c "cd /dist && yes | DEBIAN_FRONTEND=noninteractive $command" >"$wor
 in_root tstatrepo version | grep -qx "tstatrepo $VERSION" || fail "not version $VERSION"
 rpm=$(install_commands rpm)
 [ -e "$work/here/dist/${rpm##* }" ] || fail "README installs ${rpm##* }, which is not built"
-command=$(sed -n 's/^ *\(tstatrepo import-bulk [^#]*[^# ]\) *# all logs.*/\1/p' README.md)
+command=$(sed -n 's/^ *\(tstatrepo import-bulk [^#]*[^# ]\) *#.*/\1/p' README.md)
 [ "$command" = "tstatrepo import-bulk /var/lib/tstat" ] || fail "README begins with another import: $command"
 cp -R "$root/srv/logs" "$root/var/lib/tstat"
 find "$root/var/lib/tstat" -exec touch -d '3 hours ago' {} + # Tstat has finished them

@@ -146,6 +146,27 @@ func TestPackages(t *testing.T) {
 	}
 }
 
+// TestDistTestReadsREADME checks that README still has each version and command that
+// conf/package/test.sh takes from it. That script needs root and a mirror of Debian.
+func TestDistTestReadsREADME(t *testing.T) {
+	script, err := os.ReadFile("../../conf/package/test.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	function := regexp.MustCompile(`(?m)^install_commands\(\) .*`).Find(script)
+	reads := regexp.MustCompile(`\$\((sed -n '.*' README\.md|install_commands [a-z-]+)\)`).FindAllSubmatch(script, -1)
+	if function == nil || len(reads) != 4 {
+		t.Fatalf("%q, %q", function, reads)
+	}
+	for _, r := range reads {
+		cmd := exec.Command("sh", "-c", string(function)+"\n"+string(r[1]))
+		cmd.Dir = "../.."
+		if out, err := cmd.Output(); err != nil || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("%s prints %q, %v", r[1], out, err)
+		}
+	}
+}
+
 // members returns the files of a tar archive with their modes, without a prefix of
 // their names. All must belong to root.
 func members(t *testing.T, r io.Reader, prefix string) (list []string) {
