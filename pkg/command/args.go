@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -83,6 +84,7 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, a
 		}
 	}
 	var flags []string
+	given := map[string]bool{}
 	for _, w := range words {
 		_, elsewhere := values[w.name]
 		switch {
@@ -96,7 +98,11 @@ func assemble(app *cli.App, cmd *cli.Command, path []string, words []flagWord, a
 			return []string{"--version"}, nil
 		case w.name == "help" || w.name == "h":
 			return append(path, "--help"), nil
+		case given[w.name] && isListElsewhere(app, cmd, w.name):
+			// The last value would count, although other commands take all of them.
+			return nil, hintUsage(path, hint.Usagef("--%s: %s takes one value, got several", w.name, cmd.Name))
 		}
+		given[w.name] = true
 		flags = append(flags, w.words...)
 	}
 	out := append(path, flags...)
@@ -126,6 +132,18 @@ func valueFlags(cmds []*cli.Command) map[string]bool {
 	}
 	walk(cmds)
 	return m
+}
+
+// isListElsewhere reports whether a command other than cmd may get the named flag several
+// times, and cmd may not.
+func isListElsewhere(app *cli.App, cmd *cli.Command, name string) bool {
+	isList := func(c *cli.Command) bool {
+		return slices.ContainsFunc(c.Flags, func(f cli.Flag) bool {
+			_, list := f.(*cli.StringSliceFlag)
+			return list && slices.Contains(f.Names(), name)
+		})
+	}
+	return !isList(cmd) && slices.ContainsFunc(app.Commands, isList)
 }
 
 func takesValue(f cli.Flag) bool {

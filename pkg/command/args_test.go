@@ -36,6 +36,7 @@ func TestArrange(t *testing.T) {
 		{"import-bulk help", "import-bulk -- help"},
 		{"help import-bulk", "help -- import-bulk"},
 		{"import-bulk a --json=false", "import-bulk --json=false -- a"},
+		{"import-bulk --to a --to b --probe x --probe y", "import-bulk --to a --to b --probe x --probe y"},
 	} {
 		got, err := arrange(app, strings.Fields(tt.in))
 		if err != nil || !slices.Equal(got, strings.Fields(tt.want)) {
@@ -58,6 +59,7 @@ func TestArrangeErrors(t *testing.T) {
 		"--config f":                  "no command given",
 		"--nope":                      "unknown flag --nope",
 		"help --json":                 "unknown flag --json",
+		"rrd-push --to -- --to=b":     "--to: rrd-push takes one value, got several",
 	} {
 		got, err := arrange(app, strings.Fields(in))
 		if err == nil {

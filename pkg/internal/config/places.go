@@ -30,10 +30,14 @@ type places struct {
 	sources []string // files and folders to read
 	stores  []string // destinations of import-bulk
 	sinks   []string // destinations of stream and rrd-push
+	state   string   // folder for state; "" if the command keeps none
 }
 
 // places returns the places that c.Command uses.
 func (c *Config) places() (p places) {
+	if c.Command != "store" && c.Command != "runcap" {
+		p.state = c.StateDir
+	}
 	switch c.Command {
 	case "import-bulk":
 		p.sources, p.stores = c.ImportBulk.Sources, c.ImportBulk.To
@@ -78,6 +82,11 @@ func (c *Config) CheckPlaces(ctx context.Context, log *slog.Logger) error {
 		}
 		if _, err := os.Stat(src); err != nil {
 			add(dest.MissingSource(src, err, ""))
+		}
+	}
+	if p.state != "" {
+		if err := checkFolder(p.state); err != nil {
+			add(hint.Add(fmt.Errorf("state-dir: %w", err), "name a folder that can be written with `state-dir`"))
 		}
 	}
 	for _, to := range slices.Concat(p.stores, p.sinks) {
