@@ -3,6 +3,7 @@ package command
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"time"
 
@@ -55,13 +56,13 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 		logs.Math.Import.Progress = endless{prog}
 	}
 	var repo *repository.Logs
-	runs := map[string]textfile.Run{} // by stream
+	runs := streamRuns{}
 	logs.Math.OnPass = func(stream string, sum *bulk.Summary, failure error) {
 		if b.MetricsFile == "" {
 			return
 		}
 		// Copy the summary, because the import continues to update it.
-		runs[stream] = textfile.Run{Summary: bulk.Merge([]*bulk.Summary{sum}), Failure: failure, Ended: time.Now()}
+		runs.record(stream, textfile.Run{Summary: bulk.Merge([]*bulk.Summary{sum}), Failure: failure, Ended: time.Now()}, repo.Stats())
 		if err := metricsFile(b.MetricsFile).WriteImports(textfile.ByProbe(runs), repo.Keeper.Stats()); err != nil {
 			opt.Log.Warn("metrics file not written", "err", err)
 		}
@@ -79,6 +80,20 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 	}
 	sum := bulk.Merge(sums)
 	return b.finish(con, sum, errors.Join(err, b.report(c.App.Writer, con, sum)))
+}
+
+// streamRuns holds the last pass over each stream of a MATH repository.
+type streamRuns map[string]textfile.Run
+
+// record records a pass over a stream. It forgets streams that are not among the
+// registered ones: the failure of a removed stream would count for its probe for ever.
+func (r streamRuns) record(stream string, run textfile.Run, registered []mathproto.StreamStats) {
+	r[stream] = run
+	known := map[string]bool{}
+	for _, s := range registered {
+		known[s.StreamName] = true
+	}
+	maps.DeleteFunc(r, func(name string, _ textfile.Run) bool { return !known[name] })
 }
 
 // endless is a bulk.Progress for an import whose total is unknown.
