@@ -11,6 +11,7 @@ import (
 // events.
 type Counts struct {
 	width time.Duration
+	start time.Time // of the Counts; see interval
 
 	mu    sync.Mutex
 	bins  []int64 // a ring: interval i is at index i % len(bins)
@@ -21,7 +22,7 @@ type Counts struct {
 // NewCounts returns a Counts with n intervals, which are aligned to multiples of width
 // in UTC. Values of n below 2 are treated as 2.
 func NewCounts(width time.Duration, n int) *Counts {
-	return &Counts{width: width, bins: make([]int64, max(n, 2)), first: -1}
+	return &Counts{width: width, start: time.Now(), bins: make([]int64, max(n, 2)), first: -1}
 }
 
 // Add counts n events that occurred at the given time. It ignores them if that time is
@@ -70,7 +71,12 @@ func (c *Counts) Rate(now time.Time) float64 {
 	return float64(v[n-2]+v[n-3]) / (2 * c.width.Seconds())
 }
 
-func (c *Counts) interval(t time.Time) int64 { return t.UnixNano() / int64(c.width) }
+// interval returns the number of the interval that contains t. Intervals follow the
+// monotonic clock if t has it. Otherwise a system clock that is set back would keep c from
+// counting until it has caught up.
+func (c *Counts) interval(t time.Time) int64 {
+	return c.start.Add(t.Sub(c.start)).UnixNano() / int64(c.width)
+}
 
 // advance makes interval number i the newest one, unless a newer one exists. It sets the
 // counts of the added intervals to zero, because they reuse the memory of the oldest

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 func TestCounts(t *testing.T) {
@@ -42,6 +43,31 @@ func TestCounts(t *testing.T) {
 	d.Add(at(1), 5)
 	check(d, at(1), 10, 10, 5)
 	check(d, at(2), 5, 5, 0)
+}
+
+// TestCountsIgnoreClockSteps checks that events count and rates are current after the
+// system clock was set back.
+func TestCountsIgnoreClockSteps(t *testing.T) {
+	c := NewCounts(time.Minute, 4)
+	begin := c.start
+	after := func(d time.Duration) time.Time {
+		at := begin.Add(d)
+		// The first word of a time with a monotonic reading has the seconds of the
+		// system clock above 30 bits of nanoseconds.
+		*(*uint64)(unsafe.Pointer(&at)) -= 3600 << 30
+		return at
+	}
+	c.Add(begin, 6)
+	if at := after(0); begin.Sub(at) != 0 || begin.Unix()-at.Unix() != 3600 {
+		t.Fatalf("the clock shows %v after %v", at, begin)
+	}
+	c.Add(after(2*time.Minute), 120)
+	if got, want := c.Values(after(3*time.Minute)), []int64{6, 0, 120, 0}; !slices.Equal(got, want) {
+		t.Errorf("values %v, want %v", got, want)
+	}
+	if got := c.Rate(after(3 * time.Minute)); got != 1 {
+		t.Errorf("rate %v, want 1", got)
+	}
 }
 
 // TestCountsConcurrentUse counts concurrently and checks the sum. It is meant
