@@ -326,7 +326,13 @@ func (r *run) wanted(t *task) bool {
 // selects reports whether Types and Exclude select a file, by its log type and its
 // path below the source.
 func (o *Options) selects(logType, name string) bool {
-	return o.wantsType(logType) && !o.excludes(name) && !o.excludes(logType)
+	return o.wantsType(logType) && !o.Excludes(logType, name)
+}
+
+// Excludes reports whether Exclude matches a file, by its log type or its path below the
+// source.
+func (o *Options) Excludes(logType, name string) bool {
+	return o.excludes(name) || o.excludes(logType)
 }
 
 // Wants reports whether the options select files of a log type and folder time.

@@ -181,3 +181,19 @@ func TestNamesOfSettings(t *testing.T) {
 		check(section, "listen") // see checkAddresses
 	}
 }
+
+// TestProbeExcludes checks that a MATH probe leaves out what exclude matches.
+func TestProbeExcludes(t *testing.T) {
+	c := New()
+	b := &c.ImportBulk
+	b.To, b.Listen, b.Exclude = []string{"math://repository:3000"}, []string{":3001"}, []string{"log_http_*"}
+	p := c.Problems("import-bulk")
+	opt := b.Options(p, []string{"/var/lib/tstat"})
+	m := b.Math(p)
+	if err := p.Err(""); err != nil {
+		t.Fatal(err)
+	}
+	if e := b.ExporterOptions(m, opt); e.Excludes == nil || !e.Excludes("log_http_complete", "2016_03_24_21_00.out/log_http_complete") || e.Excludes("log_tcp_complete", "2016_03_24_21_00.out/log_tcp_complete") {
+		t.Error("exclude has no effect")
+	}
+}

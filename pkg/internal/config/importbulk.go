@@ -317,7 +317,7 @@ func (b *ImportBulk) Split(opt *bulk.Options) error {
 func (b *ImportBulk) ExporterOptions(m Math, opt bulk.Options) mathproto.ExporterOptions {
 	return mathproto.ExporterOptions{
 		Dir: b.Sources[0], Repository: m.To, TLS: b.TLS(), Listen: m.Listeners, Advertise: b.Advertise,
-		Stream: b.Stream, Probe: b.Probe, Location: opt.Location, Wants: opt.Wants, Since: opt.Since,
+		Stream: b.Stream, Probe: b.Probe, Location: opt.Location, Wants: opt.Wants, Excludes: opt.Excludes, Since: opt.Since,
 		Settle: opt.Settle, Poll: opt.Poll, Log: opt.Log,
 		Anonymize: opt.Anonymize, SourceIs: opt.SourceIs, Spool: filepath.Join(opt.StateDir, "math"),
 	}

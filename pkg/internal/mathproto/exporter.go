@@ -42,6 +42,9 @@ type ExporterOptions struct {
 
 	Location *time.Location // zone of the folder names; nil: time.Local
 	Wants    func(logType string, folder time.Time) bool
+	// Excludes reports whether a log is left out, by its type and its path below Dir;
+	// nil excludes none.
+	Excludes func(logType, name string) bool
 	Since    time.Time     // the StartTime of the registration
 	Settle   time.Duration // see bulk.Options
 	Poll     time.Duration // interval between searches for new types; 0: 10s
@@ -219,7 +222,7 @@ func (p *Exporter) scanFolder(ctx context.Context) (*scan, error) {
 			continue
 		}
 		for _, f := range d.Files {
-			if f.Type == nil || !p.opt.Wants(f.Name, d.Time) {
+			if f.Type == nil || !p.opt.Wants(f.Name, d.Time) || p.opt.Excludes != nil && p.opt.Excludes(f.Name, f.Rel) {
 				continue
 			}
 			rel, err := filepath.Rel(p.opt.Dir, f.Path)
