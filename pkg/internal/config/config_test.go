@@ -197,3 +197,18 @@ func TestProbeExcludes(t *testing.T) {
 		t.Error("exclude has no effect")
 	}
 }
+
+// TestProbeTypes checks that a mistyped type of [probe], which would export nothing, is a
+// problem.
+func TestProbeTypes(t *testing.T) {
+	for glob, ok := range map[string]bool{"log_tcp_*": true, "log_tpc_*": false, "": false, "[": false} {
+		c := New()
+		c.Command, c.StateDir = "serve", t.TempDir()
+		c.Probe.Name, c.Probe.LogFolder, c.Probe.Types = "turin", t.TempDir(), []string{glob}
+		p := c.Problems("serve")
+		c.Service(p, service.NewShared(slog.DiscardHandler))
+		if err := p.Err(""); (err == nil) != ok || !ok && !strings.Contains(err.Error(), "[probe] type: ") {
+			t.Errorf("%q: %v", glob, err)
+		}
+	}
+}

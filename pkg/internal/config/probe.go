@@ -131,6 +131,7 @@ func (s *Probe) options(cfg *Config, p *Problems, n Network) *exporter.Options {
 	if s.Anonymize != "" && s.LogFolder == "" {
 		p.add("anonymize", "is for log-folder only: RRDs hold no addresses")
 	}
+	checkTypes(p, s.Types)
 	atLeast(p, "every", s.Every, Duration(time.Second))
 	atLeast(p, "settle", s.Settle, Duration(time.Second))
 	if s.LogFolder != "" {

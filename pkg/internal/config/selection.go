@@ -5,10 +5,12 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/hint"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/mathproto"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
@@ -61,6 +63,21 @@ func (s *Selection) check(p *Problems) bulk.Options {
 	}
 	atLeast(p, "settle", s.Settle, Duration(time.Second))
 	return opt
+}
+
+// checkTypes adds a problem for each glob of the setting type that is invalid or matches
+// no log type.
+func checkTypes(p *Problems, globs []string) {
+	names := typeNames()
+	for _, glob := range globs {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
+			continue
+		}
+		if !slices.ContainsFunc(names, func(name string) bool { ok, _ := path.Match(glob, name); return ok }) {
+			p.add("type", "%q matches no log type%s", glob, hint.DidYouMean(glob, names, ""))
+		}
+	}
 }
 
 // Location returns the time zone that s.Timezone names. The settings must have been

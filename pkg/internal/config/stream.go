@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -129,16 +128,7 @@ func (s *Stream) Options(p *Problems) stream.Options {
 		opt.Follow = append(opt.Follow, root)
 	}
 	opt.Probes.Replace(s.peerProbes(p))
-	for _, glob := range s.Types {
-		if _, err := path.Match(glob, ""); err != nil || glob == "" {
-			p.add("type", "%q is not a glob like 'log_tcp_*'", glob)
-			continue
-		}
-		names := typeNames()
-		if !slices.ContainsFunc(names, func(name string) bool { ok, _ := path.Match(glob, name); return ok }) {
-			p.add("type", "%q matches no log type%s", glob, hint.DidYouMean(glob, names, ""))
-		}
-	}
+	checkTypes(p, s.Types)
 	s.checkFormat(p, &opt)
 	if !slices.Contains([]stream.Start{stream.StartCheckpoint, stream.StartBegin, stream.StartEnd}, opt.Start) {
 		p.add("start", "%q is not checkpoint, begin or end", s.Start)
