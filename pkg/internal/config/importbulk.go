@@ -130,7 +130,7 @@ func (b *ImportBulk) Options(p *Problems, args []string) bulk.Options {
 	if b.ProgressInterval != 0 {
 		atLeast(p, "progress-interval", b.ProgressInterval, Duration(time.Second))
 	}
-	if up := b.Upkeep(nil); up.Enabled() && !b.Follow && !b.IsRepository() {
+	if up := b.Upkeep(nil); up.Enabled() && !b.Follow && !b.IsRepository() && !b.IsProbe() {
 		p.add(map[bool]string{true: "keep", false: "compact"}[b.Keep != 0], "needs `follow` or `listen`; else see 'tstatrepo store'")
 	}
 	if slices.ContainsFunc(b.To, stores.IsPrinted) {
@@ -205,6 +205,7 @@ func (b *ImportBulk) notOfProbe() []given {
 	return append(b.Rows.given(), []given{
 		{b.DryRun, "dry-run"}, {b.Replace, "replace"}, {b.IncludeOpen, "include-open"}, {b.Until != "", "until"},
 		{len(b.Match) > 0, "match"}, {b.Folder != "", "folder"}, {b.Layout != "", "layout"}, {b.MetricsFile != "", "metrics-file"}, {b.Rate != 0, "rate"},
+		{b.Keep != 0, "keep"}, {b.Compact, "compact"},
 	}...)
 }
 

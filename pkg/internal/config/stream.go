@@ -129,6 +129,7 @@ func (s *Stream) Options(p *Problems) stream.Options {
 	}
 	opt.Probes.Replace(s.peerProbes(p))
 	checkTypes(p, s.Types)
+	p.refuse("is for `follow` only: exporters and brokers choose what they send", given{len(s.Types) > 0 && len(s.Follow) == 0, "type"})
 	s.checkFormat(p, &opt)
 	if !slices.Contains([]stream.Start{stream.StartCheckpoint, stream.StartBegin, stream.StartEnd}, opt.Start) {
 		p.add("start", "%q is not checkpoint, begin or end", s.Start)
