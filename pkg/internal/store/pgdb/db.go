@@ -313,13 +313,17 @@ func lockNumber(names ...string) int64 {
 	return int64(h.Sum64())
 }
 
+// readCommitted is the isolation level that all locks rely on, whatever the default of the
+// server: a statement after the wait for a lock must see what other clients have committed.
+var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+
 // Change runs f in a short separate transaction. Across all clients, at most one
 // transaction per name runs at a time. Change waits while other clients hold locks; the
 // caller must retry on other transient errors.
 func (d *DB) Change(ctx context.Context, name string, f func(pgx.Tx) error) error {
 	lock := lockNumber("table", name)
 	return d.retryFor(ctx, changeWait, isContention, func() error {
-		return pgx.BeginFunc(ctx, d.Pool, func(tx pgx.Tx) error {
+		return pgx.BeginTxFunc(ctx, d.Pool, readCommitted, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "set local lock_timeout = '"+lockWait+"'"); err != nil {
 				return err
 			}

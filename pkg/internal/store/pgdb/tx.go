@@ -44,7 +44,7 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 	d.mu.Lock()
 	d.open[t] = true
 	d.mu.Unlock()
-	t.tx, err = conn.Begin(t.ctx)
+	t.tx, err = conn.BeginTx(t.ctx, readCommitted)
 	if err == nil {
 		t.ID, err = d.nextID(t.ctx, t.tx)
 	}
