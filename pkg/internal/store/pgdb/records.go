@@ -210,6 +210,12 @@ func (d *DB) Lookup(ctx context.Context, keys []store.Key) ([]store.Record, erro
 	if d.records.table == nil || len(l) == 0 {
 		return nil, nil
 	}
+	// Another process may store transforms as soon as the owner has added the column.
+	if !d.records.has(colTransform) {
+		if err := d.refreshColumns(ctx); err != nil {
+			return nil, Classify(err)
+		}
+	}
 	rows, _ := d.Pool.Query(ctx, "select "+d.recordColumns()+`
 		from (select distinct * from unnest($1::text[], $2::text[], $3::text[], $4::text[])) as k (location, probe, folder, file)
 		join `+d.records.table.Sanitize()+` as r using (location, probe, folder, file)`, l, p, f, n)
