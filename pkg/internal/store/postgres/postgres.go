@@ -250,23 +250,28 @@ func (s *Store) ensureTable(ctx context.Context, tx pgx.Tx, name pgdb.Ident, f s
 }
 
 // ensureDay creates the partition of parent for the day of the given time, unless it
-// exists. It first creates a separate table and then attaches it to parent, because
-// "create table ... partition of" would wait for all running imports.
+// exists or the user has partitioned parent by something else than ranges of the folder's
+// time. It first creates a separate table and then attaches it to parent, because "create
+// table ... partition of" would wait for all running imports.
 func (s *Store) ensureDay(ctx context.Context, tx pgx.Tx, parent pgdb.Ident, t *pgdb.Table, at time.Time) error {
 	part := pgdb.Ident{s.schema, parent[1] + "_" + at.Format("20060102")}
-	var exists bool
-	err := tx.QueryRow(ctx, `select exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid
-		join pg_namespace n on n.oid = c.relnamespace
-		where i.inhparent = $1::oid and n.nspname = $2 and c.relname = $3)`, t.OID, part[0], part[1]).Scan(&exists)
-	if err != nil || exists {
+	var needed bool
+	err := tx.QueryRow(ctx, `select p.partstrat = 'r' and p.partnatts = 1 and pg_get_partkeydef(p.partrelid) ~ '\m`+colTime+`\M'
+		and not exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid
+			join pg_namespace n on n.oid = c.relnamespace
+			where i.inhparent = p.partrelid and n.nspname = $2 and c.relname = $3)
+		from pg_partitioned_table p where p.partrelid = $1::oid`, t.OID, part[0], part[1]).Scan(&needed)
+	if err != nil || !needed {
 		return err
 	}
 	from := at.Truncate(24 * time.Hour)
-	sql := "create table " + part.Sanitize() + " (like " + parent.Sanitize() + " including defaults including constraints)"
+	// A partition must have the generated columns of its parent. Attaching it
+	// creates indexes, and fails if it has identity columns.
+	sql := "create table " + part.Sanitize() + " (like " + parent.Sanitize() + " including all excluding identity excluding indexes excluding statistics)"
 	attach := fmt.Sprintf("alter table %s attach partition %s for values from ('%s') to ('%s')", parent.Sanitize(), part.Sanitize(),
 		pgdb.AppendTime(nil, from), pgdb.AppendTime(nil, from.AddDate(0, 0, 1)))
-	// If the user has partitioned the table in another way, tstatrepo need
-	// not create a partition for the day.
+	// If the user has created larger partitions, tstatrepo need not create one
+	// for the day.
 	err = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, sql); err != nil {
 			return err
