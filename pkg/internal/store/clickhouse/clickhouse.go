@@ -150,6 +150,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	}
 	ts, err := s.targets(f, cols, table)
 	if err != nil {
+		s.forget(f.Type.Name) // the user may add the column
 		return nil, err
 	}
 	return newTx(ctx, s, host, f, ts, table), nil

@@ -241,6 +241,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	}
 	targets, err := s.cfg.columns.Targets(f, cols, st.table.Columns)
 	if err != nil {
+		s.forget(st.name) // the user may add the column
 		return nil, err
 	}
 	series := s.series(ctx, st)

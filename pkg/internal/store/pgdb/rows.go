@@ -111,9 +111,13 @@ const manyTexts = 100
 //
 // final is set at the end of the log. Before that, checkAddresses returns an error only
 // if most rows, and at least manyTexts, are affected.
+//
+// The next attempt reads the types of the columns again, because the user may follow the
+// hint of the error meanwhile.
 func (r *Rows) checkAddresses(final bool) error {
 	texts := int64(r.texts)
 	if final && texts*100 > r.rows || texts >= manyTexts && texts*2 > r.rows {
+		r.opt.Forget()
 		return r.textErr
 	}
 	return nil

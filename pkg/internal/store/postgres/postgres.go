@@ -153,6 +153,7 @@ func (s *Store) Begin(ctx context.Context, f store.FileInfo) (store.FileTx, erro
 	// COPY leaves out columns that the file lacks, which makes them NULL.
 	targets, err := s.columns.Targets(f, cols, t.Columns)
 	if err != nil {
+		s.forget(f.Type.Name) // the user may add the column
 		return nil, err
 	}
 	var own []sqlstore.Target
