@@ -43,6 +43,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	streams map[string]*stream
+	written map[string]bool  // names of the streams that got rows
 	adopted map[string]int64 // contents of adoptedTable
 
 	sched *scheduler // nil without a scheduler
@@ -62,7 +63,7 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{DB: db, cfg: cfg, stream: opt.Stream, streamType: opt.StreamType, streams: map[string]*stream{}}
+	s := &Store{DB: db, cfg: cfg, stream: opt.Stream, streamType: opt.StreamType, streams: map[string]*stream{}, written: map[string]bool{}}
 	if err := s.Retry(ctx, func() error { return s.open(ctx, opt.ReadOnly) }); err != nil {
 		db.Close()
 		return nil, err
@@ -202,10 +203,7 @@ func (s *Store) Close() error {
 // ONLY, which older servers do not support.
 func (s *Store) analyzeStreams(ctx context.Context) {
 	option := ""
-	for _, st := range s.streams {
-		if !st.written {
-			continue
-		}
+	for name := range s.written {
 		if option == "" {
 			err := s.Pool.QueryRow(ctx, "select case when current_setting('server_version_num')::int >= 180000 then 'only ' else ' ' end").Scan(&option)
 			if err != nil {
@@ -213,7 +211,7 @@ func (s *Store) analyzeStreams(ctx context.Context) {
 				return
 			}
 		}
-		s.analyze(ctx, option, pgdb.Ident{public, st.name}, "")
+		s.analyze(ctx, option, pgdb.Ident{public, name}, "")
 	}
 }
 

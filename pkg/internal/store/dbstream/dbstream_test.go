@@ -548,7 +548,17 @@ func TestAnalyze(t *testing.T) {
 	} {
 		db := server.Database(t)
 		server.Exec(t, db, "alter database "+db+" set default_statistics_target = 10")
-		imports(t, open(t, "dbstream://"+server.Host(db)+"?analyze="+mode, "s"), "testdata/golden/input", nil)
+		dest := open(t, "dbstream://"+server.Host(db)+"?analyze="+mode, "s")
+		if _, err := run(t, dest, "testdata/golden/input", nil); err != nil {
+			t.Fatal(err)
+		}
+		// A later log is not stored, because its addresses are anonymized.
+		if _, err := run(t, dest, logs(t, map[string]string{"2016_03_25_03_37.out/log_tcp_complete": "#c_ip:1 last:2\nabc.XXX 1458877020000.0\n"}), nil); err == nil {
+			t.Error("stored")
+		}
+		if err := dest.Close(); err != nil {
+			t.Fatal(err)
+		}
 		conn := server.Connect(t, db)
 		stat := func(table, column string, inherited bool) bool {
 			return scan[bool](t, conn, "select exists (select from pg_stats where tablename = $1 and attname = $2 and inherited = $3)", table, column, inherited)

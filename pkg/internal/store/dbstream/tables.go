@@ -26,7 +26,6 @@ type stream struct {
 
 	mu      sync.Mutex
 	windows map[int64]bool
-	written bool
 
 	// adopted is the time, in seconds since the epoch, before which all rows
 	// come from math_repo.
@@ -73,7 +72,6 @@ func (s *Store) prepare(ctx context.Context, name string, f store.FileInfo) (*st
 	if old := s.streams[name]; old != nil {
 		old.mu.Lock()
 		maps.Copy(st.windows, old.windows)
-		st.written = old.written
 		old.mu.Unlock()
 	}
 	s.streams[name] = st

@@ -135,9 +135,9 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 	if len(byWindow) == 0 {
 		return nil
 	}
-	x.st.mu.Lock()
-	x.st.written = true
-	x.st.mu.Unlock()
+	x.s.mu.Lock()
+	x.s.written[x.st.name] = true
+	x.s.mu.Unlock()
 	for _, w := range slices.Sorted(maps.Keys(byWindow)) {
 		switch x.s.cfg.analyze {
 		case "light":
