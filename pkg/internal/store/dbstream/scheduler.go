@@ -130,7 +130,7 @@ func (c *scheduler) lookup(name string) *series {
 	defer c.mu.Unlock()
 	s := c.series[name]
 	if s == nil {
-		s = &series{c: c, name: name, last: -1, expected: map[store.Key]*expectedFiles{}, begun: map[store.Key]time.Time{}, open: map[int64]work{},
+		s = &series{c: c, name: name, last: -1, expected: map[store.Key]*expectedFiles{}, begun: map[store.Key]time.Time{}, unknown: map[store.Key]storedFile{}, open: map[int64]work{},
 			wake: make(chan struct{}, 1), done: make(chan struct{})}
 		c.series[name] = s
 	}

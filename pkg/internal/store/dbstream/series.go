@@ -44,14 +44,17 @@ type series struct {
 	// expected and is importing those in begun.
 	expected map[store.Key]*expectedFiles
 	begun    map[store.Key]time.Time
-	order    []store.Key    // keys of expected, by time; may still include stored files
-	stored   []storedFile   // stored files that wait for earlier files, by time
-	open     map[int64]work // windows with rows that are not finished
-	last     int64          // the last finished window
-	front    time.Time      // the latest folder that advance has processed
-	tail     int64          // the last window of the file in that folder
-	queue    []windowWork   // finished, not announced yet
-	input    int64          // the last announced window
+	// Files that may be stored, because the connection broke while they were
+	// committed.
+	unknown map[store.Key]storedFile
+	order   []store.Key    // keys of expected, by time; may still include stored files
+	stored  []storedFile   // stored files that wait for earlier files, by time
+	open    map[int64]work // windows with rows that are not finished
+	last    int64          // the last finished window
+	front   time.Time      // the latest folder that advance has processed
+	tail    int64          // the last window of the file in that folder
+	queue   []windowWork   // finished, not announced yet
+	input   int64          // the last announced window
 
 	wake chan struct{}
 	done chan struct{} // closed when the connection has ended for good
@@ -103,6 +106,7 @@ func (s *series) begin(k store.Key, t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begun[k] = t
+	delete(s.unknown, k) // it was not stored
 }
 
 // end records that an import of the file with key k has ended without storing the file.
@@ -118,6 +122,10 @@ func (s *series) end(k store.Key) {
 func (s *series) fileDone(k store.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if f, ok := s.unknown[k]; ok { // skipped, because it is stored
+		delete(s.unknown, k)
+		s.addStored(f)
+	}
 	if e := s.expected[k]; e != nil && e.undone > 0 {
 		e.undone--
 	} else if e != nil && e.left > 0 {
@@ -135,9 +143,21 @@ func (s *series) commit(k store.Key, f storedFile) {
 		e.left--
 		e.undone++
 	}
+	s.addStored(f)
+	s.advance()
+}
+
+// commitUnknown records that the connection broke while a file was committed. If the
+// server has stored it, the importer skips it, so fileDone follows without begin.
+func (s *series) commitUnknown(k store.Key, f storedFile) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unknown[k] = f
+}
+
+func (s *series) addStored(f storedFile) {
 	i, _ := slices.BinarySearchFunc(s.stored, f.time, func(f storedFile, t time.Time) int { return cmp.Or(f.time.Compare(t), -1) })
 	s.stored = slices.Insert(s.stored, i, f)
-	s.advance()
 }
 
 // advance processes the stored files in the order of their folders. It stops before a

@@ -126,6 +126,9 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 		return errors.Join(err, x.Abort())
 	}
 	if err := x.Tx.Commit(ctx, r, known, replace, func(context.Context, pgx.Tx, pgdb.Replaced) error { return nil }); err != nil {
+		if x.series != nil && store.IsTransient(err) { // the server may have stored the file
+			x.series.commitUnknown(x.file.Key, x.storedFile(x.rowsByWindow()))
+		}
 		return err
 	}
 	byWindow := x.rowsByWindow()
@@ -151,6 +154,12 @@ func (x *fileTx) Commit(ctx context.Context, r store.Record, known, replace []st
 
 // reportStored tells x.series how many of the file's rows are stored in each window.
 func (x *fileTx) reportStored(byWindow map[int64]int64) {
+	x.series.commit(x.file.Key, x.storedFile(byWindow))
+	x.series = nil
+}
+
+// storedFile describes the file for x.series. byWindow is the result of rowsByWindow.
+func (x *fileTx) storedFile(byWindow map[int64]int64) storedFile {
 	f := storedFile{time: x.file.Time, low: x.low, windows: map[int64]work{}}
 	rows, took := int64(0), time.Since(x.begun)
 	for _, n := range byWindow {
@@ -159,8 +168,7 @@ func (x *fileTx) reportStored(byWindow map[int64]int64) {
 	for start, n := range byWindow {
 		f.windows[start] = work{n, time.Duration(float64(took) * float64(n) / float64(rows))}
 	}
-	x.series.commit(x.file.Key, f)
-	x.series = nil
+	return f
 }
 
 func (x *fileTx) Abort() error {
