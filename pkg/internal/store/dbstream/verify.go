@@ -39,23 +39,32 @@ func (s *Store) verifyStream(ctx context.Context, name string, t *pgdb.Table, op
 	table := pgdb.Ident{public, name}.Sanitize()
 	var rows, recorded int64
 	var first *int64
-	var oldest *time.Time
+	var oldest, second *time.Time
 	// Use a single statement, which sees rows and records as of the same
 	// moment.
 	err := s.Pool.QueryRow(ctx, `select (select count(*) from `+table+`),
 		(select coalesce(sum(r.rows), 0)::bigint from `+s.RecordsTable()+` r where r.location = $1),
 		(select min(r.time) from `+s.RecordsTable()+` r where r.location = $1 and r.rows > 0),
+		(select min(r.time) from `+s.RecordsTable()+` r where r.location = $1
+			and r.time > (select min(o.time) from `+s.RecordsTable()+` o where o.location = $1 and o.rows > 0)),
 		min(v.serial_time)::int8 from `+pgdb.Ident{catalog, viewPrefix + name}.Sanitize()+` v`, name).
-		Scan(&rows, &recorded, &oldest, &first)
+		Scan(&rows, &recorded, &oldest, &second, &first)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	_, adopted := s.adopted[name]
 	s.mu.Unlock()
-	// A row may be in a window that starts up to maxZoneOffset before its
-	// folder's time.
-	dropped := oldest != nil && (first == nil || time.Unix(*first, 0).After(oldest.Add(maxZoneOffset)))
+	// The rows of the oldest log that has rows begin before the next log. If there is no
+	// next log, they begin at most maxZoneOffset after the time of its folder.
+	dropped := false
+	if oldest != nil {
+		latest := oldest.Add(maxZoneOffset)
+		if second != nil && second.Before(latest) {
+			latest = *second
+		}
+		dropped = first == nil || time.Unix(*first, 0).After(latest)
+	}
 	switch {
 	case adopted:
 	case rows > recorded:
