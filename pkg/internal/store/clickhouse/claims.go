@@ -185,7 +185,7 @@ func (s *Store) insertClaims(ctx context.Context, host, owner string, claims map
 	if seconds > 0 {
 		until = "toUnixTimestamp(now()) + " + strconv.FormatInt(seconds, 10)
 	}
-	return s.exec(ctx, host, params{"insert_deduplicate": "0"}, "insert into "+name(s.cfg.database, sqlstore.ClaimsTable)+
+	return s.exec(ctx, host, s.insertParams(), "insert into "+name(s.cfg.database, sqlstore.ClaimsTable)+
 		" (probe, folder, file, owner, claim, until, version, at) select c.1, c.2, c.3, "+text(owner)+", c.4, "+until+", c.5, now() from (select arrayJoin(["+strings.Join(parts, ", ")+"]) as c)")
 }
 

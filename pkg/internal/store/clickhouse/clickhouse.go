@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,6 +44,7 @@ type Store struct {
 	offset    time.Duration // of the server's clock relative to this machine's
 	dateTime  string        // type of times: DateTime or DateTime64
 	shortText string        // type for strings with few distinct values
+	async     bool          // the server has asynchronous inserts
 
 	mu     sync.Mutex
 	tables map[string]map[string]string // per log type: column -> type
@@ -74,11 +76,12 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 	has := map[string]bool{}
 	// LowCardinality was experimental in its first versions.
 	err := s.query(ctx, "", noDatabase, "select toString(toUnixTimestamp(now())) union all select toString(name) from system.data_type_families where name in ('DateTime64', 'LowCardinality')"+
-		" union all select concat(toString(name), '=', toString(value)) from system.settings where name = 'allow_experimental_low_cardinality_type'", func(row []string) error {
+		" union all select concat(toString(name), '=', toString(value)) from system.settings where name in ('allow_experimental_low_cardinality_type', 'async_insert')", func(row []string) error {
 		if sec, err := strconv.ParseInt(row[0], 10, 64); err == nil {
 			s.offset = time.Unix(sec, 0).Sub(asked)
 		}
 		has[row[0]] = true
+		s.async = s.async || strings.HasPrefix(row[0], "async_insert=")
 		return nil
 	})
 	if err != nil {

@@ -59,7 +59,7 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 		", toDateTime(" + literals(r.Time.Unix()) + "), " + literals(r.Rows, r.Rejects, r.Cut, microsOf(r.Imported), noTime, losslessjson.Escape(r.Place), r.Head, damaged) + transform +
 		" from (select file_id, anyIf(" + textOfEvent + ", event = " + text(eventCommit) + ") as text from " + s.filesTable() + " where " + where + " group by file_id having " + s.liveOnly(where) + ")" +
 		" having countIf(text not in " + list(allowed) + ") = 0"
-	if err := s.exec(ctx, host, params{"insert_deduplicate": "0"}, sql); err != nil {
+	if err := s.exec(ctx, host, s.insertParams(), sql); err != nil {
 		return err
 	}
 	for end := time.Now().Add(conflictWait); ; {
@@ -117,6 +117,6 @@ func (h history) judge(id uint64, r *store.Record, allowed []string) (outcome er
 func (s *Store) withdraw(ctx context.Context, host string, id uint64, r store.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	return s.exec(ctx, host, params{"insert_deduplicate": "0"}, "insert into "+s.filesTable()+" (file_id, event, probe, folder, file, sha256) values ("+
+	return s.exec(ctx, host, s.insertParams(), "insert into "+s.filesTable()+" (file_id, event, probe, folder, file, sha256) values ("+
 		literals(id, eventWithdraw, r.Probe, r.Folder, r.File, r.SHA256)+")")
 }

@@ -211,7 +211,7 @@ func (s *Store) markPruned(ctx context.Context, logType string, before time.Time
 	if err != nil || dryRun || !marked {
 		return marked, err
 	}
-	return true, s.exec(ctx, "", params{"insert_deduplicate": "0"}, body.String())
+	return true, s.exec(ctx, "", s.insertParams(), body.String())
 }
 
 // dropBefore drops a table's partitions for days before the given time.

@@ -341,7 +341,7 @@ func (s *Store) Refresh(ctx context.Context, r store.Record) error {
 		" select file_id, " + text(eventRefresh) + ", max(version) + 1, probe, folder, file, sha256, place, " +
 		literals(r.Size, r.ModTime.UnixNano(), losslessjson.Escape(r.Path)) + " from " + s.filesTable() + " where " + isKey(r.Key) + " and sha256 = " + text(r.SHA256) +
 		" and place = " + text(losslessjson.Escape(r.Place)) + " group by file_id, probe, folder, file, sha256, place"
-	return s.exec(ctx, "", params{"insert_deduplicate": "0"}, sql)
+	return s.exec(ctx, "", s.insertParams(), sql)
 }
 
 // literals returns strings and integers as SQL text, separated by commas.

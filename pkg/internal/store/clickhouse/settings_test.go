@@ -1,7 +1,10 @@
 package clickhouse
 
 import (
+	"io"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -9,6 +12,54 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/clickhousetest"
 	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
+
+// TestInsertsAreSynchronous checks that a server answers an INSERT only once it has
+// stored the rows, whatever the profile of the user says. Older servers refuse a setting
+// that they do not know. The server is a fake.
+func TestInsertsAreSynchronous(t *testing.T) {
+	for _, known := range []bool{false, true} {
+		var mu sync.Mutex
+		inserts := 0
+		dest := fake(t, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			switch sql := string(body); {
+			case strings.Contains(sql, "data_type_families"):
+				io.WriteString(w, "1700000000\nDateTime64\n")
+				if known && strings.Contains(sql, "'async_insert'") {
+					io.WriteString(w, "async_insert=1\n")
+				}
+			case strings.Contains(sql, "system.databases"):
+				io.WriteString(w, "db\n")
+			case strings.HasPrefix(sql, "insert"):
+				mu.Lock()
+				defer mu.Unlock()
+				inserts++
+				if got := r.URL.Query()["async_insert"]; known != (len(got) == 1 && got[0] == "0") || !known && got != nil {
+					t.Errorf("%.60s: async_insert=%q", sql, got)
+				}
+			}
+		})
+		s := open(t, dest)
+		defer s.Close()
+		ctx, host := t.Context(), s.cfg.hosts[0]
+		key := store.Key{Probe: "p1", Folder: "2016_03_24_21_37.out", File: "log_udp_complete"}
+		rec := store.Record{Key: key, Time: time.Unix(1458855420, 0), Imported: time.Now()}
+		if err := s.startInsert(ctx, host, "insert into x format Native\n").Close(); err != nil {
+			t.Error(err)
+		}
+		if err := s.commit(ctx, host, 1, rec, nil, nil); err == nil { // the fake has no event
+			t.Error("committed")
+		}
+		for _, err := range []error{s.withdraw(ctx, host, 1, rec), s.Refresh(ctx, rec), s.insertClaims(ctx, host, "a", map[store.Key]claim{key: {}}, 1)} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if inserts != 5 {
+			t.Errorf("%d inserts", inserts)
+		}
+	}
+}
 
 // TestRefusedColumn checks that an importer that runs with columns=refuse stores a log
 // once the administrator has added the column that the table lacks.

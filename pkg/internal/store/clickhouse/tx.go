@@ -203,15 +203,22 @@ var blocks = sync.Pool{New: func() any { return new([]byte) }}
 // insert is a running INSERT.
 type insert = sqlstore.Pipe[*[]byte]
 
+// insertParams returns the settings of all INSERTs. Every row contains the number of an
+// attempt or of a claim, so duplicates cannot occur. An asynchronous INSERT would be
+// answered before its rows are stored, if the user's profile has wait_for_async_insert=0.
+func (s *Store) insertParams() params {
+	p := params{"insert_deduplicate": "0"}
+	if s.async {
+		p["async_insert"] = "0"
+	}
+	return p
+}
+
 // startInsert starts the INSERT statement sql. The request contains the statement and
 // then the blocks of rows that the caller sends.
 func (s *Store) startInsert(ctx context.Context, host, sql string) *insert {
-	p := params{
-		// Every row contains the number of the attempt, so duplicates
-		// cannot occur.
-		"insert_deduplicate":         "0",
-		"min_insert_block_size_rows": strconv.Itoa(partRows), "min_insert_block_size_bytes": strconv.Itoa(partBytes),
-	}
+	p := s.insertParams()
+	p["min_insert_block_size_rows"], p["min_insert_block_size_bytes"] = strconv.Itoa(partRows), strconv.Itoa(partBytes)
 	if s.cluster {
 		p["insert_distributed_sync"] = "1"
 	}
