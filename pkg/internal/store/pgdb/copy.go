@@ -311,11 +311,15 @@ func (c *copier) skipRefused(rows []keptRow, err error) error {
 	return c.copyRows(after)
 }
 
+// tooLong is the SQLSTATE for a limit of the server, like the longest text that an index can
+// hold.
+const tooLong = "54000"
+
 // isRefusal reports whether an error means that the server refused the values of
 // a row.
 func isRefusal(err error) bool {
 	code := CodeOf(err)
-	return len(code) == 5 && (code[:2] == "22" || code[:2] == "23") && code != wrongLength && !NoPartition(err)
+	return code == tooLong || len(code) == 5 && (code[:2] == "22" || code[:2] == "23") && code != wrongLength && !NoPartition(err)
 }
 
 var copyLine = regexp.MustCompile(`^COPY .*?, line ([0-9]+)`)
