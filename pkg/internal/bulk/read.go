@@ -92,7 +92,8 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 			g.abort()
 		}
 	}()
-	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: path.Join(t.key.Probe, t.name), ModTime: t.mtime, ReadOnce: t.stdin, Next: t.next}
+	info := store.FileInfo{Key: t.key, Type: im.typ(), Time: t.time.Time, Name: path.Join(t.key.Probe, t.name), ModTime: t.mtime, ReadOnce: t.stdin, Next: t.next,
+		Private: im.opt.Anonymizes()}
 	if t.remote != nil {
 		info.Name = path.Join(t.remote.Dir, t.name)
 	}

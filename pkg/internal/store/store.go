@@ -158,6 +158,9 @@ type FileInfo struct {
 	// The call may come from another goroutine; text is only valid during
 	// the call. Nil disables reporting.
 	Reject func(line int64, reason string, text []byte)
+	// Private withholds the file's values: neither the reasons passed to
+	// Reject nor the errors of FileTx quote them.
+	Private bool
 	// Prefix is the record of the longest stored text that is a prefix of
 	// the file, and PrefixLines is the number of lines in that text. Commit
 	// will replace the record. Prefix is nil if no such text is stored or

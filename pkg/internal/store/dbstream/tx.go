@@ -48,7 +48,11 @@ func (x *fileTx) Write(ctx context.Context, b *tstat.Batch) error {
 	for i, own := range b.Serials(x.file.Time) {
 		reason := ""
 		if own > x.latest {
-			reason = "its time, " + time.Unix(own, 0).UTC().Format(time.RFC3339) + ", is in the future, or later than the next folder"
+			at := ", " + time.Unix(own, 0).UTC().Format(time.RFC3339) + ","
+			if x.file.Private {
+				at = ""
+			}
+			reason = "its time" + at + " is in the future, or later than the next folder"
 		} else if own < 0 {
 			reason = "no time"
 		}

@@ -2,10 +2,16 @@ package dbstream_test
 
 import (
 	"fmt"
+	"io"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/bulk"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/store/rowjson"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/testkit/pgtest"
 )
 
@@ -42,4 +48,23 @@ func TestVerifyAfterPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	verify(0)
+}
+
+// TestPrivateTimes checks that a reject does not show the time of its row if another store
+// gets anonymized logs.
+func TestPrivateTimes(t *testing.T) {
+	server := pgtest.Start(t)
+	drop, err := anonymize.New(anonymize.Options{Mode: "drop", Names: "keep"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, "dbstream://"+server.Host(server.Database(t)), "s")
+	sum := imports(t, s, logs(t, map[string]string{"2016_03_24_21_37.out/log_tcp_complete": "#c_ip:1 last:2\n::1 1458855462000.0\n::1 4102444800000.0\n"}), func(o *bulk.Options) {
+		o.Stores = bulk.Opened(s, rowjson.New(io.Discard))
+		o.Anonymizers, o.SourceIs = []*anonymize.Anonymizer{nil, drop}, anonymize.Clear
+	})
+	rejects, err := os.ReadFile(sum.RejectFile)
+	if err != nil || !strings.Contains(string(rejects), "in the future") || strings.Contains(string(rejects), "2100") {
+		t.Errorf("%s, %v", rejects, err)
+	}
 }

@@ -117,6 +117,7 @@ type copier struct {
 	conn    *pgconn.PgConn
 	in      *sqlstore.Pipe[*Batch]
 	reject  func(line int64, reason string, text []byte)
+	private bool  // reasons have no values
 	chunks  bool  // copy in chunks; otherwise a refused row fails the file
 	refused int64 // rows
 	saved   bool  // a savepoint exists
@@ -294,14 +295,14 @@ func (c *copier) skipRefused(rows []keptRow, err error) error {
 		bad = -1
 	}
 	if bad >= 0 && c.refused == maxRefused {
-		return fmt.Errorf("line %d: refused: %s (and %d rows before it)", rows[bad].number, pe.Message, maxRefused)
+		return fmt.Errorf("line %d: refused: %s (and %d rows before it)", rows[bad].number, c.reason(pe), maxRefused)
 	}
 	if _, err := c.conn.Exec(c.ctx, "rollback to savepoint chunk").ReadAll(); err != nil {
 		return err
 	}
 	before, after := rows[:len(rows)/2], rows[len(rows)/2:]
 	if bad >= 0 {
-		rows[bad].reject = pe.Message
+		rows[bad].reject = c.reason(pe)
 		c.refused++
 		before, after = rows[:bad], rows[bad+1:]
 	}
@@ -314,6 +315,14 @@ func (c *copier) skipRefused(rows []keptRow, err error) error {
 // tooLong is the SQLSTATE for a limit of the server, like the longest text that an index can
 // hold.
 const tooLong = "54000"
+
+// reason says why the server refused a row. The server's message may quote values.
+func (c *copier) reason(pe *pgconn.PgError) string {
+	if c.private {
+		return "refused by the server, SQLSTATE " + pe.Code
+	}
+	return pe.Message
+}
 
 // isRefusal reports whether an error means that the server refused the values of
 // a row.

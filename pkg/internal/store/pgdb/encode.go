@@ -263,9 +263,14 @@ type rowError struct {
 	value  []byte
 	reason string
 	text   bool // the value replaces an address, see isText
+
+	private bool // Error does not quote the value
 }
 
 func (e *rowError) Error() string {
+	if e.private {
+		return fmt.Sprintf("column %s: %s", e.column, e.reason)
+	}
 	return fmt.Sprintf("column %s: %s: %q", e.column, e.reason, e.value[:min(len(e.value), 80)])
 }
 
@@ -312,7 +317,7 @@ func (e *encoder) appendCellText(dst []byte, cell, i int) ([]byte, error) {
 }
 
 func (c *cell) rowError(field []byte) error {
-	return &rowError{c.target.Name, bytes.Clone(field), c.reason(), c.op == opInet && isText(field)}
+	return &rowError{column: c.target.Name, value: bytes.Clone(field), reason: c.reason(), text: c.op == opInet && isText(field)}
 }
 
 // isText reports whether an invalid value in an address column is a deliberate

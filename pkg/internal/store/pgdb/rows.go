@@ -137,7 +137,11 @@ func (r *Rows) countText(line int64, err error) {
 	for _, name := range r.enc.inet {
 		alter = append(alter, fmt.Sprintf("alter %s type text using host(%[1]s)", Quote(name)))
 	}
-	r.textErr = hint.New(fmt.Sprintf("line %d: column %s: %.80q is a text, not an address: no row of the log is stored", line, re.column, re.value),
+	value := fmt.Sprintf("%.80q", re.value)
+	if r.file.Private {
+		value = "it"
+	}
+	r.textErr = hint.New(fmt.Sprintf("line %d: column %s: %s is a text, not an address: no row of the log is stored", line, re.column, value),
 		"addresses in the log are anonymized; to store them as texts: alter table "+r.opt.Table.Sanitize()+" "+strings.Join(alter, ", "))
 }
 
@@ -155,6 +159,10 @@ func (r *Rows) Append(to *Batch, begin []byte, b *tstat.Batch, i int, reason str
 	data, err := r.enc.append(append(to.data, begin...), i)
 	line := b.LineNumber(i)
 	if reason == "" && err != nil {
+		var re *rowError
+		if errors.As(err, &re) {
+			re.private = r.file.Private
+		}
 		reason = err.Error()
 		r.countText(line, err)
 	}

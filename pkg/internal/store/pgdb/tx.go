@@ -53,7 +53,7 @@ func (d *DB) Begin(ctx context.Context, f store.FileInfo, opt RowOptions) (*Tx, 
 		return nil, Classify(err)
 	}
 	t.in = sqlstore.Start(t.ctx, waitingBatches, func(in *sqlstore.Pipe[*Batch]) error {
-		c := &copier{ctx: t.ctx, conn: pc, in: in, reject: f.Reject, chunks: f.ReadOnce || d.chunks.Load()}
+		c := &copier{ctx: t.ctx, conn: pc, in: in, reject: f.Reject, private: f.Private, chunks: f.ReadOnce || d.chunks.Load()}
 		err := c.run()
 		t.refused = c.refused
 		if !c.chunks && isRefusal(err) {
