@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
@@ -40,7 +41,7 @@ type Store struct {
 	*client
 	cluster   bool
 	empty     bool          // opened with ReadOnly, and the table of records does not exist
-	absent    []string      // addedColumns missing from the table of records; at most colTransform unless ReadOnly was set
+	absent    atomic.Value  // []string: addedColumns missing from the table of records; at most colTransform unless ReadOnly was set
 	offset    time.Duration // of the server's clock relative to this machine's
 	dateTime  string        // type of times: DateTime or DateTime64
 	shortText string        // type for strings with few distinct values
@@ -96,7 +97,8 @@ func (s *Store) open(ctx context.Context, readOnly bool) error {
 	}
 	if readOnly {
 		t, err := s.columns(ctx, "", sqlstore.FilesTable)
-		s.empty, s.absent = len(t) == 0, absent(t)
+		s.empty = len(t) == 0
+		s.absent.Store(absent(t))
 		if codeOf(err) == codeUnknownDatabase {
 			s.empty, err = true, nil // nothing was ever stored
 		}

@@ -21,7 +21,7 @@ const conflictWait = 2 * time.Second
 // transforms, because an older version created it and the user has no permission to
 // alter it.
 func (s *Store) CheckTransform() error {
-	if len(s.absent) == 0 {
+	if len(s.absentColumns()) == 0 {
 		return nil
 	}
 	return hint.New("table "+s.filesTable()+", which an older version made, has no column "+colTransform, "import once as a user who may alter it")
@@ -46,7 +46,7 @@ func (s *Store) commit(ctx context.Context, host string, id uint64, r store.Reco
 		damaged = 1
 	}
 	columns, transform := fileColumns, ", "+literals(r.Transform)
-	if len(s.absent) > 0 { // colTransform
+	if len(s.absentColumns()) > 0 { // colTransform
 		if r.Transform != "" {
 			return s.CheckTransform()
 		}

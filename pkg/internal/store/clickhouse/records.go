@@ -231,10 +231,11 @@ func (s *Store) filesTable() string { return name(s.cfg.database, sqlstore.Files
 // events calls f with each event that satisfies the given SQL condition.
 func (s *Store) events(ctx context.Context, host, where string, f func(event) error) error {
 	sql := "select " + eventFields
+	absent := s.absentColumns()
 	for _, def := range addedColumns {
 		name, typ, _ := strings.Cut(def, " ")
 		switch {
-		case !slices.Contains(s.absent, def):
+		case !slices.Contains(absent, def):
 			sql += ", " + name
 		case typ == "String":
 			sql += ", ''"
@@ -290,6 +291,9 @@ func (s *Store) OtherProbes(ctx context.Context, keys []store.Key) ([]store.Reco
 func (s *Store) lookup(ctx context.Context, keys []store.Key, columns string, values func(store.Key) string) ([]store.Record, error) {
 	if s.empty {
 		return nil, nil
+	}
+	if err := s.refreshAbsent(ctx); err != nil {
+		return nil, err
 	}
 	histories := map[store.Key]history{}
 	for len(keys) > 0 {
@@ -385,7 +389,7 @@ func (s *Store) liveOnly(where string) string {
 // readers of a log type's view.
 func (s *Store) visible(logType string) string {
 	place := ", place"
-	if slices.Contains(s.absent, addedColumns[0]) {
+	if slices.Contains(s.absentColumns(), addedColumns[0]) {
 		place = ""
 	}
 	where := "file = " + text(logType)

@@ -82,3 +82,47 @@ func TestRefusedColumn(t *testing.T) {
 	}
 	tx.Abort()
 }
+
+// TestLateTransform checks that an importer whose user may not add the column transform
+// reads the column once another user has added it. Otherwise it would take anonymized logs
+// for clear ones. The server is a fake.
+func TestLateTransform(t *testing.T) {
+	var mu sync.Mutex
+	var added, asked bool
+	dest := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		switch sql := string(body); {
+		case strings.Contains(sql, "data_type_families"):
+			io.WriteString(w, "1700000000\n")
+		case strings.Contains(sql, "system.databases"):
+			io.WriteString(w, "db\n")
+		case strings.Contains(sql, "system.columns"):
+			for _, c := range fileColumns {
+				if c != colTransform || added {
+					io.WriteString(w, c+"\tString\n")
+				}
+			}
+		case strings.HasPrefix(sql, "alter"):
+			w.WriteHeader(500)
+			io.WriteString(w, "Code: 497, not enough privileges\n")
+		case strings.HasPrefix(sql, "select file_id, event"):
+			asked = strings.Contains(sql, colTransform)
+		}
+	})
+	s := open(t, dest)
+	defer s.Close()
+	keys := []store.Key{{Probe: "p1", Folder: "2016_03_24_21_37.out", File: "log_udp_complete"}}
+	for _, want := range []bool{false, true} {
+		mu.Lock()
+		added = want
+		mu.Unlock()
+		if _, err := s.Lookup(t.Context(), keys); err != nil || asked != want {
+			t.Errorf("reads transform: %v, want %v; %v", asked, want, err)
+		}
+		if err := s.CheckTransform(); (err == nil) != want {
+			t.Errorf("added %v: %v", want, err)
+		}
+	}
+}

@@ -142,7 +142,7 @@ func (s *Store) createService(ctx context.Context) error {
 		if len(existing) > 0 {
 			if t.name == sqlstore.FilesTable {
 				if err := s.addColumns(ctx, absent(existing)); errors.Is(err, errNoTransform) {
-					s.absent = addedColumns[len(addedColumns)-1:]
+					s.absent.Store(addedColumns[len(addedColumns)-1:])
 				} else if err != nil {
 					return fmt.Errorf("add columns to table %s, which an older version made: %w", name(s.cfg.database, t.name), err)
 				}
@@ -164,6 +164,26 @@ func absent(existing map[string]string) []string {
 		name, _, _ := strings.Cut(def, " ")
 		return existing[name] != ""
 	})
+}
+
+// absentColumns returns the addedColumns that the table of records lacked when it was last
+// looked at.
+func (s *Store) absentColumns() []string {
+	columns, _ := s.absent.Load().([]string)
+	return columns
+}
+
+// refreshAbsent looks at the table of records again if it lacked columns, because another
+// user may have added them.
+func (s *Store) refreshAbsent(ctx context.Context) error {
+	if len(s.absentColumns()) == 0 {
+		return nil
+	}
+	t, err := s.columns(ctx, "", sqlstore.FilesTable)
+	if err == nil && len(t) > 0 {
+		s.absent.Store(absent(t))
+	}
+	return err
 }
 
 // errNoTransform reports that the user has no permission to add colTransform.
