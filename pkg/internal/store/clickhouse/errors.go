@@ -86,6 +86,19 @@ const (
 	codeKeeper          = 999
 )
 
+// limitCodes lists the codes of errors that come from the rights or the limits of the
+// user, and not from the data.
+var limitCodes = map[int]bool{
+	0:                true, // of a proxy, see serverError
+	codeAccessDenied: true,
+	codeReadonly:     true,
+	158:              true, // TOO_MANY_ROWS
+	160:              true, // TOO_SLOW
+	290:              true, // LIMIT_EXCEEDED
+	307:              true, // TOO_MANY_BYTES
+	396:              true, // TOO_MANY_ROWS_OR_BYTES
+}
+
 // transientCodes lists the codes of transient exceptions.
 var transientCodes = map[int]bool{
 	3:   true, // UNEXPECTED_END_OF_FILE, from a node that disconnected

@@ -126,3 +126,45 @@ func TestLateTransform(t *testing.T) {
 		}
 	}
 }
+
+// TestLimitsAreNotDamage checks that Verify reports a table as damaged only if it cannot be
+// read, and not if the user's rights or limits do not allow to read all of it. The server
+// is a fake.
+func TestLimitsAreNotDamage(t *testing.T) {
+	for answer, damaged := range map[string]bool{
+		"Code: 40, e.displayText() = DB::Exception: Checksum doesn't match: corrupted data.":                   true,
+		"Code: 33, e.displayText() = DB::Exception: Cannot read all data":                                      true,
+		"Code: 158, e.displayText() = DB::Exception: Limit for rows to read exceeded: 2 rows read, maximum: 1": false,
+		"Code: 307. DB::Exception: Limit for (uncompressed) bytes to read exceeded":                            false,
+		"Code: 396. DB::Exception: Limit for result exceeded":                                                  false,
+		"Code: 160. DB::Exception: Estimated query execution time (9 seconds) is too long":                     false,
+		"the proxy has an internal error":                                                                      false,
+		"Code: 497. DB::Exception: tstat: Not enough privileges":                                               false,
+	} {
+		dest := fake(t, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			switch sql := string(body); {
+			case strings.Contains(sql, "data_type_families"):
+				io.WriteString(w, "1700000000\n")
+			case strings.Contains(sql, "system.databases"):
+				io.WriteString(w, "db\n")
+			case strings.Contains(sql, "system.columns"):
+				for _, c := range fileColumns {
+					io.WriteString(w, c+"\tString\n")
+				}
+			case strings.HasPrefix(sql, "select distinct file"):
+				io.WriteString(w, "log_udp_complete\n")
+			case strings.Contains(sql, "cityHash64"):
+				w.WriteHeader(500)
+				io.WriteString(w, answer+"\n")
+			}
+		})
+		s := open(t, dest)
+		faults := 0
+		err := s.Verify(t.Context(), store.VerifyOptions{Deep: true, Fault: func(store.Fault) { faults++ }})
+		s.Close()
+		if (faults == 1) != damaged || (err == nil) != damaged {
+			t.Errorf("%s: %d faults, %v", answer, faults, err)
+		}
+	}
+}

@@ -40,7 +40,7 @@ func (s *Store) readAll(ctx context.Context, logType string, opt store.VerifyOpt
 	ignore := func([]string) error { return nil }
 	err = s.query(ctx, "", nil, "select sum(cityHash64(*)) from "+name(s.cfg.database, table), ignore)
 	var refused *serverError
-	if errors.As(err, &refused) && !errors.Is(err, store.ErrUnavailable) {
+	if errors.As(err, &refused) && !errors.Is(err, store.ErrUnavailable) && !limitCodes[refused.code] {
 		opt.Fault(store.Fault{Kind: store.Damaged, Path: table, Reason: refused.Error()})
 		return nil
 	}
