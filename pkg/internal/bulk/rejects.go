@@ -1,6 +1,7 @@
 package bulk
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 const (
 	maxRejectFile  = 16 << 20 // bytes, of one run
 	maxRejectText  = 1 << 10  // bytes, of one line
-	keptRejectRuns = 20       // files
+	keptRejectRuns = 20       // files; more only while more runs write to theirs
 )
 
 // rejectFile writes the rejected lines of a run in the form FILE:LINE: reason: "text".
@@ -83,14 +84,39 @@ func (r *rejectFile) open() {
 	if r.err = durable.MkdirAll(dir, 0o750); r.err != nil {
 		return
 	}
-	old, _ := filepath.Glob(filepath.Join(dir, "*.txt"))
-	slices.Sort(old) // names start with the time
-	for len(old) >= keptRejectRuns {
-		os.Remove(old[0])
-		old = old[1:]
-	}
+	removeOldRejects(dir)
 	name := fmt.Sprintf("%s-%d.txt", time.Now().UTC().Format("20060102T150405Z"), os.Getpid())
 	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
+	if r.err == nil {
+		_ = syscall.Flock(int(r.f.Fd()), syscall.LOCK_SH) // not all file systems have locks
+	}
+}
+
+// removeOldRejects removes the oldest reject files in dir, so that there is room for one
+// more. It keeps the files of runs that have not ended, which hold a lock on them.
+func removeOldRejects(dir string) {
+	old, _ := filepath.Glob(filepath.Join(dir, "*.txt"))
+	slices.Sort(old) // names start with the time
+	left := len(old)
+	for _, name := range old {
+		if left < keptRejectRuns {
+			return
+		}
+		if !isLocked(name) {
+			os.Remove(name)
+			left--
+		}
+	}
+}
+
+// isLocked reports whether a process holds a lock on a file.
+func isLocked(name string) bool {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 }
 
 // failure makes the lines written so far durable. If lines are missing because of an

@@ -1,6 +1,7 @@
 package bulk
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -22,5 +23,49 @@ func TestRejectFile(t *testing.T) {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm()&^want != 0 {
 			t.Errorf("%s: %v, %v; want %v at most", path, info.Mode(), err, want)
 		}
+	}
+}
+
+// TestRejectFileOfRunIsKept checks that the files of later runs do not replace that of a
+// run that has not ended.
+func TestRejectFileOfRunIsKept(t *testing.T) {
+	dir := t.TempDir()
+	old := filepath.Join(dir, "rejects", "20240101T000000Z-1.txt")
+	long := &rejectFile{dir: dir}
+	if !long.add("log", 1, "a", nil) {
+		t.Fatal(long.failure())
+	}
+	if err := os.Rename(long.path(), old); err != nil {
+		t.Fatal(err)
+	}
+	for i := range keptRejectRuns + 5 {
+		ended := filepath.Join(dir, "rejects", fmt.Sprintf("20240102T0000%02dZ-1.txt", i))
+		if err := os.WriteFile(ended, nil, 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := &rejectFile{dir: dir}
+	if !other.add("log", 1, "b", nil) {
+		t.Fatal(other.failure())
+	}
+	defer other.close()
+	list := func() []string {
+		names, err := filepath.Glob(filepath.Join(dir, "rejects", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	if names := list(); len(names) != keptRejectRuns || names[0] != old {
+		t.Errorf("%d files: %q", len(names), names)
+	}
+	long.close()
+	third := &rejectFile{dir: dir}
+	if !third.add("log", 1, "c", nil) {
+		t.Fatal(third.failure())
+	}
+	defer third.close()
+	if names := list(); len(names) > keptRejectRuns || names[0] == old {
+		t.Errorf("%d files: %q", len(names), names)
 	}
 }
