@@ -3,6 +3,7 @@ package bulk
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -1129,5 +1130,23 @@ func TestMerge(t *testing.T) {
 	}
 	if one.Types[0].Files != 1 || Merge([]*Summary{one}).Probe != "a" {
 		t.Errorf("%+v", one.Types[0])
+	}
+}
+
+// TestSummaryInJSON checks that times are in UTC and that lists are not null.
+func TestSummaryInJSON(t *testing.T) {
+	local := time.Local
+	defer func() { time.Local = local }()
+	time.Local = time.FixedZone("", 3600)
+	w := newSharedWorld(t, 1)
+	opt := w.options(w.open())
+	opt.Exclude = []string{"log_*"}
+	sum, err := Run(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	js, err := json.Marshal(sum)
+	if text := string(js); err != nil || !strings.Contains(text, `"types":[]`) || strings.Contains(text, "+01:00") {
+		t.Errorf("%s, %v", text, err)
 	}
 }

@@ -188,7 +188,7 @@ func newRun(ctx context.Context, opt Options) (*run, error) {
 		opt: opt, log: opt.Log,
 		rejects:  &rejectFile{dir: opt.StateDir},
 		limits:   opt.Limits,
-		sum:      &Summary{Probe: opt.Probe, Started: time.Now(), DryRun: opt.DryRun},
+		sum:      &Summary{Probe: opt.Probe, Started: time.Now().UTC(), DryRun: opt.DryRun},
 		types:    map[string]*TypeSummary{},
 		unknown:  map[string]bool{},
 		examined: map[string]version{},

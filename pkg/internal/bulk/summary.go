@@ -161,7 +161,7 @@ func (s *Summary) addStore(add StoreSummary) {
 
 // sumUp sets the totals and rates of s from the sums of each log type.
 func (s *Summary) sumUp(types map[string]*TypeSummary) {
-	s.Types, s.Total = nil, TypeSummary{}
+	s.Types, s.Total = []*TypeSummary{}, TypeSummary{}
 	for _, t := range types {
 		s.Types = append(s.Types, t)
 		s.Total.Add(t)
