@@ -1133,6 +1133,23 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// TestMatchedFileWithoutRowsEndsNoRun checks that a matched file without a row, which has
+// no folder, is a failure of this file only.
+func TestMatchedFileWithoutRowsEndsNoRun(t *testing.T) {
+	forStores(t, func(w *world) {
+		const head = "#c_ip:1 time:2\n"
+		w.put("a.pcap.out/log_dns_complete", head)
+		w.put("b.pcap.out/log_dns_complete", "")
+		w.put("c.pcap.out/log_dns_complete", head+"a 1458855462170.811035\n")
+		sum, err := w.try(func(o *Options) { o.Match, o.Jobs = []Match{{Glob: "*.pcap.out/log_*"}}, 1 })
+		if !errors.Is(err, ErrFailed) || hint.IsUsage(err) {
+			w.Fatal(err)
+		}
+		w.counts(sum, "files=1 rows=1 failed=2")
+		w.stored("p1", "2016_03_24_21_37.out", "log_dns_complete", 1)
+	})
+}
+
 // TestSummaryInJSON checks that times are in UTC and that lists are not null.
 func TestSummaryInJSON(t *testing.T) {
 	local := time.Local

@@ -361,7 +361,7 @@ func (r *run) do(ctx context.Context, t *task) error {
 	case errors.Is(err, ErrSource) && t.source != nil:
 		r.markSourceUnavailable(t.source.String(), err)
 		return nil
-	case (errors.Is(err, errNoTime) || errors.Is(err, errEmpty)) && len(r.opt.Sources) == 1: // the user named this file
+	case (errors.Is(err, errNoTime) || errors.Is(err, errEmpty)) && len(r.opt.Sources) == 1 && r.opt.Sources[0] == t.path: // the user named this file
 		return hint.AsUsage(err)
 	case hint.IsUsage(err): // from the store, and the same for any file
 		return err
