@@ -214,7 +214,10 @@ func (im *fileImport) reject(index int) func(line int64, reason string, text []b
 // searched for a row with an absolute time.
 const peekSize = 1 << 20
 
+// vanished counts a file that is gone although the scan found it. If it is still listed
+// after retryAfter, it is tried again: the file may only have been unavailable.
 func (r *run) vanished(t *task) {
+	t.gone = true
 	r.log.Warn("file vanished before it was read", "file", t.path)
 	r.count(t, func(s *TypeSummary) { s.Vanished++ })
 }

@@ -43,6 +43,7 @@ type task struct {
 	lacks    storeSet         // unavailable stores that may lack the file
 	fresh    bool             // records are current, and key is claimed
 	counted  bool             // counted as stored, skipped or to import
+	gone     bool             // the file vanished before it was read
 	failure  string           // reason of the failure, as counted and reported; "" if none
 	err      string           // why the file is not stored; "" if it is stored or the import has not been attempted yet
 	other    bool             // a store has the file under another transform

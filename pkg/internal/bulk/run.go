@@ -274,7 +274,7 @@ func (r *run) follow(ctx context.Context) error {
 }
 
 // maxWait is the longest delay before follow retries a failed pass. retryAfter
-// is the delay before a file is retried after a failed import.
+// is the delay before a file is retried after a failed import, or after it vanished.
 const (
 	maxWait    = 5 * time.Minute
 	retryAfter = 10 * time.Minute
@@ -351,7 +351,11 @@ func (r *run) do(ctx context.Context, t *task) error {
 	err := r.importFile(ctx, t)
 	switch {
 	case err == nil:
-		r.markExamined(t, time.Time{})
+		var until time.Time
+		if t.gone {
+			until = time.Now().Add(retryAfter)
+		}
+		r.markExamined(t, until)
 		r.done(t)
 		return nil
 	case ctx.Err() != nil:
