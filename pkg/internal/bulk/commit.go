@@ -8,7 +8,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// commit commits the file to every store that received it, and counts it. typed says
+// commit commits the file to every store that received it, and counts it. If the file was
+// counted before, for another store or transform, commit only counts further rejects. typed says
 // whether any of these stores accepts rows rather than whole files.
 func (im *fileImport) commit(typed bool) error {
 	t, c := im.task, im.rd.Counts()
@@ -48,7 +49,16 @@ func (im *fileImport) commit(typed bool) error {
 		return nil
 	}
 	im.warnTruncated()
+	rejects := c.Rejects + sum.rejected
+	if more := rejects - t.rejects; t.counted && more > 0 {
+		t.rejects = rejects
+		im.count(t, func(s *TypeSummary) {
+			s.Lines += more
+			s.Rejects += more
+		})
+	}
 	im.countOnce(t, func(s *TypeSummary) {
+		t.rejects = rejects
 		if rec.Damaged {
 			s.Damaged++
 		}
@@ -59,7 +69,7 @@ func (im *fileImport) commit(typed bool) error {
 		s.Lines += c.Lines
 		s.Rows += c.Rows - im.filtered - sum.rejected
 		s.Filtered += im.filtered
-		s.Rejects += c.Rejects + sum.rejected
+		s.Rejects += rejects
 		s.Cuts += c.Cuts
 		s.Escaped += c.Escaped
 		s.Bytes += t.size

@@ -702,3 +702,39 @@ func TestFollowReportsUnstoredFiles(t *testing.T) {
 		}
 	})
 }
+
+// TestRejectsOfLaterStoresAreCounted checks that rejects count although another store has
+// the file already, with other text or without a check of its lines.
+func TestRejectsOfLaterStoresAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 0)
+		w.put(log, udp(50, "a")+"bad\n")
+		drop, err := anonymize.New(anonymize.Options{Mode: "drop", Names: "keep"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, late := range []bool{false, true} {
+			copied, err := stores.Open(t.Context(), "copy:"+t.TempDir(), stores.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer copied.Close()
+			open := newFragile("open", nil)
+			opt := w.independent(append(Opened(copied), open)...)
+			if late {
+				open.set(errDown)
+				time.AfterFunc(time.Minute, func() { open.set(nil) })
+			} else {
+				opt.SourceIs, opt.Anonymizers = anonymize.Clear, []*anonymize.Anonymizer{nil, drop}
+			}
+			sum, err := Run(t.Context(), opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.counts(sum, "files=1 rejects=1")
+			if c := sum.Total; c.Lines != c.Rows+c.Filtered+c.Rejects+c.Cuts || sum.RejectFile == "" {
+				t.Errorf("%+v", sum)
+			}
+		}
+	})
+}

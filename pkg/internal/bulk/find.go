@@ -22,6 +22,7 @@ import (
 // task is a file to examine.
 type task struct {
 	path  string
+	from  string // the source, as in run.sourceErrors
 	stdin bool
 	// source and remote are set only for files of Options.Remote.
 	source  Source
@@ -43,6 +44,7 @@ type task struct {
 	lacks    storeSet         // unavailable stores that may lack the file
 	fresh    bool             // records are current, and key is claimed
 	counted  bool             // counted as stored, skipped or to import
+	rejects  int64            // rejects that are counted
 	gone     bool             // the file vanished before it was read
 	failure  string           // reason of the failure, as counted and reported; "" if none
 	err      string           // why the file is not stored; "" if it is stored or the import has not been attempted yet
@@ -50,15 +52,16 @@ type task struct {
 }
 
 // find returns the files of the sources that the options select, ordered by folder time.
-// If find fails, it restores the counts that resetOpen cleared.
+// If find fails, it restores the counts that resetOpen cleared, and r.examined.
 func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 	restore := r.resetOpen()
 	defer func() {
 		if err != nil {
 			restore()
+			r.examined = r.examinedBefore
 		}
 	}()
-	r.sourceErrors = map[string]error{}
+	r.sourceErrors, r.unreadable, r.empty = map[string]error{}, map[string]string{}, map[string]bool{}
 	r.passedOver = PassedOver{seen: map[string]bool{}}
 	r.examinedBefore, r.examined = r.examined, map[string]version{} // forget files that are gone
 	r.scanned, r.leftOpen = map[store.Key]*sameKey{}, nil
@@ -86,6 +89,7 @@ func (r *run) find(ctx context.Context) (tasks []*task, err error) {
 		}
 		tasks = append(tasks, found...)
 	}
+	r.endScan()
 	r.reportPassed()
 	slices.SortStableFunc(tasks, func(a, b *task) int {
 		if c := a.time.Time.Compare(b.time.Time); c != 0 {
@@ -181,17 +185,16 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 		return nil, err
 	}
 	for _, err := range tree.Errors {
-		if text := reason(err); !r.warned[text] { // with Follow, only once
-			r.warned[text] = true
-			r.countProblem()
-			r.log.Error("part of the source cannot be read", append([]any{"source", src, "err", text}, hint.Attrs(err)...)...)
-		}
+		r.recordUnreadable(src, err)
 	}
 	r.recordPassedOver(src, tree.Passed)
-	if len(tree.Folders)+len(tree.Loose) == 0 && len(tree.Errors) == 0 && !r.opt.Follow {
-		return nil, hint.New("source "+src+": no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat")
+	if len(tree.Folders)+len(tree.Loose) == 0 {
+		r.empty[src] = true
+		if len(tree.Errors) == 0 && !r.opt.Follow {
+			return nil, hint.New("source "+src+": no log folder in it", "log folders are named YYYY_MM_DD_HH_MM.out, by Tstat")
+		}
 	}
-	tasks, err := r.findLoose(tree.Loose, place)
+	tasks, err := r.findLoose(src, tree.Loose, place)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +203,7 @@ func (r *run) findIn(ctx context.Context, src, place string) ([]*task, error) {
 		open := !d.Finished(time.Now(), r.opt.Settle)
 		left := int64(0)
 		for _, f := range d.Files {
-			t := &task{path: f.Path, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime, next: next[d.Path], growing: open}
+			t := &task{path: f.Path, from: src, name: f.Rel, typ: f.Type, time: d.FolderTime, size: f.Size, mtime: f.ModTime, next: next[d.Path], growing: open}
 			t.key = store.Key{Probe: r.opt.Probe, Folder: d.Name, File: f.Name}
 			t.place = placeName(path.Join(place, path.Dir(d.Rel)))
 			if d.Rel == "." { // the source is the log folder
@@ -255,7 +258,7 @@ func (r *run) findFile(src string, info fs.FileInfo, place string) ([]*task, err
 	if typ == nil {
 		return nil, hint.Usage("source "+src+": not named like a log of Tstat", "if it is one, name its type: `type` log_tcp_complete, or what it is")
 	}
-	t := &task{path: src, name: base, place: placeName(place), typ: typ, size: info.Size(), mtime: info.ModTime()}
+	t := &task{path: src, from: src, name: base, place: placeName(place), typ: typ, size: info.Size(), mtime: info.ModTime()}
 	t.key = store.Key{Probe: r.opt.Probe, File: typ.Name}
 	folder := r.opt.Folder
 	if folder == "" {
@@ -364,13 +367,19 @@ func (o *Options) wantsTime(at time.Time) bool {
 func (r *run) inTime(t *task) bool { return r.opt.wantsTime(t.time.Time) }
 
 // isSettled reports whether a file needs no work in this pass because it is unchanged
-// and no available store lacks it.
+// and no available store lacks it. If it needs work, r.examined keeps the file's entry
+// until this or a later pass has done it, so that the file is not counted again.
 func (r *run) isSettled(t *task) bool {
 	v, ok := r.examinedBefore[t.path]
-	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) || !v.until.IsZero() && time.Now().After(v.until) {
+	if !ok || v.size != t.size || !v.mtime.Equal(t.mtime) {
 		return false
 	}
-	t.counted, t.failure, t.rejected = v.counted, v.failure, v.rejected
+	r.examined[t.path] = v
+	t.counted, t.rejects = v.counted, v.rejects
+	if !v.until.IsZero() && time.Now().After(v.until) {
+		return false
+	}
+	t.failure, t.rejected = v.failure, v.rejected
 	if len(r.available(v.lacks)) > 0 {
 		return false
 	}

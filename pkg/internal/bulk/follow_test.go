@@ -3,7 +3,10 @@ package bulk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,6 +63,89 @@ func TestVanishedFileIsTriedAgain(t *testing.T) {
 			if settled == 0 {
 				t.Error("not settled")
 			}
+			return true
+		})
+	})
+}
+
+// TestSourceThatReturnsIsNotCountedAgain checks that Follow counts each file once, even if
+// the source is gone, empty or unreadable for a while and a store lacks the files.
+func TestSourceThatReturnsIsNotCountedAgain(t *testing.T) {
+	for name, gone := range map[string]func(w *sharedWorld) (back func()){
+		"missing": func(w *sharedWorld) func() {
+			w.Helper()
+			away := w.root + ".away"
+			if err := os.Rename(w.root, away); err != nil {
+				w.Fatal(err)
+			}
+			return func() { os.Rename(away, w.root) }
+		},
+		"empty": func(w *sharedWorld) func() {
+			away := w.root + ".away"
+			if err := errors.Join(os.Rename(w.root, away), os.Mkdir(w.root, 0o755)); err != nil {
+				w.Fatal(err)
+			}
+			return func() { os.Remove(w.root); os.Rename(away, w.root) }
+		},
+		"unreadable": func(w *sharedWorld) func() {
+			site, away := filepath.Join(w.root, "site"), w.root+".away"
+			if err := errors.Join(os.Rename(site, away), os.Symlink("nowhere", site)); err != nil {
+				w.Fatal(err)
+			}
+			return func() { os.Remove(site); os.Rename(away, site) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newSharedWorld(t, 10)
+				for _, k := range w.keys {
+					w.move(k.Folder, "site/"+k.Folder)
+				}
+				up, down := newFragile("up", nil), newFragile("down", errDown)
+				rows := int64(0)
+				var back func()
+				follow(t, w.independent(up, down), func(sum *Summary, err error) bool {
+					w.counts(sum, "files=10 skipped=0")
+					rows = sum.Total.Rows
+					back = gone(w)
+					return true
+				}, func(sum *Summary, err error) bool {
+					back()
+					return true
+				}, func(sum *Summary, err error) bool {
+					w.counts(sum, "files=10 skipped=0")
+					down.set(nil)
+					return true
+				}, func(sum *Summary, err error) bool {
+					if err != nil {
+						return false
+					}
+					w.counts(sum, fmt.Sprintf("files=10 skipped=0 rows=%d", rows))
+					w.holds(down)
+					return true
+				})
+			})
+		})
+	}
+}
+
+// TestRetriedFileIsCountedOnce checks that a file that one store refuses for a while is
+// counted once.
+func TestRetriedFileIsCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 3)
+		full := newFragile("full", nil)
+		full.refuses = errors.New("no such column")
+		follow(t, w.independent(newFragile("up", nil), full), func(sum *Summary, err error) bool {
+			w.counts(sum, "files=3 failed=3")
+			full.refuses = nil
+			return true
+		}, func(sum *Summary, err error) bool {
+			if err != nil {
+				return false
+			}
+			w.counts(sum, "files=3 failed=3")
+			w.holds(full)
 			return true
 		})
 	})

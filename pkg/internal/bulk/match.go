@@ -95,11 +95,11 @@ func (r *run) scanOptions() tstat.ScanOptions {
 
 // findLoose returns tasks for files outside of log folders. The place of such a
 // file includes its name, because two files of one folder may have the same key.
-func (r *run) findLoose(files []*tstat.File, place string) (tasks []*task, err error) {
+func (r *run) findLoose(src string, files []*tstat.File, place string) (tasks []*task, err error) {
 	left := map[string]int64{} // by folder
 	for _, f := range files {
 		rel, _ := compression.CutSuffix(f.Rel)
-		t := &task{path: f.Path, name: f.Rel, place: placeName(path.Join(place, rel)), typ: f.Type, size: f.Size, mtime: f.ModTime}
+		t := &task{path: f.Path, from: src, name: f.Rel, place: placeName(path.Join(place, rel)), typ: f.Type, size: f.Size, mtime: f.ModTime}
 		t.key.Probe, t.key.File = r.opt.Probe, f.Type.Name
 		t.growing = time.Since(f.ModTime) < r.opt.Settle
 		if err := r.name(t, r.opt.Folder); err != nil {

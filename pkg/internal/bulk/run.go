@@ -47,6 +47,8 @@ type run struct {
 	addresses      map[string]anonymize.Source // results of addressesOf, by folder
 	warnedOther    bool                        // skipOther has logged its warning
 	passedSum      string                      // hash of the paths ignored in the last pass or run; "" if unknown
+	unreadable     map[string]string           // path by message: parts of the sources that this pass could not read
+	empty          map[string]bool             // sources in which this pass found nothing
 	warned         map[string]bool             // reported problems with folders
 	sourceErrors   map[string]error            // sources that were unavailable or wrong in this pass, by path or Source.String
 	claimed        map[store.Key]bool          // files that the last pass left to other importers
@@ -64,11 +66,13 @@ type run struct {
 // version is the state of a file when it was examined, to tell whether the file has
 // changed since.
 type version struct {
+	from    string // see task
 	size    int64
 	mtime   time.Time
 	until   time.Time // when it is examined again even if unchanged; zero: never
 	lacks   storeSet  // stores that were unavailable
 	counted bool      // in run.types
+	rejects int64     // in run.types
 	err     string    // why it is not stored; "" if it is
 
 	// The reported failures, see task; only while a store lacks the file.
@@ -449,7 +453,7 @@ func (r *run) markExamined(t *task, until time.Time) {
 	}
 	if r.opt.Follow || len(r.dests) > 1 {
 		r.mu.Lock()
-		r.examined[t.path] = version{t.size, t.mtime, until, t.lacks, t.counted, t.err, t.failure, t.rejected}
+		r.examined[t.path] = version{t.from, t.size, t.mtime, until, t.lacks, t.counted, t.rejects, t.err, t.failure, t.rejected}
 		r.mu.Unlock()
 	}
 }

@@ -96,7 +96,7 @@ func (r *run) findRemote(ctx context.Context, src Source) ([]*task, error) {
 	var order []string
 	for i := range files {
 		f := &files[i]
-		t := &task{path: f.Path, source: src, remote: f, name: f.Name, key: f.Key, typ: tstat.TypeByName(f.Key.File),
+		t := &task{path: f.Path, from: src.String(), source: src, remote: f, name: f.Name, key: f.Key, typ: tstat.TypeByName(f.Key.File),
 			time: f.Time, size: f.Size, mtime: f.ModTime, next: f.Next, growing: f.Growing}
 		t.place = path.Dir(path.Dir(f.Name))
 		if len(r.opt.Remote)+len(r.opt.Sources) > 1 {

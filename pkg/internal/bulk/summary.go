@@ -65,7 +65,8 @@ func (u *Unstored) Error() string {
 func (u *Unstored) Unwrap() error { return ErrFailed }
 
 // TypeSummary counts the files and lines of one log type. For stored files,
-// Lines == Rows + Filtered + Rejects + Cuts.
+// Lines == Rows + Filtered + Rejects + Cuts. A file is counted when the first store has it.
+// If a later store rejects more lines, these also count in Lines and Rejects.
 type TypeSummary struct {
 	Name    string `json:"type,omitempty"`
 	Files   int64  `json:"files"`   // stored; with DryRun: would be stored
