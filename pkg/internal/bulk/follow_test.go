@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,5 +150,33 @@ func TestRetriedFileIsCountedOnce(t *testing.T) {
 			w.holds(full)
 			return true
 		})
+	})
+}
+
+// TestFollowReportsUnreadableParts checks that each pass reports a part of the source that
+// cannot be read as an error. The log has a line each time that the problem appears.
+func TestFollowReportsUnreadableParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 1)
+		link := filepath.Join(w.root, "site")
+		broken := func() {
+			if err := os.Symlink("nowhere", link); err != nil {
+				t.Fatal(err)
+			}
+		}
+		broken()
+		lines := 0
+		opt := w.options(w.open())
+		opt.Log = slog.New(slog.NewTextHandler(&hook{&w.log, "part of the source cannot be read", func() { lines++ }}, nil))
+		check := func(want int, failed bool, then func()) func(*Summary, error) bool {
+			return func(_ *Summary, err error) bool {
+				if lines != want || failed != (err != nil && strings.Contains(err.Error(), link)) {
+					t.Errorf("%d lines, want %d; %v", lines, want, err)
+				}
+				then()
+				return true
+			}
+		}
+		follow(t, opt, check(1, true, func() {}), check(1, true, func() { os.Remove(link) }), check(1, false, broken), check(2, true, func() {}))
 	})
 }

@@ -263,6 +263,9 @@ func (r *run) follow(ctx context.Context) error {
 			if err == nil && sum.Unstored != nil {
 				err = sum.Unstored
 			}
+			if err == nil {
+				err = r.unreadableError()
+			}
 			r.opt.OnPass(sum, err)
 		}
 		select {
