@@ -1167,3 +1167,19 @@ func TestSummaryInJSON(t *testing.T) {
 		t.Errorf("%s, %v", text, err)
 	}
 }
+
+// TestJobsWithMatchWarnSeparately checks that two jobs of the same source, only one of
+// which matches further files, do not each warn in every run.
+func TestJobsWithMatchWarnSeparately(t *testing.T) {
+	w := &world{T: t, root: t.TempDir(), dest: "parquet:" + filepath.Join(t.TempDir(), "store")}
+	w.put(log, udp(1, "a"))
+	w.put(folder+"/log_dns_complete.txt", "#c_ip:1\na\n")
+	match := func(o *Options) { o.Match = []Match{{Glob: "*.txt"}} }
+	w.run("files=1", nil)
+	if !strings.Contains(w.log.String(), "passed over names") {
+		t.Errorf("no warning: %s", w.log.String())
+	}
+	w.run("files=1 skipped=1", match)
+	w.quiet(1, nil)
+	w.quiet(2, match)
+}

@@ -129,8 +129,8 @@ func (r *run) copiesState() string {
 }
 
 // stateFile returns the path of a state file of the given kind, or "" without a state
-// folder. Runs share the file if they have the same probe, sources, types and exclusions,
-// and pass the same names.
+// folder. Runs share the file if they have the same probe, sources, types, exclusions and
+// matches, and pass the same names.
 func (r *run) stateFile(kind string, names ...string) string {
 	if r.opt.StateDir == "" {
 		return ""
@@ -145,6 +145,9 @@ func (r *run) stateFile(kind string, names ...string) string {
 	}
 	job = append(append(job, ""), r.opt.Types...)
 	job = append(append(job, ""), r.opt.Exclude...)
+	for _, m := range r.opt.Match {
+		job = append(job, "match "+m.Glob+"="+m.Type)
+	}
 	job = append(job, names...)
 	sum := sha256.Sum256([]byte(strings.Join(job, "\n")))
 	return filepath.Join(r.opt.StateDir, kind, fmt.Sprintf("%x", sum[:16]))

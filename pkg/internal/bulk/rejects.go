@@ -18,9 +18,10 @@ import (
 
 // Limits on the rejected lines that are kept.
 const (
-	maxRejectFile  = 16 << 20 // bytes, of one run
-	maxRejectText  = 1 << 10  // bytes, of one line
-	keptRejectRuns = 20       // files; more only while more runs write to theirs
+	maxRejectFile  = 16 << 20    // bytes, of one run
+	maxRejectText  = 1 << 10     // bytes, of one line
+	rejectRetry    = time.Minute // after an error, until a line is written again
+	keptRejectRuns = 20          // files; more only while more runs write to theirs
 )
 
 // rejectFile writes the rejected lines of a run in the form FILE:LINE: reason: "text".
@@ -31,17 +32,23 @@ type rejectFile struct {
 	mu     sync.Mutex
 	f      *os.File
 	size   int
-	synced int // bytes that are durable
+	synced int  // bytes that are durable
+	broken bool // the last line in the file is not complete
 	err    error
-	warned bool // err was logged
+	failed time.Time // time of err
+	warned bool      // failure has returned err, or an error of an earlier attempt
+	lost   error     // the error to return by failure
 }
 
 // add writes a rejected line, and reports whether it was written.
 func (r *rejectFile) add(path string, line int64, reason string, text []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.err != nil && time.Since(r.failed) >= rejectRetry {
+		r.err = nil
+	}
 	if r.f == nil && r.err == nil {
-		r.open()
+		r.fail(r.open())
 	}
 	if r.err != nil || r.size > maxRejectFile {
 		return false
@@ -54,8 +61,13 @@ func (r *rejectFile) add(path string, line int64, reason string, text []byte) bo
 	if text != nil {
 		message += fmt.Sprintf(": %q%s", text, more)
 	}
+	if r.broken {
+		message = "\n" + message
+	}
 	n, err := fmt.Fprintln(r.f, message)
-	r.err = err
+	r.fail(err)
+	r.broken = err != nil && (r.broken || n > 0)
+	r.warned = r.warned && err != nil
 	if r.size += n; r.size > maxRejectFile {
 		fmt.Fprintf(r.f, "%d bytes are full; further rejects are counted only\n", maxRejectFile)
 	}
@@ -79,17 +91,33 @@ func escape(text string) string {
 	return b.String()
 }
 
-func (r *rejectFile) open() {
-	dir := filepath.Join(r.dir, "rejects")
-	if r.err = durable.MkdirAll(dir, 0o750); r.err != nil {
+// fail records an error unless err is nil. Lines are counted only until rejectRetry has
+// passed. The caller must hold r.mu.
+func (r *rejectFile) fail(err error) {
+	if err == nil {
 		return
+	}
+	r.err, r.failed = err, time.Now()
+	if !r.warned {
+		r.lost = err
+	}
+}
+
+// open creates the file. The caller must hold r.mu.
+func (r *rejectFile) open() error {
+	dir := filepath.Join(r.dir, "rejects")
+	if err := durable.MkdirAll(dir, 0o750); err != nil {
+		return err
 	}
 	removeOldRejects(dir)
 	name := fmt.Sprintf("%s-%d.txt", time.Now().UTC().Format("20060102T150405Z"), os.Getpid())
-	r.f, r.err = durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
-	if r.err == nil {
-		_ = syscall.Flock(int(r.f.Fd()), syscall.LOCK_SH) // not all file systems have locks
+	f, err := durable.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
+	if err != nil {
+		return err
 	}
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_SH) // not all file systems have locks
+	r.f = f
+	return nil
 }
 
 // removeOldRejects removes the oldest reject files in dir, so that there is room for one
@@ -120,7 +148,7 @@ func isLocked(name string) bool {
 }
 
 // failure makes the lines written so far durable. If lines are missing because of an
-// error, failure returns that error, but only once. Other goroutines can add lines during
+// error, failure returns that error, but only once until a line is written again. Other goroutines can add lines during
 // the sync.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
@@ -130,15 +158,11 @@ func (r *rejectFile) failure() error {
 		err := durable.Sync(f)
 		r.mu.Lock()
 		r.synced = size
-		if r.err == nil {
-			r.err = err
-		}
+		r.fail(err)
 	}
-	if r.warned {
-		return nil
-	}
-	r.warned = r.err != nil
-	return r.err
+	err := r.lost
+	r.warned, r.lost = r.warned || err != nil, nil
+	return err
 }
 
 // path returns the file's name, or "" if nothing was rejected.

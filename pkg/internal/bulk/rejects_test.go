@@ -1,10 +1,13 @@
 package bulk
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // TestRejectFile checks that only user and group can read rejected lines, and
@@ -68,4 +71,44 @@ func TestRejectFileOfRunIsKept(t *testing.T) {
 	if names := list(); len(names) > keptRejectRuns || names[0] == old {
 		t.Errorf("%d files: %q", len(names), names)
 	}
+}
+
+// TestRejectFileRecovers checks that lines are saved again after an error, and that the
+// error is reported once.
+func TestRejectFileRecovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "state")
+		if err := os.WriteFile(dir, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r := &rejectFile{dir: dir}
+		defer r.close()
+		for range 3 {
+			if r.add("log", 1, "lost", nil) {
+				t.Error("written")
+			}
+			time.Sleep(rejectRetry)
+		}
+		if r.failure() == nil || r.failure() != nil {
+			t.Error("not reported once")
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		if !r.add("log", 2, "saved", nil) || r.failure() != nil {
+			t.Error("not written")
+		}
+		r.fail(errors.New("disk is full"))
+		r.broken = true // a part of a line was written
+		if r.add("log", 3, "lost", nil) || r.failure() == nil {
+			t.Error("not reported again")
+		}
+		time.Sleep(rejectRetry)
+		if !r.add("log", 4, "saved", nil) {
+			t.Error("not written again")
+		}
+		if text, err := os.ReadFile(r.path()); err != nil || string(text) != "log:2: saved\n\nlog:4: saved\n" {
+			t.Errorf("%q, %v", text, err)
+		}
+	})
 }
