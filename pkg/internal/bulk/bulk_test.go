@@ -1183,3 +1183,27 @@ func TestJobsWithMatchWarnSeparately(t *testing.T) {
 	w.quiet(1, nil)
 	w.quiet(2, match)
 }
+
+// TestLinkInFinishedFolderIsImported checks that a log is imported once, as soon as one of
+// its hard links is in a finished folder, although the others are in open folders.
+func TestLinkInFinishedFolderIsImported(t *testing.T) {
+	forStores(t, func(w *world) {
+		const later = "2016_03_24_22_37.out"
+		open := func(o *Options) { o.IncludeOpen = false }
+		backup := w.put("backup/"+log, udp(10, "a"))
+		w.put("live/"+later+"/"+file, udp(20, "b"))
+		link := filepath.Join(w.root, "live", log)
+		if err := errors.Join(os.MkdirAll(filepath.Join(w.root, "backup", "open", folder), 0o755), os.MkdirAll(filepath.Dir(link), 0o755), os.Link(backup, link)); err != nil {
+			w.Fatal(err)
+		}
+		if err := os.Link(backup, filepath.Join(w.root, "backup", "open", log)); err != nil {
+			w.Fatal(err)
+		}
+		w.run("files=1 skipped=0 open=3", open)
+		w.run("files=0 skipped=1 open=3", open)
+		w.run("files=1 skipped=3 open=0", func(o *Options) { open(o); o.Settle = time.Nanosecond })
+		w.quiet(4, nil)
+		w.stored("p1", folder, file, 10)
+		w.stored("p1", later, file, 20)
+	})
+}

@@ -124,7 +124,8 @@ func (r *run) resetOpen() (restore func()) {
 
 // scan records a file of the sources, and reports whether this pass must
 // examine it. A file is examined once, even if sources overlap or the file has
-// several names, as in backups with hard links.
+// several names, as in backups with hard links. It is examined if one of these names is in
+// a finished folder.
 func (r *run) scan(t *task) bool {
 	var same *sameKey
 	if t.key.Folder != "" {
@@ -134,7 +135,8 @@ func (r *run) scan(t *task) bool {
 		return false
 	}
 	for _, o := range same.all() {
-		if o.source == nil && t.source == nil && sameFile(o, t) {
+		leftOpen := o.growing && !r.opt.IncludeOpen
+		if o.source == nil && t.source == nil && !leftOpen && sameFile(o, t) {
 			if !r.isSettled(t) {
 				r.skip(t)
 				r.markExamined(t, time.Time{})
