@@ -377,11 +377,11 @@ func (r *run) isSettled(t *task) bool {
 		return false
 	}
 	r.examined[t.path] = v
-	t.counted, t.rejects = v.counted, v.rejects
+	t.counted, t.rejects, t.rejected = v.counted, v.rejects, v.rejected
 	if !v.until.IsZero() && time.Now().After(v.until) {
 		return false
 	}
-	t.failure, t.rejected = v.failure, v.rejected
+	t.failure = v.failure
 	if len(r.available(v.lacks)) > 0 {
 		return false
 	}

@@ -153,6 +153,25 @@ func TestRetriedFileIsCountedOnce(t *testing.T) {
 	})
 }
 
+// TestRetriedFileIsRejectedOnce checks that the rejected lines of a file that is refused
+// are written once, although the file is retried. They would fill the reject file.
+func TestRetriedFileIsRejectedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSharedWorld(t, 0)
+		w.put(log, udp(50, "a")+strings.Repeat("bad\n", 101))
+		follow(t, w.options(w.open()), func(sum *Summary, err error) bool {
+			if sum.Total.Failed < 3 {
+				return false
+			}
+			text, err := os.ReadFile(sum.RejectFile)
+			if n := strings.Count(string(text), "\n"); err != nil || n != 101 {
+				t.Errorf("%d lines, %v", n, err)
+			}
+			return true
+		})
+	})
+}
+
 // TestFollowReportsUnreadableParts checks that each pass reports a part of the source that
 // cannot be read as an error. The log has a line each time that the problem appears.
 func TestFollowReportsUnreadableParts(t *testing.T) {

@@ -75,7 +75,8 @@ type version struct {
 	rejects int64     // in run.types
 	err     string    // why it is not stored; "" if it is
 
-	// The reported failures, see task; only while a store lacks the file.
+	// The reported failures, see task: failure only while a store lacks the file, and
+	// rejected until the file is not read again.
 	failure  string
 	rejected map[reject]bool
 }
@@ -448,8 +449,11 @@ func (r *run) markExamined(t *task, until time.Time) {
 			d.recordLack(t)
 		}
 	}
+	if t.lacks == 0 && until.IsZero() {
+		t.rejected = nil
+	}
 	if t.lacks == 0 {
-		t.failure, t.rejected = "", nil
+		t.failure = ""
 		if until.IsZero() && t.remote != nil && t.remote.Settled != nil {
 			t.remote.Settled()
 		}
