@@ -128,7 +128,7 @@ func (l *ackLink) write(b *batch.Batch, text []byte) error {
 		l.overhead = append(l.overhead, overhead{l.written.Load(), total})
 		l.mu.Unlock()
 		if _, err := l.nc.Write([]byte(line)); err != nil {
-			return err
+			return cmp.Or(l.err(), err)
 		}
 		l.probe = b.Probe
 	}
