@@ -51,6 +51,7 @@ type checkpoint struct {
 	log  *slog.Logger
 
 	window *batch.Window
+	saving sync.Mutex // held while the file is written: older positions must not replace newer ones
 
 	mu      sync.Mutex
 	state   saved
@@ -136,6 +137,8 @@ func (c *checkpoint) run(ctx context.Context) {
 
 // save saves the acked positions.
 func (c *checkpoint) save() error {
+	c.saving.Lock()
+	defer c.saving.Unlock()
 	c.mu.Lock()
 	acked := c.window.Snapshot()
 	if !c.dirty {
