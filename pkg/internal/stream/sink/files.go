@@ -187,6 +187,9 @@ func (f *files) rollBack() error {
 		if o.dirty {
 			errs = append(errs, o.Truncate(o.size))
 		}
+		if o.dirty && o.size == 0 && f.zstd != nil {
+			errs = append(errs, os.Remove(o.Name())) // the next attempt creates another file
+		}
 	}
 	f.closeAll()
 	return errors.Join(errs...)
@@ -213,13 +216,9 @@ func (f *files) file(dir, hour string) (*outFile, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	name := filepath.Join(dir, hour+f.ext)
-	if f.zstd != nil {
-		// Start a new file. Appending after a frame that a crash has
-		// truncated would make the rest unreadable.
-		for n := 2; exists(name); n++ {
-			name = filepath.Join(dir, hour+"."+strconv.Itoa(n)+f.ext)
-		}
+	name, err := f.fileName(dir, hour)
+	if err != nil {
+		return nil, err
 	}
 	file, err := durable.OpenFile(name, os.O_RDWR, 0o644)
 	if err != nil {
@@ -234,9 +233,24 @@ func (f *files) file(dir, hour string) (*outFile, error) {
 	return o, nil
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
+// fileName returns the path of the file for the given hour in the folder dir. A compressed
+// file is always a new one, because appending after a frame that a crash has truncated
+// would make the rest unreadable.
+func (f *files) fileName(dir, hour string) (string, error) {
+	name := filepath.Join(dir, hour+f.ext)
+	if f.zstd == nil {
+		return name, nil
+	}
+	for n := 2; ; n++ {
+		_, err := os.Stat(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return name, nil
+		case err != nil: // other names would fail too
+			return "", err
+		}
+		name = filepath.Join(dir, hour+"."+strconv.Itoa(n)+f.ext)
+	}
 }
 
 // toLineEnd removes an unfinished last line, which a crash may have left, and seeks to
