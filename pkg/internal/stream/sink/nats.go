@@ -72,13 +72,12 @@ func openNATS(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) o
 			s.nc.Close()
 			return nil, err
 		}
-		s.max = int(s.nc.MaxPayload())
 		s.wait.Go(func() { s.awaitAcks(ack) })
 		return s, nil
 	}
 }
 
-// prepare creates the stream if it does not exist. It fails if JetStream does not
+// prepare creates the stream if it does not exist, and sets s.max. It fails if JetStream does not
 // respond within natsSilence, for example soon after a server restart.
 func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, natsSilence)
@@ -99,7 +98,12 @@ func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error)
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", s.stream, err)
 	}
-	has := stream.CachedInfo().Config.Replicas
+	config := stream.CachedInfo().Config
+	s.max = int(s.nc.MaxPayload())
+	if config.MaxMsgSize > 0 {
+		s.max = min(s.max, int(config.MaxMsgSize))
+	}
+	has := config.Replicas
 	if has > 1 {
 		s.inFlight = map[string]future{}
 	}
