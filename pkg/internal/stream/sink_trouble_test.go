@@ -1,7 +1,9 @@
 package stream
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
 // TestNATSTooLarge checks that a stream with a low size limit gets smaller messages. A
@@ -67,5 +71,35 @@ func TestFilesLeaveNoEmptyFiles(t *testing.T) {
 	s.stop()
 	if names, _ := filepath.Glob(filepath.Join(dir, "*", "*", "*")); len(names) != 2 {
 		t.Errorf("%d files, want 2: %v", len(names), names)
+	}
+}
+
+// TestAcksEndAtLineEnds checks that no acknowledgement ends within an overlong line, as
+// tstatrepo-ack(7) promises.
+func TestAcksEndAtLineEnds(t *testing.T) {
+	s := startStream(t, Options{Listen: loopback(), MaxLine: 4096})
+	c := connect(t, s.addr)
+	first, long := logPath+" a\n", logPath+" "+strings.Repeat("x", 100_000)+"\n"
+	write(t, c, fmt.Sprintf("%s 1 s\n%s%s", protocol.AckHello, first, long[:50_000]))
+	await(t, "the reject", func() bool { return s.Stats().Rejects == 1 })
+	time.Sleep(100 * time.Millisecond)
+	write(t, c, long[50_000:]+first)
+	valid := map[string]bool{}
+	last := fmt.Sprintf("ack %d\n", 2*len(first)+len(long))
+	for _, n := range []int{0, len(first), len(first) + len(long)} {
+		valid[fmt.Sprintf("ack %d\n", n)] = true
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	for in := bufio.NewReader(c); ; {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line == last {
+			break
+		}
+		if !valid[line] {
+			t.Errorf("%q is not at the end of a line", line)
+		}
 	}
 }

@@ -258,7 +258,7 @@ func (c *conn) serve(ctx context.Context) error {
 		if skipping && m > 0 {
 			i := bytes.IndexByte(buf.Bytes[:n], '\n')
 			if i < 0 {
-				c.skip(n)
+				c.pos += int64(n)
 				n, m = 0, 0
 			} else {
 				c.skip(i + 1)
@@ -277,7 +277,7 @@ func (c *conn) serve(ctx context.Context) error {
 			if first {
 				return errNotLines
 			}
-			c.skip(n)
+			c.pos += int64(n)
 			n, skipping = 0, true
 		}
 		if n == len(buf.Bytes) { // a line longer than the buffer
@@ -314,8 +314,8 @@ func (c *conn) checkStart(ctx context.Context, head []byte, more bool) (drop int
 	return 0, head[0] != '/' && i < 0, nil
 }
 
-// skip records that the next n bytes of the connection are not delivered and so need no
-// ack.
+// skip records that the next n bytes of the connection, which end with a line, are not
+// delivered and so need no ack.
 func (c *conn) skip(n int) {
 	c.pos += int64(n)
 	c.tracker.Skip(c.pos)
