@@ -103,3 +103,21 @@ func TestAcksEndAtLineEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestReplacedConnectionIsExplained checks that the log says why the endpoint closed the
+// connection of an exporter that has connected again.
+func TestReplacedConnectionIsExplained(t *testing.T) {
+	s := startStream(t, Options{Listen: loopback()})
+	for range 2 {
+		c := connect(t, s.addr)
+		write(t, c, protocol.AckHello+" 1 s\n")
+		c.SetDeadline(time.Now().Add(patience))
+		if line, err := bufio.NewReader(c).ReadString('\n'); line != "ack 0\n" {
+			t.Fatal(line, err)
+		}
+	}
+	await(t, "the log", func() bool { return strings.Contains(s.log.String(), "connection lost") })
+	if s.stop(); !strings.Contains(s.log.String(), `err="the exporter reconnected"`) {
+		t.Error(s.log.String())
+	}
+}

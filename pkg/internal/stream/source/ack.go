@@ -50,8 +50,8 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 			break
 		}
 		c.mu.Unlock()
-		former.nc.Close()
 		former.cancel(errReplaced)
+		former.nc.Close()
 		select {
 		case <-former.done:
 		case <-ctx.Done():

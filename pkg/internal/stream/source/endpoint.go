@@ -125,6 +125,9 @@ func (e *Endpoint) start(ctx context.Context, l *peer.Listener, nc net.Conn) {
 	go func() {
 		defer e.wg.Done()
 		err := c.serve(ctx)
+		if cause := context.Cause(ctx); cause != nil && (errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled)) {
+			err = cause // why this process closed the connection
+		}
 		if c.session != "" && c.stopping.Load() {
 			c.drain(ctx)
 		}
