@@ -356,6 +356,7 @@ func (c *conn) deliver(ctx context.Context, buf *batch.Buffer, whole, n, m int) 
 // send splits complete lines by log and delivers them.
 func (c *conn) send(ctx context.Context, buf *batch.Buffer, lines []byte) error {
 	begin := c.pos
+	var failure error // of the first delivery that failed
 	err := c.split.Split(lines, func(o *batch.Origin, from int, run []byte, n int) error {
 		t := batch.Text{Origin: o, Source: c.src, Offset: begin + int64(from), Lines: n, Bytes: run, Wire: true, Buffer: buf}
 		end := t.Offset + int64(len(run))
@@ -364,10 +365,16 @@ func (c *conn) send(ctx context.Context, buf *batch.Buffer, lines []byte) error 
 			c.set.counts.Unacked.Add(int64(n))
 			t.Acked = func() { c.set.counts.Unacked.Add(-int64(n)) }
 		}
-		c.tracker.Deliver(end)
-		return c.inlet.Deliver(ctx, t)
+		if failure == nil {
+			c.tracker.Deliver(end)
+			failure = c.inlet.Deliver(ctx, t)
+		}
+		if c.session == "" {
+			return nil // the exporter does not resend the lines that follow: count them
+		}
+		return failure
 	})
-	if err != nil {
+	if err = cmp.Or(err, failure); err != nil {
 		return err
 	}
 	c.pos = begin + int64(len(lines))

@@ -1,0 +1,37 @@
+package stream
+
+import (
+	"errors"
+	"net"
+	"testing"
+	"time"
+)
+
+// unreachable returns an address on which nobody listens.
+func unreachable(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// TestStopCountsUndeliveredLines checks that the number of lost lines of an old exporter
+// includes all lines that were read together with the one that no sink accepts.
+func TestStopCountsUndeliveredLines(t *testing.T) {
+	s := startStream(t, Options{Listen: loopback(), To: []string{"tcp://" + unreachable(t)}, Drain: 50 * time.Millisecond, Queue: 4 << 10})
+	c := connect(t, s.addr)
+	text := ""
+	for range 10 { // 20 runs, each of which takes at least 1 KiB of the queue
+		text += logPath + " a\n" + "/x/2016_03_24_21_37.out/log_udp_complete b\n"
+	}
+	write(t, c, text+"rubbish\n")
+	await(t, "a full queue", func() bool { return s.Stats().Unacked >= 5 })
+	sum := s.stop()
+	var unacked *UnackedError
+	if !errors.As(s.err, &unacked) || unacked.Lines != 20 {
+		t.Errorf("%+v, %v", sum, s.err)
+	}
+}
