@@ -18,6 +18,20 @@ func unreachable(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// TestStopCountsLinesOfOptionalSink checks that the lines that wait for an optional sink
+// when the stream ends count as dropped.
+func TestStopCountsLinesOfOptionalSink(t *testing.T) {
+	s := startStream(t, Options{Listen: loopback(), ToOptional: []string{"tcp://" + unreachable(t)}, Drain: 50 * time.Millisecond})
+	c := connect(t, s.addr)
+	write(t, c, numbered(logPath, 0, 1000))
+	c.Close()
+	await(t, "all lines", func() bool { return s.acked(0) == 1000 })
+	sum := s.stop()
+	if o := sum.Sinks[1]; s.err != nil || o.Lines != 0 || o.Dropped != 1000 || sum.Sinks[0].Dropped != 0 {
+		t.Errorf("%+v, %v", sum.Sinks, s.err)
+	}
+}
+
 // TestStopCountsUndeliveredLines checks that the number of lost lines of an old exporter
 // includes all lines that were read together with the one that no sink accepts.
 func TestStopCountsUndeliveredLines(t *testing.T) {

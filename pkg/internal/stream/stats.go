@@ -36,7 +36,7 @@ type SinkStats struct {
 	Name     string // without secrets
 	Optional bool
 	Lines    int64 // acked
-	Dropped  int64 // rejected by the sink, or not delivered to an optional sink that was too slow or failed
+	Dropped  int64 // rejected by the sink, or not acked by an optional sink: too slow, failed, or down when the stream ended
 	Restarts int64
 	Repeated int64  // bytes resent after a failure
 	Queued   int64  // bytes waiting for the sink

@@ -340,6 +340,9 @@ func (s *Stream) Run(ctx context.Context) error {
 		q.Close()
 	}
 	sinks.Wait()
+	for _, q := range s.hub.queues {
+		q.CountLost()
+	}
 	giveUp(nil)
 	saving.Wait()
 	s.hub.encoding.Save()

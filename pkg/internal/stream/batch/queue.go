@@ -35,6 +35,7 @@ type Queue struct {
 	room     *semaphore.Weighted
 	ch       chan *Batch
 	end      context.CancelFunc
+	lines    atomic.Int64 // in queued batches
 	stalled  atomic.Bool
 	dropping rate.Sometimes // limits warnings
 }
@@ -109,6 +110,7 @@ func (q *Queue) put(ctx context.Context, b *Batch) error {
 		}
 	}
 	q.Stats.Queued.Add(cost)
+	q.lines.Add(int64(b.Lines))
 	q.ch <- b // never blocks: each queued batch has acquired at least minCost
 	return nil
 }
@@ -147,10 +149,19 @@ func (q *Queue) Discard(b *Batch) {
 	b.release()
 }
 
+// CountLost counts the lines that an optional sink has not acked as dropped. Call it after
+// the sink has ended. The lines of a required sink stay unacked instead.
+func (q *Queue) CountLost() {
+	if q.Optional {
+		q.Stats.Dropped.Add(q.lines.Swap(0))
+	}
+}
+
 // free releases the room that b takes up in the queue.
 func (q *Queue) free(b *Batch) {
 	cost := q.Cost(b)
 	q.Stats.Queued.Add(-cost)
+	q.lines.Add(-int64(b.Lines))
 	q.room.Release(cost)
 }
 
