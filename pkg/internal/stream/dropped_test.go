@@ -2,6 +2,7 @@ package stream
 
 import (
 	"errors"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -47,5 +48,27 @@ func TestStopCountsUndeliveredLines(t *testing.T) {
 	var unacked *UnackedError
 	if !errors.As(s.err, &unacked) || unacked.Lines != 20 {
 		t.Errorf("%+v, %v", sum, s.err)
+	}
+}
+
+// TestStopWithBlockedStdout checks that a stream ends although nobody reads its standard
+// output.
+func TestStopWithBlockedStdout(t *testing.T) {
+	r, w := io.Pipe()
+	defer r.Close()
+	s := startStream(t, Options{Listen: loopback(), Stdout: w, Drain: 50 * time.Millisecond})
+	c := connect(t, s.addr)
+	write(t, c, numbered(logPath, 0, 10))
+	c.Close()
+	await(t, "the lines", func() bool { return s.Stats().Unacked == 10 })
+	s.end()
+	select {
+	case <-s.done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the stream does not end")
+	}
+	var unacked *UnackedError
+	if !errors.As(s.err, &unacked) || unacked.Lines != 10 {
+		t.Errorf("%v", s.err)
 	}
 }
