@@ -21,3 +21,17 @@ func WholeLines(text []byte, most int) int {
 	}
 	return bytes.IndexByte(text, '\n') + 1
 }
+
+// ShortLines returns the length of the lines at the start of lines that have at most most
+// bytes each, without the newline. Every line must end with a newline.
+func ShortLines(lines []byte, most int) int {
+	end := 0
+	for end < len(lines) {
+		n := bytes.LastIndexByte(lines[end:min(len(lines), end+most+1)], '\n') + 1
+		if n == 0 {
+			break
+		}
+		end += n
+	}
+	return end
+}

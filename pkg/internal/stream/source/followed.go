@@ -16,6 +16,7 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
+	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/protocol"
 )
 
 const (
@@ -359,14 +360,10 @@ func (l *followed) read(ctx context.Context) (int, error) {
 	}
 	whole := fresh + bytes.LastIndexByte(l.buf.Bytes[fresh:l.n], '\n') + 1
 	if whole > fresh {
-		return n, l.send(ctx, whole)
+		return n, l.sendLines(ctx, whole)
 	}
 	if l.n > l.set.opt.MaxLine {
-		l.set.counts.Rejects.Add(1)
-		l.src.Rejects.Add(1)
-		l.warnRead.Do(func() {
-			l.log.Warn("line rejected", "log", l.file.Name(), "offset", l.offset, "reason", fmt.Sprintf("it is longer than %d bytes", l.set.opt.MaxLine))
-		})
+		l.rejectLine()
 		l.offset += int64(l.n)
 		l.n, l.skipping = 0, true
 	}
@@ -392,6 +389,35 @@ func (l *followed) endText(err error) {
 	default:
 		l.log.Warn("compressed log is damaged: its last lines may be wrong, the rest is left out", "log", l.file.Name(), "err", err)
 	}
+}
+
+// rejectLine counts the first line in l.buf as rejected, because it is too long.
+func (l *followed) rejectLine() {
+	l.set.counts.Rejects.Add(1)
+	l.src.Rejects.Add(1)
+	l.warnRead.Do(func() {
+		l.log.Warn("line rejected", "log", l.file.Name(), "offset", l.offset, "reason", fmt.Sprintf("it is longer than %d bytes", l.set.opt.MaxLine))
+	})
+}
+
+// sendLines delivers the lines in l.buf.Bytes[:whole], which holds complete lines. It
+// rejects lines that are too long.
+func (l *followed) sendLines(ctx context.Context, whole int) error {
+	for whole > 0 {
+		n := protocol.ShortLines(l.buf.Bytes[:whole], l.set.opt.MaxLine)
+		if n > 0 {
+			if err := l.send(ctx, n); err != nil {
+				return err
+			}
+		} else {
+			n = bytes.IndexByte(l.buf.Bytes[:whole], '\n') + 1
+			l.rejectLine()
+			l.offset += int64(n)
+			l.n = copy(l.buf.Bytes, l.buf.Bytes[n:l.n])
+		}
+		whole -= n
+	}
+	return nil
 }
 
 // send delivers l.buf.Bytes[:whole], which holds complete lines.

@@ -1,0 +1,46 @@
+package stream
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// putLog writes a log in a folder below root.
+func putLog(t *testing.T, root, name, text string) {
+	t.Helper()
+	path := filepath.Join(root, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// zipped returns text compressed with gzip.
+func zipped(text string) string {
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	io.WriteString(w, text)
+	w.Close()
+	return z.String()
+}
+
+// TestFollowOverlongLine checks that a line longer than the limit is rejected, however
+// much of the log is read at once.
+func TestFollowOverlongLine(t *testing.T) {
+	root := t.TempDir()
+	long := strings.Repeat("x", 5000)
+	limit := strings.Repeat("y", 4096) + "\n"
+	putLog(t, root, "2016_03_24_21_00.out/log_udp_complete", "a\n"+long+"\n"+limit+long+"\n"+long+"\nb\n")
+	s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, MaxLine: 4096})
+	await(t, "the last line", func() bool { return strings.HasSuffix(s.out.String(), "b\n") })
+	if sum := s.stop(); s.out.String() != "a\n"+limit+"b\n" || sum.Sources[0].Rejects != 3 {
+		t.Errorf("%d bytes, %+v", s.out.Len(), sum)
+	}
+}
