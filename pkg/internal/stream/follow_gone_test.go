@@ -44,3 +44,28 @@ func TestFollowOverlongLine(t *testing.T) {
 		t.Errorf("%d bytes, %+v", s.out.Len(), sum)
 	}
 }
+
+// TestFollowEndWithCompressedLog checks that --start end skips a compressed log of the
+// newest folder, and does not call it damaged.
+func TestFollowEndWithCompressedLog(t *testing.T) {
+	root := t.TempDir()
+	putLog(t, root, "2016_03_24_21_00.out/log_udp_complete.gz", zipped(rows(0, 3000)))
+	s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, Start: StartEnd})
+	await(t, "the begin", func() bool { return strings.Contains(s.log.String(), "following") })
+	putLog(t, root, "2016_03_24_22_00.out/log_udp_complete", "next\n")
+	await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
+	if sum := s.stop(); s.out.String() != "next\n" || sum.Cuts != 0 {
+		t.Errorf("%d bytes, %+v", s.out.Len(), sum)
+	}
+}
+
+// gate is a writer that blocks until it is opened.
+type gate struct {
+	output
+	opened chan struct{}
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	<-g.opened
+	return g.output.Write(p)
+}

@@ -222,6 +222,9 @@ func (l *followed) position() (err error) {
 		}
 	}()
 	switch {
+	case fromEnd && l.text != io.Reader(l.file): // a compressed log does not grow
+		l.text = bytes.NewReader(nil)
+		return nil
 	case fromEnd:
 		return l.seekEnd()
 	case resume.Offset == 0:
