@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // putLog writes a log in a folder below root.
@@ -29,6 +30,49 @@ func zipped(text string) string {
 	io.WriteString(w, text)
 	w.Close()
 	return z.String()
+}
+
+// TestFollowCompressedMeanwhile compresses a log that was read to its end, in the newest
+// folder, as a nightly job does after Tstat has stopped. Its lines do not come again when
+// Tstat has started again.
+func TestFollowCompressedMeanwhile(t *testing.T) {
+	root := t.TempDir()
+	text := rows(0, 3000)
+	const first, next = "2016_03_24_21_00.out/log_udp_complete", "2016_03_24_22_00.out/log_udp_complete"
+	putLog(t, root, first, text)
+	s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line})
+	awaitOutput(t, s, text)
+	putLog(t, root, first+".gz", zipped(text))
+	if err := os.Remove(filepath.Join(root, first)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond) // 10 polls
+	putLog(t, root, next, "next\n")
+	await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
+	if sum := s.stop(); s.out.String() != text+"next\n" || sum.Vanished != 0 || sum.Cuts != 0 {
+		t.Errorf("%d bytes, want %d; %+v", s.out.Len(), len(text)+5, sum)
+	}
+}
+
+// TestFollowRemovedMeanwhile removes a folder whose logs were read to their end. They do
+// not count as vanished, and the next folder is streamed, also if it has the same name.
+func TestFollowRemovedMeanwhile(t *testing.T) {
+	for _, next := range []string{"2016_03_24_21_00.out", "2016_03_24_22_00.out"} {
+		root := t.TempDir()
+		text := rows(0, 3000)
+		putLog(t, root, "2016_03_24_21_00.out/log_udp_complete", text)
+		s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line})
+		awaitOutput(t, s, text)
+		if err := os.RemoveAll(filepath.Join(root, "2016_03_24_21_00.out")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(200 * time.Millisecond) // 10 polls
+		putLog(t, root, next+"/log_udp_complete", "next\n")
+		await(t, "the next folder", func() bool { return strings.HasSuffix(s.out.String(), "next\n") })
+		if sum := s.stop(); s.out.String() != text+"next\n" || sum.Vanished != 0 || sum.Cuts != 0 {
+			t.Errorf("%d bytes, want %d; %+v", s.out.Len(), len(text)+5, sum)
+		}
+	}
 }
 
 // TestFollowOverlongLine checks that a line longer than the limit is rejected, however

@@ -34,6 +34,9 @@ type followed struct {
 
 	resume  position // saved position in the first folder; zero: start of the log
 	fromEnd bool     // read the log of the first folder from its end
+	// ended is the end of the log that was read and then disappeared from the current
+	// folder; zero: none. If a compressed log turns up, only its rest is read.
+	ended position
 
 	file   *os.File // nil: not open
 	info   fs.FileInfo
@@ -83,16 +86,18 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 		l.set.counts.Cuts.Add(1)
 		l.log.Info("log ends with an incomplete line, which is left out", "log", l.origin.Path)
 	}
-	l.close()
-	if !recreated {
+	if l.close(); !recreated {
 		l.next()
+		return true, nil
 	}
+	l.ended = l.positionAt(l.offset + int64(l.n))
 	return true, nil
 }
 
 // next moves to the next folder.
 func (l *followed) next() {
 	l.current++
+	l.ended = position{}
 	if d := l.folder(l.current); d != nil {
 		l.ck.enter(l.follower.key, l.name, l.number, d.name)
 	}
@@ -173,6 +178,9 @@ func (l *followed) open() (bool, error) {
 		l.buf = batch.NewBuffer(l.set.opt.MaxRead)
 	}
 	if compressed {
+		if l.resume.Offset == 0 {
+			l.resume = l.ended
+		}
 		if err := l.decompress(); err != nil {
 			l.close()
 			return false, err
@@ -183,6 +191,7 @@ func (l *followed) open() (bool, error) {
 		l.close()
 		return false, err
 	}
+	l.ended = position{}
 	return true, l.startRewriter()
 }
 
