@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"compress/gzip"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -112,4 +113,30 @@ type gate struct {
 func (g *gate) Write(p []byte) (int, error) {
 	<-g.opened
 	return g.output.Write(p)
+}
+
+// TestFollowCountsRemovedLogs removes folders while no sink accepts lines: two folders
+// that were seen but not read, and one that came and went. All three are counted.
+func TestFollowCountsRemovedLogs(t *testing.T) {
+	root := t.TempDir()
+	folder := func(n int) string { return fmt.Sprintf("2016_03_24_21_0%d.out", n) }
+	text := rows(0, 30_000)
+	putLog(t, root, folder(0)+"/log_udp_complete", text)
+	putLog(t, root, folder(1)+"/log_udp_complete", "gone\n")
+	putLog(t, root, folder(2)+"/log_udp_complete", "gone\n")
+	out := &gate{opened: make(chan struct{})}
+	s := startStream(t, Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, Start: StartBegin, Stdout: out, Window: 64 << 10})
+	await(t, "a full window", func() bool { return s.Stats().Bytes > 0 })
+	putLog(t, root, folder(3)+"/log_udp_complete", "gone\n")
+	for n := 1; n <= 3; n++ {
+		if err := os.RemoveAll(filepath.Join(root, folder(n))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	putLog(t, root, folder(4)+"/log_udp_complete", "last\n")
+	close(out.opened)
+	await(t, "the last line", func() bool { return strings.HasSuffix(out.String(), "last\n") })
+	if sum := s.stop(); sum.Vanished != 3 || out.String() != text+"last\n" {
+		t.Errorf("%d vanished, want 3", sum.Vanished)
+	}
 }

@@ -65,6 +65,7 @@ type follower struct {
 
 	mu      sync.Mutex
 	removed map[string]bool // names of folders whose removal the kernel reported
+	gone    []string        // the same names, since the last call of countUnseen
 }
 
 // identity distinguishes a file or folder from a later one of the same name.
@@ -77,7 +78,8 @@ type identity struct {
 type folder struct {
 	name, path string
 	tstat.FolderTime
-	replaced bool // Tstat has recreated the folder under the same name
+	replaced bool            // Tstat has recreated the folder under the same name
+	unread   map[string]bool // logs seen in the folder and not opened since
 }
 
 // Follow returns an Input that follows a root. The root must come from Root.Abs.
@@ -172,6 +174,7 @@ func (f *follower) watch() {
 				if dir, name := filepath.Split(e.Name); filepath.Clean(dir) == f.root.Dir && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)) && tstat.IsFolder(name) {
 					f.mu.Lock()
 					f.removed[name] = true
+					f.gone = append(f.gone, name)
 					f.mu.Unlock()
 				}
 			case _, ok := <-w.Errors: // lost events: check everything
@@ -208,6 +211,7 @@ func (f *follower) scan() {
 	}
 	former := len(f.folders)
 	if f.scanned {
+		f.countUnseen(found)
 		f.add(found)
 	} else {
 		f.begin(found)
@@ -240,6 +244,22 @@ func (f *follower) scan() {
 	}
 	if f.watcher != nil {
 		f.watcher.Add(f.folders[len(f.folders)-1].path) // if Add fails, polling still finds changes
+	}
+}
+
+// countUnseen counts the folders that appeared and were removed since the last scan. This
+// happens if the sinks accept no lines for so long that the probe removes old logs.
+func (f *follower) countUnseen(found []*folder) {
+	f.mu.Lock()
+	gone := f.gone
+	f.gone = nil
+	f.mu.Unlock()
+	for _, name := range gone {
+		if f.order.knows(name) || slices.ContainsFunc(found, func(d *folder) bool { return d.name == name }) {
+			continue
+		}
+		f.set.counts.Vanished.Add(1)
+		f.log.Warn("folder vanished before its logs were read", "folder", name)
 	}
 }
 
@@ -386,7 +406,11 @@ func (f *follower) list(i int) {
 	}
 	for _, e := range entries {
 		name, _ := compression.CutSuffix(e.Name())
-		if f.logs[name] != nil || !f.selects(name) {
+		if f.logs[name] != nil {
+			d.see(name)
+			continue
+		}
+		if !f.selects(name) {
 			continue
 		}
 		l := &followed{follower: f, name: name, current: f.first + i}
@@ -408,7 +432,16 @@ func (f *follower) list(i int) {
 			l.fromEnd = true
 		}
 		f.logs[name] = l
+		d.see(name)
 	}
+}
+
+// see records that the folder has a log that is not open.
+func (d *folder) see(name string) {
+	if d.unread == nil {
+		d.unread = map[string]bool{}
+	}
+	d.unread[name] = true
 }
 
 // folder returns the folder with the given number, or nil if it does not exist

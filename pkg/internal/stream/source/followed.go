@@ -91,6 +91,7 @@ func (l *followed) step(ctx context.Context) (progress bool, err error) {
 		return true, nil
 	}
 	l.ended = l.positionAt(l.offset + int64(l.n))
+	delete(l.folder(l.current).unread, l.name)
 	return true, nil
 }
 
@@ -113,9 +114,9 @@ func (l *followed) advance() bool {
 	if opened, err := l.open(); opened || err != nil {
 		return opened
 	}
-	if l.resume.Offset > 0 {
+	if d := l.folder(l.current); l.resume.Offset > 0 || d.unread[l.name] && l.skippedIn != d {
 		l.set.counts.Vanished.Add(1)
-		l.log.Warn("log vanished before it was read to its end", "log", l.name, "folder", l.resume.Folder)
+		l.log.Warn("log vanished before it was read to its end", "log", l.name, "folder", d.name)
 	}
 	l.resume, l.fromEnd = position{}, false
 	l.next()
@@ -192,6 +193,7 @@ func (l *followed) open() (bool, error) {
 		return false, err
 	}
 	l.ended = position{}
+	delete(d.unread, l.name)
 	return true, l.startRewriter()
 }
 
