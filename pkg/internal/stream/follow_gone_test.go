@@ -104,6 +104,26 @@ func TestFollowEndWithCompressedLog(t *testing.T) {
 	}
 }
 
+// TestFollowEndIsRecorded starts at the end of a log, and stops before a new line arrives.
+// The next run continues there.
+func TestFollowEndIsRecorded(t *testing.T) {
+	root := t.TempDir()
+	const log = "2016_03_24_21_00.out/log_udp_complete"
+	putLog(t, root, log, rows(0, 3000))
+	opt := Options{Follow: []Root{{Probe: "turin", Dir: root}}, Format: Line, Start: StartEnd, StateDir: t.TempDir()}
+	s := startStream(t, opt)
+	await(t, "the begin", func() bool { return strings.Contains(s.log.String(), "following") })
+	time.Sleep(200 * time.Millisecond) // 10 polls
+	s.stop()
+	putLog(t, root, log, rows(0, 3001))
+	opt.Start = StartCheckpoint
+	s = startStream(t, opt)
+	await(t, "the new line", func() bool { return strings.HasSuffix(s.out.String(), rows(3000, 1)) })
+	if s.stop(); s.out.String() != rows(3000, 1) {
+		t.Errorf("%d bytes", s.out.Len())
+	}
+}
+
 // gate is a writer that blocks until it is opened.
 type gate struct {
 	output

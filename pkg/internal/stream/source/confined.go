@@ -41,3 +41,10 @@ func isLinkOut(err error) bool {
 	var pe *fs.PathError
 	return errors.As(err, &pe) && pe.Err.Error() == "path escapes from parent"
 }
+
+// isFileError reports whether err came from the file system, not from
+// decompression.
+func isFileError(err error) bool {
+	var pe *fs.PathError
+	return errors.As(err, &pe)
+}

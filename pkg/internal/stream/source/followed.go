@@ -237,7 +237,12 @@ func (l *followed) position() (err error) {
 		l.text = bytes.NewReader(nil)
 		return nil
 	case fromEnd:
-		return l.seekEnd()
+		if err := l.seekEnd(); err != nil {
+			return err
+		}
+		// The next run continues here, even if no line arrives in this one.
+		l.ck.ack(l.follower.key, l.name, l.number, l.positionAt(l.offset), 0)
+		return nil
 	case resume.Offset == 0:
 		return nil
 	}
@@ -280,13 +285,6 @@ func (l *followed) position() (err error) {
 		return err
 	}
 	return l.decompress()
-}
-
-// isFileError reports whether err came from the file system, not from
-// decompression.
-func isFileError(err error) bool {
-	var pe *fs.PathError
-	return errors.As(err, &pe)
 }
 
 // seekEnd seeks to the start of the last line, which may be unfinished.
