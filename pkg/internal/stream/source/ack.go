@@ -3,7 +3,9 @@ package source
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -62,6 +64,9 @@ func (c *conn) hello(ctx context.Context, line []byte) error {
 	changed := c.tracker.Notify()
 	c.acks.Go(func() {
 		if err := c.writeAcks(ctx, changed); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) { // report would call the connection idle
+				err = errUnread
+			}
 			c.cancel(err)
 			c.nc.Close()
 		}

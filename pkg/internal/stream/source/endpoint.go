@@ -210,6 +210,7 @@ var (
 	errTLS      = hint.New("TLS on a listener without TLS", "the peer has to connect without TLS: tcp or ack in place of tls or ack+tls; or name `tls-cert` and `tls-key`")
 	errHello    = errors.New("the acknowledged mode does not begin like this")
 	errReplaced = errors.New("the exporter reconnected")
+	errUnread   = errors.New("the exporter does not read the acknowledgements")
 	// errHandshake ends a connection after a failed handshake, which the
 	// listener has already logged.
 	errHandshake = errors.New("no TLS handshake")
