@@ -766,6 +766,24 @@ func TestNetworkFiles(t *testing.T) {
 	}
 }
 
+// TestLongNetworkFileIsRefused checks that no network at the end of a file is ignored.
+func TestLongNetworkFileIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "networks")
+	text := "172.16.0.0/12\n" + strings.Repeat("# customers\n", maxNetworksFile/12) + "10.0.0.0/8\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := readNetworks(path); err == nil || !hint.IsUsage(err) || !strings.Contains(err.Error(), path) {
+		t.Errorf("%v, %v", n, err)
+	}
+	if err := os.WriteFile(path, []byte("#"+text[len(text)-maxNetworksFile+1:]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := readNetworks(path); err != nil || !n.has4(10<<24) {
+		t.Errorf("%v, %v", n, err)
+	}
+}
+
 func FuzzNetworks(f *testing.F) {
 	f.Add("10.0.0.0/8\n192.168.0.0\n255.255.0.0\nfd00::/8\n")
 	f.Fuzz(func(t *testing.T, text string) {

@@ -2,6 +2,7 @@ package anonymize
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
@@ -39,7 +40,14 @@ func readNetworks(path string) (*networks, error) {
 		return nil, hint.AsUsage(fmt.Errorf("networks: %w", err))
 	}
 	defer f.Close()
-	n, err := parseNetworks(io.LimitReader(f, maxNetworksFile))
+	text, err := io.ReadAll(io.LimitReader(f, maxNetworksFile+1))
+	if err != nil {
+		return nil, hint.AsUsage(fmt.Errorf("networks: %w", err))
+	}
+	if len(text) > maxNetworksFile { // its end may be what protects an address
+		return nil, hint.Usage(fmt.Sprintf("networks: %s is larger than %d MiB", path, maxNetworksFile>>20), "shorten its comments, or merge networks")
+	}
+	n, err := parseNetworks(bytes.NewReader(text))
 	if err != nil {
 		return nil, hint.Add(fmt.Errorf("%s:%w", path, err), hint.Of(err))
 	}
