@@ -22,6 +22,9 @@ const (
 	// Content columns hold what a person requested or sent: paths, cookies,
 	// identifiers.
 	Content
+	// FreeText columns hold other text that a client or a server sent. It says nothing
+	// about a person, but may contain addresses.
+	FreeText
 	ClientInternal     // whether the client is in Tstat's internal networks
 	ServerInternal     // whether the server is in Tstat's internal networks
 	ClientAnonymized   // whether the client's address is anonymized
@@ -32,7 +35,7 @@ const (
 // privacies maps the class names in layouts.tsv to the classes.
 var privacies = map[string]Privacy{
 	"other": Impersonal, "client": ClientAddress, "server": ServerAddress, "resolver": ResolverAddress,
-	"answer": Answer, "name": HostName, "content": Content,
+	"answer": Answer, "name": HostName, "content": Content, "text": FreeText,
 	"client-internal": ClientInternal, "server-internal": ServerInternal,
 	"client-anonymized": ClientAnonymized, "server-anonymized": ServerAnonymized, "resolver-anonymized": ResolverAnonymized,
 }

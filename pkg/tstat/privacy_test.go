@@ -25,7 +25,7 @@ func TestEveryColumnIsClassified(t *testing.T) {
 				t.Errorf("%s: %s has unit %q and class %d", typ.Name, c.Name, c.Unit, is)
 			case is != Impersonal && is < ClientInternal && c.Kind != Text, is >= ClientInternal && c.Kind != Bool:
 				t.Errorf("%s: %s is a %s of class %d", typ.Name, c.Name, c.Kind, is)
-			case is != Impersonal && is != HostName && is != Content && seen[is] != "":
+			case is != Impersonal && is != HostName && is != Content && is != FreeText && seen[is] != "":
 				t.Errorf("%s: %s and %s are the same", typ.Name, c.Name, seen[is])
 			default:
 				seen[is] = c.Name

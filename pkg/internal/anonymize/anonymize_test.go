@@ -495,6 +495,17 @@ func TestLinesWithoutFlagNeedASource(t *testing.T) {
 	}
 }
 
+// TestFreeTextKeepsAllButAddresses checks the headers of HTTP that are not personal.
+func TestFreeTextKeepsAllButAddresses(t *testing.T) {
+	const line = "10.1.2.3\t80\t10.1.2.4\t80\t1.000000\tHTTP\t200\t5\ttext/html\tproxy (%s) 1.2\t-\t-\n"
+	for mode, want := range map[string]string{"drop": "-", "drop,names=drop": "-", "truncate=/8,/16": "10.0.0.0", "cryptopan,KEY,names=encrypt": "11.1.125.235"} {
+		got := rewrite(t, newAnonymizer(t, mode), "log_http_complete", fmt.Appendf(nil, line, "10.1.2.5"))
+		if f := strings.Split(got, "\t"); f[8] != "text/html" || f[9] != "proxy ("+want+") 1.2" {
+			t.Errorf("%s: %q", mode, got)
+		}
+	}
+}
+
 func TestParseOptions(t *testing.T) {
 	for text, want := range map[string]Options{
 		"tstat,key-file=k":                                {Mode: "tstat", KeyFile: "k", Names: "keep"},
@@ -665,11 +676,11 @@ func TestNoInternalAddressIsLeft(t *testing.T) {
 				row[0], row[9], row[6], row[15], row[18] = internal(), internal(), "1", "1", internal()
 			case "log_http_complete":
 				row[0], row[2] = internal(), internal()
-				if row[5] != "HTTP" { // host, name, path, referer, agent, cookie
+				if row[5] != "HTTP" { // host, name, path, referer, agent, cookie; then content type, server, location
 					row[6], row[7], row[8] = internal(), internal(), "/x?from="+internal()+"&u=http%3A%2F%2F"+internal()+"%2F"
 					row[9], row[10], row[11] = "http://"+internal()+"/", "agent ("+internal()+")", "ip="+internal()+"; y"
 				} else {
-					row[11] = "http://" + internal() + ":80/"
+					row[8], row[9], row[11] = `multipart/related; start="<1@`+internal()+`>"`, "proxy ("+internal()+":3128)", "http://"+internal()+":80/"
 				}
 			case "log_dns_complete":
 				row[0], row[4], row[2], row[6], row[11], row[15] = internal(), internal(), "1", "1", "lb._dns-sd._udp."+reverse(internal()), internal()

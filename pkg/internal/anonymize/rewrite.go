@@ -274,7 +274,7 @@ func (w *Rewriter) replace(dst, row []byte) ([]byte, error) {
 			if !w.decisions[f.side].replace {
 				continue
 			}
-		case f.isNull(old) || keep && f.privacy != tstat.Unclassified && !mayHaveAddress(old):
+		case f.isNull(old) || (keep && f.privacy != tstat.Unclassified || f.privacy == tstat.FreeText) && !mayHaveAddress(old):
 			continue
 		}
 		dst = append(dst, row[done:s.begin]...)
@@ -370,12 +370,13 @@ func (w *Rewriter) appendText(dst, text []byte, f *planned, anonymized bool) []b
 			return append(dst, text...)
 		}
 	}
+	name := f.privacy != tstat.FreeText
 	switch {
-	case w.opt.Names == "drop":
+	case name && w.opt.Names == "drop":
 		return append(dst, '-')
 	case anonymized:
 		return append(dst, text...)
-	case w.opt.Names == "encrypt" && !w.keepsNames():
+	case name && w.opt.Names == "encrypt" && !w.keepsNames():
 		return w.appendEncrypted(dst, text)
 	default:
 		return w.appendLiterals(dst, text)
