@@ -495,6 +495,18 @@ func TestLinesWithoutFlagNeedASource(t *testing.T) {
 	}
 }
 
+// TestAnswersOfAnonymizedRows uses a row that Tstat anonymized. Tstat leaves the answer
+// clear.
+func TestAnswersOfAnonymizedRows(t *testing.T) {
+	const row = "#c_ip:1 s_ip:2 c_isint:3 s_isint:4 c_iscrypto:5 s_iscrypto:6 query:7 answer:8\n11.2.3.4 8.8.8.8 1 0 1 0 %s %s\n"
+	for names, want := range map[string][2]string{"keep": {"a.example", "10.1.2.3"}, "drop": {"-", "-"}} {
+		got := rewrite(t, newAnonymizer(t, "drop,names="+names), "log_dns_complete", fmt.Appendf(nil, row, "a.example", "10.1.2.3"))
+		if want := fmt.Sprintf(row, want[0], want[1]); got != want {
+			t.Errorf("names=%s: %q, not %q", names, got, want)
+		}
+	}
+}
+
 // TestFreeTextKeepsAllButAddresses checks the headers of HTTP that are not personal.
 func TestFreeTextKeepsAllButAddresses(t *testing.T) {
 	const line = "10.1.2.3\t80\t10.1.2.4\t80\t1.000000\tHTTP\t200\t5\ttext/html\tproxy (%s) 1.2\t-\t-\n"

@@ -362,7 +362,7 @@ func (w *Rewriter) appendText(dst, text []byte, f *planned, anonymized bool) []b
 	if f.privacy == tstat.Unclassified {
 		return append(dst, '-')
 	}
-	if f.privacy == tstat.Answer {
+	if f.privacy == tstat.Answer && !(anonymized && w.opt.Names == "drop") {
 		if addr, ok := parseAddress(text); ok {
 			if !anonymized && w.covers(addr, unknownSide) {
 				return w.appendAddress(dst, addr)
