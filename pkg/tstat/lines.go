@@ -57,7 +57,7 @@ func (l *Lines) Columns() []Column { return l.columns }
 // part says which lines the header describes: "row" or, for log_http_complete, "request"
 // or "response".
 func (l *Lines) Header(line []byte) (part string, err error) {
-	if reason, ok := removedReason(line); ok {
+	if reason, ok := RemovedReason(line); ok {
 		return "", errors.New(reason)
 	}
 	h, err := parseHeader(line, l.typ.sep)

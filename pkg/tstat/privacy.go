@@ -55,9 +55,10 @@ func AppendRemoved(dst []byte, reason string) []byte {
 	return append(append(append(dst, removed...), reason...), '\n')
 }
 
-// removedReason returns the reason in a line that AppendRemoved wrote. ok is false
-// for other lines.
-func removedReason(line []byte) (reason string, ok bool) {
+// RemovedReason returns the reason in a line that AppendRemoved wrote, with or without
+// its newline. ok is false for other lines.
+func RemovedReason(line []byte) (reason string, ok bool) {
 	text, ok := bytes.CutPrefix(line, []byte(removed))
+	text = bytes.TrimSuffix(text, []byte{'\n'})
 	return string(text[:min(len(text), 200)]), ok
 }

@@ -384,7 +384,7 @@ func (r *Reader) reject(reason string, text []byte) {
 // readHeader parses a header line and uses its columns for later lines. Tstat appends
 // to existing files, so there may be a header in the middle of a file.
 func (r *Reader) readHeader(text []byte) error {
-	if reason, ok := removedReason(text); ok {
+	if reason, ok := RemovedReason(text); ok {
 		r.counts.Lines++
 		r.reject(reason, text)
 		return nil

@@ -52,9 +52,11 @@ type Text struct {
 	// Key identifies.
 	Offset int64
 	Lines  int
-	Bytes  []byte  // whole lines
-	Wire   bool    // each line has its prefix
-	Buffer *Buffer // holds Bytes
+	Bytes  []byte // whole lines
+	Wire   bool   // each line has its prefix
+	// Removed means that lines of tstat.AppendRemoved are already counted as rejects.
+	Removed bool
+	Buffer  *Buffer // holds Bytes
 	// Acked is called once, when every required sink has acked the lines. It may be
 	// nil. Calls for one source may be concurrent and out of order.
 	Acked func()

@@ -142,7 +142,7 @@ func (e *Encoder) Encode(dst []byte, t batch.Text) []byte {
 		}
 		switch {
 		case line[0] == '#':
-			if !plain {
+			if _, removed := tstat.RemovedReason(line); !plain && !(removed && t.Removed) {
 				l.header(line[:len(line)-1])
 			}
 		case len(line) == 1: // empty

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
+	"github.com/tstatrepo/tstatrepo/pkg/tstat"
 )
 
 // testEncoding returns an encoding without saved headers.
@@ -44,4 +45,18 @@ func BenchmarkJSON(b *testing.B) {
 	}
 	b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "lines/s")
 	b.ReportMetric(float64(len(dst))/float64(n), "bytes/line")
+}
+
+// TestRemovedLinesCountOnce checks that the encoder counts removed lines as rejects only
+// if the follower has not counted them.
+func TestRemovedLinesCountOnce(t *testing.T) {
+	for counted, want := range map[bool]int64{false: 1, true: 0} {
+		e := testEncoding(t, Options{Format: batch.JSON})
+		o := &batch.Origin{Probe: "turin", Path: "/t/log_tcp_complete", Type: "log_tcp_complete"}
+		text := tstat.AppendRemoved(nil, "column c_ip: not an address")
+		out := e.NewEncoder().Encode(nil, batch.Text{Origin: o, Source: e.opt.Counts.Sources.Lookup("turin", ""), Bytes: text, Lines: 1, Removed: counted})
+		if got := e.opt.Counts.Rejects.Load(); len(out) > 0 || got != want {
+			t.Errorf("%v: %d rejects, %q", counted, got, out)
+		}
+	}
 }

@@ -405,11 +405,7 @@ func (l *followed) endText(err error) {
 
 // rejectLine counts the first line in l.buf as rejected, because it is too long.
 func (l *followed) rejectLine() {
-	l.set.counts.Rejects.Add(1)
-	l.src.Rejects.Add(1)
-	l.warnRead.Do(func() {
-		l.log.Warn("line rejected", "log", l.file.Name(), "offset", l.offset, "reason", fmt.Sprintf("it is longer than %d bytes", l.set.opt.MaxLine))
-	})
+	l.reject(l.offset, fmt.Sprintf("it is longer than %d bytes", l.set.opt.MaxLine))
 }
 
 // sendLines delivers the lines in l.buf.Bytes[:whole], which holds complete lines. It
@@ -462,7 +458,7 @@ func (l *followed) send(ctx context.Context, whole int) error {
 			return err
 		}
 		defer buf.Release()
-		t.Buffer, t.Bytes = buf, buf.Bytes
+		t.Buffer, t.Bytes, t.Removed = buf, buf.Bytes, true
 	}
 	if err := l.ck.window.Reserve(ctx, int64(whole)); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/tstatrepo/tstatrepo/pkg/internal/anonymize"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/compression"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/batch"
 	"github.com/tstatrepo/tstatrepo/pkg/internal/stream/stats"
@@ -46,6 +47,47 @@ func TestFollowedRetriesCompressedLog(t *testing.T) {
 				t.Errorf("%.80q, %d cuts, %d rejects", text, counts.Cuts.Load(), counts.Rejects.Load())
 			}
 		})
+	}
+}
+
+// TestFollowedCountsRemovedLines checks that lines that cannot be anonymized count as
+// rejects.
+func TestFollowedCountsRemovedLines(t *testing.T) {
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "2016_03_24_21_00.out")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const text = "#c_ip:1 s_ip:2 c_isint:3 s_isint:4 c_iscrypto:5 s_iscrypto:6\n10.1.2.3 8.8.8.8 1 0 0 0\nIPv4:0123 8.8.8.8 1 0 0 0\n10.1.2.3\n"
+	if err := os.WriteFile(filepath.Join(folder, "log_tcp_complete"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	a, err := anonymize.New(anonymize.Options{Mode: "drop", Names: "keep"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, counts := &recorder{}, stats.NewStream()
+	set, err := New(Options{
+		NewInlet: func() Inlet { return out }, MaxRead: testMaxLine, MaxLine: testMaxLine, Window: 1 << 20, Anonymize: a, SourceIs: anonymize.Clear,
+		Start: StartBegin, Location: time.UTC, Counts: counts, State: filepath.Join(t.TempDir(), "state"), Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := set.Follow(Root{Probe: "p", Dir: dir}).(*follower)
+	if f.order, err = loadOrder(set.opt.State, f.key); err != nil {
+		t.Fatal(err)
+	}
+	f.scan()
+	l := f.logs["log_tcp_complete"]
+	defer l.close()
+	for range 3 {
+		if _, err := l.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if strings.Contains(string(out.text), "10.1.2.3") || bytes.Count(out.text, []byte{'\n'}) != 4 || counts.Rejects.Load() != 2 || l.src.Rejects.Load() != 2 {
+		t.Errorf("%d rejects, %q", counts.Rejects.Load(), out.text)
 	}
 }
 

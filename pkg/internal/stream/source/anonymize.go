@@ -31,16 +31,33 @@ func (l *followed) startRewriter() error {
 	return nil
 }
 
-// rewrite anonymizes lines and returns the result in a new buffer.
+// rewrite anonymizes lines, which begin at l.offset, and returns the result in a new
+// buffer. It counts lines that cannot be anonymized as rejects.
 func (l *followed) rewrite(lines []byte) (*batch.Buffer, error) {
 	buf := batch.NewBuffer(len(lines) + len(lines)/4)
 	buf.Bytes = buf.Bytes[:0]
+	offset := l.offset
 	for line := range bytes.Lines(lines) {
+		begin := len(buf.Bytes)
 		var err error
 		if buf.Bytes, err = l.rewriter.Line(buf.Bytes, line); err != nil {
 			buf.Release()
 			return nil, err
 		}
+		if reason, removed := tstat.RemovedReason(buf.Bytes[begin:]); removed {
+			l.reject(offset, reason)
+		}
+		offset += int64(len(line))
 	}
 	return buf, nil
+}
+
+// reject counts a rejected line, and logs a warning from time to time. offset is the
+// position of the line in the log.
+func (l *followed) reject(offset int64, reason string) {
+	l.set.counts.Rejects.Add(1)
+	l.src.Rejects.Add(1)
+	l.warnRead.Do(func() {
+		l.log.Warn("line rejected", "log", l.file.Name(), "offset", offset, "reason", reason)
+	})
 }
