@@ -56,6 +56,8 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 		logs.Math.Import.Progress = endless{prog}
 	}
 	var repo *repository.Logs
+	metrics := metricsFile(b.MetricsFile)
+	metrics.Former = metrics.Successes()
 	runs := streamRuns{}
 	logs.Math.OnPass = func(stream string, sum *bulk.Summary, failure error) {
 		if b.MetricsFile == "" {
@@ -63,7 +65,7 @@ func (b *importBulk) runRepository(c *cli.Context, con *console.Console, m confi
 		}
 		// Copy the summary, because the import continues to update it.
 		runs.record(stream, textfile.Run{Summary: bulk.Merge([]*bulk.Summary{sum}), Failure: failure, Ended: time.Now()}, repo.Stats())
-		if err := metricsFile(b.MetricsFile).WriteImports(textfile.ByProbe(runs), repo.Keeper.Stats()); err != nil {
+		if err := metrics.WriteImports(textfile.ByProbe(runs), repo.Keeper.Stats()); err != nil {
 			opt.Log.Warn("metrics file not written", "err", err)
 		}
 	}

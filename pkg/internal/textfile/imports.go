@@ -1,6 +1,7 @@
 package textfile
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -40,7 +41,7 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 		seconds := float64(r.Ended.UnixMilli()) / 1000
 		succeeded, last := 1.0, seconds
 		if r.Failure != nil {
-			succeeded, last = 0, f.formerSuccess(metricSuccess, probe)
+			succeeded, last = 0, cmp.Or(f.formerSuccess(metricSuccess, probe), f.Former[probe])
 		}
 		if last > 0 {
 			gauge(metricSuccess, "When an import of the probe last succeeded.", "probe").WithLabelValues(probe).Set(last)
@@ -95,6 +96,10 @@ func (f File) WriteImports(runs map[string]Run, kept []upkeep.Stats) error {
 	}
 	return f.Write(reg)
 }
+
+// Successes returns the Unix time of the last successful import of each probe in the
+// existing file.
+func (f File) Successes() map[string]float64 { return f.successes(metricSuccess) }
 
 // ByProbe merges the runs with the same Summary.Probe, for example if one probe has
 // several streams. The keys of the result are the names of the probes. Each run must have

@@ -16,6 +16,10 @@ import (
 type File struct {
 	Path    string
 	Version string // of the program
+	// Former is the result of Successes from the start of the process. Only a process
+	// that imports from several probes needs it: WriteImports overwrites the file with
+	// the probes imported so far, and then a later probe may fail.
+	Former map[string]float64
 }
 
 // Write adds a metric with f.Version to reg, and overwrites the file at f.Path with all
@@ -30,21 +34,29 @@ func (f File) Write(reg *prometheus.Registry) error {
 	return nil
 }
 
-// formerSuccess returns the Unix time that the existing file contains for the given
-// last-success metric and probe, or 0 if the file contains none.
-func (f File) formerSuccess(metric, probe string) float64 {
+// formerSuccess returns the Unix time of the given last-success metric and probe in the
+// existing file, or 0 if the file has none.
+func (f File) formerSuccess(metric, probe string) float64 { return f.successes(metric)[probe] }
+
+// successes returns the Unix times of the given last-success metric in the existing file,
+// by probe.
+func (f File) successes(metric string) map[string]float64 {
 	text, err := os.ReadFile(f.Path)
 	if err != nil {
-		return 0
+		return nil
 	}
+	found := map[string]float64{}
 	for line := range strings.Lines(string(text)) {
-		value, ok := strings.CutPrefix(line, fmt.Sprintf("%s{probe=%q} ", metric, probe))
+		rest, ok := strings.CutPrefix(line, metric+"{probe=")
 		if !ok {
 			continue
 		}
-		if last, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
-			return last
+		label, value, ok := strings.Cut(strings.TrimSpace(rest), "} ")
+		probe, err := strconv.Unquote(label)
+		last, err2 := strconv.ParseFloat(value, 64)
+		if ok && err == nil && err2 == nil {
+			found[probe] = last
 		}
 	}
-	return 0
+	return found
 }

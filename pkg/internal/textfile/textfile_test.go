@@ -23,7 +23,7 @@ func TestMetricsOfStreams(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	f := File{filepath.Join(t.TempDir(), "t.prom"), "v1"}
+	f := File{Path: filepath.Join(t.TempDir(), "t.prom"), Version: "v1"}
 	now := time.Unix(1700000000, 0)
 	read := func() string {
 		t.Helper()
@@ -70,6 +70,30 @@ func TestMetrics(t *testing.T) {
 		`tstatrepo_import_last_run_success{probe="turin"} 0`)
 	if err := (File{Path: filepath.Join(f.Path, "x")}).WriteImports(map[string]Run{"turin": {nil, nil, now}}, nil); err == nil {
 		t.Error("no error without a folder")
+	}
+}
+
+// TestSuccessSurvivesRestart writes the metrics of a repository that has restarted. One
+// probe succeeds first, and overwrites the file. Then another probe fails.
+func TestSuccessSurvivesRestart(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	path := filepath.Join(t.TempDir(), "t.prom")
+	runs := map[string]Run{"turin": {nil, nil, now}, "rome": {nil, nil, now}}
+	if err := (File{Path: path}).WriteImports(runs, nil); err != nil {
+		t.Fatal(err)
+	}
+	f := File{Path: path}
+	f.Former = f.Successes()
+	runs = map[string]Run{}
+	for _, probe := range []string{"turin", "rome"} {
+		runs[probe] = Run{nil, map[string]error{"rome": errors.New("x")}[probe], now.Add(time.Hour)}
+		if err := f.WriteImports(runs, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if want := metricSuccess + `{probe="rome"} 1.7e+09` + "\n"; err != nil || !strings.Contains(string(text), want) {
+		t.Errorf("no %s in\n%s, %v", want, text, err)
 	}
 }
 
