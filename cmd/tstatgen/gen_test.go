@@ -33,3 +33,20 @@ func TestClientsAreDistinct(t *testing.T) {
 		t.Errorf("%d clients, not 1000", len(seen))
 	}
 }
+
+// TestFoldersHaveDistinctNames checks that no folder overwrites another one.
+func TestFoldersHaveDistinctNames(t *testing.T) {
+	rome, err := time.LoadLocation("Europe/Rome")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []config{
+		{dirs: 2, interval: 10 * time.Second, loc: time.UTC},
+		{dirs: 4, interval: 30 * time.Minute, loc: rome, start: time.Date(2016, 10, 30, 0, 0, 0, 0, time.UTC)},
+	} {
+		c.out, c.rows, c.format, c.types, c.workers = t.TempDir(), 100, "v15", []string{"tcp"}, 1
+		if _, _, err := run(&c); err == nil {
+			t.Errorf("%d folders every %v: no error", c.dirs, c.interval)
+		}
+	}
+}
