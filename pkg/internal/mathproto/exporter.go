@@ -88,9 +88,10 @@ type Exporter struct {
 	statsMu sync.Mutex
 	stats   ExporterStats
 
-	mu      sync.Mutex
-	scanned time.Time
-	scan    *scan
+	mu       sync.Mutex
+	scanned  time.Time
+	scan     *scan
+	unserved map[string]bool // see reportUnserved
 
 	rewrites *rewrites // nil if logs are served as they are
 }
@@ -212,9 +213,7 @@ func (p *Exporter) scanFolder(ctx context.Context) (*scan, error) {
 		return nil, err
 	}
 	defer root.Close()
-	for _, err := range tree.Errors {
-		p.log.Debug("folder not served", "err", err)
-	}
+	var links []string // that lead out of the folder
 	s := &scan{streams: map[string]*servedStream{}, files: map[string]string{}}
 	now := time.Now()
 	for _, d := range tree.Folders { // old peers require the order by time
@@ -232,6 +231,9 @@ func (p *Exporter) scanFolder(ctx context.Context) (*scan, error) {
 			// root.Stat fails for links that lead out of the
 			// folder.
 			if info, err := root.Stat(rel); err != nil || !info.Mode().IsRegular() {
+				if isLinkOut(err) {
+					links = append(links, f.Path)
+				}
 				continue
 			}
 			name := streamName(p.opt.Stream, p.opt.Probe, f.Name)
@@ -250,6 +252,7 @@ func (p *Exporter) scanFolder(ctx context.Context) (*scan, error) {
 			s.files[f.Rel] = rel
 		}
 	}
+	p.reportUnserved(tree, links)
 	return s, nil
 }
 
