@@ -107,7 +107,7 @@ func (r *Reader) Mark(length int64) string {
 const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 // Drain reads the whole file and counts its lines without parsing them. A line that
-// AppendRemoved wrote counts as a reject. Any other line counts as a row, unless it
+// AppendRemoved wrote is passed to ReaderOptions.Reject and counts as a reject. Any other line counts as a row, unless it
 // begins with '#'. Drain is meant for a store that keeps the file unchanged. The caller
 // must not call both Drain and Next.
 func (r *Reader) Drain() error {
@@ -121,23 +121,34 @@ func (r *Reader) Drain() error {
 			continue
 		}
 		whole := r.buf[:n]
-		comments, removals := bytes.Count(whole, []byte("\n#")), 0
+		comments := bytes.Count(whole, []byte("\n#"))
 		if whole[0] == '#' && !r.skipping {
 			comments++
 		}
+		lines := bytes.Count(whole, []byte{'\n'})
 		if comments > 0 {
-			removals = bytes.Count(whole, []byte("\n"+removed))
-			if !r.skipping && bytes.HasPrefix(whole, []byte(removed)) {
-				removals++
-			}
+			r.rejectRemoved(whole)
 		}
-		rows := bytes.Count(whole, []byte{'\n'}) - comments
-		r.counts.Lines += int64(rows + removals)
-		r.counts.Rows += int64(rows)
-		r.counts.Rejects += int64(removals)
+		r.line += int64(lines)
+		r.counts.Lines += int64(lines - comments)
+		r.counts.Rows += int64(lines - comments)
 		r.skipping = false
 		r.pos = n
 	}
 	r.finish()
 	return nil
+}
+
+// rejectRemoved rejects the lines in text that AppendRemoved wrote. If r.skipping is set,
+// text begins inside a line.
+func (r *Reader) rejectRemoved(text []byte) {
+	before := r.line
+	for line := range bytes.Lines(text) {
+		r.line++
+		if reason, ok := RemovedReason(line); ok && !(r.skipping && r.line == before+1) {
+			r.counts.Lines++
+			r.reject(reason, line)
+		}
+	}
+	r.line = before
 }

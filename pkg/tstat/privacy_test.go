@@ -3,6 +3,7 @@ package tstat
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -139,6 +140,21 @@ func TestRemovedLinesAreRejects(t *testing.T) {
 	}
 	if _, err := NewLines(TypeByName("log_l3_bitrate"), "", nil).Header([]byte(strings.TrimSuffix(removed, "\n"))); err == nil || err.Error() != "too secret" {
 		t.Error(err)
+	}
+}
+
+// TestDrainReportsRemovedLines checks that a store of whole files reports the same lines
+// as a store of rows.
+func TestDrainReportsRemovedLines(t *testing.T) {
+	text := []byte(removed + "first\n#time:1\n" + strings.Repeat("1\n", 300_000) + strings.Repeat("x", 2*MaxLine) + removed + "\n")
+	text = append(AppendRemoved(text, "column c_ip: not an address"), "1\n"...)
+	var got []string
+	r := NewReader(bytes.NewReader(text), TypeByName("log_l3_bitrate"), ReaderOptions{Private: true, Reject: func(line int64, reason string, text []byte) {
+		got = append(got, fmt.Sprint(line, " ", reason, " ", len(text)))
+	}})
+	want := []string{"1 first 0", "300004 column c_ip: not an address 0"}
+	if err := r.Drain(); err != nil || !slices.Equal(got, want) || r.Counts().Rejects != 2 || r.Counts().Lines != 300_004 {
+		t.Errorf("%q, %+v, %v", got, r.Counts(), err)
 	}
 }
 
