@@ -118,6 +118,6 @@ func (s *Store) adopted(a store.Adoption, name string, d fs.DirEntry) (e manifes
 	sha, length := rd.Fingerprint()
 	return manifest.Entry{Record: store.Record{
 		Key: key, Fingerprint: store.Fingerprint{SHA256: sha, Length: length}, Size: info.Size(), Path: name,
-		Type: key.File, Time: at.Time, Rows: rd.Counts().Rows, Cut: rd.Counts().Cuts, Damaged: rd.Damage() != nil, Imported: time.Now().UTC(), Location: location,
+		Type: key.File, Time: at.Time, Rows: rd.Counts().Rows, Rejects: rd.Counts().Rejects, Cut: rd.Counts().Cuts, Damaged: rd.Damage() != nil, Imported: time.Now().UTC(), Location: location,
 	}}, true, nil
 }

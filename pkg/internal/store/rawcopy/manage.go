@@ -152,7 +152,7 @@ func (s *Store) Count(ctx context.Context, records []store.Record) ([]int64, err
 			s.log.Warn("copy cannot be read to its end", "file", filepath.Join(s.dir, r.Location), "err", err)
 			continue
 		}
-		counts[i] = n - r.Rejects // there are rejects if the rows also went to another store
+		counts[i] = n - r.Rejects // removed lines, and others if the rows also went to another store
 	}
 	return counts, nil
 }
@@ -166,7 +166,7 @@ func (s *Store) lines(rd *tstat.Reader, r store.Record) (int64, error) {
 	defer f.Close()
 	rd.Reset(f, &tstat.LogType{Name: r.Type}, tstat.ReaderOptions{})
 	err = rd.Drain()
-	return rd.Counts().Rows, err
+	return rd.Counts().Rows + rd.Counts().Rejects, err
 }
 
 // Verify implements store.Manager. It searches for files without a record. With opt.Deep,
