@@ -146,6 +146,9 @@ func (im *fileImport) read(extra []string, rawOnly bool) error {
 		err = im.rows(info)
 	} else {
 		err = cmp.Or(im.rd.Drain(), im.checkDamage())
+		if err == nil && im.anonymize != nil { // otherwise nothing is missing in the copies
+			err = im.checkRows()
+		}
 	}
 	if err != nil {
 		return err
