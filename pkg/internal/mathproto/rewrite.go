@@ -1,6 +1,7 @@
 package mathproto
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -170,7 +171,9 @@ func (w *rewrites) rewrite(k rewriteKey, f *os.File) (_ *rewritten, err error) {
 	name, _ := compression.CutSuffix(filepath.Base(k.path))
 	typ := tstat.TypeByName(name) // not nil: only logs of known types are served
 	rd := new(tstat.Reader)
-	rd.Reset(f, typ, tstat.ReaderOptions{Private: true, Rewrite: func(text io.Reader) io.Reader {
+	why := ""
+	reject := func(line int64, reason string, _ []byte) { why = cmp.Or(why, fmt.Sprintf("line %d: %s", line, reason)) }
+	rd.Reset(f, typ, tstat.ReaderOptions{Private: true, Reject: reject, Rewrite: func(text io.Reader) io.Reader {
 		return io.TeeReader(w.opt.Anonymize.NewRewriter(typ, anonymize.RewriterOptions{
 			Location: w.opt.Location, Source: func() (anonymize.Source, error) { return w.source(filepath.Dir(k.path)) },
 		}).Reader(text), out)
@@ -181,6 +184,9 @@ func (w *rewrites) rewrite(k rewriteKey, f *os.File) (_ *rewritten, err error) {
 	}
 	if err := rd.Damage(); err != nil {
 		return nil, fmt.Errorf("damaged: %w", err)
+	}
+	if c := rd.Counts(); c.Rows == 0 && c.Rejects > 0 {
+		return nil, fmt.Errorf("none of %d lines is a row: %s", c.Lines, why)
 	}
 	info, err := tmp.Stat()
 	if err != nil {

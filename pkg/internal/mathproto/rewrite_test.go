@@ -68,6 +68,7 @@ func TestExporterAnonymizes(t *testing.T) {
 	put(folder+"/log_http_complete", read("clear/log_http_complete"))
 	put("2023_11_14_23_13.out/log_http_complete", read("clear/log_http_complete"))
 	put("CPanKey_2023_11_14_22_13", []byte("SECRET\n"))
+	put(folder+"/log_udp_periodic", []byte("10.1.2.3 80\n"))
 	var log logs
 	p, err := NewExporter(ExporterOptions{Dir: dir, Stream: "s", Anonymize: anonymizer(t, "encrypt"), Spool: spool, Settle: time.Minute, Location: time.UTC, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
@@ -123,7 +124,10 @@ func TestExporterAnonymizes(t *testing.T) {
 			}
 		}
 	}
-	if text := log.String(); strings.Count(text, "log cannot be anonymized, not served") != 1 || !strings.Contains(text, "source-is") {
+	if r := get("GET", "/"+folder+"/log_udp_periodic"); r.StatusCode != http.StatusForbidden || !strings.Contains(log.String(), "none of 1 lines is a row: line 1: 2 columns") {
+		t.Errorf("without rows: %s, log: %s", r.Status, &log)
+	}
+	if text := log.String(); strings.Count(text, "log cannot be anonymized, not served") != 2 || !strings.Contains(text, "source-is") {
 		t.Errorf("log: %s", text)
 	}
 	if r := get("GET", "/CPanKey_2023_11_14_22_13"); r.StatusCode != http.StatusNotFound {
