@@ -10,8 +10,13 @@ if [ "$1" = purge ]; then
 		if [ -L "$dir" ] || [ ! -d "$dir" ]; then
 			continue
 		fi
-		rm -rf "$dir/locks" "$dir/rejects" "$dir/copies" "$dir/passed" "$dir/math" "$dir/importer" "$dir/rrd-push" "$dir/stream" \
-			"$dir/math.json" "$dir"/math-*.json "$dir"/*.state
+		# Only files: a store may be in a folder of such a name, as in copy:/var/lib/tstatrepo/copies.
+		rm -rf "$dir"/rrd-push/*.spool
+		for name in locks rejects copies passed math stream rrd-push; do
+			[ ! -d "$dir/$name" ] || find "$dir/$name" -maxdepth 1 -type f -delete
+			rmdir "$dir/$name" 2>/dev/null || true
+		done
+		find "$dir" -maxdepth 1 -type f \( -name importer -o -name math.json -o -name 'math-*.json' -o -name '*.state' \) -delete
 		rmdir "$dir" 2>/dev/null || echo "tstatrepo: $dir keeps what was collected; remove it by hand if you do not need it"
 	done
 	if [ -L /var/lib/tstatrepo ] && [ ! -e /var/lib/tstatrepo ]; then

@@ -111,13 +111,19 @@ say "purge"
 # What imports, streams, pushes and serve remember.
 cp -R pkg/command/testdata/0.9.0/state/. "$root$state"
 mkdir -p "$root$state/copies" "$root$state/math" "$root$state/passed" "$root$state/rejects" "$root$state/rrd-push" "$root$state/stream"
+echo state >"$root$state/copies/state"
+mkdir "$root$state/copies/p1" # a store that has the name of a folder of state
+echo row >"$root$state/copies/p1/log_tcp_complete"
+mkdir -p "$root$state/rrd-push/p1.spool"
+echo points >"$root$state/rrd-push/p1.spool/1.batch"
 mv "$root$state/math.json" "$root$state/math-3000.json"
 mv "$root$state"/rrd-push.* "$root$state/rrd-push"
 mv "$root$state"/default.* "$root$state/stream"
 in_root dpkg -P tstatrepo >"$work/purge.log"
 [ ! -e "$root/etc/tstatrepo" ] || fail "purging left the configuration"
-left=$(ls -A "$root$state")
-[ "$left" = logs ] || fail "purging left more than the store: $left"
+left=$(cd "$root$state" && echo * */*/log_*)
+[ "$left" = "copies logs copies/p1/log_tcp_complete" ] || fail "purging left something else than the stores: $left"
+[ ! -e "$root$state/copies/state" ] || fail "purging left the state of copies"
 [ -n "$(find "$root$state/logs" -name '*.parquet')" ] || fail "purging took the store"
 grep -q 'keeps what was collected' "$work/purge.log" || fail "purging did not say that the store stays"
 if find "$root" -xdev -name '*tstatrepo*' -not -path "$root$state*" -not -path "$root/srv/*" -not -path "$root/var/log/*" | grep .; then
