@@ -40,6 +40,9 @@ func (f *figures) recordCounts(total bulk.TypeSummary) {
 	if total.Files > f.total.Files {
 		f.last.stored = time.Now()
 	}
+	// A store that gets a log later than others may reject rows that were counted.
+	// A counter must not decrease.
+	total.Rows = max(total.Rows, f.total.Rows)
 	f.rows.Add(time.Now(), total.Rows-f.total.Rows)
 	f.total = total
 }

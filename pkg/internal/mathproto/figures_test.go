@@ -263,3 +263,15 @@ func TestClockDifferenceFromResponses(t *testing.T) {
 		}
 	}
 }
+
+// TestRowsNeverDecrease checks that the rows stored, a counter of Prometheus, do not
+// decrease when a second store rejects a row of a log that is counted already.
+func TestRowsNeverDecrease(t *testing.T) {
+	f := newFigures()
+	for _, c := range []struct{ rows, rejects, want int64 }{{100, 0, 100}, {99, 1, 100}, {149, 1, 149}} {
+		f.recordCounts(bulk.TypeSummary{Rows: c.rows, Rejects: c.rejects})
+		if f.total.Rows != c.want || f.total.Rejects != c.rejects {
+			t.Errorf("%d rows and %d rejects: recorded %+v", c.rows, c.rejects, f.total)
+		}
+	}
+}
