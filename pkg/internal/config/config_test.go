@@ -212,3 +212,19 @@ func TestProbeTypes(t *testing.T) {
 		}
 	}
 }
+
+// TestInlineTablesAreRefused checks that keys in inline tables are not taken for keys at
+// the start of the file.
+func TestInlineTablesAreRefused(t *testing.T) {
+	const advice = " is in an inline table: write a section with a header, like [import-bulk]"
+	for text, want := range map[string]string{
+		"log-level = \"info\"\nstream = { log-level = \"debug\" }\n": "f:2: log-level" + advice,
+		"stream = { to = [\"-\"] }\n":                                "f:1: to" + advice,
+		"remote-probe = [{ name = \"turin\" }]\n":                    "f:1: name" + advice,
+		"[nosuch]\na = 1\n":                                          "f:1: no section [nosuch]",
+	} {
+		if errs := New().readFile("f", []byte(text)); len(errs) != 1 || errs[0].Error() != want {
+			t.Errorf("%q: %v, want %s", text, errs, want)
+		}
+	}
+}

@@ -41,15 +41,8 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 	}
 	var values map[string]any
 	if err := toml.Unmarshal(text, &values); err != nil {
-		line, msg := 1, err.Error()
-		var de *toml.DecodeError
-		if errors.As(err, &de) {
-			line, _ = de.Position()
-		}
-		if unquoted.MatchString(msg) {
-			msg = `text needs quotes, like "text": only numbers, true and false have none`
-		}
-		fail(line, "%s", strings.TrimPrefix(msg, "toml: "))
+		line, msg := syntaxError(err)
+		fail(line, "%s", msg)
 		return errs
 	}
 	// fileSections has no keys except the sections, so this error lists all
@@ -62,10 +55,17 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 		return errs
 	}
 	tables := map[string]*tables{}
+	seen := map[string]bool{} // keys outside of sections
 	for i := range keys.Errors {
 		line, _ := keys.Errors[i].Position()
 		key := keys.Errors[i].Key()
 		name, table := key[0], values
+		// go-toml reports a key of an inline table without the name of the table.
+		if _, ok := values[name]; len(key) == 1 && (!ok || seen[name] && !isSection(values[name])) {
+			fail(line, "%s is in an inline table: write a section with a header, like [import-bulk]", console.Printable(name))
+			continue
+		}
+		seen[name] = seen[name] || len(key) == 1
 		var in *Section
 		for j := range c.Sections {
 			if s := &c.Sections[j]; s.Name == "" && len(key) == 1 || len(key) == 2 && s.Name == key[0] {
@@ -102,6 +102,19 @@ func (c *Config) readFile(file string, text []byte) (errs []error) {
 		}
 	}
 	return errs
+}
+
+// syntaxError returns the line of an error of go-toml, and a message that quotes no value.
+func syntaxError(err error) (line int, msg string) {
+	line, msg = 1, err.Error()
+	var de *toml.DecodeError
+	if errors.As(err, &de) {
+		line, _ = de.Position()
+	}
+	if unquoted.MatchString(msg) {
+		msg = `text needs quotes, like "text": only numbers, true and false have none`
+	}
+	return line, strings.TrimPrefix(msg, "toml: ")
 }
 
 // tables assigns the keys of an array of tables to its elements. The keys must be passed
