@@ -54,10 +54,10 @@ func TestAdoptLinkedStream(t *testing.T) {
 }
 
 // TestLinkedProbe checks that neither a commit nor Prune removes a symbolic link to a
-// folder with copies.
+// folder with copies, and that Verify follows it.
 func TestLinkedProbe(t *testing.T) {
 	dir := t.TempDir()
-	if err := errors.Join(os.Mkdir(filepath.Join(dir, "disk"), 0o755), os.Symlink("disk", filepath.Join(dir, "p1"))); err != nil {
+	if err := os.Symlink(t.TempDir(), filepath.Join(dir, "p1")); err != nil {
 		t.Fatal(err)
 	}
 	s := open(t, dir)
@@ -74,6 +74,14 @@ func TestLinkedProbe(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, "p1", name)); err != nil {
 			t.Errorf("after the commit: %v", err)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "p1/f.out/log_tcp_complete"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var faults []string
+	err := s.Verify(t.Context(), store.VerifyOptions{Fault: func(f store.Fault) { faults = append(faults, f.Kind+" "+f.Path) }})
+	if want := []string{"unrecorded p1/f.out/log_tcp_complete"}; err != nil || !slices.Equal(faults, want) {
+		t.Errorf("%q, %v, want %q", faults, err, want)
 	}
 	if res, err := s.Prune(t.Context(), now.AddDate(0, -1, 0), false); err != nil || res.Files != 1 {
 		t.Errorf("%+v, %v", res, err)

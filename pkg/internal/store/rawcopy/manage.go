@@ -177,30 +177,7 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		return err
 	}
 	s.manifest.Verify(opt.Fault)
-	known := map[string]bool{}
-	for _, e := range entries {
-		known[e.Location] = true
-	}
-	var unrecorded []string
-	// With a separator at the end, WalkDir follows a symbolic link.
-	err = filepath.WalkDir(s.dir+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil { // removed meanwhile
-			return ctx.Err()
-		}
-		if err != nil {
-			return err
-		}
-		loc, err := filepath.Rel(s.dir, path)
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && loc == manifest.Dir:
-			return fs.SkipDir
-		case !d.IsDir() && !known[loc]:
-			unrecorded = append(unrecorded, loc)
-		}
-		return nil
-	})
+	unrecorded, err := s.unrecorded(ctx, entries)
 	if err != nil {
 		return err
 	}
@@ -238,6 +215,43 @@ func (s *Store) Verify(ctx context.Context, opt store.VerifyOptions) error {
 		}
 	}
 	return nil
+}
+
+// unrecorded returns the locations of all files of the store that no entry names. It
+// follows symbolic links to folders with copies.
+func (s *Store) unrecorded(ctx context.Context, entries []manifest.Entry) (locs []string, err error) {
+	known, folders := map[string]bool{}, map[string]bool{}
+	for _, e := range entries {
+		known[e.Location] = true
+		for dir := filepath.Dir(e.Location); !folders[dir]; dir = filepath.Dir(dir) {
+			folders[dir] = true
+		}
+	}
+	// With a separator at the end, WalkDir follows a symbolic link.
+	const follow = string(filepath.Separator)
+	var visit fs.WalkDirFunc
+	visit = func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil { // removed meanwhile
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		loc, err := filepath.Rel(s.dir, path)
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && loc == manifest.Dir:
+			return fs.SkipDir
+		case d.Type()&fs.ModeSymlink != 0 && folders[loc]:
+			return filepath.WalkDir(path+follow, visit)
+		case !d.IsDir() && !known[loc]:
+			locs = append(locs, loc)
+		}
+		return nil
+	}
+	err = filepath.WalkDir(s.dir+follow, visit)
+	return locs, err
 }
 
 // replaced reports whether another process has removed e from the manifest, or changed its
