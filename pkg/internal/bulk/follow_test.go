@@ -159,7 +159,7 @@ func TestRetriedFileIsRejectedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSharedWorld(t, 0)
 		w.put(log, udp(50, "a")+strings.Repeat("bad\n", 101))
-		follow(t, w.options(w.open()), func(sum *Summary, err error) bool {
+		follow(t, w.options(w.open()), func(sum *Summary, _ error) bool {
 			if sum.Total.Failed < 3 {
 				return false
 			}
