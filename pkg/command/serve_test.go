@@ -142,6 +142,42 @@ func systemd(t *testing.T) (env []string, next func() string) {
 	}
 }
 
+// TestServeReloadsAfterFailure checks that a second reload of the same file applies
+// settings that the first one could not apply, and that the page shows where points go.
+func TestServeReloadsAfterFailure(t *testing.T) {
+	c := newServeConfig(t)
+	admin, schemas := freeAddr(t), filepath.Join(t.TempDir(), "schemas")
+	page := func() string {
+		req, err := http.NewRequest("GET", "http://"+admin+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return ""
+		}
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(resp.Body)
+		return string(text)
+	}
+	c.rrd = "to = \"whisper:" + c.dir + "/one\""
+	p := startProcess(t, nil, "serve", "--admin", admin, "--config", c.write(t))
+	becomes(t, "a page", func() bool { return strings.Contains(page(), c.dir+"/one") })
+	c.rrd = "to = \"whisper:" + c.dir + "/two?schemas=" + schemas + "\""
+	c.write(t)
+	p.signal(syscall.SIGHUP)
+	p.says("endpoint not opened with the changed settings, keeping the former")
+	becomes(t, "the former destination on the page", func() bool { return strings.Contains(page(), c.dir+"/one") })
+	if err := os.WriteFile(schemas, []byte("[all]\npattern = .*\nretentions = 60s:1d\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(syscall.SIGHUP)
+	becomes(t, "the new destination on the page", func() bool { return strings.Contains(page(), c.dir+"/two") })
+	p.signal(syscall.SIGTERM)
+	p.ends(0)
+}
+
 // TestServeSignals checks the notifications to systemd, the effect of a changed
 // file, and how the process ends.
 func TestServeSignals(t *testing.T) {

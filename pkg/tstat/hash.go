@@ -107,9 +107,9 @@ func (r *Reader) Mark(length int64) string {
 const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 // Drain reads the whole file and counts its lines without parsing them. A line that
-// AppendRemoved wrote is passed to ReaderOptions.Reject and counts as a reject. Any other line counts as a row, unless it
-// begins with '#'. Drain is meant for a store that keeps the file unchanged. The caller
-// must not call both Drain and Next.
+// AppendRemoved wrote is passed to ReaderOptions.Reject and counts as a reject. Any
+// other line counts as a row, unless it begins with '#'. Drain is meant for a store that
+// keeps the file unchanged. The caller must not call both Drain and Next.
 func (r *Reader) Drain() error {
 	r.draining = true
 	for !r.eof {

@@ -8,9 +8,9 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// commit commits the file to every store that received it, and counts it. If the file was
-// counted before, for another store or transform, commit only counts further rejects. typed says
-// whether any of these stores accepts rows rather than whole files.
+// commit commits the file to every store that received it, and counts it. If the file
+// was counted before, for another store or transform, commit only counts further
+// rejects. typed says whether any of these stores accepts rows rather than whole files.
 func (im *fileImport) commit(typed bool) error {
 	t, c := im.task, im.rd.Counts()
 	if c.Lines != c.Rows+c.Rejects+c.Cuts {

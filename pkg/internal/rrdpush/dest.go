@@ -51,6 +51,9 @@ func ParseDest(text string) (*Dest, error) {
 	return d, nil
 }
 
+// String returns the text of the destination without secrets.
+func (d *Dest) String() string { return dest.Redact(d.text) }
+
 func (d *Dest) parse() error {
 	scheme, rest := dest.Split(d.text)
 	err := Schemes.CheckPath(d.text)

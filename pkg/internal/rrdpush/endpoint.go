@@ -179,6 +179,9 @@ func (e *Endpoint) close() error {
 // Addrs returns the addresses on which the endpoint listens.
 func (e *Endpoint) Addrs() []string { return peer.Addrs(e.listeners) }
 
+// To returns the destination, without secrets.
+func (e *Endpoint) To() string { return e.opt.Dest.String() }
+
 // Stats returns the current counts.
 func (e *Endpoint) Stats() EndpointStats {
 	e.counting.Lock()

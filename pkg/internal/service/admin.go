@@ -111,7 +111,8 @@ func (svc *Service) state() *admin.State {
 	if svc.opt.Repository.RRD != nil {
 		rrd := admin.RRD{Name: "collect-rrd", To: svc.opt.RRDTo}
 		if points := svc.repo.Points(); points != nil {
-			rrd.EndpointStats = points.Stats()
+			// A reload may have failed to open the endpoint with another destination.
+			rrd.EndpointStats, rrd.To = points.Stats(), points.To()
 		}
 		rrd.Series, rrd.Untracked = svc.repo.Series()
 		s.RRD = append(s.RRD, rrd)

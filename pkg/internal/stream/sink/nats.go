@@ -77,8 +77,8 @@ func openNATS(b *broker.Broker, opt *Options, q *batch.Queue, files *peer.TLS) o
 	}
 }
 
-// prepare creates the stream if it does not exist, and sets s.max. It fails if JetStream does not
-// respond within natsSilence, for example soon after a server restart.
+// prepare creates the stream if it does not exist, and sets s.max. It fails if JetStream
+// does not respond within natsSilence, for example soon after a server restart.
 func (s *natsSession) prepare(ctx context.Context, b *broker.Broker) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, natsSilence)
 	defer cancel()
