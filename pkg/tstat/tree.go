@@ -56,8 +56,9 @@ type Tree struct {
 }
 
 // Passed is a file or folder that a scan ignored although it resembles a log or a log
-// folder. It is an entry of a log folder that is not a log but whose name begins with
-// "log_", or it is a folder that contains logs but is not named like a log folder.
+// folder. It is either an entry of a log folder whose name begins with "log_", although
+// the entry is not a log, or a folder that contains logs but is not named like a log
+// folder.
 type Passed struct {
 	Path       string
 	Rel        string // below the root, slash separated

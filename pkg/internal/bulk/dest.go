@@ -311,7 +311,7 @@ func (r *run) probe(d *dest, atOnce bool) {
 	}
 }
 
-// wake wakes all goroutines that wait for the channel returned by changes.
+// wake wakes all goroutines waiting on the channel returned by changes.
 func (r *run) wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -148,8 +148,8 @@ func isLocked(name string) bool {
 }
 
 // failure makes the lines written so far durable. If lines are missing because of an
-// error, failure returns that error, but only once until a line is written again. Other
-// goroutines can add lines during the sync.
+// error, failure returns that error once. It returns another error only after a line has
+// been written again. Other goroutines can add lines during the sync.
 func (r *rejectFile) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -37,8 +37,8 @@ func defaultStore() Store {
 	}
 }
 
-// storeActions lists the actions of store, each with the settings that it accepts. Every
-// action also accepts the settings that are in none of these lists.
+// storeActions lists the actions of the store command. Each has the settings that it
+// accepts and that not every action accepts.
 var storeActions = []struct {
 	name     string
 	settings []string

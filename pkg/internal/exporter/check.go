@@ -134,8 +134,9 @@ func (p *Exporter) folder(text string) (string, error) {
 	return dir, nil
 }
 
-// below returns path as a path below one of Options.Folders, or "" if path is in none of
-// them. form converts a folder to the notation of path, for example by resolving links.
+// below finds the folder of Options.Folders that contains path, and returns path with that
+// folder spelled as in Options.Folders. It returns "" if no folder contains path. form
+// converts a folder to the form that path has, for example by resolving links.
 func (p *Exporter) below(path string, form func(dir string) string) string {
 	for _, dir := range p.Folders {
 		rel, err := filepath.Rel(form(dir), path)

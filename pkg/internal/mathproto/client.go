@@ -26,7 +26,7 @@ import (
 type timing struct {
 	dial   time.Duration
 	stall  time.Duration // longest wait for the next byte
-	resume int           // maximum consecutive attempts to resume reading that yield no byte
+	resume int           // maximum number of consecutive attempts to resume that yield no bytes
 	pause  time.Duration // delay before the first of these attempts; doubles up to maxPause
 }
 

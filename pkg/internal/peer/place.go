@@ -39,7 +39,7 @@ func NewPlaceReader(ctx context.Context, in io.Reader, place Place, size int) *P
 	return &PlaceReader{ctx: ctx, in: in, place: place, buf: make([]byte, size)}
 }
 
-// Read implements io.Reader. It returns the errors of the input and of the context.
+// Read implements io.Reader. It returns errors from the input and from the context.
 func (r *PlaceReader) Read(p []byte) (int, error) {
 	if len(r.rest) == 0 && r.err == nil {
 		r.fill()

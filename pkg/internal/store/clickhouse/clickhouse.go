@@ -70,8 +70,8 @@ func Open(ctx context.Context, text string, opt Options) (*Store, error) {
 	return s, nil
 }
 
-// open queries which features the server supports. Unless readOnly is set, it also
-// creates the tables that do not belong to a log type.
+// open asks the server which features it supports. Unless readOnly is set, it also creates
+// the tables that do not belong to a log type.
 func (s *Store) open(ctx context.Context, readOnly bool) error {
 	asked := time.Now()
 	has := map[string]bool{}

@@ -158,8 +158,8 @@ func (s *Store) removeStaleUnlocked() error {
 	return err
 }
 
-// workDir creates a folder in compactDir and returns its path. Compact builds the new
-// folder of a day there.
+// workDir creates a folder in compactDir and returns its path. Compact builds a day's new
+// folder in it.
 func (s *Store) workDir() (string, error) {
 	dir := filepath.Join(s.dir, manifest.Dir, compactDir, rand.Text())
 	return dir, os.MkdirAll(dir, 0o777)

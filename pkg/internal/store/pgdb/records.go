@@ -23,8 +23,8 @@ import (
 type records struct {
 	table    Ident
 	location func(store.Key) string
-	// pruned is set if the table has the column pruned. Prune adds the column
-	// to tables of older versions.
+	// pruned is set if the table has a column named pruned. Prune adds that column
+	// to tables that older versions created.
 	pruned atomic.Bool
 	// Bit i of added is set if the table has addedColumns[i]. A writer that
 	// opens the store adds these columns to tables of older versions.

@@ -39,8 +39,8 @@ const (
 	// consumer. If both are created at the same moment, nats-server 2.9.10 may
 	// count messages as delivered that never arrive.
 	natsNewStream = time.Second
-	// natsRemembered is the number of acknowledged messages to remember, so that
-	// copies that the server redelivered before the acks arrived are recognized.
+	// natsRemembered is the number of acknowledged messages to remember, in order to
+	// recognize copies that the server redelivered before the acks arrived.
 	natsRemembered = 4 * natsAckPending
 )
 

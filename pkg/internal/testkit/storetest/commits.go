@@ -12,8 +12,8 @@ import (
 	"github.com/tstatrepo/tstatrepo/pkg/internal/store"
 )
 
-// hashes checks that a log in which some addresses were replaced by other text, such as
-// an anonymized log, is stored completely or not at all.
+// hashes checks that a log with text in place of some addresses is stored completely or
+// not at all. An anonymized log is an example.
 func (s *suite) hashes() {
 	text := rows(30, "a")
 	hashed := strings.Replace(text, "\n10.0.0.1 12 ", "\nIPv4:f55ff16f66f43360266b95db6f8fec01 12 ", 1)
