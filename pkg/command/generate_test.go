@@ -383,7 +383,7 @@ func TestTroubleshooting(t *testing.T) {
 		t.Fatal(err)
 	}
 	packages := map[string][]string{
-		"IMPORTS":    {"pkg/command", "pkg/internal/config", "pkg/internal/bulk", "pkg/tstat", "pkg/internal/state"},
+		"IMPORTS":    {"pkg/command", "pkg/internal/config", "pkg/internal/bulk", "pkg/internal/mathproto", "pkg/tstat", "pkg/internal/state"},
 		"STORES":     {"pkg/internal/store/parquet", "pkg/internal/store/clickhouse"},
 		"LIVE LINES": {"pkg/internal/stream", "pkg/internal/stream/batch", "pkg/internal/stream/encode", "pkg/internal/stream/source", "pkg/internal/stream/sink", "pkg/internal/exporter"},
 		"RRDS":       {"pkg/internal/rrdpush"},

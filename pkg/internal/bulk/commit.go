@@ -53,7 +53,7 @@ func (im *fileImport) commit(typed bool) error {
 	if more := rejects - t.rejects; t.counted && more > 0 {
 		t.rejects = rejects
 		im.count(t, func(s *TypeSummary) {
-			s.Lines += more
+			s.Rows -= more
 			s.Rejects += more
 		})
 	}

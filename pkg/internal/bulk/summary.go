@@ -66,7 +66,7 @@ func (u *Unstored) Unwrap() error { return ErrFailed }
 
 // TypeSummary counts the files and lines of one log type. For stored files,
 // Lines == Rows + Filtered + Rejects + Cuts. A file is counted when the first store has it.
-// If a later store rejects more lines, these also count in Lines and Rejects.
+// If a later store rejects more of its rows, these move from Rows to Rejects.
 type TypeSummary struct {
 	Name    string `json:"type,omitempty"`
 	Files   int64  `json:"files"`   // stored; with DryRun: would be stored
